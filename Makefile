@@ -1,0 +1,78 @@
+# Panux: recipes become signed packages, packages become a system, and the system boots.
+
+ARCH ?= $(shell uname -m)
+O ?= build
+SOURCES ?= $(O)/sources
+KEYS ?= $(HOME)/.config/panux
+PYTHON ?= python3
+KERNEL ?= linux-tiny
+PACKAGES ?= basefs busybox initd
+SERVICES ?= hostname network syslogd getty httpd
+HOST ?= panux
+PORT ?= 8080
+export ARCH O SOURCES KEYS KERNEL PACKAGES SERVICES HOST PORT PKG MAKE
+
+# world/setup makes a virtual environment where the system's Python lacks what our tools import.
+python = $(or $(wildcard $(O)/venv/bin/python3),$(PYTHON))
+image = $(O)/$(ARCH)/image
+again = $(MAKE) --no-print-directory
+
+##@ Use
+.PHONY: help
+help: ## list the targets and the variables
+	@world/help
+
+##@ Build
+.PHONY: world
+world: ## build every package, sign the repository, assemble the image (PKG=name: that package, no image)
+	@world/setup world
+	+@$(again) packages $(if $(PKG),,image)
+
+.PHONY: packages
+packages: # after setup, since `python` is read anew
+	+@PYTHON="$(python)" world/packages
+
+.PHONY: image
+image: $(image)/initramfs ## assemble vmlinuz and initramfs from the signed repository
+
+$(image)/initramfs: $(O)/repo/$(ARCH)/index.json.minisig world/image
+	@PYTHON="$(python)" world/image
+
+$(O)/repo/$(ARCH)/index.json.minisig:
+	@echo "there is no repository yet: make world" >&2; exit 1
+
+##@ Run
+.PHONY: run
+run: ## boot the image in QEMU, its console in this terminal; its port 80 is PORT here
+	@world/setup run
+	@world/qemu
+
+.PHONY: run-test
+run-test: ## boot the image in QEMU and test it from its console
+	@world/setup test
+	@$(again) pytest TESTS='tests/test_world.py -k boot'
+
+##@ Test
+TESTS ?= tests
+.PHONY: pytest
+pytest:
+	@$(python) -m pytest -p no:cacheprovider $(TESTS)
+
+.PHONY: test
+test: ## show that everything works, the core world included
+	@world/setup test
+	+@$(again) pytest
+
+.PHONY: check
+check: ## unit tests and lint, in a minute
+	@world/setup test
+	@$(again) pytest TESTS='tests --ignore tests/test_world.py'
+
+##@ Clean
+.PHONY: clean
+clean: ## remove what was built; sources, engine and keys stay
+	rm -rf $(O)/$(ARCH) $(O)/repo
+
+.PHONY: distclean
+distclean: ## remove everything but the keys
+	rm -rf $(O)

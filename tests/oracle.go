@@ -1,0 +1,124 @@
+// Oracle writes what Go's own text/template makes of the template cases.
+//
+//	go run tests/oracle.go tests/data/templates/*.txt
+//
+// It rewrites the expectation at the end of each case in place, by Go 1.19's rules, and prints how
+// many cases there are and which changed; a person then reads the diff. The format of the files is in
+// tests/data/templates/README. An error's text is ours, not Go's, and stays as it is.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"text/template"
+)
+
+// Recipe is the data of a case whose data section is headed "--- struct".
+type Recipe struct {
+	Version string
+	Data    interface{}
+}
+
+const caseMark = "\n=== "
+
+func main() {
+	count, changed := 0, 0
+	for _, path := range os.Args[1:] {
+		text, err := os.ReadFile(path)
+		check(err)
+		parts := strings.Split("\n"+string(text), caseMark)
+		for i, part := range parts[1:] {
+			old := strings.TrimSuffix(part, "\n")
+			parts[i+1] = expect(old)
+			count++
+			if parts[i+1] != old {
+				changed++
+				name, _, _ := strings.Cut(old, "\n")
+				fmt.Printf("%s: %s\n", path, name)
+			}
+			parts[i+1] += "\n"
+		}
+		result := strings.Join(parts, caseMark)
+		check(os.WriteFile(path, []byte(strings.TrimPrefix(result, "\n")), 0o644))
+	}
+	fmt.Printf("%d cases, %d changed\n", count, changed)
+}
+
+// expect returns a case with its expectation renewed.
+func expect(text string) string {
+	text, _, _ = strings.Cut(text, "\n--- output\n")
+	text, message, _ := strings.Cut(text, "\n--- error")
+	_, body, found := strings.Cut(text, "\n")
+	if !found {
+		fail("no template in case " + text)
+	}
+	result, err := render(body)
+	if err != nil {
+		return text + "\n--- error" + message
+	}
+	return text + "\n--- output\n" + result
+}
+
+// render splits a case's body into template and data and runs the one on the other.
+func render(body string) (string, error) {
+	source, text, found := strings.Cut(body, "\n--- data\n")
+	var data interface{}
+	if found {
+		data = decode(text)
+	} else if source, text, found = strings.Cut(body, "\n--- struct\n"); found {
+		fields := decode(text).(map[string]interface{})
+		data = Recipe{fields["Version"].(string), fields["Data"]}
+	}
+	parsed, err := template.New("template").Parse(source)
+	if err != nil {
+		return "", err
+	}
+	var result bytes.Buffer
+	err = parsed.Execute(&result, data)
+	return result.String(), err
+}
+
+// decode reads JSON; a number without point and exponent is an int.
+func decode(text string) interface{} {
+	var value interface{}
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	check(decoder.Decode(&value))
+	return numbers(value)
+}
+
+// numbers replaces every json.Number in value by the int or float64 it is.
+func numbers(value interface{}) interface{} {
+	switch value := value.(type) {
+	case map[string]interface{}:
+		for key, element := range value {
+			value[key] = numbers(element)
+		}
+	case []interface{}:
+		for i, element := range value {
+			value[i] = numbers(element)
+		}
+	case json.Number:
+		if number, err := value.Int64(); err == nil {
+			return int(number)
+		}
+		number, err := value.Float64()
+		check(err)
+		return number
+	}
+	return value
+}
+
+func check(err error) {
+	if err != nil {
+		fail(err.Error())
+	}
+}
+
+func fail(what string) {
+	fmt.Fprintln(os.Stderr, "oracle:", what)
+	os.Exit(1)
+}

@@ -1,0 +1,202 @@
+"""The template engine of pkggen.py, against what Go's text/template gives (data/templates/README)."""
+
+import json
+import pathlib
+import sys
+import time
+
+import pytest
+
+from conftest import load_tool
+
+pkggen = load_tool("pkggen")
+CASES = pathlib.Path(__file__).parent / "data" / "templates"
+
+
+def read_cases():
+    """(file and name, template, data, output or None, message) of every case."""
+    for path in sorted(CASES.glob("*.txt")):
+        text = path.read_bytes().decode()
+        for part in ("\n" + text).split("\n=== ")[1:]:
+            name, _, body = part[:-1].partition("\n")
+            yield pytest.param(*split_case(body), id=f"{path.stem}: {name}")
+
+
+def split_case(body):
+    """The template, data, output and message of a case's BODY."""
+    body, _, output = body.partition("\n--- output\n")
+    failing = "\n--- error" in body
+    body, _, message = body.partition("\n--- error")
+    template, _, text = body.partition("\n--- data\n")
+    data = json.loads(text) if text else None
+    if not text:
+        template, _, text = body.partition("\n--- struct\n")
+        data = pkggen.Struct(json.loads(text)) if text else None
+    return template, data, None if failing else output, message.strip()
+
+
+ALL = list(read_cases())
+
+
+def fail(template, data=None, funcs=None, name="template"):
+    """What render says of a TEMPLATE that must fail."""
+    with pytest.raises(pkggen.Fail) as caught:
+        pkggen.render(template, data, funcs, name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_there_are_cases():
+    assert len(ALL) > 250
+
+
+@pytest.mark.parametrize("template, data, output, message", ALL)
+def test_case(template, data, output, message):
+    if output is None:
+        assert message in fail(template, data)
+    else:
+        assert pkggen.render(template, data) == output
+
+
+@pytest.mark.parametrize("template, place", [
+    ("{{nosuch}}", "1:3"),
+    ("a\nbc {{ .x.y 1 }}", None),
+    ("a\nbc {{ printf 1 }}", "2:14"),
+    ("{{print 1\n  2 nosuch}}", "2:5"),
+    ("a\n{{if 1}}", "2:3"),
+    ("é{{$x}}", "1:4"),
+    ("{{1 | 2}}", "1:7"),
+    ("\n\n{{/* a", "3:1"),
+    ("x {{1", "1:3"),
+    ('{{"a}}', "1:3"),
+    ("{{if 1}}{{else}}{{else}}{{end}}", "1:19"),
+    ("{{.m.k.z}}", "1:3"),
+    ("{{define \"x\"}}\n{{index 1 2}}{{end}}{{template \"x\"}}", "2:3"),
+    ("{{range 3}}{{end}}", "1:9"),
+    ("{{print (index .m 1)}}", "1:10"),
+])
+def test_errors_say_where(template, place):
+    data = {"m": {"k": "v"}, "x": None}
+    if place is None:
+        assert fail(template, data, name="zlib/script").startswith("zlib/script:2:7: ")
+    else:
+        assert fail(template, data).startswith(f"template:{place}: ")
+
+
+def test_functions_are_added():
+    funcs = {"join": lambda mark, *words: mark.join(words), "len": lambda text: "mine"}
+    assert pkggen.render('{{join "-" "a" "b"}} {{"c" | join "+" "d"}} {{len 1}}', None, funcs) \
+        == "a-b d+c mine"
+
+
+def test_functions_get_what_they_take():
+    def extract(name: str, count: int = 1, *more: str) -> str:
+        return f"{name}{count}{''.join(more)}"
+
+    funcs = {"extract": extract}
+    assert pkggen.render('{{extract "a"}} {{extract "a" 2 "b"}}', None, funcs) == "a1 a2b"
+    assert fail("{{extract 1}}", None, funcs) == \
+        "template:1:11: extract takes string here, and this is int"
+    assert fail('{{extract "a" true}}', None, funcs).startswith("template:1:15: ")
+    assert fail('{{extract "a" 1 "b" 2}}', None, funcs).startswith("template:1:21: ")
+    assert fail("{{1 | extract}}", None, funcs).startswith("template:1:7: ")
+    assert fail("{{extract .x}}", {}, funcs).startswith("template:1:11: ")
+    assert fail("{{extract}}", None, funcs).startswith("template:1:3: extract does not take 0")
+
+
+@pytest.mark.parametrize("error", [pkggen.Fail("no such file"), TypeError("odd"), KeyError("k"),
+                                   RuntimeError("x"), UnicodeError("u")])
+def test_what_a_function_raises_is_an_error_at_its_call(error):
+    def broken():
+        raise error
+
+    assert fail("a {{broken}}", None, {"broken": broken}).startswith("template:1:5: broken: ")
+
+
+def test_functions_of_every_kind_complain_about_arguments():
+    class Tools:
+        def method(self, word: str) -> str:
+            return word
+
+    funcs = {"method": Tools().method, "upper": str.upper, "cut": "a-b".split}
+    assert pkggen.render('{{method "a"}} {{upper "b"}} {{cut "-"}}', None, funcs) == "a B [a b]"
+    for template in ("{{method}}", "{{method 1}}", "{{upper}}", "{{upper 1}}", "{{cut 1}}"):
+        assert fail(template, None, funcs).startswith("template:1:")
+
+
+def test_structs():
+    recipe = pkggen.Struct(Version="1.2", Data={"a": 1})
+    assert pkggen.render("{{.Version}} {{.Data.b}} {{.}}", recipe) == "1.2 <no value> {1.2 map[a:1]}"
+    assert fail("{{.Verson}}", recipe) == \
+        "template:1:3: can't evaluate field Verson in type Recipe"
+
+
+def test_strings_that_are_no_utf8_keep_their_bytes():
+    text = pkggen.render(r'{{"\xff"}}{{slice "é" 0 1}}{{slice "é" 1}}', None)
+    assert text.encode("utf-8", "surrogateescape") == b"\xff\xc3\xa9"
+
+
+def test_data_of_yaml():
+    data = {2: "b", 1: "a", "x": "c", True: "d"}
+    assert pkggen.render("{{.}} {{range .}}{{.}}{{end}}", {"k": (1, 2)}) == "map[k:[1 2]] [1 2]"
+    assert pkggen.render("{{range $k, $v := .}}{{$k}}{{end}}{{index . 2}}", {2: "b", 1: "a"}) \
+        == "12b"
+    assert pkggen.render("{{len .}}{{.}}", data)
+    assert pkggen.render("{{.}} {{printf \"%6.1f\" .}}", float("inf")) == "+Inf   +Inf"
+    assert pkggen.render("{{.}}", float("-inf")) == "-Inf"
+    assert pkggen.render("{{.}}", float("nan")) == "NaN"
+
+
+ENDLESS = {
+    "parentheses": "{{" + "(" * 50_000 + "1" + ")" * 50_000 + "}}",
+    "open parentheses": "{{" + "(" * 50_000,
+    "calls in calls": "{{print " + "(print " * 5_000 + "1" + ")" * 5_000 + "}}",
+    "blocks": "{{if 1}}" * 50_000 + "{{end}}" * 50_000,
+    "open blocks": "{{range .}}" * 50_000,
+    "recursion": '{{define "r"}}{{template "r"}}{{end}}{{template "r"}}',
+    "recursion in blocks": '{{define "r"}}{{with 1}}{{if 1}}{{template "r" $}}{{end}}{{end}}{{end}}'
+                           '{{template "r" .}}',
+    "recursion twice": '{{define "r"}}{{template "r"}}{{template "r"}}{{end}}{{template "r"}}',
+    "two to the sixtieth": "".join(
+        f'{{{{define "{i}"}}}}{{{{template "{i + 1}"}}}}{{{{template "{i + 1}"}}}}{{{{end}}}}'
+        for i in range(60)) + '{{define "60"}}{{end}}{{template "0"}}',
+    "doubling": '{{$x := "0123456789"}}' + "{{$x = print $x $x}}" * 60,
+    "doubling and escaping": '{{$x := "<"}}' + "{{$x = html $x $x}}" * 60,
+    "wide": '{{printf "' + "%9999999[1]d" * 1000 + '" 1}}',
+    "wide and often": "{{range .}}{{range $}}{{range $}}" '{{printf "%999999d" 1}}' + "{{end}}" * 3,
+    "ranges": "{{range .}}" + "{{range $}}" * 5 + "{{$x := 1}}" + "{{end}}" * 6,
+    "many ranges": "{{range .}}" + "{{range $}}" * 60 + "x" + "{{end}}" * 61,
+}
+
+
+@pytest.mark.parametrize("template", ENDLESS.values(), ids=list(ENDLESS))
+def test_what_does_not_end_fails_in_time(template):
+    start = time.monotonic()
+    assert fail(template, [0] * 100)
+    assert time.monotonic() - start < 30
+
+
+def test_templates_nest_deeper_than_python_does():
+    down = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}'
+    assert pkggen.render(down + '{{template "r" .}}ok', "x" * 5_000) == "ok"
+    chain = "{{if 0}}" + "{{else if 0}}" * 5_000 + "{{else}}ok{{end}}"
+    assert pkggen.render(chain, None) == "ok"
+
+
+def test_nesting_that_is_allowed_leaves_room_for_the_caller():
+    depth = 80
+    template = "{{" + "(print " * depth + "1" + ")" * depth + "}}"
+
+    def called_deep(frames):
+        return called_deep(frames - 1) if frames else pkggen.render(template, None)
+
+    assert called_deep(300) == "1"
+    assert sys.getrecursionlimit() == 1000
+
+
+def test_deep_data_is_an_error():
+    data = []
+    for _ in range(100_000):
+        data = [data]
+    assert "deep" in fail("{{.}}", data)
+    assert "deep" in fail("{{print .}}", data)
