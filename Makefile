@@ -15,7 +15,7 @@ export ARCH O SOURCES KEYS KERNEL PACKAGES SERVICES HOST PORT PKG MAKE
 # world/setup makes a virtual environment where the system's Python lacks what our tools import.
 python = $(or $(wildcard $(O)/venv/bin/python3),$(PYTHON))
 image = $(O)/$(ARCH)/image
-again = $(MAKE) --no-print-directory
+again = $(MAKE) -s --no-print-directory
 
 ##@ Use
 .PHONY: help
@@ -50,23 +50,20 @@ run: ## boot the image in QEMU, its console in this terminal; its port 80 is POR
 .PHONY: run-test
 run-test: ## boot the image in QEMU and test it from its console
 	@world/setup test
-	@$(again) pytest TESTS='tests/test_world.py -k boot'
+	@$(python) -m pytest $(pytest) tests/test_world.py -k boot
 
 ##@ Test
-TESTS ?= tests
-.PHONY: pytest
-pytest:
-	@$(python) -m pytest -p no:cacheprovider $(TESTS)
+pytest = -p no:cacheprovider -q
 
 .PHONY: test
-test: ## show that everything works, the core world included
+test: world ## show that everything works, the core world included
 	@world/setup test
-	+@$(again) pytest
+	@world/engine $(python) -m pytest $(pytest) tests
 
 .PHONY: check
 check: ## unit tests and lint, in a minute
 	@world/setup test
-	@$(again) pytest TESTS='tests --ignore tests/test_world.py'
+	@$(python) -m pytest $(pytest) tests --ignore tests/test_world.py
 
 ##@ Clean
 .PHONY: clean

@@ -62,11 +62,12 @@ NEW_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 SETUID = stat.S_ISUID | stat.S_ISGID
 
-LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-DIGITS = frozenset("0123456789")
-NAME_CHARS = LETTERS | DIGITS | frozenset("+-._")
-VERSION_CHARS = LETTERS | DIGITS | frozenset("+-._~:")
-HEX = frozenset("0123456789abcdef")
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DIGITS = "0123456789"
+HEX = DIGITS + "abcdef"
+NAME_CHARS = frozenset(LETTERS + DIGITS + "+-._")
+VERSION_CHARS = frozenset(LETTERS + DIGITS + "+-._~:")
+NO_DIGITS = LETTERS + "+-._~:"
 
 # ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them --------
 
@@ -154,16 +155,11 @@ def char_order(char: str) -> int:
 def run_key(text: str) -> tuple:
     """The key of one part of a version: (run, number, run, number, …, end)."""
     key = []
-    position = 0
-    while position < len(text) or not key:
-        start = position
-        while position < len(text) and text[position] not in DIGITS:
-            position += 1
-        key.append((*map(char_order, text[start:position]), 0))
-        start = position
-        while position < len(text) and text[position] in DIGITS:
-            position += 1
-        key.append(int(text[start:position] or 0))
+    while text or not key:
+        rest = text.lstrip(NO_DIGITS)
+        key.append((*map(char_order, text[:len(text) - len(rest)]), 0))
+        text = rest.lstrip(DIGITS)
+        key.append(int(rest[:len(rest) - len(text)] or 0))
     return (*key, (0,))
 
 
@@ -189,7 +185,7 @@ def is_version(text: object) -> bool:
     if not isinstance(text, str) or len(text) > 100 or not VERSION_CHARS.issuperset(text):
         return False
     epoch, colon, rest = text.partition(":")
-    if colon and not (epoch and DIGITS.issuperset(epoch) and len(epoch) < 10):
+    if colon and (not epoch or epoch.strip(DIGITS) or len(epoch) > 9):
         return False
     return (rest if colon else epoch)[:1] in {*LETTERS, *DIGITS}
 
@@ -258,8 +254,7 @@ def parse_json(data: bytes, what: str) -> dict:
 
 
 def has_control(text: str) -> bool:
-    """Whether TEXT holds a control character (C0 or DEL), which no path and no comment of ours
-    does."""
+    """Whether TEXT holds a control character (C0 or DEL), which no path of ours does."""
     return any(char < " " or char == "\x7f" for char in text)
 
 
@@ -279,8 +274,7 @@ def is_int(limit: int) -> object:
 
 
 def is_digits(digits: str, length: int) -> object:
-    """A test for a text of LENGTH of these DIGITS: a checksum has one spelling, and is never
-    absent."""
+    """A test for text of LENGTH of these DIGITS: a checksum has one spelling and is never absent."""
     return lambda value: isinstance(value, str) and len(value) == length and not value.strip(digits)
 
 
@@ -303,7 +297,7 @@ is_count = is_int(COUNT_LIMIT - 1)
 is_names = is_list(is_name)
 is_paths = is_list(is_path)
 is_relations = is_list(parse_relation)      # which is more than true or false: it fails in words
-is_sha256 = is_digits("0123456789abcdef", 64)
+is_sha256 = is_digits(HEX, 64)
 
 INFO_FIELDS = {
     "name": is_name, "version": is_version, "arch": is_name, "summary": is_text,
@@ -674,8 +668,7 @@ def public_key_text(key_id: bytes, raw: bytes) -> str:
 
 
 def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
-    """(key, trusted comment) of a minisign SIGNATURE of DATA by one of the TRUSTED keys, or
-    Fail."""
+    """(key, trusted comment) of a minisign SIGNATURE of DATA by one of the TRUSTED, or Fail."""
     try:
         lines = split_lines(signature, ["untrusted comment: ", "", "trusted comment: ", ""])
         raw = decode_base64(lines[1], 74)
@@ -739,7 +732,8 @@ class Universe:
 
     def __init__(self, installed: dict, repositories: list, local: list):
         self.installed = installed
-        self.named = {}                 # name -> packages that have or provide it, the newest first
+        self.named = {}                 # name -> packages that have or provide it, newest first
+        self.foes = {}                  # name -> packages that conflict with some version of it
         known = {repository.name for repository in repositories}
         self.home = {name: package.info["repository"] for name, package in installed.items()
                      if package.info.get("repository") in known}
@@ -756,6 +750,8 @@ class Universe:
         for name in {name for name, _ in package.names()}:
             if home is None or self.home.setdefault(name, home) == home:
                 self.named.setdefault(name, []).append(package)
+        for relation in package.relations("conflicts"):
+            self.foes.setdefault(relation.name, []).append(package)
 
     def candidates(self, want: Want) -> list:
         """The packages that satisfy WANT, best first: real names before provided ones, then, unless
@@ -769,21 +765,24 @@ class Universe:
             package.name != name, want.asked or self.installed.get(package.name) is not package))
 
 
-def quarrel(package: Package, chosen: dict) -> str:
+def quarrel(package: Package, universe: Universe, chosen: dict) -> str:
     """Why PACKAGE can't be beside the CHOSEN ones, in words; empty when it can."""
     if package.name in chosen:
         return f"{chosen[package.name]} is needed as well"
-    for other in chosen.values():
-        for one, two in ((package, other), (other, package)):
-            if any(two.satisfies(relation) for relation in one.relations("conflicts")):
-                return f"{one} conflicts with {two}"
+    pairs = [(package, other) for relation in package.relations("conflicts")
+             for other in universe.named.get(relation.name, ())]
+    pairs += [(foe, package) for name, _ in package.names() for foe in universe.foes.get(name, ())]
+    for one, two in pairs:
+        other = two if one is package else one
+        if chosen.get(other.name) is other and any(map(two.satisfies, one.relations("conflicts"))):
+            return f"{one} conflicts with {two}"
     return ""
 
 
 def dead_end(want: Want, universe: Universe, chosen: dict) -> str:
     """In words, why WANT can't be satisfied."""
     name = want.relation.name
-    reasons = [f"{package} won't do: {quarrel(package, chosen)}"
+    reasons = [f"{package} won't do: {quarrel(package, universe, chosen)}"
                for package in universe.candidates(want)[:3]]
     if not reasons and name in universe.named:
         reasons = ["there is only " + ", ".join(map(str, universe.named[name][:3]))]
@@ -806,8 +805,7 @@ class Choice(Record):
 
 
 def solve(universe: Universe, wants: list) -> dict:
-    """NAME -> Package of a system that satisfies WANTS and keeps what is installed; Fail in
-    words."""
+    """NAME -> Package of a system that satisfies WANTS and keeps what is installed, or Fail."""
     agenda = [*wants, *(Want(parse_relation(name), "what is installed needs", None, False)
                         for name in universe.installed)]
     chosen = {}
@@ -822,7 +820,7 @@ def solve(universe: Universe, wants: list) -> dict:
                for package in universe.named.get(want.relation.name, ())):
             position += 1
             continue
-        possible = [one for one in universe.candidates(want) if not quarrel(one, chosen)]
+        possible = [one for one in universe.candidates(want) if not quarrel(one, universe, chosen)]
         if not possible and not complaint:
             complaint = dead_end(want, universe, chosen)
         choices.append(Choice(position, len(agenda), "", possible[::-1]))
@@ -875,8 +873,7 @@ def merge_manifests(packages: list) -> dict:
 
 
 def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
-    """`replace`, `keep` or `beside` (as .lpkg-new), for a conffile's three contents; None: not
-    there."""
+    """`replace`, `keep` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
     if current in (old, new):
         return "replace"
     return "keep" if old == new else "beside"
@@ -908,8 +905,7 @@ def journal_text(lines: list) -> bytes:
 
 
 def parse_repositories(text: str) -> list:
-    """The (name, url) pairs of a file of `NAME URL` lines; a line that begins with # is a
-    comment."""
+    """The (name, url) pairs of a file of `NAME URL` lines, where # begins a comment line."""
     pairs = [line.split() for line in text.split("\n") if line.strip() and line.strip()[0] != "#"]
     for pair in pairs:
         if len(pair) != 2 or not is_name(pair[0]):
@@ -920,8 +916,7 @@ def parse_repositories(text: str) -> list:
 # ---- the terminal ------------------------------------------------------------------------------
 
 class Meter:
-    """Bytes done of a known total: a line that is redrawn on a terminal, one plain line
-    elsewhere."""
+    """Bytes done of a known total: a line that is redrawn on a terminal, one line elsewhere."""
 
     def __init__(self, what: str, total: int):
         self.what = what
@@ -1103,8 +1098,7 @@ class Archive:
         return info
 
     def content(self, entry: dict) -> object:
-        """The bytes of the file ENTRY in pieces; Fail after the last if they weren't the right
-        ones."""
+        """The bytes of the file ENTRY in pieces; Fail after the last if they were wrong."""
         digest = hashlib.sha256()
         left = entry["size"]
         while left:
@@ -1152,8 +1146,7 @@ def read_local(path: str) -> Package:
 # symlinks exist; each name of a hard link becomes a file of its own.
 
 class Member(Record):
-    """What becomes of a member of the build's tar: its manifest ENTRY, and the tar's SOURCE for
-    it."""
+    """What becomes of a member of the build's tar: a manifest's ENTRY, and its SOURCE there."""
     __slots__ = ("entry", "source")
 
 
@@ -1171,8 +1164,7 @@ def spool_stdin(folder: str) -> object:
 
 
 def read_build(file: object, names: list) -> tuple:
-    """(tarfile, package's name -> path -> Member) of a build's output; Fail if it is cut or
-    failed."""
+    """(tarfile, package's name -> path -> Member) of a build's output; Fail if it is not whole."""
     import tarfile
     trees = {name: {} for name in names}
     status = None
@@ -1195,7 +1187,8 @@ def read_build(file: object, names: list) -> tuple:
 
 def add_member(tar: object, member: object, trees: dict) -> None:
     """Put MEMBER into the tree of its package."""
-    name = member.name[2:] if member.name.startswith("./") else member.name
+    name = member.name.rstrip("/")      # Python 3.9 leaves it on GNU tar's long names
+    name = name[2:] if name.startswith("./") else name
     top, _, rest = name.partition("/")
     package, _, path = rest.partition("/")
     if name in (".", ""):
@@ -1295,8 +1288,7 @@ def package_pieces(tar: object, tree: dict, info: dict) -> object:
 
 
 def gzip_pieces(content: object) -> object:
-    """CONTENT, gzip'd: zlib's own header has no time and no name in it, so it is always the
-    same."""
+    """CONTENT, gzip'd: zlib's own header has no time and no name, so it is always the same."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
     for piece in content:
         yield compressor.compress(piece)
@@ -1358,9 +1350,10 @@ def import_signing() -> object:
     """PyNaCl's signing module."""
     try:
         import nacl.signing
+        return nacl.signing
     except ImportError:
-        raise Fail("this needs PyNaCl: `pip install pynacl` or `apt install python3-nacl`") from None
-    return nacl.signing
+        hint = "`pip install pynacl` or `apt install python3-nacl`"
+        raise Fail(f"signing needs PyNaCl: {hint}") from None
 
 
 def ask_password(what: str) -> bytes:
@@ -1385,8 +1378,7 @@ def scrypt_mask(data: bytes, password: bytes, salt: bytes, limits: tuple) -> byt
 
 
 def secret_key_text(secret: bytes, password: "bytes | None") -> bytes:
-    """The minisign secret key file of SECRET (id, seed, public key), encrypted if there is a
-    PASSWORD."""
+    """The secret key file of SECRET (id, seed, public key), encrypted if there is a PASSWORD."""
     raw = b"Ed\0\0B2" + bytes(48) + secret + bytes(32)
     if password is not None:
         salt = os.urandom(32)
@@ -1571,19 +1563,16 @@ class Root:
             same += 1
         self.leave(same)
         for part in parts[same:]:
+            way = self.name("/".join([*self.parts, part]))
             try:
                 self.descriptors.append(os.open(part, FOLDER_FLAGS, dir_fd=self.descriptors[-1]))
             except OSError as error:
-                raise self.blocked(error, "/".join([*self.parts, part])) from None
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise OSError(error.errno, error.strerror, way) from None
+                raise Fail(f"{way}: no directory, and a symlink in the root is never followed; "
+                           "put a directory there, or move it away") from None
             self.parts.append(part)
         return self.descriptors[-1]
-
-    def blocked(self, error: OSError, path: str) -> Exception:
-        """The exception to raise for ERROR at a folder PATH that can't be entered."""
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            return Fail(f"{self.name(path)}: no directory, and a symlink in the root is never "
-                        "followed; put a directory there, or move it away")
-        return OSError(error.errno, error.strerror, self.name(path))
 
     def leave(self, depth: int = 0) -> None:
         """Close the folders deeper than DEPTH: what is walked to after this is looked at again."""
@@ -1683,8 +1672,7 @@ def is_vacant(path: str) -> bool:
 
 
 def check_root(path: str, create: bool) -> bool:
-    """Whether PATH has a database; Fail when it hasn't and can't or, without CREATE, mustn't get
-    one."""
+    """Whether PATH has a database; Fail unless it has, or may get one and CREATE says so."""
     if has_database(path):
         return True
     if os.path.realpath(path) == "/":
@@ -1792,15 +1780,15 @@ def download_http(url: str) -> object:
                 received += len(piece)
                 yield piece
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = error if hasattr(error, "code") else getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason
         raise Later(f"{url}: {reason}; check the address and the network, or try later") from None
     if received < length:
         raise Later(f"{url}: the connection ended after {received} of {length} bytes; try again")
 
 
 def careful_redirects() -> type:
-    """A handler for urllib, which loads late: a redirect may change the host, never https to
-    less."""
+    """A handler for urllib (which loads late): a redirect never leads from https to less."""
     import urllib.request
 
     class CarefulRedirects(urllib.request.HTTPRedirectHandler):
@@ -1908,8 +1896,7 @@ def load_index(repository: Repository, trusted: list, serials: Serials) -> None:
 
 
 def load_repositories(options: "Options", root: "Root | None", arch: str, serials: Serials) -> list:
-    """The repositories of --repo, else of the root, loaded; trusted are --key, else the root's
-    keys."""
+    """The repositories of --repo, else the root's, loaded; trusted are --key, else its keys."""
     pairs = [(url, url) for url in options.repo]
     if not pairs and root:
         pairs = parse_repositories(root.read(REPOS).decode(errors="replace"))
@@ -1980,10 +1967,11 @@ def plan_lines(plan: Plan) -> list:
     coming = {package.name for package in plan.new}
     lines += [f"remove   {package}" for name, package in sorted(plan.old.items())
               if name not in coming]
+    fetched = sum(package.size for package in plan.new)
     grows = (sum(package.installed_size() for package in plan.new)
              - sum(package.installed_size() for package in plan.old.values()))
-    lines.append(f"download {human_size(sum(package.size for package in plan.new))}, "
-                 f"disk {'-' if grows < 0 else '+'}{human_size(abs(grows))}")
+    lines.append((f"download {human_size(fetched)}, " if fetched else "")
+                 + f"disk {'-' if grows < 0 else '+'}{human_size(abs(grows))}")
     for package in plan.new:
         old = plan.old.get(package.name)
         for path in package.setuid():
@@ -2102,8 +2090,7 @@ def finish(root: Root) -> None:
 # -- fetch
 
 def fetch(tx: Transaction) -> None:
-    """Copy the packages' bytes into the spool: a file without a name, which nobody else can
-    change."""
+    """Copy the packages' bytes into the spool: a file without a name, which nobody can change."""
     total = sum(package.size for package in tx.plan.new)
     check_space(os.fstatvfs(tx.root.folder(STATE)), total, tx.root.name(STATE))
     tx.root.remove(SPOOL)
@@ -2136,8 +2123,7 @@ def package_url(package: Package) -> str:
 
 
 def fetch_package(package: Package, spool: object, meter: Meter) -> None:
-    """Append the bytes of PACKAGE to the SPOOL; their size and SHA-256 must be the promised
-    ones."""
+    """Append the bytes of PACKAGE to the SPOOL; size and SHA-256 must be the promised ones."""
     url = package_url(package)
     digest = hashlib.sha256()
     package.start = spool.seek(0, os.SEEK_END)
@@ -2160,8 +2146,7 @@ def write_all(file: object, data: bytes) -> None:
 
 
 def read_manifest(package: Package, spool: object) -> None:
-    """Let the info.json of a fetched PACKAGE take the place of the index's entry, when the two
-    agree."""
+    """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
     info = Archive(spool.fileno(), package.start, package.size, str(package)).info()
     said = dict(info, setuid=setuid_paths(info["files"]))
     if isinstance(package.origin, Repository):
@@ -2347,8 +2332,7 @@ def stage_folder(tx: Transaction, path: str) -> None:
 
 
 def stage_entry(tx: Transaction, entry: dict, content: object) -> None:
-    """Make the temporary of ENTRY; the CONTENT of a conffile that isn't wanted is checked all the
-    same."""
+    """Make the temporary of ENTRY; the CONTENT of a conffile that isn't wanted is checked too."""
     beside = tx.temporaries.get(entry["path"] + ".lpkg-new")
     temporary = tx.temporaries.get(entry["path"], beside)
     if temporary is None:
@@ -2376,7 +2360,6 @@ def stage_link(root: Root, temporary: str, entry: dict) -> None:
 def commit(tx: Transaction) -> None:
     """Make what is staged durable, then the journal: from here on the change will happen."""
     os.sync()
-    tx.root.leave()
     tx.root.publish(JOURNAL)
 
 
@@ -2396,7 +2379,6 @@ def register(root: Root, lines: list) -> None:
 def forget(root: Root) -> None:
     """Remove the traces of a transaction that is finished, or undone."""
     os.sync()
-    root.leave()
     root.remove(STAGED)
     os.fsync(root.folder(STATE))
     root.remove(JOURNAL)
@@ -2519,14 +2501,15 @@ def change_root(options: "Options", root: "Root | None", plan: Plan, texts: dict
     if options.dry_run:
         return 0
     confirm(options.yes)
-    made = [] if root else create_root(options.root)
+    made = []
+    if root is None:
+        made = create_root(options.root)
+        root = Root(options.root)
+        take_lock(root)
     try:
-        if root is None:
-            root = Root(options.root)
-            take_lock(root)
         run_transaction(Transaction(root, plan, texts))
     except BaseException:
-        if not root or JOURNAL.rpartition("/")[2] not in root.names(STATE):
+        if root.lstat(JOURNAL) is None:
             discard_root(made)
         raise
     return 0
@@ -2628,8 +2611,7 @@ def root_pieces(plan: Plan, texts: dict, spool: object, no_database: bool) -> ob
 
 
 def tar_folders(claims: dict, texts: dict) -> dict:
-    """PATH -> entry of the directories of a new root; Fail where a package brings one of the
-    TEXTS."""
+    """PATH -> entry of a new root's directories; Fail where a package brings one of the TEXTS."""
     folders = {path: entry for path, (_, entry) in claims.items() if entry["type"] == "dir"}
     for path in texts:
         if path in claims:
@@ -2777,8 +2759,7 @@ class Option(Record):
 
 
 class Verb(Record):
-    """A verb: what carries it out, how many words it wants, how the help writes them, its
-    OPTIONS."""
+    """A verb: what carries it out, how many words it wants and their help, its OPTIONS."""
     __slots__ = ("run", "least", "most", "words", "options", "help")
 
 
@@ -2935,8 +2916,7 @@ def explain(error: OSError) -> str:
 
 
 def main(argv: "list | None" = None) -> int:
-    """Run lpkg; what a user, a network or a disk causes is one line on stderr and an exit
-    status."""
+    """Run lpkg; what a user, a network or a disk causes is one line on stderr and a status."""
     os.umask(0o022)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")

@@ -5,21 +5,23 @@
     pkggen.py build recipes/core/zlib           build its packages in a container
     pkggen.py world-mk recipes -o world.mk      a makefile that builds every recipe of a tree
 
-A recipe is a folder with a pkgen.yaml; its script is a Go text/template. From a recipe come two makefiles:
-fetch.mk gets and verifies the sources on this machine, build.mk builds them anywhere. A build is a filter:
-one tar goes in (build.mk, sources, sysroot), one tar comes out (out/PACKAGE/..., .status), the log is stderr.
+A recipe is a folder with a pkgen.yaml; its script is a Go text/template. From a recipe come two
+makefiles: fetch.mk gets and verifies the sources on this machine, build.mk builds them anywhere. A
+build is a filter: one tar goes in (build.mk, sources, sysroot), one tar comes out (out/PACKAGE/...,
+.status), the log is stderr.
 
-Files, below $O (build): sources/ is the cache of sources by hash (or $SOURCES); ARCH/mk/NAME.built says what
-went into the last good build of a recipe and what came out; ARCH/log/NAME.log is its log; repo/ARCH/ holds
-the packages.
+Files, below $O (build): sources/ is the cache of sources by hash (or $SOURCES); ARCH/mk/NAME.built
+says what went into the last good build of a recipe and what came out; ARCH/log/NAME.log is its log;
+repo/ARCH/ holds the packages.
 
-Invariant: nothing whose hash is not the recipe's own word reaches a build, and a recipe counts as built only
-when all that went in is, by its hash, what went into the last good build.
+Invariant: nothing whose hash is not the recipe's own word reaches a build, and a recipe counts as
+built only when all that went in is, by its hash, what went into the last good build.
 """
+
 import sys
 
 if __name__ == "__main__" and not sys.flags.isolated:
-    del sys.path[0]     # this script's own folder: a json.py that lies beside it must have no effect
+    del sys.path[0]  # this script's own folder: a json.py that lies beside it must have no effect
 
 import argparse
 import contextlib
@@ -44,22 +46,25 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 try:
     import yaml
 except ImportError:
-    sys.exit("pkggen: PyYAML is missing; on Debian `apt-get install python3-yaml`, else `pip install PyYAML`")
+    sys.exit(
+        "pkggen: PyYAML is missing; `apt-get install python3-yaml`, or `pip install PyYAML`"
+    )
 
 VERSION = "0.1"
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.environ.get("O") or "build"
 SOURCES = os.environ.get("SOURCES") or os.path.join(OUT, "sources")
-# The builder and what runs a build in it. $BUILD names the build, $IMAGE the image that world/builder made.
+# The builder and what runs a build in it. $BUILD names the build, $IMAGE the image that
+# world/builder made.
 RUN = os.environ.get("RUN") or "docker run --rm -i --network none --name $BUILD $IMAGE"
 RUN_STOP = os.environ.get("RUN_STOP") or "docker rm -f $BUILD"
 
 RECIPE_FILE = "pkgen.yaml"
-RECIPE_LIMIT = 1 << 20          # bytes of a pkgen.yaml
-CHUNK = 1 << 18                 # bytes read at a time
-TIMEOUT = 30                    # seconds that a server may stay silent
-LOG_LINES = 30                  # lines of a failed build's log that are shown
-EPOCH = 946684800               # SOURCE_DATE_EPOCH of every build, 2000-01-01: no build sees the time as data
+RECIPE_LIMIT = 1 << 20  # bytes of a pkgen.yaml
+CHUNK = 1 << 18  # bytes read at a time
+TIMEOUT = 30  # seconds that a server may stay silent
+LOG_LINES = 30  # lines of a failed build's log that are shown
+EPOCH = 946684800  # SOURCE_DATE_EPOCH of every build, 2000-01-01: no build sees the time as data
 
 # The GNU names of the architectures: of Debian's compilers, which the builder image holds.
 GNU_TRIPLETS = {
@@ -72,9 +77,11 @@ GNU_TRIPLETS = {
 
 # Build dependencies that are the builder's own programs and no packages of ours.
 BUILDER_TOOLS = frozenset(
-    "bc binutils bison bzip2 cpio file flex gawk gcc gzip m4 make patch perl pkgconf rsync sed tar xz".split())
+    "bc binutils bison bzip2 cpio file flex gawk gcc gzip m4 make patch perl pkgconf rsync sed tar "
+    "xz".split()
+)
+# ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them ----
 
-# ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them --------
 
 class Fail(Exception):
     """What a user, a network or a disk can cause: one line that says what, where and what to do."""
@@ -95,7 +102,7 @@ def progress(text: str) -> None:
     """Redraw the terminal's last line with TEXT; nothing where stderr is no terminal."""
     if sys.stderr.isatty():
         width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        print("\r\033[K" + printable(text)[:width - 1], end="", file=sys.stderr, flush=True)
+        print("\r\033[K" + printable(text)[: width - 1], end="", file=sys.stderr, flush=True)
 
 
 def human_size(count: float) -> str:
@@ -121,13 +128,14 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
             os.unlink(temporary)
         raise
 
-# ---- end of the shared block --------------------------------------------------------------------------
 
+# ---- end of the shared block ---------------------------------------------------------------------
+# ==== The schema of a recipe ======================================================================
 
-# ==== The schema of a recipe ===========================================================================
 
 class Field(NamedTuple):
     """A key of a recipe: its kind is one of the readers in `READERS`."""
+
     key: str
     kind: str
     what: str
@@ -137,7 +145,9 @@ class Field(NamedTuple):
 RECIPE_FIELDS = (
     Field("packages", "packages", "the packages that come out, each with its dependencies"),
     Field("version", "text", "upstream's version"),
-    Field("build", "integer", "counts the builds of one version; the full version is VERSION-BUILD"),
+    Field(
+        "build", "integer", "counts the builds of one version; the full version is VERSION-BUILD"
+    ),
     Field("summary", "text", "one line that says what it is"),
     Field("license", "text", "SPDX licence expression"),
     Field("url", "text", "upstream's home page"),
@@ -166,23 +176,33 @@ PACKAGE_FIELDS = (
     Field("owners", "text map", "path to UID:GID:MODE"),
 )
 
-BUILDERS = {"": "docker", "default": "docker", "alpine": "docker", "panux": "docker", "docker": "docker",
-            "bootstrap": "bootstrap"}
+BUILDERS = {
+    "": "docker",
+    "default": "docker",
+    "alpine": "docker",
+    "panux": "docker",
+    "docker": "docker",
+    "bootstrap": "bootstrap",
+}
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
 PACKAGE_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._~-]*")
-RELATION = re.compile(r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?")
+RELATION = re.compile(
+    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
+)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Alternative(NamedTuple):
-    """One place to get a source from. `sha256` is None for file: and self:, which lie in this tree."""
+    """One place to get a source from; `sha256` is None for file: and self:, which lie here."""
+
     url: str
     sha256: Optional[str]
 
 
 class Source(NamedTuple):
     """A file of the build's src/: `place` is where the recipe names it (file:line:column)."""
+
     name: str
     alternatives: Tuple[Alternative, ...]
     place: str
@@ -195,6 +215,7 @@ class Source(NamedTuple):
 @dataclasses.dataclass
 class Recipe:
     """A loaded recipe: templates rendered, every field of its final type."""
+
     name: str
     folder: str
     path: str
@@ -217,33 +238,31 @@ class Recipe:
 # ==== Templates =======================================================================================
 #
 # Go's text/template, version 1.19, in three steps: a scanner cuts the text into tokens, a parser makes
-# a tree of them, and a machine walks the tree. Three ideas carry the rest.
+# a tree of them, a machine walks the tree. Four ideas carry the rest.
 #
-# 1. A template may nest blocks and call templates as deep as it likes, and Python's stack is shallow.
-#    So the parser keeps the blocks that are open, and the machine the ones it is in, in lists of their
-#    own; only parentheses recurse, and those are counted.
-# 2. Go knows two kinds of nothing. A nil that lies in the data has a place and is None here; what was
-#    looked up and not found has none and is ABSENT. A field of ABSENT is ABSENT again ("<no value>" in
-#    the text), a field of None is an error. A pipeline's result and a function's argument forget the
-#    difference, the first to ABSENT, the second to None.
-# 3. Variables are a stack. Leaving a block cuts it back to the mark that was set on entering.
+# 1. Templates may call one another 100,000 deep, and Python's stack ends at 1,000. So the machine's
+#    walk over a list of nodes is a generator that yields the walk to be done next, and a loop keeps
+#    those that wait in a list. Only blocks in the text and parentheses recurse, and they are counted.
+# 2. Go knows two kinds of nothing. A nil in the data is None; what was looked up and not found is
+#    ABSENT. A field of ABSENT is ABSENT again, printed as <no value>; a field of None is an error. A
+#    pipeline's result and a function's argument forget the difference: to ABSENT, and to None.
+# 3. Variables are a stack. Leaving a block cuts it back to the mark set on entering.
+# 4. Time and memory are one account: so many nodes walked, so many characters written or handed to
+#    functions. Nothing that a template can say makes a single step cost more than it pays.
 #
-# A place in the template is an offset into its text, and `TemplateText.error` makes name:line:column of it.
-# Strings are Python's; bytes that are no UTF-8 (from "\xff" or a slice through a character) are lone
-# surrogates in them, as Python's error handler "surrogateescape" has it.
+# A place is an offset into the text; TemplateText.error makes name:line:column of it. Bytes that are no UTF-8
+# (from "\xff", or a slice through a character) are lone surrogates in strings, as Python's error
+# handler "surrogateescape" has it.
 
 MAX_CALLS = 100_000         # templates in templates: Go's own limit
-MAX_STEPS = 2_000_000       # nodes walked in one rendering; a recipe walks some hundreds
-MAX_TEXT = 1 << 26          # characters of the result, and of any string made on the way
-MAX_PARENS = 60             # parentheses in parentheses; what Python's stack bears, with room left
-INT64 = 1 << 63             # Go's int ends below this
-BLANK = " \t\r\n"
+MAX_STEPS = 2_000_000       # nodes; a recipe walks some hundreds
+MAX_TEXT = 1 << 25          # characters
+MAX_NESTING = 80            # blocks or parentheses in one another: what Python's stack bears, and room
+MAX_INT = (1 << 63) - 1     # of Go's int
 
 
 class Struct(dict):
     """A map that is a Go struct to templates: its fields are fixed, another name is an error."""
-
-    TYPE = "Recipe"
 
 
 class Byte(int):
@@ -251,19 +270,15 @@ class Byte(int):
 
 
 class Nothing:
-    """The types of ABSENT and MISSING, which stand for no value of the data."""
-
-    __slots__ = ()
+    """The type of ABSENT and MISSING, which stand for no value of the data."""
 
 
 ABSENT = Nothing()          # looked up and not found
-MISSING = Nothing()         # no value comes from an earlier stage of the pipeline
+MISSING = Nothing()         # there is no stage before in the pipeline
 
 
 class TemplateText:
     """A template's text under the name that its errors bear."""
-
-    __slots__ = ("name", "text")
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
@@ -276,153 +291,142 @@ class TemplateText:
         return Fail(f"{self.name}:{line}:{column}: {what}")
 
 
-# ---- scanner: text -> tokens ----
+class Node(NamedTuple):
+    """A token, or a node of the tree that the parser makes; what VALUE is depends on KIND.
 
-class Token(NamedTuple):
-    """KIND is text, open, close, space, end of text, a keyword, or a group of TOKEN."""
+    tokens     text, open, close, end of text, a keyword, or a group of TOKEN: their text
+    text       the text
+    action     a pipeline, whose value is printed unless a variable takes it
+    if with range   (arms, otherwise); an arm is (pipeline, nodes), and only an if has several
+    template   (name, pipeline or None)
+    pipeline   (names of variables, whether they exist, commands); a command is a list of operands,
+               and operands are pipelines and these:
+    constant   a string, number or bool
+    dot nil variable word   the token itself
+    chain      (operand, names of fields)
+    """
 
     kind: str
-    text: str
     at: int
+    value: Any
 
+
+# ---- scanner: text -> tokens ----
 
 KEYWORDS = frozenset("block break continue define else end if nil range template with".split())
 OPEN = re.compile(r"\{\{(?P<trim>-[ \t\r\n])?")
-CLOSE = re.compile(r"\}\}|(?P<trim>[ \t\r\n]-\}\})")
-BLANKS = re.compile(r"[ \t\r\n]*")
+CLOSE = re.compile(r"\}\}|[ \t\r\n]-\}\}[ \t\r\n]*")
 TOKEN = re.compile(r"""
-    (?P<close>\}\}|[ \t\r\n]-\}\})
+    (?P<close>\}\}|[ \t\r\n]-\}\}[ \t\r\n]*)
   | (?P<space>[ \t\r\n]+(?!-\}\}))      # leaves the blank that belongs to a trimming close
   | (?P<number>[+-]?\.?[0-9](?:[eEpP][+-]|[\w.])*)
-  | (?P<word>\w+)
-  | (?P<field>\.\w+)
-  | (?P<dot>\.)
-  | (?P<variable>\$\w*)
-  | (?P<string>"(?:\\[^\n]|[^"\\\n])*")
-  | (?P<raw>`[^`]*`)
-  | (?P<char>'(?:\\[^\n]|[^'\\\n])*')
-  | (?P<declare>:=)
-  | (?P<assign>=)
-  | (?P<pipe>\|)
-  | (?P<left>\()
-  | (?P<right>\))
+  | (?P<word>\w+) | (?P<field>\.\w+) | (?P<dot>\.) | (?P<variable>\$\w*)
+  | (?P<string>"(?:\\[^\n]|[^"\\\n])*") | (?P<raw>`[^`]*`) | (?P<char>'(?:\\[^\n]|[^'\\\n])*')
+  | (?P<declare>:=) | (?P<assign>=) | (?P<pipe>\|) | (?P<left>\() | (?P<right>\))
   | (?P<other>[!#%&*+,/;<>?@\[\\\]^{}~-])
 """, re.VERBOSE)
 WORD_ENDS = re.compile(r"[ \t\r\n.,|:)(}]|\Z")
-BROKEN = {
-    '"': "this string has no closing quote on its line",
-    "`": "this raw string has no closing backquote",
-    "'": "this character constant has no closing quote on its line",
-    ":": "expected := here",
-}
+BROKEN = {'"': "this string has no closing quote on its line",
+          "`": "this raw string has no closing backquote",
+          "'": "this character has no closing quote on its line",
+          ":": "expected := here"}
 
 
-def scan(source: TemplateText) -> Iterator[Token]:
+def scan(source: TemplateText) -> Iterator[Node]:
     """The tokens of SOURCE, comments gone and blanks trimmed; raises Fail where there is none."""
     position = 0
     while True:
         opening = OPEN.search(source.text, position)
         end = opening.start() if opening else len(source.text)
-        literal = source.text[position:end]
+        text = source.text[position:end]
         if opening and opening["trim"]:
-            literal = literal.rstrip(BLANK)
-        if literal:
-            yield Token("text", literal, position)
+            text = text.rstrip(" \t\r\n")
+        if text:
+            yield Node("text", position, text)
         if not opening:
             break
-        if source.text.startswith("/*", opening.end()):
-            position = skip_comment(source, opening)
-        else:
-            position = yield from scan_action(source, opening)
-    yield Token("end of text", "", len(source.text))
+        step = scan_comment if source.text.startswith("/*", opening.end()) else scan_action
+        position = yield from step(source, opening)
+    yield Node("end of text", end, "")
 
 
-def skip_comment(source: TemplateText, opening: Any) -> int:
-    """The offset after the comment that begins at OPENING."""
+def scan_comment(source: TemplateText, opening: Any) -> Iterator[Node]:
+    """No tokens; like scan_action it returns the offset where text goes on."""
     end = source.text.find("*/", opening.end() + 2)
     if end < 0:
-        raise source.error(opening.start(), "this comment is never closed by */}}")
+        raise source.error(opening.start(), "this comment is never closed")
     close = CLOSE.match(source.text, end + 2)
     if not close:
         raise source.error(end, "a comment must close with */}} or */ -}}")
-    return after_close(source, close)
+    yield from ()
+    return close.end()
 
 
-def after_close(source: TemplateText, close: Any) -> int:
-    """Where the text goes on after a }}, and after the blanks that a -}} takes with it."""
-    if close.group() == "}}":
-        return close.end()
-    return BLANKS.match(source.text, close.end()).end()
-
-
-def scan_action(source: TemplateText, opening: Any) -> Iterator[Token]:
-    """The tokens of one action, {{ and }} among them; returns the offset after it."""
-    yield Token("open", "{{", opening.start())
-    position = opening.end()
-    while True:
+def scan_action(source: TemplateText, opening: Any) -> Iterator[Node]:
+    """The tokens of one action, {{ and }} among them; returns the offset where text goes on."""
+    yield Node("open", opening.start(), "{{")
+    position, kind = opening.end(), "open"
+    while kind != "close":
         match = TOKEN.match(source.text, position)
+        if position == len(source.text):
+            raise source.error(opening.start(), "this {{ is never closed")
         if not match:
-            raise bad_token(source, position, opening.start())
-        yield make_token(source, match)
-        position = match.end()
-        if match.lastgroup == "close":
-            return after_close(source, match)
+            raise bad_character(source, position)
+        kind, start, position = match.lastgroup, position, match.end()
+        if kind in ("word", "field", "dot", "variable"):
+            if not WORD_ENDS.match(source.text, position):
+                raise bad_character(source, position)
+        if kind != "space":
+            yield Node(match.group() if match.group() in KEYWORDS else kind, start, match.group())
+    return position
 
 
-def make_token(source: TemplateText, match: Any) -> Token:
-    """The token of a MATCH of TOKEN; names must end where Go has them end."""
-    kind, text = match.lastgroup, match.group()
-    if kind in ("word", "field", "dot", "variable"):
-        if not WORD_ENDS.match(source.text, match.end()):
-            raise source.error(match.end(), f"bad character {quote(source.text[match.end()])} here")
-    if text in KEYWORDS:
-        kind = text
-    return Token(kind, text, match.start())
-
-
-def bad_token(source: TemplateText, at: int, opened: int) -> Fail:
-    """Why no token begins at AT, in the action that begins at OPENED."""
-    if at == len(source.text):
-        return source.error(opened, "this {{ is never closed by }}")
+def bad_character(source: TemplateText, at: int) -> Fail:
+    """Why no token can begin, or none end, at AT."""
     character = source.text[at]
-    return source.error(at, BROKEN.get(character, f"bad character {quote(character)} here"))
+    return source.error(at, BROKEN.get(character) or f"bad character {quote(character)} here")
 
 
 # ---- literals ----
 
-INTEGER = re.compile(r"""
-    [+-]?(?: 0[xX](?P<hex>(?:_?[0-9a-fA-F])+)
-           | 0[bB](?P<binary>(?:_?[01])+)
-           | 0[oO]?(?P<octal>(?:_?[0-7])+)
-           | (?P<decimal>0|[1-9](?:_?[0-9])*))
-""", re.VERBOSE)
-BASES = {"hex": 16, "binary": 2, "octal": 8, "decimal": 10}
-DIGITS = r"[0-9](?:_?[0-9])*"
-FLOAT = re.compile(rf"[+-]?(?:{DIGITS}\.?(?:{DIGITS})?|\.{DIGITS})(?:[eE][+-]?{DIGITS})?")
-HEX_FLOAT = re.compile(rf"[+-]?0[xX](?=[.0-9a-fA-F])[0-9a-fA-F]*\.?[0-9a-fA-F]*[pP][+-]?{DIGITS}")
+OCTAL = re.compile(r"([+-]?)0(?=_?[0-7_]+$)")
 UNIT = re.compile(r"""
-    \\x(?P<x>[0-9a-fA-F]{2}) | \\(?P<octal>[0-7]{3})
-  | \\u(?P<u>[0-9a-fA-F]{4}) | \\U(?P<U>[0-9a-fA-F]{8})
+    \\(?P<octal>[0-3][0-7]{2}) | \\x(?P<byte>[0-9a-fA-F]{2})
+  | \\u(?P<short>[0-9a-fA-F]{4}) | \\U(?P<long>[0-9a-fA-F]{8})
   | \\(?P<escape>[abfnrtv\\'"]) | (?P<plain>[^\\])
 """, re.VERBOSE | re.DOTALL)
 ESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}
 
 
+def parse_literal(token: Node) -> object:
+    """The value of a number, string, raw string or character; ValueError when it is malformed."""
+    if token.kind == "number":
+        return parse_number(token.value)
+    if token.kind == "raw":
+        return token.value[1:-1].replace("\r", "")
+    units = list(decode_units(token.value))
+    if token.kind == "char":
+        (number, _), = units
+        return number
+    octets = b"".join(bytes([number]) if bare else to_bytes(chr(number)) for number, bare in units)
+    return to_text(octets)
+
+
 def parse_number(text: str) -> object:
-    """The int or float that TEXT is in Go; ValueError when it is none, or one of over 64 bits."""
-    integer = INTEGER.fullmatch(text)
-    if integer:
-        base = integer.lastgroup
-        value = int(integer[base], BASES[base]) * (-1 if text.startswith("-") else 1)
-        if not -INT64 <= value < (INT64 if text[0] in "+-" else 2 * INT64):
+    """The int or float that TEXT is in Go; ValueError when it is none, or is out of 64 bits."""
+    if not text.isascii():
+        raise ValueError
+    if not any(mark in text for mark in ".pP") and ("e" not in text.lower() or "x" in text.lower()):
+        value = int(OCTAL.sub(r"\g<1>0o", text), 0)
+        if not -MAX_INT - 1 <= value <= (MAX_INT if text[0] in "+-" else 2 * MAX_INT + 1):
             raise ValueError
         return value
-    if not any(mark in text for mark in ".eEpP"):
-        raise ValueError
-    if HEX_FLOAT.fullmatch(text):
+    if "x" in text.lower():
+        if "p" not in text.lower():
+            raise ValueError
         return float.fromhex(text)
-    value = float(text.replace("_", "")) if FLOAT.fullmatch(text) else float("inf")
-    if value in (float("inf"), -float("inf")):
+    value = float(text)
+    if value - value != 0:                      # infinite: out of range
         raise ValueError
     return value
 
@@ -432,39 +436,17 @@ def decode_units(text: str) -> Iterator[Tuple[int, bool]]:
     position, closing = 1, len(text) - 1
     while position < closing:
         match = UNIT.match(text, position, closing)
-        if not match or match["escape"] and match["escape"] in "'\"" and match["escape"] != text[0]:
+        if not match or match["escape"] in ("'", '"') and match["escape"] != text[0]:
             raise ValueError
-        position = match.end()
-        kind = match.lastgroup
+        position, kind, unit = match.end(), match.lastgroup, match[match.lastgroup]
         if kind == "plain":
-            number = ord(match[kind])
+            yield ord(unit), False
         elif kind == "escape":
-            number = ESCAPES[match[kind]]
+            yield ESCAPES[unit], False
+        elif kind in ("octal", "byte"):
+            yield int(unit, 8 if kind == "octal" else 16), True
         else:
-            number = int(match[kind], 8 if kind == "octal" else 16)
-        yield check_unit(number, kind), kind in ("x", "octal")
-
-
-def check_unit(number: int, kind: str) -> int:
-    """NUMBER, when an escape of this KIND may stand for it."""
-    surrogate = kind in "uU" and 0xD800 <= number < 0xE000
-    if number > (255 if kind == "octal" else 0x10FFFF) or surrogate:
-        raise ValueError
-    return number
-
-
-def parse_literal(token: Token) -> object:
-    """The value of a string, raw string, character or number token; ValueError when malformed."""
-    if token.kind == "number":
-        return parse_number(token.text)
-    if token.kind == "raw":
-        return token.text[1:-1].replace("\r", "")
-    units = list(decode_units(token.text))
-    if token.kind == "char":
-        (number, _), = units
-        return number
-    octets = b"".join(bytes([number]) if bare else to_bytes(chr(number)) for number, bare in units)
-    return to_text(octets)
+            yield ord(chr(int(unit, 16)).encode().decode()), False      # refuses surrogates
 
 
 def to_bytes(text: str) -> bytes:
@@ -479,686 +461,494 @@ def to_text(octets: bytes) -> str:
 
 # ---- parser: tokens -> tree ----
 
-class Constant(NamedTuple):
-    """A literal string, number or bool."""
-
-    at: int
-    value: object
-
-
-class Dot(NamedTuple):
-    """The value that . is."""
-
-    at: int
-
-
-class Nil(NamedTuple):
-    """The word nil."""
-
-    at: int
-
-
-class Variable(NamedTuple):
-    """$NAME, or $ alone; the name keeps its dollar."""
-
-    at: int
-    name: str
-
-
-class Name(NamedTuple):
-    """A function's name: a call, of no arguments unless it comes first in a command."""
-
-    at: int
-    name: str
-
-
-class Chain(NamedTuple):
-    """Fields one in another: .A.B is a chain on Dot, (pipeline).A on the pipeline."""
-
-    at: int
-    base: Any
-    names: List[str]
-
-
-class Pipeline(NamedTuple):
-    """Commands, each a list of operands, and the variables that take the last one's value."""
-
-    at: int
-    names: List[str]
-    assigns: bool
-    commands: List[list]
-
-
-class Text(NamedTuple):
-    """Text between actions."""
-
-    text: str
-
-
-class Action(NamedTuple):
-    """A pipeline whose value is printed unless a variable takes it."""
-
-    at: int
-    pipeline: Pipeline
-
-
-class Branch(NamedTuple):
-    """An if, with or range (KIND) with its two lists of nodes."""
-
-    at: int
-    kind: str
-    pipeline: Pipeline
-    body: list
-    otherwise: list
-
-
-class Invoke(NamedTuple):
-    """{{template NAME PIPELINE}}."""
-
-    at: int
-    name: str
-    pipeline: Optional[Pipeline]
-
-
-class Jump(NamedTuple):
-    """{{break}} or {{continue}}, as KIND says."""
-
-    at: int
-    kind: str
-
-
 LITERALS = ("string", "raw", "char", "number")
 OPERANDS = LITERALS + ("word", "field", "dot", "variable", "nil", "left")
-
-
-class Opening:
-    """A block that waits for its {{end}}; NODES is the list that is being filled."""
-
-    __slots__ = ("kind", "at", "nodes", "branch", "variables", "name", "joined")
-
-    def __init__(self, kind: str, at: int, nodes: list, variables: list) -> None:
-        self.kind = kind                # if, with, range, define, block, or "" for the whole text
-        self.at = at
-        self.nodes = nodes
-        self.variables = variables      # the names in scope outside of it
-        self.branch: Optional[Branch] = None
-        self.name = ""                  # of the template that it defines
-        self.joined = False             # an {{else if}}: the {{end}} of the block around it is its own
 
 
 class Parser:
     """Makes the trees of a template and of those it defines: `parse` gives them by name."""
 
-    def __init__(self, source: TemplateText, functions: Dict[str, "Function"]) -> None:
+    def __init__(self, source: TemplateText, functions: Dict[str, Any]) -> None:
         self.source = source
         self.functions = functions
         self.scanner = scan(source)
-        self.tokens: List[Token] = []           # those that were looked at
+        self.tokens: List[Node] = []            # those that were looked at
         self.position = 0                       # of the next token in it
         self.variables = ["$"]                  # in scope
-        self.parens = 0
+        self.nesting = 0                        # of blocks and parentheses
+        self.ranges = 0                         # whose body this is in, in this template
         self.templates: Dict[str, list] = {}
-        self.opened = [Opening("", 0, [], [])]
 
     def parse(self) -> Dict[str, list]:
         """Template name -> nodes; raises Fail for what Go does not parse."""
-        while self.peek().kind != "end of text":
-            token = self.next()
-            if token.kind == "text":
-                self.opened[-1].nodes.append(Text(token.text))
-            else:
-                self.action()
-        if len(self.opened) > 1:
-            raise self.error(self.opened[-1], f"this {self.opened[-1].kind} has no {{{{end}}}}")
-        self.add(self.source.name, self.opened[0])
+        nodes, stop = self.nodes(top=True)
+        if stop.kind != "end of text":
+            raise self.error(stop, f"unexpected {{{{{stop.kind}}}}}: no block is open here")
+        self.add(self.source.name, stop, nodes)
         return self.templates
 
     # Tokens.
 
-    def peek(self) -> Token:
-        """The next token, which stays the next one."""
+    def peek(self) -> Node:
         if self.position == len(self.tokens):
             self.tokens.append(next(self.scanner))
         return self.tokens[self.position]
 
-    def next(self) -> Token:
-        """The next token, taken."""
+    def next(self) -> Node:
         token = self.peek()
         self.position += 1
         return token
 
-    def skip_space(self) -> Token:
-        """Peek past blanks."""
-        if self.peek().kind == "space":
-            self.position += 1
-        return self.peek()
+    def glued(self) -> bool:
+        """Whether the next token follows the last one without a blank."""
+        last = self.tokens[self.position - 1]
+        return last.at + len(last.value) == self.peek().at
 
-    def expect(self, kinds: Tuple[str, ...], where: str) -> Token:
-        """The next token that is no blank, which must be of one of KINDS."""
-        token = self.skip_space()
-        if token.kind not in kinds:
-            raise self.unexpected(token, where)
+    def expect(self, where: str, *kinds: str) -> Node:
+        """The next token, which must be of one of KINDS."""
+        if self.peek().kind not in kinds:
+            raise self.unexpected(where)
         return self.next()
 
-    def error(self, where: Any, what: str) -> Fail:
-        """A Fail at the place of a token, node or opening."""
+    def error(self, where: Node, what: str) -> Fail:
         return self.source.error(where.at, what)
 
-    def unexpected(self, token: Token, where: str) -> Fail:
-        """A Fail for a token that does not belong WHERE it stands."""
-        shown = quote(token.text) if token.text else token.kind
-        return self.error(token, f"unexpected {shown} in {where}")
+    def unexpected(self, where: str) -> Fail:
+        """A Fail for the next token."""
+        token = self.peek()
+        return self.error(token, f"unexpected {quote(token.value) or token.kind} in {where}")
 
-    # Actions.
+    def deeper(self, token: Node) -> None:
+        """Count a block or parenthesis that begins at TOKEN."""
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise self.error(token, f"blocks or parentheses are nested over {MAX_NESTING} deep")
 
-    def action(self) -> None:
-        """One action, from after its {{ to its }}."""
-        token = self.skip_space()
-        handler = {
-            "if": self.branch, "with": self.branch, "range": self.branch, "else": self.otherwise,
-            "end": self.end, "define": self.define, "block": self.block, "template": self.invoke,
-            "break": self.jump, "continue": self.jump,
-        }.get(token.kind)
+    # Blocks.
+
+    def nodes(self, top: bool = False) -> Tuple[list, Node]:
+        """The nodes up to an {{end}}, an {{else}} or the end of the text, and which it was."""
+        nodes: list = []
+        while True:
+            token = self.next()
+            if token.kind == "end of text":
+                return nodes, token
+            if token.kind == "text":
+                nodes.append(token)
+                continue
+            if self.peek().kind in ("else", "end"):
+                return nodes, self.next()
+            if self.peek().kind == "define" and not top:
+                raise self.error(self.peek(), "define must stand outside of every block")
+            nodes += self.action(self.peek())
+
+    def action(self, token: Node) -> list:
+        """The nodes of an action: one, or none of a define."""
+        handler = {"if": self.branch, "with": self.branch, "range": self.branch,
+                   "define": self.define, "block": self.define, "template": self.invoke,
+                   "break": self.jump, "continue": self.jump}.get(token.kind)
         if handler:
-            self.next()
-            handler(token)
+            return handler(self.next())
+        return [Node("action", token.at, self.pipeline("an action"))]
+
+    def branch(self, token: Node) -> list:
+        """if, with, range: variables that its pipeline declares end with the block."""
+        self.deeper(token)
+        scope = len(self.variables)
+        pipeline = self.pipeline(token.kind)
+        self.ranges += token.kind == "range"
+        nodes, stop = self.nodes()
+        self.ranges -= token.kind == "range"
+        arms, otherwise = [(pipeline, nodes)], []
+        while stop.kind == "else" and token.kind == "if" and self.peek().kind == "if":
+            pipeline = self.pipeline(self.next().kind)
+            nodes, stop = self.nodes()
+            arms.append((pipeline, nodes))
+        if stop.kind == "else":
+            self.expect("else", "close")
+            otherwise, stop = self.nodes()
+        self.end(token, stop)
+        del self.variables[scope:]
+        return [Node(token.kind, token.at, (arms, otherwise))]
+
+    def end(self, opening: Node, stop: Node) -> None:
+        """The {{end}} of a block, which STOP must be."""
+        if stop.kind == "end of text":
+            raise self.error(opening, f"this {opening.kind} has no {{{{end}}}}")
+        if stop.kind == "else":
+            raise self.error(stop, f"unexpected {{{{else}}}} in the {opening.kind}")
+        self.expect("end", "close")
+        self.nesting -= 1
+
+    def define(self, token: Node) -> list:
+        """{{define "name"}}, and {{block "name" P}}: a define and a template node in its place."""
+        self.deeper(token)
+        name = self.name(token)
+        here = []
+        if token.kind == "block":
+            here = [Node("template", token.at, (name, self.pipeline("block")))]
         else:
-            self.opened[-1].nodes.append(Action(token.at, self.pipeline("an action", "close")))
+            self.expect("define", "close")
+        outer = self.variables, self.ranges
+        self.variables, self.ranges = ["$"], 0
+        nodes, stop = self.nodes()
+        self.variables, self.ranges = outer
+        self.end(token, stop)
+        self.add(name, token, nodes)
+        return here
 
-    def open(self, kind: str, at: int, nodes: list, variables: list) -> Opening:
-        """Open a block whose nodes go to NODES and that has VARIABLES in scope."""
-        opening = Opening(kind, at, nodes, self.variables)
-        self.opened.append(opening)
-        self.variables = variables
-        return opening
-
-    def branch(self, token: Token) -> None:
-        """{{if P}}, {{with P}} or {{range P}}: variables that P declares end with the block."""
-        around = self.opened[-1]
-        body: list = []
-        opening = self.open(token.kind, token.at, body, list(self.variables))
-        pipeline = self.pipeline(token.kind, "close")
-        opening.branch = Branch(token.at, token.kind, pipeline, body, [])
-        around.nodes.append(opening.branch)
-
-    def otherwise(self, token: Token) -> None:
-        """{{else}}, or {{else if P}}: an if in the else part that shares its {{end}}."""
-        opening = self.opened[-1]
-        if not opening.branch or opening.nodes is opening.branch.otherwise:
-            raise self.error(token, "unexpected {{else}}: no if, with or range waits for one here")
-        opening.nodes = opening.branch.otherwise
-        self.variables = self.variables[:self.in_scope(opening)]
-        if opening.kind == "if" and self.skip_space().kind == "if":
-            self.branch(self.next())
-            self.opened[-1].joined = True
-        else:
-            self.expect(("close",), "else")
-
-    def in_scope(self, opening: Opening) -> int:
-        """How many variables the else part sees: the outer ones and those of the block's pipeline."""
-        declared = [] if opening.branch.pipeline.assigns else opening.branch.pipeline.names
-        return len(opening.variables) + len(declared)
-
-    def end(self, token: Token) -> None:
-        """{{end}}."""
-        self.expect(("close",), "end")
-        if len(self.opened) == 1:
-            raise self.error(token, "unexpected {{end}}: no block is open here")
-        opening = self.opened.pop()
-        while opening.joined:
-            opening = self.opened.pop()
-        self.variables = opening.variables
-        if opening.name:
-            self.add(opening.name, opening)
-
-    def define(self, token: Token) -> None:
-        """{{define "name"}}, which Go takes at the top level only."""
-        if len(self.opened) > 1:
-            raise self.error(token, f"define can't stand inside {self.opened[-1].kind}")
-        name = self.template_name("define")
-        self.expect(("close",), "define")
-        self.open("define", token.at, [], ["$"]).name = name
-
-    def block(self, token: Token) -> None:
-        """{{block "name" P}}: a define and, in its place, a template of that name."""
-        name = self.template_name("block")
-        pipeline = self.pipeline("block", "close")
-        self.opened[-1].nodes.append(Invoke(token.at, name, pipeline))
-        self.open("block", token.at, [], ["$"]).name = name
-
-    def invoke(self, token: Token) -> None:
-        """{{template "name"}} or {{template "name" P}}."""
-        name = self.template_name("template")
-        pipeline = None
-        if self.skip_space().kind == "close":
-            self.next()
-        else:
-            pipeline = self.pipeline("template", "close")
-        self.opened[-1].nodes.append(Invoke(token.at, name, pipeline))
-
-    def template_name(self, where: str) -> str:
-        """The quoted name after define, block or template."""
-        return self.literal(self.expect(("string", "raw"), where)).value
-
-    def jump(self, token: Token) -> None:
-        """{{break}} or {{continue}}, inside the body of a range of the same template."""
-        self.expect(("close",), token.kind)
-        if not self.in_range():
-            raise self.error(token, f"{token.kind} stands outside of every range")
-        self.opened[-1].nodes.append(Jump(token.at, token.kind))
-
-    def in_range(self) -> bool:
-        """Whether what comes now belongs to a range's body (its else part does not)."""
-        for opening in reversed(self.opened):
-            if opening.kind in ("define", "block"):
-                return False
-            if opening.kind == "range" and opening.nodes is opening.branch.body:
-                return True
-        return False
-
-    def add(self, name: str, opening: Opening) -> None:
+    def add(self, name: str, token: Node, nodes: list) -> None:
         """Record a template; an empty one gives way to another of its name, as Go has it."""
         known = self.templates.get(name)
         if not known or is_empty(known):
-            self.templates[name] = opening.nodes
-        elif not is_empty(opening.nodes):
-            raise self.error(opening, f"template {quote(name)} is defined twice")
+            self.templates[name] = nodes
+        elif not is_empty(nodes):
+            raise self.error(token, f"template {quote(name)} is defined twice")
+
+    def invoke(self, token: Node) -> list:
+        """{{template "name"}} or {{template "name" P}}."""
+        name = self.name(token)
+        if self.peek().kind == "close":
+            self.next()
+            return [Node("template", token.at, (name, None))]
+        return [Node("template", token.at, (name, self.pipeline("template")))]
+
+    def name(self, token: Node) -> str:
+        """The quoted name after define, block or template."""
+        return self.literal(self.expect(token.kind, "string", "raw")).value
+
+    def jump(self, token: Node) -> list:
+        """{{break}} or {{continue}}, in a range of the same template and not in its else part."""
+        self.expect(token.kind, "close")
+        if not self.ranges:
+            raise self.error(token, f"{token.kind} must stand in a range")
+        return [token]
 
     # Pipelines.
 
-    def pipeline(self, where: str, closing: str) -> Pipeline:
-        """A pipeline up to its CLOSING token, which is taken."""
-        at = self.skip_space().at
-        names, assigns = self.declarations(where)
-        pipeline = Pipeline(at, names, assigns, [])
-        while self.skip_space().kind != closing:
+    def pipeline(self, where: str, closing: str = "close") -> Node:
+        """A pipeline with the token that closes it."""
+        at = self.peek().at
+        names, exist = self.declarations(where)
+        commands = []
+        while self.peek().kind != closing:
             if self.peek().kind not in OPERANDS:
-                raise self.unexpected(self.peek(), where)
-            pipeline.commands.append(self.command())
-        if not pipeline.commands:
-            raise self.error(self.peek(), f"missing value for {where}")
+                raise self.unexpected(where)
+            commands.append(self.command())
+        if not commands:
+            raise self.error(self.peek(), f"{where} has no value")
         self.next()
-        for command in pipeline.commands[1:]:
-            if isinstance(command[0], (Constant, Dot, Nil)):
-                raise self.error(command[0], "this is no function, so it can't follow a |")
-        return pipeline
+        for command in commands[1:]:
+            if command[0].kind in ("constant", "dot", "nil"):
+                raise self.error(command[0], "only a function can follow a |")
+        return Node("pipeline", at, (names, exist, commands))
 
     def declarations(self, where: str) -> Tuple[List[str], bool]:
-        """`$x :=`, `$x =` or, in a range, `$i, $v :=`: the names, and whether it assigns."""
+        """`$x :=`, `$x =` or, in a range, `$i, $v :=`: the names, and whether they exist already."""
         names: List[str] = []
-        while self.skip_space().kind == "variable":
-            start = self.position
-            variable = self.next()
-            mark = self.skip_space()
-            if mark.kind in ("declare", "assign"):
-                self.next()
-                self.declare(variable.text, names)
-                return names, mark.kind == "assign"
-            if mark.text != ",":
-                self.position = start
+        while self.peek().kind == "variable":
+            variable, mark = self.next(), self.peek()
+            if mark.kind not in ("declare", "assign") and mark.value != ",":
+                self.position -= 1
                 break
             self.next()
-            self.declare(variable.text, names)
+            names.append(variable.value)
+            self.variables.append(variable.value)       # = too: Go finds out when it runs
+            if mark.value != ",":
+                return names, mark.kind == "assign"
             if where != "range" or len(names) > 1:
                 raise self.error(variable, f"too many variables in {where}")
-        if names and self.peek().kind not in ("variable", "close", "right"):
-            raise self.error(self.peek(), "a range can only set variables")
+            if self.peek().kind not in ("variable", "close"):
+                raise self.unexpected("a range's variables")
         return names, False
-
-    def declare(self, name: str, names: List[str]) -> None:
-        """Bring NAME into scope. That an assigned one exists, Go too finds out later."""
-        names.append(name)
-        self.variables.append(name)
 
     def command(self) -> list:
         """Operands up to a | or to what closes the pipeline; only the | is taken."""
-        operands = []
-        while True:
-            self.skip_space()
-            operand = self.operand()
-            if operand is not None:
-                operands.append(operand)
-            token = self.peek()
-            if token.kind == "space":
-                continue
-            if token.kind == "pipe":
-                self.next()
-            elif token.kind not in ("close", "right"):
-                raise self.unexpected(token, "an operand")
-            return operands
+        operands: list = []
+        while self.peek().kind in OPERANDS and not (operands and self.glued()):
+            operands.append(self.operand())
+        if self.peek().kind == "pipe":
+            self.next()
+        elif self.peek().kind not in ("close", "right"):
+            raise self.unexpected("a command")
+        return operands
 
-    def operand(self) -> Any:
-        """A term with the fields that follow it, or None where no term begins."""
-        if self.peek().kind not in OPERANDS:
-            return None
-        if self.peek().kind == "field":
-            term: Any = Dot(self.peek().at)
-        else:
-            term = self.term(self.next())
-            if self.peek().kind != "field":
-                return term
-            if isinstance(term, (Constant, Dot, Nil)):
-                raise self.error(self.peek(), f"this has no field {quote(self.peek().text[1:])}")
-        names = []
-        while self.peek().kind == "field":
-            names.append(self.next().text[1:])
-        return Chain(term.at, term, names)
+    def operand(self) -> Node:
+        """A term with the fields that follow it."""
+        first = self.peek()
+        term = Node("dot", first.at, ".") if first.kind == "field" else self.term(self.next())
+        names: List[str] = []
+        while self.peek().kind == "field" and (self.glued() or self.peek() is first):
+            names.append(self.next().value[1:])
+        if names and first.kind != "field" and term.kind in ("constant", "dot", "nil"):
+            raise self.error(first, f"{quote(first.value)} has no fields")
+        return Node("chain", term.at, (term, names)) if names else term
 
-    def term(self, token: Token) -> Any:
-        """The node of TOKEN, with all of what a left parenthesis opens."""
+    def term(self, token: Node) -> Node:
+        """The node that TOKEN is, or that a left parenthesis opens."""
         if token.kind in LITERALS:
             return self.literal(token)
         if token.kind == "left":
-            return self.parenthesis(token)
-        if token.kind == "variable":
-            if token.text not in self.variables:
-                raise self.error(token, f"undefined variable {token.text}")
-            return Variable(token.at, token.text)
-        if token.kind == "word":
-            return self.word(token)
-        return Dot(token.at) if token.kind == "dot" else Nil(token.at)
+            self.deeper(token)
+            pipeline = self.pipeline("parentheses", "right")
+            self.nesting -= 1
+            return pipeline
+        if token.value in ("true", "false"):
+            return Node("constant", token.at, token.value == "true")
+        if token.kind == "variable" and token.value not in self.variables:
+            raise self.error(token, f"undefined variable {token.value}")
+        if token.kind == "word" and token.value not in self.functions:
+            raise self.error(token, f"there is no function {quote(token.value)}")
+        return token
 
-    def parenthesis(self, token: Token) -> Pipeline:
-        """What stands in parentheses."""
-        self.parens += 1
-        if self.parens > MAX_PARENS:
-            raise self.error(token, f"more than {MAX_PARENS} parentheses in one another")
-        pipeline = self.pipeline("parentheses", "right")
-        self.parens -= 1
-        return pipeline
-
-    def word(self, token: Token) -> Any:
-        """true, false or a function's name."""
-        if token.text in ("true", "false"):
-            return Constant(token.at, token.text == "true")
-        if token.text not in self.functions:
-            raise self.error(token, f"there is no function {quote(token.text)}")
-        return Name(token.at, token.text)
-
-    def literal(self, token: Token) -> Constant:
-        """The node of a literal."""
+    def literal(self, token: Node) -> Node:
         try:
-            return Constant(token.at, parse_literal(token))
-        except ValueError:
-            raise self.error(token, f"{quote(token.text)} is no valid {token.kind}") from None
+            return Node("constant", token.at, parse_literal(token))
+        except (ValueError, OverflowError):
+            raise self.error(token, f"{token.value} is no valid {token.kind}") from None
 
 
 def is_empty(nodes: list) -> bool:
     """Whether a template is nothing but blanks."""
-    return all(isinstance(node, Text) and not node.text.strip() for node in nodes)
+    return all(node.kind == "text" and not node.value.strip() for node in nodes)
 
 
 # ---- machine: tree -> text ----
 
-class Frame:
-    """A list of nodes being walked: a template's, or that of a block in it."""
+class Scope(NamedTuple):
+    """What nodes can see; the stack of variables is shared by all blocks of one template."""
 
-    __slots__ = ("nodes", "dot", "variables", "mark", "items", "branch", "inner", "depth")
-
-    def __init__(self, nodes: list, dot: Any, variables: list, mark: int, depth: int) -> None:
-        self.nodes = iter(nodes)
-        self.dot = dot
-        self.variables = variables      # (name, value), shared by the blocks of one template
-        self.mark = mark                # how many of them to keep when the frame ends
-        self.depth = depth              # templates in templates
-        self.items: Any = None          # of a range: what is still to come
-        self.branch: Any = None         # of a range: its node
-        self.inner = 0                  # of a range: how many variables to keep between items
+    dot: Any
+    variables: List[Tuple[str, Any]]
+    depth: int                              # templates that are open
 
 
 class Machine:
     """Walks the trees of a template and gathers the text in `pieces`."""
 
-    def __init__(self, source: TemplateText, templates: Dict[str, list],
-                 functions: Dict[str, "Function"]) -> None:
+    def __init__(self, source: TemplateText, templates: Dict[str, list], functions: Dict[str, Any]) -> None:
         self.source = source
         self.templates = templates
         self.functions = functions
         self.pieces: List[str] = []
-        self.size = 0
-        self.frames: List[Frame] = []
-        self.frame: Any = None              # the last of them
-        self.steps = {
-            Text: lambda node: self.write(0, node.text), Action: self.action, Branch: self.branch,
-            Invoke: self.invoke, Jump: self.jump,
-        }
+        self.steps = MAX_STEPS
+        self.characters = MAX_TEXT
 
     def run(self, data: Any) -> str:
         """The text of the template of the source's name, for DATA."""
-        dot = ABSENT if data is None else data
-        self.enter(Frame(self.templates[self.source.name], dot, [("$", dot)], 1, 0))
-        for _ in range(MAX_STEPS):
-            node = next(self.frame.nodes, None)
-            if node is not None:
-                self.steps[type(node)](node)
-            elif not self.leave():
-                return "".join(self.pieces)
-        raise self.source.error(0, f"the template is not done after {MAX_STEPS} steps")
+        waiting = [self.template(self.source.name, ABSENT if data is None else data, 0)]
+        jump = None                         # what the walk that ended says: break, continue or None
+        while waiting:
+            try:
+                waiting.append(waiting[-1].send(jump))
+                jump = None
+            except StopIteration as stop:
+                waiting.pop()
+                jump = stop.value
+        return to_text(to_bytes("".join(self.pieces)))      # joins the bytes of sliced characters
 
-    def error(self, node: Any, what: str) -> Fail:
-        """A Fail at the place of NODE."""
+    def error(self, node: Node, what: str) -> Fail:
         return self.source.error(node.at, what)
 
-    def enter(self, frame: Frame) -> None:
-        """Walk FRAME next."""
-        self.frames.append(frame)
-        self.frame = frame
+    def spend(self, node: Node, characters: int) -> None:
+        """Pay for a step and for text."""
+        self.steps -= 1
+        self.characters -= characters
+        if self.steps < 0 or self.characters < 0:
+            raise self.error(node, f"no end after {MAX_STEPS} steps or {MAX_TEXT} characters")
 
-    def leave(self) -> bool:
-        """The frame's nodes are done: its next item, or the frame around it; False without one."""
-        frame = self.frame
-        if frame.items is not None and self.next_item(frame):
-            return True
-        del frame.variables[frame.mark:]
-        self.frames.pop()
-        self.frame = self.frames[-1] if self.frames else None
-        return bool(self.frames)
-
-    def write(self, at: int, text: str) -> None:
-        """Add to the result."""
-        self.size += len(text)
-        if self.size > MAX_TEXT:
-            raise self.source.error(at, f"the text grows over {MAX_TEXT} characters")
+    def write(self, node: Node, text: str) -> None:
+        self.spend(node, len(text))
         self.pieces.append(text)
 
-    # Nodes.
+    # Nodes. A walk is a generator: it yields another walk, and gets back how that ended.
 
-    def action(self, node: Action) -> None:
-        """Print a pipeline's value, unless a variable takes it."""
-        value = self.pipeline(node.pipeline)
-        if node.pipeline.names:
-            return
-        if callable(value):
-            raise self.error(node, "a function can't be printed")
-        self.write(node.at, show_plain(value))
+    def walk(self, nodes: list, scope: Scope, mark: int) -> Iterator[Any]:
+        """Do NODES; keep MARK variables at the end."""
+        for node in nodes:
+            if node.kind in ("break", "continue"):
+                return node.kind
+            inner = getattr(self, "do_" + node.kind)(node, scope)
+            jump = inner and (yield inner)
+            if jump:
+                return jump
+        del scope.variables[mark:]
 
-    def branch(self, node: Branch) -> None:
-        """if, with, range: a new frame for one of the two lists."""
-        outer = self.frame
-        mark = len(outer.variables)
-        value = self.pipeline(node.pipeline)
-        frame = Frame(node.otherwise, outer.dot, outer.variables, mark, outer.depth)
-        self.enter(frame)
-        if node.kind == "range":
-            frame.items = self.items(node, value)
-            frame.branch = node
-            frame.inner = len(frame.variables)
-            if self.next_item(frame):
-                return
-            frame.items = None
-        elif is_true(value):
-            frame.nodes = iter(node.body)
-            frame.dot = value if node.kind == "with" else outer.dot
+    def do_text(self, node: Node, scope: Scope) -> None:
+        self.write(node, node.value)
 
-    def items(self, node: Branch, value: Any) -> Iterator[Tuple[Any, Any]]:
+    def do_action(self, node: Node, scope: Scope) -> None:
+        value = self.pipeline(node.value, scope)
+        if not node.value.value[0]:                         # no variable takes it
+            self.write(node, "<no value>" if value is ABSENT else show(value))
+
+    def do_if(self, node: Node, scope: Scope) -> Any:
+        arms, otherwise = node.value
+        mark = len(scope.variables)
+        for pipeline, nodes in arms:
+            value = self.pipeline(pipeline, scope)
+            if is_true(value):
+                inner = scope._replace(dot=value) if node.kind == "with" else scope
+                return self.walk(nodes, inner, mark)
+        return self.walk(otherwise, scope, mark)
+
+    do_with = do_if
+
+    def do_range(self, node: Node, scope: Scope) -> Iterator[Any]:
+        """As in Go 1.19 an item goes to the top of the variables even where the range assigns to
+        ones that lie deeper."""
+        ((pipeline, nodes),), otherwise = node.value
+        outer = len(scope.variables)
+        items = self.items(pipeline, self.pipeline(pipeline, scope))
+        mark = len(scope.variables)
+        jump = None
+        for item in items:
+            for place in range(len(pipeline.value[0])):
+                top = mark - 1 - place
+                scope.variables[top] = scope.variables[top][0], item[1 - place]
+            if (yield self.walk(nodes, scope._replace(dot=item[1]), mark)) == "break":
+                break
+            del scope.variables[mark:]
+        if not items:
+            jump = yield self.walk(otherwise, scope, mark)      # its break ends this range
+        del scope.variables[outer:]
+        return "continue" if jump == "continue" else None
+
+    def items(self, node: Node, value: Any) -> List[Tuple[Any, Any]]:
         """The (key, element) pairs that a range goes through."""
         if isinstance(value, (list, tuple)):
-            return enumerate(value)
+            return list(enumerate(value))
         if is_map(value):
-            return iter([(key, value[key]) for key in sorted_keys(value)])
-        if value is ABSENT:
-            return iter(())
-        raise self.error(node.pipeline, f"range can't go through a value of type {go_type(value)}")
+            return [(key, value[key]) for key in sorted_keys(value)]
+        if value is not ABSENT:
+            raise self.error(node, f"can't range over a value of type {go_type(value)}")
+        return []
 
-    def next_item(self, frame: Frame) -> bool:
-        """Begin the range's body for its next item, if there is one.
+    def do_template(self, node: Node, scope: Scope) -> Iterator[Any]:
+        name, pipeline = node.value
+        if name not in self.templates:
+            raise self.error(node, f"there is no template {quote(name)}")
+        if scope.depth == MAX_CALLS:
+            raise self.error(node, f"over {MAX_CALLS} templates call one another")
+        dot = self.pipeline(pipeline, scope) if pipeline else ABSENT
+        return self.template(name, dot, scope.depth + 1)
 
-        As in Go 1.19 the item goes to the top of the variables even in `range $x = …`, where that may
-        be another variable than $x.
-        """
-        item = next(frame.items, None)
-        if item is None:
-            return False
-        del frame.variables[frame.inner:]
-        for place, value in zip(range(1, len(frame.branch.pipeline.names) + 1), reversed(item)):
-            frame.variables[-place] = (frame.variables[-place][0], value)
-        frame.dot = item[1]
-        frame.nodes = iter(frame.branch.body)
-        return True
-
-    def jump(self, node: Jump) -> None:
-        """Leave the blocks inside the nearest range and, for a break, what is left of that too."""
-        while self.frame.items is None:
-            self.leave()
-        self.frame.nodes = iter(())
-        if node.kind == "break":
-            self.frame.items = None
-
-    def invoke(self, node: Invoke) -> None:
-        """A template: it sees its argument as . and $, and no variable of its caller."""
-        nodes = self.templates.get(node.name)
-        if nodes is None:
-            raise self.error(node, f"there is no template {quote(node.name)}")
-        depth = self.frame.depth + 1
-        if depth > MAX_CALLS:
-            raise self.error(node, f"more than {MAX_CALLS} templates call one another")
-        dot = self.pipeline(node.pipeline) if node.pipeline else ABSENT
-        self.enter(Frame(nodes, dot, [("$", dot)], 1, depth))
+    def template(self, name: str, dot: Any, depth: int) -> Iterator[Any]:
+        """The walk over a template; its argument is . and $, and it sees no other variable."""
+        return self.walk(self.templates[name], Scope(dot, [("$", dot)], depth), 0)
 
     # Pipelines and operands.
 
-    def pipeline(self, pipeline: Pipeline) -> Any:
-        """The last command's value, which its variables take; never None."""
+    def pipeline(self, node: Node, scope: Scope) -> Any:
+        """The last command's value, which the variables take; never None."""
+        names, exist, commands = node.value
         value: Any = MISSING
-        for command in pipeline.commands:
-            value = self.command(command, value)
-            if value is None:
-                value = ABSENT
-        for name in pipeline.names:
-            if pipeline.assigns:
-                self.frame.variables[self.find(pipeline, name)] = (name, value)
+        for command in commands:
+            value = self.command(command, scope, value)
+            value = ABSENT if value is None else value
+        for name in names:
+            if exist:
+                scope.variables[self.find(node, name, scope)] = name, value
             else:
-                self.frame.variables.append((name, value))
+                scope.variables.append((name, value))
         return value
 
-    def command(self, operands: list, final: Any) -> Any:
-        """The value of one command; FINAL, from the stage before, is its last argument."""
-        first = operands[0]
-        if isinstance(first, Name):
-            return self.call(first, operands[1:], final)
-        given = len(operands) > 1 or final is not MISSING
-        if isinstance(first, Chain):
-            return self.chain(first, given)
-        if given:
-            raise self.error(first, "this is no function and takes no arguments")
-        if isinstance(first, Nil):
-            raise self.error(first, "nil is no command")
-        return self.operand(first)
-
-    def operand(self, node: Any) -> Any:
-        """The value of a node that is an argument or stands alone."""
-        if isinstance(node, Constant):
-            return self.constant(node)
-        if isinstance(node, Dot):
-            return self.frame.dot
-        if isinstance(node, Variable):
-            return self.frame.variables[self.find(node, node.name)][1]
-        if isinstance(node, Chain):
-            return self.chain(node, False)
-        if isinstance(node, Name):
-            return self.call(node, [], MISSING)
-        if isinstance(node, Pipeline):
-            return self.pipeline(node)
-        return None
-
-    def constant(self, node: Constant) -> Any:
-        """A literal; an int over 63 bits is an error only where it is used."""
-        if type(node.value) is int and node.value >= INT64:
-            raise self.error(node, f"{node.value} is too large for an int")
-        return node.value
-
-    def find(self, node: Any, name: str) -> int:
+    def find(self, node: Node, name: str, scope: Scope) -> int:
         """The place of the innermost variable NAME."""
-        variables = self.frame.variables
-        for place in range(len(variables) - 1, -1, -1):
-            if variables[place][0] == name:
+        for place in range(len(scope.variables) - 1, -1, -1):
+            if scope.variables[place][0] == name:
                 return place
         raise self.error(node, f"undefined variable {name}")
 
-    def chain(self, node: Chain, given: bool) -> Any:
-        """Fields one after another; the last must not be GIVEN arguments."""
-        value = self.operand(node.base)
-        for number, name in enumerate(node.names, 1):
-            value = self.field(node, value, name, given and number == len(node.names))
+    def command(self, operands: list, scope: Scope, last: Any) -> Any:
+        """The value of a command; LAST, from the stage before, is its last argument."""
+        first = operands[0]
+        if first.kind == "word":
+            return self.call(first, operands[1:], scope, last)
+        given = len(operands) > 1 or last is not MISSING
+        if first.kind == "chain":
+            return self.chain(first, scope, given)
+        if given:
+            raise self.error(first, "this is no function and takes no arguments")
+        if first.kind == "nil":
+            raise self.error(first, "nil is no command")
+        return self.operand(first, scope)
+
+    def operand(self, node: Node, scope: Scope) -> Any:
+        """The value of what is an argument or stands alone."""
+        if node.kind == "constant":
+            if type(node.value) is int and node.value > MAX_INT:
+                raise self.error(node, f"{node.value} is too large for an int")
+            return node.value
+        if node.kind == "dot":
+            return scope.dot
+        if node.kind == "variable":
+            return scope.variables[self.find(node, node.value, scope)][1]
+        if node.kind == "chain":
+            return self.chain(node, scope, False)
+        if node.kind == "word":
+            return self.call(node, [], scope, MISSING)
+        return self.pipeline(node, scope) if node.kind == "pipeline" else None
+
+    def chain(self, node: Node, scope: Scope, given: bool) -> Any:
+        """Fields in fields; GIVEN arguments are an error at the last."""
+        base, names = node.value
+        value = self.operand(base, scope)
+        for number, name in enumerate(names, 1):
+            if value is ABSENT:
+                break
+            if value is None:
+                raise self.error(node, f"nil has no field {name}")
+            if not isinstance(value, dict) or isinstance(value, Struct) and name not in value:
+                raise self.error(node, f"can't evaluate field {name} in type {go_type(value)}")
+            if given and number == len(names):
+                raise self.error(node, f"{name} is no function and takes no arguments")
+            value = value.get(name, ABSENT)
         return value
 
-    def field(self, node: Chain, value: Any, name: str, given: bool) -> Any:
-        """The field NAME of a struct, or the element NAME of a map."""
-        if value is ABSENT:
-            return ABSENT
-        if value is None:
-            raise self.error(node, f"nil has no field {name}")
-        if not isinstance(value, dict) or isinstance(value, Struct) and name not in value:
-            raise self.error(node, f"can't evaluate field {name} in type {go_type(value)}")
-        if given:
-            raise self.error(node, f"{name} is a field and takes no arguments")
-        return value.get(name, ABSENT)
+    def call(self, node: Node, operands: list, scope: Scope, last: Any) -> Any:
+        """A function's value. Whatever Python raises there is an error at the function's name."""
+        function = self.functions[node.value]
+        kinds, least, rest = signature(function)
+        count = len(operands) + (last is not MISSING)
+        if count < least or count > len(kinds) and rest is None:
+            raise self.error(node, f"{node.value} does not take {count} arguments")
+        if function in (BUILTINS["and"], BUILTINS["or"]):
+            return self.short_circuit(operands, scope, last, function is BUILTINS["or"])
+        values = [self.operand(operand, scope) for operand in operands]
+        values += [] if last is MISSING else [last]
+        values = [None if value is ABSENT else value for value in values]
+        for value, kind, where in zip(values, kinds + [rest] * count, operands + [node]):
+            if not is_kind(value, kind):
+                raise self.error(where, f"{node.value} takes {GO_NAMES[kind]} here, "
+                                 f"and this is {go_type(value)}")
+        return self.protected(node, function, values)
 
-    def call(self, node: Name, operands: list, final: Any) -> Any:
-        """A function's value for OPERANDS and, from the stage before, FINAL."""
-        function = self.functions[node.name]
-        count = len(operands) + (final is not MISSING)
-        if not function.takes(count):
-            raise self.error(node, f"wrong number of arguments for {node.name}: "
-                             f"want {function.wanted()}, got {count}")
-        if function.stops_at is not None:
-            return self.short_circuit(operands, final, function.stops_at)
-        arguments = [self.argument(operand) for operand in operands]
-        if final is not MISSING:
-            arguments.append(None if final is ABSENT else final)
-        for place, value in enumerate(arguments):
-            want = function.kind(place)
-            if not is_kind(value, want):
-                where = operands[place] if place < len(operands) else node
-                raise self.error(where, f"{node.name} wants {GO_NAMES[want]} here, "
-                                 f"not {go_type(value)}")
-        return self.result(node, function, arguments)
-
-    def argument(self, operand: Any) -> Any:
-        """An operand's value, where what is absent is nil."""
-        value = self.operand(operand)
-        return None if value is ABSENT else value
-
-    def short_circuit(self, operands: list, final: Any, stop: bool) -> Any:
-        """`and`, `or`: the first operand whose truth is STOP, else the last; the rest is not run."""
-        value: Any = None
-        for operand in operands:
-            value = self.argument(operand)
-            if is_true(value) == stop:
-                return value
-        return value if final is MISSING else final
-
-    def result(self, node: Name, function: "Function", arguments: list) -> Any:
-        """Call Python. Whatever it raises is an error of the template at the function's name."""
-        size = sum(len(value) for value in arguments if isinstance(value, str))
-        if size > MAX_TEXT:
-            raise self.error(node, f"over {MAX_TEXT} characters for {node.name}")
+    def protected(self, node: Node, function: Callable[..., Any], values: list) -> Any:
+        """Call Python, and pay for the text that goes in and comes out."""
+        self.spend(node, text_size(values))
         try:
-            return function.call(*arguments)
+            result = function(*values)
         except RecursionError:
             raise
         except Exception as error:
-            raise self.error(node, f"{node.name}: {error}") from None
+            raise self.error(node, f"{node.value}: {error}") from None
+        self.spend(node, text_size([result]))
+        return result
+
+    def short_circuit(self, operands: list, scope: Scope, last: Any, stop: bool) -> Any:
+        """`and`, `or`: the first operand whose truth is STOP, else the last; no more are run."""
+        value = ABSENT
+        for operand in operands:
+            value = self.operand(operand, scope)
+            if is_true(value) == stop:
+                return value
+        return value if last is MISSING else last
+
+
+def text_size(values: list) -> int:
+    """The characters of the strings among VALUES."""
+    return sum(len(value) for value in values if isinstance(value, str))
 
 
 def is_true(value: Any) -> bool:
@@ -1180,90 +970,59 @@ def sorted_keys(value: dict) -> list:
 
 GO_NAMES = {bool: "bool", Byte: "uint8", int: "int", float: "float64", str: "string",
             list: "[]interface {}", tuple: "[]interface {}", dict: "map[string]interface {}",
-            type(None): "<nil>", Struct: Struct.TYPE}
+            Struct: "Recipe", type(None): "<nil>"}
 
 
 def go_type(value: Any) -> str:
     """What Go calls the type of VALUE."""
-    return GO_NAMES.get(type(value)) or ("func" if callable(value) else type(value).__name__)
+    return GO_NAMES.get(type(value)) or type(value).__name__
 
 
 def is_kind(value: Any, want: Any) -> bool:
-    """Whether an argument fits the annotation WANT of its parameter; unknown ones take anything."""
-    if want not in GO_NAMES:
+    """Whether an argument fits its parameter's annotation; other annotations take anything."""
+    if want not in GO_NAMES or want is float and type(value) is int:
         return True
-    if want is float and type(value) is int:
-        return True
-    return isinstance(value, want) and not (isinstance(value, bool) and want is not bool)
+    return isinstance(value, want) and (want is bool or not isinstance(value, bool))
 
 
-class Function:
-    """A Python function as templates see it: its signature says how many and what it takes."""
+def signature(function: Any) -> Tuple[list, int, Any]:
+    """The annotations of a function's parameters, how many it must get, and that of *rest or None.
 
-    __slots__ = ("call", "kinds", "least", "rest", "stops_at")
-
-    def __init__(self, call: Callable[..., Any], stops_at: Optional[bool] = None) -> None:
-        self.call = call
-        self.stops_at = stops_at        # of and, or: the truth at which they stop
-        self.kinds: list = []           # the annotations of the parameters
-        self.least = 0
-        self.rest: Any = object         # the annotation of *ARGS; None without them
-        code = getattr(call, "__code__", None)
-        if code is not None:            # else it is written in C, and checks for itself
-            self.read_signature(code)
-
-    def read_signature(self, code: Any) -> None:
-        """Fill in what the function's code object says (inspect would cost more than a rendering)."""
-        hints = self.call.__annotations__
-        bound = 1 if hasattr(self.call, "__self__") else 0
-        count = code.co_argcount
-        self.kinds = [hints.get(name, object) for name in code.co_varnames[bound:count]]
-        self.least = len(self.kinds) - len(self.call.__defaults__ or ())
-        variadic = code.co_flags & 0x04
-        rest = code.co_varnames[count + code.co_kwonlyargcount] if variadic else ""
-        self.rest = hints.get(rest, object) if variadic else None
-
-    def takes(self, count: int) -> bool:
-        """Whether it can be called with COUNT arguments."""
-        return self.least <= count and (self.rest is not None or count <= len(self.kinds))
-
-    def wanted(self) -> str:
-        """How many arguments it takes, in words."""
-        return f"at least {self.least}" if self.rest is not None else str(len(self.kinds))
-
-    def kind(self, place: int) -> Any:
-        """The annotation of the parameter at PLACE."""
-        return self.kinds[place] if place < len(self.kinds) else self.rest
-
-
-def first_of(first: object, *_: object) -> object:
-    """What `and` and `or` look like to a caller; the machine itself runs them."""
-    return first
-
-
-def go_not(value: object) -> bool:
-    """Template function `not`."""
-    return not is_true(value)
+    Read from its code object, since `inspect` costs more than a rendering. What has none is written
+    in C, and complains for itself.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return [], 0, object
+    hints, count = function.__annotations__, code.co_argcount
+    names = code.co_varnames[1 if hasattr(function, "__self__") else 0:count]
+    kinds = [hints.get(name, object) for name in names]
+    rest = None
+    if code.co_flags & 0x04:                    # it has *rest
+        rest = hints.get(code.co_varnames[count + code.co_kwonlyargcount], object)
+    return kinds, len(kinds) - len(function.__defaults__ or ()), rest
 
 
 def basic_kind(value: Any) -> str:
-    """bool, int, float or string, or "" for what has no order."""
-    kind = go_type(value)
-    return {"uint8": "int", "float64": "float"}.get(kind, kind if type(value) in BASIC else "")
-
-
-BASIC = (bool, int, Byte, float, str)
+    """bool, int, float64 or string, or "" for what is none of them."""
+    kind = "int" if type(value) is Byte else go_type(value)
+    return kind if kind in ("bool", "int", "float64", "string") else ""
 
 
 def is_same(one: Any, two: Any) -> bool:
     """Whether two values are equal; Fail when Go can't compare such two."""
     if one is None or two is None:
         return one is two
-    if basic_kind(one) != basic_kind(two):
+    if basic_kind(one) != basic_kind(two) or not basic_kind(one):
         raise Fail(f"can't compare {go_type(one)} with {go_type(two)}")
-    if not basic_kind(one):
-        raise Fail(f"can't compare values of type {go_type(one)}")
     return one == two
+
+
+def is_less(one: Any, two: Any) -> bool:
+    """Whether ONE < TWO: numbers of one type and strings have an order, nothing else has."""
+    if basic_kind(one) != basic_kind(two) or basic_kind(one) in ("", "bool"):
+        raise Fail(f"{go_type(one)} and {go_type(two)} have no order")
+    return one < two
 
 
 def go_eq(first: object, *others: object) -> bool:
@@ -1273,43 +1032,11 @@ def go_eq(first: object, *others: object) -> bool:
     return any(is_same(first, other) for other in others)
 
 
-def go_ne(one: object, two: object) -> bool:
-    """Template function `ne`."""
-    return not is_same(one, two)
-
-
-def go_lt(one: Any, two: Any) -> bool:
-    """Template function `lt`: numbers of one type and strings have an order, nothing else has."""
-    for value in (one, two):
-        if basic_kind(value) in ("", "bool"):
-            raise Fail(f"values of type {go_type(value)} have no order")
-    if basic_kind(one) != basic_kind(two):
-        raise Fail(f"can't compare {go_type(one)} with {go_type(two)}")
-    return one < two
-
-
-def go_le(one: object, two: object) -> bool:
-    """Template function `le`."""
-    return go_lt(one, two) or is_same(one, two)
-
-
-def go_gt(one: object, two: object) -> bool:
-    """Template function `gt`."""
-    return not go_le(one, two)
-
-
-def go_ge(one: object, two: object) -> bool:
-    """Template function `ge`."""
-    return not go_lt(one, two)
-
-
 def go_len(value: Any) -> int:
     """Template function `len`; a string's is in bytes."""
-    if isinstance(value, str):
-        return len(to_bytes(value))
-    if isinstance(value, (list, tuple)) or is_map(value):
-        return len(value)
-    raise Fail(f"values of type {go_type(value)} have no length")
+    if not isinstance(value, (str, list, tuple)) and not is_map(value):
+        raise Fail(f"{go_type(value)} has no length")
+    return len(to_bytes(value) if isinstance(value, str) else value)
 
 
 def go_index(item: Any, *indexes: Any) -> object:
@@ -1318,53 +1045,49 @@ def go_index(item: Any, *indexes: Any) -> object:
         raise Fail("nil has no elements")
     for index in indexes:
         if is_map(item):
-            item = map_element(item, index)
-        elif isinstance(item, (list, tuple)):
-            item = item[check_index(index, len(item) - 1)]
+            item = map_value(item, index)
         elif isinstance(item, str):
             octets = to_bytes(item)
             item = Byte(octets[check_index(index, len(octets) - 1)])
+        elif isinstance(item, (list, tuple)):
+            item = item[check_index(index, len(item) - 1)]
         else:
-            raise Fail(f"values of type {go_type(item)} have no elements")
+            raise Fail(f"{go_type(item)} has no elements")
     return item
 
 
-def map_element(item: dict, key: Any) -> object:
+def map_value(item: dict, key: Any) -> object:
     """The value of KEY; keys of a map from YAML may also be numbers."""
-    if isinstance(key, str) or type(key) in BASIC and key in item:
+    if isinstance(key, str) or basic_kind(key) and key in item:
         return item.get(key)
-    raise Fail(f"the map has strings for keys, not {go_type(key)}")
+    raise Fail(f"the map's keys are strings, not {go_type(key)}")
 
 
 def check_index(index: Any, most: int) -> int:
     """INDEX, when it is an int from 0 to MOST."""
-    if basic_kind(index) != "int":
-        raise Fail(f"an index is an int, not {go_type(index)}")
-    if not 0 <= index <= most:
-        raise Fail(f"index out of range: {index}")
+    if basic_kind(index) != "int" or not 0 <= index <= most:
+        raise Fail(f"index out of range: {show(index)}")
     return index
 
 
 def go_slice(item: Any, *indexes: Any) -> object:
-    """Template function `slice`: item[i:j], in bytes for a string; a list's third index is a cap."""
-    if not isinstance(item, (str, list, tuple)):
-        raise Fail(f"can't slice a value of type {go_type(item)}")
-    if len(indexes) > (2 if isinstance(item, str) else 3):
-        raise Fail("too many slice indexes")
+    """Template function `slice`: item[i:j], in bytes for a string; a list may have a third index."""
     content = to_bytes(item) if isinstance(item, str) else item
+    if not isinstance(content, (bytes, list, tuple)):
+        raise Fail(f"can't slice {go_type(item)}")
+    if len(indexes) > (2 if isinstance(item, str) else 3):
+        raise Fail("too many indexes")
     bounds = [check_index(index, len(content)) for index in indexes]
     bounds += (0, len(content))[len(bounds):]
     if bounds != sorted(bounds):
-        raise Fail("slice indexes must not fall")
+        raise Fail("the indexes fall")
     part = content[bounds[0]:bounds[1]]
     return to_text(part) if isinstance(part, bytes) else part
 
 
-def go_call(function: Any, *arguments: object) -> object:
-    """Template function `call`: only what another function returned can be one to call."""
-    if not callable(function):
-        raise Fail(f"can't call a value of type {go_type(function)}")
-    return function(*arguments)
+def go_call(function: object, *_: object) -> None:
+    """Template function `call`: data holds no functions, so there is nothing that it could call."""
+    raise Fail(f"can't call {go_type(function)}")
 
 
 HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;",
@@ -1372,34 +1095,34 @@ HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'":
 JS = {"\\": "\\\\", "'": "\\'", '"': '\\"', **{c: f"\\u{ord(c):04X}" for c in "<>&="}}
 
 
-def flat(arguments: tuple) -> str:
+def flat(values: tuple) -> str:
     """The arguments of html, js and urlquery as one string."""
-    return go_print(*("<no value>" if value is None else value for value in arguments))
+    return go_print(*("<no value>" if value is None else value for value in values))
 
 
-def go_html(*arguments: object) -> str:
-    """Template function `html`."""
-    return flat(arguments).translate(HTML)
-
-
-def go_js(*arguments: object) -> str:
+def go_js(*values: object) -> str:
     """Template function `js`."""
-    return "".join(JS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04X}")
-                   for c in flat(arguments))
+    return "".join(JS.get(c) or (c if c.isprintable() or c == "\x7f" else f"\\u{ord(c):04X}")
+                   for c in flat(values))
 
 
-def go_urlquery(*arguments: object) -> str:
-    """Template function `urlquery`."""
-    return urllib.parse.quote_plus(to_bytes(flat(arguments)))
+def go_print(*values: object) -> str:
+    """Template function `print`: a blank between two operands neither of which is a string."""
+    pieces = []
+    for place, value in enumerate(values):
+        if place and not isinstance(value, str) and not isinstance(values[place - 1], str):
+            pieces.append(" ")
+        pieces.append(show(value))
+    return "".join(pieces)
 
 
 # ---- printing: Go's fmt ----
 #
-# A value is shown by a verb under flags, and the verb goes down into lists and maps. One that does not
-# fit gives a remark in the text, %!d(string=x), and no error.
+# A value is shown by a verb under flags; lists and maps hand both down to their elements. A verb that
+# does not fit gives a remark in the text, %!d(string=x), and no error.
 
 class Style(NamedTuple):
-    """A verb with its flags, width and precision; %#v and %+v have flags of their own."""
+    """A verb with its flags, width and precision; %#v and %+v are flags of their own."""
 
     verb: str = "v"
     minus: bool = False
@@ -1412,248 +1135,167 @@ class Style(NamedTuple):
     syntax: bool = False            # %#v: as Go source
     names: bool = False             # %+v: with the names of a struct's fields
 
+    def pad(self, text: str) -> str:
+        """TEXT at the width."""
+        fill = "0" if self.zero and not self.minus else " "
+        return text.ljust(self.width) if self.minus else text.rjust(self.width, fill)
 
-PLAIN = Style()
-
-
-def go_print(*arguments: object) -> str:
-    """Template function `print`: a blank between two operands neither of which is a string."""
-    pieces = []
-    for place, value in enumerate(arguments):
-        if place and not isinstance(value, str) and not isinstance(arguments[place - 1], str):
-            pieces.append(" ")
-        pieces.append(show(value, PLAIN))
-    return "".join(pieces)
-
-
-def go_println(*arguments: object) -> str:
-    """Template function `println`."""
-    return " ".join(show(value, PLAIN) for value in arguments) + "\n"
+    def number(self, negative: bool, digits: str) -> str:
+        """DIGITS with a sign, at the width; zeros go between the two."""
+        sign = "-" if negative else "+" if self.plus else " " if self.space else ""
+        if self.zero and not self.minus:
+            digits = digits.zfill(self.width - len(sign))
+        return self._replace(zero=False).pad(sign + digits)
 
 
-def show_plain(value: Any) -> str:
-    """What {{value}} prints."""
-    return "<no value>" if value is ABSENT else show(value, PLAIN)
-
-
-def show(value: Any, style: Style) -> str:
+def show(value: Any, style: Style = Style()) -> str:
     """VALUE in STYLE."""
     if style.verb == "T":
-        return pad(go_type(value), style)
-    if value is None:
-        return pad("<nil>", style) if style.verb == "v" else bad_verb(value, style)
-    for kind, shower in SHOWERS:
+        return style.pad(go_type(value))
+    for kind, verbs, shower in SHOWERS:
         if isinstance(value, kind):
+            if verbs and style.verb not in verbs:
+                break
             return shower(value, style)
-    return bad_verb(value, style) if style.verb != "v" else pad(str(value), style)
-
-
-def pad(text: str, style: Style) -> str:
-    """TEXT at the style's width."""
-    if style.minus:
-        return text.ljust(style.width)
-    return text.rjust(style.width, "0" if style.zero else " ")
-
-
-def bad_verb(value: Any, style: Style) -> str:
-    """The remark that the verb does not fit the value."""
-    if value is None:
-        return f"%!{style.verb}(<nil>)"
-    return f"%!{style.verb}({go_type(value)}={show(value, style._replace(verb='v'))})"
+    if style.verb == "v":
+        return style.pad("<nil>" if value is None else str(value))
+    inside = "" if value is None else f"{go_type(value)}="
+    return f"%!{style.verb}({inside}{show(value, style._replace(verb='v'))})"
 
 
 def show_bool(value: bool, style: Style) -> str:
-    """%t %v."""
-    if style.verb not in "tv":
-        return bad_verb(value, style)
-    return pad("true" if value else "false", style)
+    return style.pad("true" if value else "false")
 
 
 def show_int(value: int, style: Style) -> str:
-    """%d %v, the bases %b %o %O %x %X, the characters %c %q %U."""
     if style.verb in "cqU":
-        return show_rune(value, style)
-    form = "x" if style.syntax and isinstance(value, Byte) else style.verb
-    if form not in INT_FORMS:
-        return bad_verb(value, style)
+        return show_character(value, style)
     if style.precision == 0 and value == 0:
         return " " * style.width
-    digits = format(abs(value), INT_FORMS[form])
-    sign = sign_of(value < 0, style)
+    digits = format(abs(value), {"v": "d", "O": "o"}.get(style.verb, style.verb))
     if style.precision is not None:
         digits = digits.zfill(style.precision)
-    elif style.zero:
-        digits = digits.zfill(style.width - len(sign))
-    sharp = style.sharp or form != style.verb or form == "O"
-    prefix = INT_PREFIXES.get(form, "") if sharp else ""
-    if prefix == "0" and digits.startswith("0"):
-        prefix = ""
-    return pad(sign + prefix + digits, style._replace(zero=False))
+        style = style._replace(zero=False)
+    if style.zero and not style.minus:                  # before the prefix: %#06x is 8 wide
+        digits = digits.zfill(style.width - (value < 0 or style.plus or style.space))
+    prefix = "0o" if style.verb == "O" else ""
+    if style.sharp:
+        prefix = {"b": "0b", "o": "0", "x": "0x", "X": "0X"}.get(style.verb, prefix)
+    if prefix != "0" or digits[0] != "0":
+        digits = prefix + digits
+    return style.number(value < 0, digits)
 
 
-INT_FORMS = {"v": "d", "d": "d", "b": "b", "o": "o", "O": "o", "x": "x", "X": "X"}
-INT_PREFIXES = {"b": "0b", "o": "0", "O": "0o", "x": "0x", "X": "0X"}
-
-
-def sign_of(negative: bool, style: Style) -> str:
-    """The sign before a number."""
-    if negative:
-        return "-"
-    return "+" if style.plus else " " if style.space else ""
-
-
-def show_rune(value: int, style: Style) -> str:
-    """An int as the character it numbers."""
+def show_character(value: int, style: Style) -> str:
+    """The character that an int numbers: %c %q %U."""
     valid = 0 <= value < 0x110000 and not 0xD800 <= value < 0xE000
     character = chr(value) if valid else "\ufffd"
     if style.verb == "c":
-        return pad(character, style)
+        return style.pad(character)
     if style.verb == "q":
-        return pad(quote(character, "'", style.plus), style)
-    text = f"U+{value:04X}"
-    if style.sharp and valid and character.isprintable():
-        text += f" '{character}'"
-    return pad(text, style._replace(zero=False))
+        return style.pad(quote(character, "'", style.plus))
+    name = f" '{character}'" if style.sharp and character.isprintable() else ""
+    return style._replace(zero=False).pad(f"U+{value:04X}{name}")
 
 
 def show_float(value: float, style: Style) -> str:
-    """%v %g %G %e %E %f %F."""
-    if style.verb not in "vgGeEfF":
-        return bad_verb(value, style)
-    if value - value != 0:                                # infinite, or no number
+    if value - value != 0:                              # infinite, or no number
         style = style._replace(zero=False, plus=value == value or style.plus)
-        text = "NaN" if value != value else "Inf"
+        return style.number(value < 0, "NaN" if value != value else "Inf")
+    form = "g" if style.verb == "v" else style.verb
+    if style.precision is None and form in "gG":
+        digits = shortest(abs(value))
+        digits = digits.upper() if form == "G" else digits
     else:
-        text = float_digits(abs(value), style)
-    sign = sign_of(str(value).startswith("-"), style)
-    if style.zero and not style.minus:
-        text = text.zfill(style.width - len(sign))
-    return pad(sign + text, style._replace(zero=False))
+        digits = format(abs(value), f".{6 if style.precision is None else style.precision}{form}")
+    return style.number(str(value)[0] == "-", digits)
 
 
-def float_digits(value: float, style: Style) -> str:
-    """A finite VALUE without its sign; %v and %g have as few digits as tell it apart."""
-    form = style.verb.replace("v", "g")
-    if style.precision is not None or form not in "gG":
-        return format(value, f".{6 if style.precision is None else style.precision}{form}")
-    mantissa, _, exponent = repr(value).partition("e")
-    digits = len(mantissa.replace(".", "").strip("0")) or 1
-    scientific = format(value, f".{digits - 1}e")
+def shortest(value: float) -> str:
+    """As few digits as tell VALUE apart; from a million on as 1e+06."""
+    count = len(repr(value).partition("e")[0].replace(".", "").strip("0")) or 1
+    scientific = format(value, f".{count - 1}e")
     exponent = int(scientific.partition("e")[2])
-    if exponent < -4 or exponent >= 21 or exponent >= max(digits, 6):
-        return scientific.upper() if form == "G" else scientific
-    return format(value, f".{max(digits - 1 - exponent, 0)}f")
+    if -4 <= exponent < 6:
+        return format(value, f".{max(count - 1 - exponent, 0)}f")
+    return scientific
 
 
 def show_string(value: str, style: Style) -> str:
-    """%s %v %q %x %X."""
-    verb = "q" if style.verb == "v" and style.syntax else style.verb
-    if verb in "xX":
-        return show_hex(value, style)
-    if verb not in "vsq":
-        return bad_verb(value, style)
     text = value[:style.precision]
-    if verb == "q" and style.sharp and "`" not in text and text.replace("\t", "").isprintable():
-        return pad(f"`{text}`", style)
-    return pad(quote(text, '"', style.plus) if verb == "q" else text, style)
+    if style.verb in "xX":
+        octets = [f"%02{style.verb}" % octet for octet in to_bytes(value)[:style.precision]]
+        prefix = f"0{style.verb}" if style.sharp and octets else ""
+        text = prefix + (f" {prefix}" if style.space else "").join(octets)
+    elif style.verb == "q" or style.syntax:
+        raw = style.sharp and "`" not in text and text.replace("\t", "").isprintable()
+        text = f"`{text}`" if raw else quote(text, '"', style.plus)
+    return style.pad(text)
 
 
-def show_hex(value: str, style: Style) -> str:
-    """A string's bytes, apart by blanks with the flag for it."""
-    octets = to_bytes(value)[:style.precision]
-    form = f"%02{style.verb}"
-    prefix = f"0{style.verb}" if style.sharp and octets else ""
-    if style.space:
-        return pad(" ".join(prefix + form % octet for octet in octets), style)
-    return pad(prefix + "".join(form % octet for octet in octets), style)
-
-
-def show_list(value: list, style: Style) -> str:
-    """[a b], or its Go source."""
-    shown = [show_element(element, style) for element in value]
+def show_composite(value: Any, style: Style) -> str:
+    """[a b], map[a:1 b:2] or {1 x}, or the like as Go source."""
+    if isinstance(value, Struct):
+        head, ends, names = "", "{}", [f"{name}:" for name in value]
+        names = names if style.syntax or style.names else [""] * len(names)
+        elements = list(value.values())
+    elif isinstance(value, dict):
+        head, ends, keys = "map", "[]", sorted_keys(value)
+        names, elements = [f"{show(key, style)}:" for key in keys], [value[key] for key in keys]
+    else:
+        head, ends, names, elements = "", "[]", [""] * len(value), value
+    nil = "interface {}(nil)" if style.syntax else "<nil>"     # under any verb
+    shown = [name + (nil if element is None else show(element, style))
+             for name, element in zip(names, elements)]
     if style.syntax:
         return f"{go_type(value)}{{{', '.join(shown)}}}"
-    return f"[{' '.join(shown)}]"
+    return head + ends[0] + " ".join(shown) + ends[1]
 
 
-def show_map(value: dict, style: Style) -> str:
-    """map[a:1 b:2], or its Go source."""
-    shown = [f"{show(key, style)}:{show_element(value[key], style)}" for key in sorted_keys(value)]
-    if style.syntax:
-        return f"{go_type(value)}{{{', '.join(shown)}}}"
-    return f"map[{' '.join(shown)}]"
-
-
-def show_struct(value: Struct, style: Style) -> str:
-    """{1 x}, in the order of the fields, with their names when the style asks."""
-    named = style.syntax or style.names
-    shown = [(f"{name}:" if named else "") + show_element(field, style)
-             for name, field in value.items()]
-    if style.syntax:
-        return f"{go_type(value)}{{{', '.join(shown)}}}"
-    return f"{{{' '.join(shown)}}}"
-
-
-def show_element(value: Any, style: Style) -> str:
-    """A value inside another one: nil is nil there under any verb."""
-    if value is None:
-        return "interface {}(nil)" if style.syntax else "<nil>"
-    return show(value, style)
-
-
-SHOWERS: Tuple[Tuple[Any, Callable[..., str]], ...] = (
-    (bool, show_bool), (int, show_int), (float, show_float), (str, show_string),
-    (Struct, show_struct), (dict, show_map), ((list, tuple), show_list),
+SHOWERS: Tuple[Tuple[Any, str, Callable[..., str]], ...] = (
+    (bool, "tv", show_bool), (int, "vdbcoOqxXU", show_int), (float, "vgGeEfF", show_float),
+    (str, "vsqxX", show_string), ((dict, list, tuple), "", show_composite),
 )
-QUOTED = {7: "\\a", 8: "\\b", 12: "\\f", 10: "\\n", 13: "\\r", 9: "\\t", 11: "\\v", 92: "\\\\"}
+QUOTED = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
+          "\v": "\\v", "\\": "\\\\"}
 
 
 def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
     """TEXT as a Go literal between two MARKs."""
-    return mark + "".join(quote_one(character, mark, ascii_only) for character in text) + mark
+    return mark + "".join(quote_one(c, mark, ascii_only) for c in text) + mark
 
 
 def quote_one(character: str, mark: str, ascii_only: bool) -> str:
-    """One character of a Go literal."""
     number = ord(character)
-    if number in QUOTED or character == mark:
-        return QUOTED.get(number, "\\" + character)
+    if character in QUOTED or character == mark:
+        return QUOTED.get(character, "\\" + character)
     if character.isprintable() and (number < 128 or not ascii_only):
         return character
-    if number < 128 or 0xDC80 <= number < 0xDD00:          # control character, or a byte's surrogate
+    if number < 128 or 0xDC80 <= number < 0xDD00:       # a control character, or a bare byte
         return f"\\x{number & 255:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
-# ---- printf ----
-
+MAX_WIDTH = 1_000_000       # that a * may take: fmt's limit
 DIRECTIVE = re.compile(r"""
-    %(?P<flags>[#0+\x20-]*)
-    (?P<before>\[[^\]]*\])? (?P<width>\*|[0-9]+)?
+    %(?P<flags>[#0+\x20-]*) (?P<before>\[[^\]]*\])? (?P<width>\*|[0-9]+)?
     (?P<point>\.(?P<between>\[[^\]]*\])? (?P<precision>\*|[0-9]+)?)?
     (?P<after>\[[^\]]*\])? (?P<verb>[^\[]?)
 """, re.VERBOSE | re.DOTALL)
-MAX_WIDTH = 1_000_000       # fmt's own limit
-
-
-def go_printf(form: str, *arguments: object) -> str:
-    """Template function `printf`, with Go's remarks for what does not fit."""
-    return Printf(arguments).run(form)
 
 
 class Printf:
-    """One call of printf: which argument comes next is its state."""
+    """One call of `printf`: which argument comes next is its state."""
 
-    def __init__(self, arguments: tuple) -> None:
-        self.arguments = arguments
+    def __init__(self, values: tuple) -> None:
+        self.values = values
         self.place = 0
-        self.reordered = False          # some [n] was used: arguments left over are no remark
+        self.reordered = False          # by some [n]: then arguments left over are no remark
         self.good = True                # the directive's [n] are numbers of arguments
 
     def run(self, form: str) -> str:
         """The text for FORM."""
-        pieces: List[str] = []
-        position = size = 0
+        pieces, position, size = [], 0, 0
         for match in DIRECTIVE.finditer(form):
             pieces += form[position:match.start()], self.directive(match)
             position = match.end()
@@ -1663,92 +1305,83 @@ class Printf:
         return "".join(pieces) + form[position:] + self.extra()
 
     def directive(self, match: Any) -> str:
-        """The text of one directive."""
-        self.good = True
+        """The text of one directive, after the remarks on its width and precision."""
+        self.good = not (match["before"] and (match["width"] or "*") != "*")
         self.choose(match["before"])
-        remark, width = "", None
-        if match["width"] == "*":
-            width = self.star()
-            remark = "%!(BADWIDTH)" if width is None else ""
-        elif match["width"]:
-            width = int(match["width"][:8])
-            self.good = self.good and not match["before"]
-        precision = self.precision(match)
-        if match["precision"] == "*" and precision is None:
-            remark += "%!(BADPREC)"
+        width, remarks = self.size(match["width"], "%!(BADWIDTH)")
+        precision = None
+        if match["point"]:
+            self.good = self.good and not (match["before"] and not match["width"])
+            self.choose(match["between"])
+            precision, remark = self.size(match["precision"] or "0", "%!(BADPREC)")
+            remarks += remark
         self.choose(match["after"])
-        return remark + self.verb(match, make_style(match, width or 0, precision))
-
-    def precision(self, match: Any) -> Optional[int]:
-        """The precision, None where none is given or an argument is no good for it."""
-        if not match["point"]:
-            return None
-        self.good = self.good and not (match["before"] and not match["width"])
-        self.choose(match["between"])
-        if match["precision"] != "*":
-            return int((match["precision"] or "0")[:8])
-        value = self.star()
-        return value if value is None or value >= 0 else None
+        flags, verb = match["flags"], match["verb"]
+        plus, sharp, special = "+" in flags, "#" in flags, verb == "v"
+        style = Style(verb, "-" in flags or (width or 0) < 0, plus and not special,
+                      sharp and not special, " " in flags, "0" in flags, abs(width or 0),
+                      precision, sharp and special, plus and special)
+        return remarks + self.shown(style)
 
     def choose(self, index: Optional[str]) -> None:
         """Go on with the argument that `[n]` names."""
-        if not index:
-            return
-        self.reordered = True
-        number = int(index[1:-1]) if re.fullmatch(r"\[[0-9]{1,9}\]", index) else 0
-        if 0 < number <= len(self.arguments):
-            self.place = number - 1
-        else:
-            self.good = False
+        if index:
+            self.reordered = True
+            number = int(index[1:-1]) if re.fullmatch(r"\[[0-9]{1,9}\]", index) else 0
+            self.good = self.good and 0 < number <= len(self.values)
+            self.place = number - 1 if 0 < number <= len(self.values) else self.place
 
-    def star(self) -> Optional[int]:
-        """The argument that a * takes."""
-        value = self.arguments[self.place] if self.place < len(self.arguments) else None
-        self.place = min(self.place + 1, len(self.arguments))
-        if basic_kind(value) != "int" or abs(value) > MAX_WIDTH:
-            return None
-        return value
+    def size(self, text: Optional[str], remark: str) -> Tuple[Optional[int], str]:
+        """A width or precision, from the next argument for a *; REMARK when that is no good."""
+        if text != "*":
+            return (int(text[:8]) if text else None), ""
+        value = self.values[self.place] if self.place < len(self.values) else None
+        self.place = min(self.place + 1, len(self.values))
+        least = 0 if "PREC" in remark else -MAX_WIDTH
+        if basic_kind(value) == "int" and least <= value <= MAX_WIDTH:
+            return value, ""
+        return None, remark
 
-    def verb(self, match: Any, style: Style) -> str:
-        """The text of the argument that is next, in STYLE."""
-        verb = match["verb"]
-        if not verb:
-            return "%!(NOVERB)"
-        if verb == "%":
-            return "%"
+    def shown(self, style: Style) -> str:
+        """The next argument in STYLE."""
+        if style.verb in ("", "%"):
+            return style.verb or "%!(NOVERB)"
         if not self.good:
-            return f"%!{verb}(BADINDEX)"
-        if self.place >= len(self.arguments):
-            return f"%!{verb}(MISSING)"
+            return f"%!{style.verb}(BADINDEX)"
+        if self.place >= len(self.values):
+            return f"%!{style.verb}(MISSING)"
         self.place += 1
-        return show(self.arguments[self.place - 1], style)
+        return show(self.values[self.place - 1], style)
 
     def extra(self) -> str:
         """The remark on arguments that no directive took."""
-        if self.reordered or self.place >= len(self.arguments):
+        if self.reordered or self.place >= len(self.values):
             return ""
-        shown = ["<nil>" if value is None else f"{go_type(value)}={show(value, PLAIN)}"
-                 for value in self.arguments[self.place:]]
+        shown = ["<nil>" if value is None else f"{go_type(value)}={show(value)}"
+                 for value in self.values[self.place:]]
         return f"%!(EXTRA {', '.join(shown)})"
 
 
-def make_style(match: Any, width: int, precision: Optional[int]) -> Style:
-    """The style of a directive; a negative width, from a *, means the flag -."""
-    flags, verb = match["flags"], match["verb"]
-    minus = "-" in flags or width < 0
-    plus, sharp = "+" in flags, "#" in flags
-    return Style(verb, minus, plus and verb != "v", sharp and verb != "v", " " in flags,
-                 "0" in flags and not minus, abs(width), precision,
-                 sharp and verb == "v", plus and verb == "v")
+def go_printf(form: str, *values: object) -> str:
+    """Template function `printf`, with Go's remarks for what does not fit."""
+    return Printf(values).run(form)
 
 
-BUILTINS = {
-    "and": Function(first_of, stops_at=False), "or": Function(first_of, stops_at=True),
-    **{name: Function(call) for name, call in (
-        ("not", go_not), ("eq", go_eq), ("ne", go_ne), ("lt", go_lt), ("le", go_le),
-        ("gt", go_gt), ("ge", go_ge), ("len", go_len), ("index", go_index), ("slice", go_slice),
-        ("call", go_call), ("html", go_html), ("js", go_js), ("urlquery", go_urlquery),
-        ("print", go_print), ("printf", go_printf), ("println", go_println))},
+BUILTINS: Dict[str, Callable[..., Any]] = {
+    "and": lambda first, *others: first,        # for the signature: Machine.short_circuit runs them
+    "or": lambda first, *others: first,
+    "not": lambda value: not is_true(value),
+    "eq": go_eq,
+    "ne": lambda one, two: not is_same(one, two),
+    "lt": is_less,
+    "le": lambda one, two: is_less(one, two) or is_same(one, two),
+    "gt": lambda one, two: not (is_less(one, two) or is_same(one, two)),
+    "ge": lambda one, two: not is_less(one, two),
+    "len": go_len, "index": go_index, "slice": go_slice, "call": go_call, "js": go_js,
+    "html": lambda *values: flat(values).translate(HTML),
+    "urlquery": lambda *values: urllib.parse.quote_plus(to_bytes(flat(values))),
+    "print": go_print, "printf": go_printf,
+    "println": lambda *values: " ".join(map(show, values)) + "\n",
 }
 
 
@@ -1757,22 +1390,22 @@ def render(text: str, data: Any, funcs: Optional[Dict[str, Callable[..., Any]]] 
     """The template TEXT, of Go's text/template, filled in from DATA.
 
     DATA is made of dict, list, str, int, float, bool, None and Struct. FUNCS are added to Go's own
-    functions: their annotations (str, int, float, bool, list, dict) say what they take, and a Fail in
-    one is an error at its call. Raises Fail `NAME:line:column: what` for whatever Go rejects, and for
-    a template that never ends or never stops growing.
+    functions: annotations (str, int, float, bool, list, dict) say what they take, and what one raises
+    is an error at its call. Raises Fail `NAME:line:column: what` for whatever Go rejects, and for a
+    template that does not end or does not stop growing.
     """
     source = TemplateText(name, text)
-    functions = {**BUILTINS, **{word: Function(call) for word, call in (funcs or {}).items()}}
+    functions = {**BUILTINS, **(funcs or {})}
     try:
         return Machine(source, Parser(source, functions).parse(), functions).run(data)
     except RecursionError:
         raise source.error(0, "the data is nested too deep to be printed") from None
-
-
-# ==== Recipes: from YAML to values =====================================================================
+# ==== Recipes: from YAML to values ================================================================
 #
-# PyYAML composes the file into nodes, which know their line and column; the readers below turn nodes into
-# values by the schema's kinds. A text keeps its source's spelling: `version: 1.10` is "1.10", no float.
+# PyYAML composes the file into nodes, which know their line and column; the readers below turn
+# nodes into values by the schema's kinds. A text keeps its source's spelling: `version: 1.10` is
+# "1.10", no float.
+
 
 class Reader:
     """Reads the nodes of one recipe file; errors name file:line:column."""
@@ -1793,7 +1426,9 @@ class Reader:
         if is_null(node):
             return []
         if not isinstance(node, yaml.SequenceNode):
-            raise self.fail(node, f"{what} is no list; write each of its items on a line after `- `")
+            raise self.fail(
+                node, f"{what} is no list; write each of its items on a line after `- `"
+            )
         return [self.once(item) for item in node.value]
 
     def pairs(self, node: Any, what: str) -> List[Tuple[str, Any, Any]]:
@@ -1843,7 +1478,9 @@ class Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self.any(item, what) for item in self.items(node, what)]
         if isinstance(node, yaml.MappingNode):
-            return {key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
+            return {
+                key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)
+            }
         try:
             return SCALAR_TAGS[node.tag](node)
         except ValueError as error:
@@ -1856,7 +1493,9 @@ class Reader:
         return {key: self.text(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
 
     def boolean_map(self, node: Any, what: str) -> Dict[str, bool]:
-        return {key: self.boolean(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
+        return {
+            key: self.boolean(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)
+        }
 
     def any_map(self, node: Any, what: str) -> Dict[str, Any]:
         return {key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
@@ -1876,7 +1515,9 @@ class Reader:
         packages = {}
         for name, key_node, value in self.pairs(node, what):
             if not NAME.fullmatch(name):
-                raise self.fail(key_node, f"{name!r} is no package name; use letters, digits and + . _ -")
+                raise self.fail(
+                    key_node, f"{name!r} is no package name; use letters, digits and + . _ -"
+                )
             packages[name] = self.struct(value, PACKAGE_FIELDS, f"package {name}")
             self.check_package(packages[name], value)
         if not packages:
@@ -1887,7 +1528,9 @@ class Reader:
         for key in ("dependencies", "provides", "conflicts"):
             for text in fields[key]:
                 if not RELATION.fullmatch(text):
-                    raise self.fail(node, f"{text!r} in {key} is no NAME, NAME>=VERSION or the like")
+                    raise self.fail(
+                        node, f"{text!r} in {key} is no NAME, NAME>=VERSION or the like"
+                    )
         for path, text in fields["owners"].items():
             if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
                 raise self.fail(node, f"{text!r} of {path} is no UID:GID:MODE, as in 0:0:4755")
@@ -1926,18 +1569,34 @@ SCALAR_TAGS: Dict[str, Callable[[Any], Any]] = {
     "tag:yaml.org,2002:float": construct,
 }
 READERS: Dict[str, Callable[[Reader, Any, str], Any]] = {
-    "text": Reader.text, "integer": Reader.integer, "boolean": Reader.boolean, "any": Reader.any,
-    "texts": Reader.texts, "text map": Reader.text_map, "boolean map": Reader.boolean_map,
-    "any map": Reader.any_map, "sources": Reader.sources, "packages": Reader.packages,
+    "text": Reader.text,
+    "integer": Reader.integer,
+    "boolean": Reader.boolean,
+    "any": Reader.any,
+    "texts": Reader.texts,
+    "text map": Reader.text_map,
+    "boolean map": Reader.boolean_map,
+    "any map": Reader.any_map,
+    "sources": Reader.sources,
+    "packages": Reader.packages,
 }
 EMPTY: Dict[str, Callable[[], Any]] = {
-    "text": str, "integer": int, "boolean": bool, "any": str, "texts": list, "text map": dict,
-    "boolean map": dict, "any map": dict, "sources": list, "packages": dict,
+    "text": str,
+    "integer": int,
+    "boolean": bool,
+    "any": str,
+    "texts": list,
+    "text map": dict,
+    "boolean map": dict,
+    "any map": dict,
+    "sources": list,
+    "packages": dict,
 }
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     import difflib
+
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
 
@@ -1969,7 +1628,7 @@ def recipe_path(argument: str) -> str:
 
 
 def load_recipe(argument: str, options: argparse.Namespace) -> Recipe:
-    """Load the recipe in ARGUMENT. Raises Fail with file:line:column for whatever is wrong with it."""
+    """Load the recipe in ARGUMENT. Raises Fail with file:line:column for what is wrong with it."""
     path = recipe_path(argument)
     root = compose(path)
     reader = Reader(path, options.lenient)
@@ -1988,20 +1647,28 @@ def load_recipe(argument: str, options: argparse.Namespace) -> Recipe:
 def check_fields(recipe: Recipe) -> None:
     fields = recipe.fields
     if not NAME.fullmatch(recipe.name):
-        raise Fail(f"{recipe.folder}: {recipe.name!r} is no recipe name; use letters, digits and + . _ -")
+        raise Fail(
+            f"{recipe.folder}: {recipe.name!r} is no recipe name; use letters, digits and + . _ -"
+        )
     if not fields["packages"]:
         raise Fail(f"{recipe.path}: no packages; name at least one")
     if not PACKAGE_VERSION.fullmatch(fields["version"]):
-        raise Fail(f"{recipe.path}: version {fields['version']!r}; use letters, digits and + . _ ~ -")
+        raise Fail(
+            f"{recipe.path}: version {fields['version']!r}; use letters, digits and + . _ ~ -"
+        )
     if fields["builder"] not in BUILDERS:
-        raise Fail(f"{recipe.path}: builder {fields['builder']!r}{did_you_mean(fields['builder'], BUILDERS)}")
+        hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
+        raise Fail(f"{recipe.path}: unknown builder {fields['builder']!r}{hint}")
     for name, digest in fields["sha256"].items():
         if digest and not SHA256.fullmatch(digest):
-            raise Fail(f"{recipe.path}: the sha256 of {name} is not 64 digits 0-9a-f; "
-                       f"`pkggen.py hash {recipe.folder}` writes it")
+            raise Fail(
+                f"{recipe.path}: the sha256 of {name} is not 64 digits 0-9a-f; "
+                f"`pkggen.py hash {recipe.folder}` writes it"
+            )
 
 
-# ---- templates in recipes ----
+# ---- templates in recipes ------------------------------------------------------------------------
+
 
 def evaluate(recipe: Recipe, root: Any) -> None:
     """Render what is a template: sources, script and check."""
@@ -2021,19 +1688,28 @@ def evaluate(recipe: Recipe, root: Any) -> None:
 def recipe_dot(recipe: Recipe) -> "Struct":
     """What templates see as `.`: a struct, so that a misspelt field is an error."""
     fields = recipe.fields
-    return Struct({
-        "Version": fields["version"], "Build": fields["build"], "Arch": fields["arch"],
-        "Sources": [texts[0] for texts, _ in fields["sources"]],
-        "Packages": {name: {"Dependencies": package["dependencies"]}
-                     for name, package in fields["packages"].items()},
-        "Script": fields["script"], "BuildDependencies": fields["builddependencies"],
-        "Builder": BUILDERS[fields["builder"]], "Cross": fields["cross"], "Data": fields["data"],
-        "NoBootstrap": fields["nobootstrap"],
-    })
+    return Struct(
+        {
+            "Version": fields["version"],
+            "Build": fields["build"],
+            "Arch": fields["arch"],
+            "Sources": [texts[0] for texts, _ in fields["sources"]],
+            "Packages": {
+                name: {"Dependencies": package["dependencies"]}
+                for name, package in fields["packages"].items()
+            },
+            "Script": fields["script"],
+            "BuildDependencies": fields["builddependencies"],
+            "Builder": BUILDERS[fields["builder"]],
+            "Cross": fields["cross"],
+            "Data": fields["data"],
+            "NoBootstrap": fields["nobootstrap"],
+        }
+    )
 
 
 def source_lines(node: Any) -> List[Tuple[int, int]]:
-    """(line, column) in the file, both from 0, of each line of a list of texts joined by newlines."""
+    """(line, column) in the file, both from 0, of each line of a list of texts once joined."""
     lines: List[Tuple[int, int]] = []
     for item in node.value if isinstance(node, yaml.SequenceNode) else ():
         mark = item.start_mark
@@ -2045,19 +1721,22 @@ def source_lines(node: Any) -> List[Tuple[int, int]]:
     return lines
 
 
-def render_field(recipe: Recipe, text: str, dot: Any, funcs: Dict, lines: List[Tuple[int, int]]) -> str:
+def render_field(
+    recipe: Recipe, text: str, dot: Any, funcs: Dict, lines: List[Tuple[int, int]]
+) -> str:
     """Render TEXT; an error in it names the line and column of the recipe file."""
     try:
         return render(text, dot, funcs, recipe.path)
     except Fail as error:
-        match = re.fullmatch(r"(\d+):(\d+): (.*)", str(error)[len(recipe.path) + 1:], re.DOTALL)
+        match = re.fullmatch(r"(\d+):(\d+): (.*)", str(error)[len(recipe.path) + 1 :], re.DOTALL)
         if not match or int(match[1]) > len(lines):
             raise
         line, column = lines[int(match[1]) - 1]
         raise Fail(f"{recipe.path}:{line + 1}:{column + int(match[2])}: {match[3]}") from None
 
 
-# ---- the shortcuts ----
+# ---- the shortcuts -------------------------------------------------------------------------------
+
 
 def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
     """The functions that recipes' templates have beside Go's own; each gives lines of shell."""
@@ -2078,23 +1757,38 @@ def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
         return "\n".join(lines)
 
     def mvman(package: str) -> str:
-        return (f"mkdir -p out/{package}-man/usr/share\n"
-                f"mv out/{package}/usr/share/man out/{package}-man/usr/share/man")
+        return (
+            f"mkdir -p out/{package}-man/usr/share\n"
+            f"mv out/{package}/usr/share/man out/{package}-man/usr/share/man"
+        )
 
     def confflags() -> str:
         build, host = (arch, hostarch) if arch == hostarch else (hostarch, arch)
         return f"--build {gnu_arch(build)}-pc-linux-musl --host {gnu_arch(host)}-pc-linux-musl"
 
     def configure(folder: str, *arguments: str) -> str:
-        return (f"(cd {folder} && ./configure {confflags()} --prefix=/usr --sysconfdir=/etc "
-                f"--mandir=/usr/share/man --localstatedir=/var {' '.join(arguments)})")
+        return (
+            f"(cd {folder} && ./configure {confflags()} --prefix=/usr --sysconfdir=/etc "
+            f"--mandir=/usr/share/man --localstatedir=/var {' '.join(arguments)})"
+        )
 
     def make(folder: str, *arguments: str) -> str:
-        return "\n".join(f"$(MAKE) -C {folder} {argument}" for argument in arguments or ("",)).rstrip()
+        return "\n".join(
+            f"$(MAKE) -C {folder} {argument}" for argument in arguments or ("",)
+        ).rstrip()
 
-    return {"extract": extract, "unpack": unpack, "pkmv": pkmv, "mvman": mvman, "confflags": confflags,
-            "configure": configure, "make": make, "confarch": lambda: gnu_arch(arch),
-            "buildarch": lambda: arch, "hostarch": lambda: hostarch}
+    return {
+        "extract": extract,
+        "unpack": unpack,
+        "pkmv": pkmv,
+        "mvman": mvman,
+        "confflags": confflags,
+        "configure": configure,
+        "make": make,
+        "confarch": lambda: gnu_arch(arch),
+        "buildarch": lambda: arch,
+        "hostarch": lambda: hostarch,
+    }
 
 
 def gnu_arch(arch: str) -> str:
@@ -2107,7 +1801,8 @@ def clean_path(path: str) -> str:
     return os.path.normpath("/" + path).lstrip("/")
 
 
-# ---- sources ----
+# ---- sources -------------------------------------------------------------------------------------
+
 
 def make_source(recipe: Recipe, urls: List[str], place: str) -> Source:
     """The source with the alternatives URLS, each with the hash that its bytes must have."""
@@ -2117,7 +1812,9 @@ def make_source(recipe: Recipe, urls: List[str], place: str) -> Source:
     for url in urls:
         own = hash_of(recipe, url, source_name(url, place))
         alternatives.append(Alternative(without_hash(url), own or first))
-    mirrored = [Alternative(prefix.rstrip("/") + "/" + name, first) for prefix in recipe.fields["mirrors"]]
+    mirrored = [
+        Alternative(prefix.rstrip("/") + "/" + name, first) for prefix in recipe.fields["mirrors"]
+    ]
     source = Source(name, tuple(alternatives + mirrored), place)
     if source.is_local:
         local_path(recipe, source)
@@ -2162,7 +1859,7 @@ def hash_of(recipe: Recipe, url: str, name: str) -> Optional[str]:
 
 
 def local_path(recipe: Recipe, source: Source) -> str:
-    """Where the file: or self: source lies. Nothing outside its folder is taken, by no link either."""
+    """Where the file: or self: source lies: in its folder, and by no link outside it."""
     scheme, _, path = source.alternatives[0].url.partition(":")
     base = recipe.folder if scheme == "file" else HERE
     path = path[2:] if path.startswith("//") else path
@@ -2186,20 +1883,21 @@ def check_hashes(recipe: Recipe) -> None:
     """Raise Fail unless every source that is fetched has a sha256."""
     for source in recipe.sources:
         if not source.is_local and source.alternatives[0].sha256 is None:
-            raise Fail(f"{source.place}: {source.name} has no sha256; "
-                       f"`pkggen.py hash {recipe.folder}` fetches it and writes one")
-
-
-# ==== Makefiles ========================================================================================
+            raise Fail(
+                f"{source.place}: {source.name} has no sha256; "
+                f"`pkggen.py hash {recipe.folder}` fetches it and writes one"
+            )
+# ==== Makefiles ===================================================================================
 #
-# A script passes through make once, so that $(MAKE), $(shell ...) and $$x mean there what they mean in any
-# makefile. It stands in a `define`, which keeps blanks, tabs, # and leading @ - + as they are; the rule has
-# make write the expanded text to a file, which one shell runs. Two things would not survive a define, a
-# backslash at a line's end and a line that looks like endef or define: both are written as expansions.
+# A script passes through make once, so that $(MAKE), $(shell ...) and $$x mean there what they mean
+# in any makefile. It stands in a `define`, which keeps blanks, tabs, # and leading @ - + as they
+# are; the rule has make write the expanded text to a file, which one shell runs. Two things would
+# not survive a define, a backslash at a line's end and a line that looks like endef or define: both
+# are written as expansions.
 
 BUILD_MK = """\
 # {name} {version} for {arch}: written by pkggen.py from {recipe}
-#   make -f build.mk SRCTAR=src.tar gentars    builds it by hand: src.tar holds src/, TAROUT gets the tars
+#   make -f build.mk SRCTAR=src.tar gentars    by hand: src.tar holds src/, TAROUT gets the tars
 SRCTAR ?=
 TAROUT ?= .
 HOSTARCH := {hostarch}
@@ -2285,10 +1983,17 @@ def build_mk(recipe: Recipe) -> str:
     if recipe.arch not in GNU_TRIPLETS:
         raise Fail(f"--arch {recipe.arch}{did_you_mean(recipe.arch, GNU_TRIPLETS)}")
     return BUILD_MK.format(
-        name=recipe.name, version=recipe.version, recipe=recipe.name + "/" + RECIPE_FILE, epoch=EPOCH,
-        arch=recipe.arch, hostarch=recipe.hostarch, gnu=GNU_TRIPLETS[recipe.arch],
-        packages=" ".join(recipe.packages), script=quote_script(recipe.script),
-        check=quote_script(recipe.check))
+        name=recipe.name,
+        version=recipe.version,
+        recipe=recipe.name + "/" + RECIPE_FILE,
+        epoch=EPOCH,
+        arch=recipe.arch,
+        hostarch=recipe.hostarch,
+        gnu=GNU_TRIPLETS[recipe.arch],
+        packages=" ".join(recipe.packages),
+        script=quote_script(recipe.script),
+        check=quote_script(recipe.check),
+    )
 
 
 def source_target(source: Source) -> str:
@@ -2307,11 +2012,18 @@ def source_target(source: Source) -> str:
 
 def source_rule(recipe: Recipe, source: Source) -> str:
     if any(alternative.sha256 is None for alternative in source.alternatives):
-        problem = f"{source.place}: {source.name} has no sha256; pkggen.py hash {recipe.folder} writes one"
-        return f"{source_target(source)}:\n\t@{quote_command(['echo', 'pkggen: ' + problem])} >&2; exit 1\n"
+        hint = f"pkggen.py hash {recipe.folder} writes one"
+        problem = f"{source.place}: {source.name} has no sha256; {hint}"
+        return failing_rule(source_target(source), problem)
     urls = [with_hash(alternative) for alternative in source.alternatives]
     command = quote_command(["fetch", "--name", source.name, *urls])
     return f"{source_target(source)}:\n\t@$(PKGGEN) {command} --sources $(SOURCES)\n"
+
+
+def failing_rule(target: str, problem: str) -> str:
+    """A rule that says what is wrong, for a target that can't be made."""
+    command = quote_command(["echo", "pkggen: " + printable(problem)])
+    return f"{target}:\n\t@{command} >&2; exit 1\n"
 
 
 def with_hash(alternative: Alternative) -> str:
@@ -2335,9 +2047,12 @@ def pkggen_command() -> str:
 
 def fetch_mk(recipes: List[Recipe]) -> str:
     rules = fetch_rules(recipes)
-    return FETCH_MK.format(names=", ".join(recipe.name for recipe in recipes), pkggen=pkggen_command(),
-                           targets="".join(f" \\\n\t{target}" for target in rules),
-                           rules="".join("\n" + rule for rule in rules.values()))
+    return FETCH_MK.format(
+        names=", ".join(recipe.name for recipe in recipes),
+        pkggen=pkggen_command(),
+        targets="".join(f" \\\n\t{target}" for target in rules),
+        rules="".join("\n" + rule for rule in rules.values()),
+    )
 
 
 def metadata(recipe: Recipe) -> Dict[str, Any]:
@@ -2348,20 +2063,32 @@ def metadata(recipe: Recipe) -> Dict[str, Any]:
         packages[name] = {
             "summary": package["summary"] or fields["summary"],
             "depends": [text for text in package["dependencies"] if text],
-            **{key: package[key] for key in ("provides", "conflicts", "conffiles", "services", "owners")},
+            **{
+                key: package[key]
+                for key in ("provides", "conflicts", "conffiles", "services", "owners")
+            },
         }
-    return {"recipe": recipe.name, "version": recipe.version, "arch": recipe.arch,
-            "license": fields["license"], "url": fields["url"], "packages": packages}
+    return {
+        "recipe": recipe.name,
+        "version": recipe.version,
+        "arch": recipe.arch,
+        "license": fields["license"],
+        "url": fields["url"],
+        "packages": packages,
+    }
 
 
-# ==== What went into a build ===========================================================================
+# ==== What went into a build ======================================================================
 #
-# NAME.built records the hash of everything that went into the last good build of a recipe, and the packages
-# that came out. A recipe is fresh while its inputs have those very hashes. The packages of its build
-# dependencies are inputs by their own hash: rebuilt to the same bytes, they change nothing (early cutoff).
+# NAME.built records the hash of everything that went into the last good build of a recipe, and the
+# packages that came out. A recipe is fresh while its inputs have those very hashes. The packages of
+# its build dependencies are inputs by their own hash: rebuilt to the same bytes, they change
+# nothing (early cutoff).
+
 
 class Built(NamedTuple):
-    """The record of a good build; `packages` maps names to {file, size, sha256, depends, provides}."""
+    """The record of a good build; `packages`: name to {file, size, sha256, depends, provides}."""
+
     inputs: Dict[str, str]
     packages: Dict[str, Dict[str, Any]]
     seconds: float
@@ -2379,7 +2106,7 @@ class Work:
         self.makers: Dict[str, str] = {}
         for name in sorted(os.listdir(self.records)) if os.path.isdir(self.records) else ():
             if name.endswith(".built"):
-                self.add(name[:-len(".built")], self.read(name))
+                self.add(name[: -len(".built")], self.read(name))
 
     def read(self, name: str) -> Built:
         path = os.path.join(self.records, name)
@@ -2387,7 +2114,9 @@ class Work:
             with open(path, encoding="utf-8") as file:
                 return Built(**json.load(file))
         except (ValueError, TypeError, OSError) as error:
-            raise Fail(f"{path}: unreadable ({error}); remove it, and the recipe is built again") from None
+            raise Fail(
+                f"{path}: unreadable ({error}); remove it, and the recipe is built again"
+            ) from None
 
     def add(self, recipe: str, built: Built) -> None:
         self.built[recipe] = built
@@ -2402,17 +2131,22 @@ class Work:
         self.add(recipe, built)
 
     def facts(self, package: str) -> Optional[Dict[str, Any]]:
-        """The record of the package named, or of the one that provides it; None when it isn't built."""
+        """The record of the package named, or of one that provides it; None when there is none."""
         packages = self.built[self.makers[package]].packages if package in self.makers else {}
-        provided = [facts for facts in packages.values()
-                    if package in [relation_name(text) for text in facts["provides"]]]
+        provided = [
+            facts
+            for facts in packages.values()
+            if package in [relation_name(text) for text in facts["provides"]]
+        ]
         return packages.get(package) or (provided[0] if provided else None)
 
     def is_here(self, built: Built) -> bool:
         paths = [os.path.join(self.repository, facts["file"]) for facts in built.packages.values()]
         sizes = [facts["size"] for facts in built.packages.values()]
-        return all(os.path.isfile(path) and os.path.getsize(path) == size
-                   for path, size in zip(paths, sizes))
+        return all(
+            os.path.isfile(path) and os.path.getsize(path) == size
+            for path, size in zip(paths, sizes)
+        )
 
     def builder(self) -> Tuple[str, str]:
         """(image, hash of its definition and its package list), as world/builder wrote them."""
@@ -2447,8 +2181,11 @@ def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str,
 
     The value is the package's record, None where it isn't built.
     """
-    wanted = [name for name in map(relation_name, recipe.fields["builddependencies"])
-              if name and name not in BUILDER_TOOLS]
+    wanted = [
+        name
+        for name in map(relation_name, recipe.fields["builddependencies"])
+        if name and name not in BUILDER_TOOLS
+    ]
     found: Dict[str, Optional[Dict[str, Any]]] = {}
     while wanted:
         name = wanted.pop()
@@ -2469,7 +2206,8 @@ def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     for source in recipe.sources:
         hashes = [alternative.sha256 or "" for alternative in source.alternatives]
         inputs[f"source {source.name}"] = (
-            hash_file(local_path(recipe, source)) if source.is_local else " ".join(hashes))
+            hash_file(local_path(recipe, source)) if source.is_local else " ".join(hashes)
+        )
     for name, facts in sysroot_packages(recipe, work).items():
         inputs[f"package {name}"] = facts["sha256"] if facts else ""
     return inputs
@@ -2480,10 +2218,11 @@ def is_fresh(recipe: Recipe, work: Work) -> bool:
     return built is not None and built.inputs == build_inputs(recipe, work) and work.is_here(built)
 
 
-# ==== A tree of recipes ================================================================================
+# ==== A tree of recipes ===========================================================================
+
 
 class Tree:
-    """Every recipe below a folder; what can't be built is in `problems`, by name, as one line of text."""
+    """Every recipe below a folder; `problems` has a line of text for each that can't be built."""
 
     def __init__(self, folder: str, options: argparse.Namespace) -> None:
         self.recipes: Dict[str, Recipe] = {}
@@ -2504,7 +2243,9 @@ class Tree:
             self.problems[name] = str(problem)
             return
         if name in self.recipes:
-            self.problems[name] = f"{path}: a second recipe named {name}, beside {self.recipes[name].path}"
+            self.problems[name] = (
+                f"{path}: a second recipe named {name}, beside {self.recipes[name].path}"
+            )
         elif not recipe.fields["arch"] or recipe.arch in recipe.fields["arch"]:
             self.recipes[name] = recipe
 
@@ -2513,7 +2254,9 @@ class Tree:
             for package in recipe.packages:
                 other = self.makers.setdefault(package, name)
                 if other != name:
-                    self.problems[name] = f"{recipe.path}: {self.recipes[other].path} makes {package} too"
+                    self.problems[name] = (
+                        f"{recipe.path}: {self.recipes[other].path} makes {package} too"
+                    )
         for name, recipe in self.recipes.items():
             for package in recipe.packages.values():
                 for provided in package["provides"]:
@@ -2530,8 +2273,11 @@ class Tree:
         recipe = self.recipes[name]
         for dependency in self.needs(recipe):
             if dependency not in self.makers:
-                self.problems.setdefault(name, f"{recipe.path}: no recipe makes the build dependency "
-                                               f"{dependency}{did_you_mean(dependency, self.makers)}")
+                self.problems.setdefault(
+                    name,
+                    f"{recipe.path}: no recipe makes the build dependency "
+                    f"{dependency}{did_you_mean(dependency, self.makers)}",
+                )
 
     def installed_with(self, names: Iterable[str]) -> List[str]:
         """The recipes that make the packages NAMES and all that these depend on."""
@@ -2551,12 +2297,16 @@ class Tree:
         return [other for other in self.installed_with(self.needs(self.recipes[name]))]
 
     def sort(self) -> List[str]:
-        """The recipes, each after those it needs. A recipe in a cycle, or behind one, is a problem."""
+        """The recipes, each after those it needs; one in a cycle, or behind one, is a problem."""
         order: List[str] = []
         before = {name: self.before(name) for name in self.recipes}
         waiting = dict(before)
         while waiting:
-            ready = [name for name, needs in waiting.items() if not any(need in waiting for need in needs)]
+            ready = [
+                name
+                for name, needs in waiting.items()
+                if not any(need in waiting for need in needs)
+            ]
             if not ready:
                 self.report_cycle(before, waiting)
                 break
@@ -2565,14 +2315,17 @@ class Tree:
         return order
 
     def report_cycle(self, before: Dict[str, List[str]], waiting: Dict[str, List[str]]) -> None:
-        """Every waiting recipe waits for another: walked from any, the walk comes back to one it passed."""
+        """Each waiting recipe waits for another, so a walk from any comes back to one it passed."""
         path = [next(iter(waiting))]
         while path[-1] not in path[:-1]:
             path.append(next(need for need in before[path[-1]] if need in waiting))
-        cycle = " -> ".join(path[path.index(path[-1]):])
+        cycle = " -> ".join(path[path.index(path[-1]) :])
         for name in waiting:
-            self.problems.setdefault(name, f"{self.recipes[name].path}: build dependencies in a cycle: "
-                                           f"{cycle}; one of them has to go")
+            self.problems.setdefault(
+                name,
+                f"{self.recipes[name].path}: build dependencies in a cycle: "
+                f"{cycle}; one of them has to go",
+            )
 
 
 def find_recipes(folder: str) -> List[str]:
@@ -2587,7 +2340,7 @@ def find_recipes(folder: str) -> List[str]:
 
 
 def stale_recipes(tree: Tree, work: Work) -> List[str]:
-    """The recipes that have to be built, and those that may have to be, since they come after one."""
+    """The recipes that have to be built, and those after them, which may have to be."""
     stale: Dict[str, None] = {}
     for name in tree.order:
         recipe = tree.recipes[name]
@@ -2603,20 +2356,25 @@ def world_mk(folder: str, tree: Tree, work: Work) -> str:
     names = sorted({*tree.recipes, *tree.problems})
     packages = sorted(tree.makers)
     rules = [recipe_rule(tree, name, name in stale) for name in names]
-    rules += [f"package/{name}: {' '.join('recipe/' + maker for maker in tree.installed_with([name]))}\n"
-              for name in packages]
+    rules += [
+        f"package/{name}: {' '.join('recipe/' + maker for maker in tree.installed_with([name]))}\n"
+        for name in packages
+    ]
     rules += fetch_rules(tree.recipes[name] for name in stale).values()
     phony = [f"recipe/{name}" for name in names] + [f"package/{name}" for name in packages]
-    return WORLD_MK.format(folder=folder, arch=work.arch, pkggen=pkggen_command(),
-                           phony="".join(f" \\\n\t{target}" for target in phony),
-                           all="".join(f" recipe/{name}" for name in names),
-                           rules="".join("\n" + rule for rule in rules))
+    return WORLD_MK.format(
+        folder=folder,
+        arch=work.arch,
+        pkggen=pkggen_command(),
+        phony="".join(f" \\\n\t{target}" for target in phony),
+        all="".join(f" recipe/{name}" for name in names),
+        rules="".join("\n" + rule for rule in rules),
+    )
 
 
 def recipe_rule(tree: Tree, name: str, stale: bool) -> str:
     if name in tree.problems:
-        problem = quote_command(["echo", "pkggen: " + printable(tree.problems[name])])
-        return f"recipe/{name}:\n\t@{problem} >&2; exit 1\n"
+        return failing_rule(f"recipe/{name}", tree.problems[name])
     recipe = tree.recipes[name]
     needs = [f"recipe/{other}" for other in tree.before(name)]
     if not stale:
@@ -2624,18 +2382,18 @@ def recipe_rule(tree: Tree, name: str, stale: bool) -> str:
     needs += [source_target(source) for source in recipe.sources if not source.is_local]
     command = quote_command([recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch])
     return f"recipe/{name}: {' '.join(needs)}".rstrip() + f"\n\t@$(PKGGEN) build {command}\n"
-
-
-# ==== Fetching =========================================================================================
+# ==== Fetching ====================================================================================
 #
-# A source is fetched into the cache under its hash: first HASH.part, which a later run goes on with, then,
-# once its bytes have that hash, HASH. The lock is on the .part file, so two makes never write into one.
+# A source is fetched into the cache under its hash: first HASH.part, which a later run goes on
+# with, then, once its bytes have that hash, HASH. The lock is on the .part file, so two makes never
+# write into one.
+
 
 class Unreachable(Exception):
     """Why one place did not give a source; the next one is tried."""
 
 
-DEAD_SECONDS = 60       # for so long a host that gave no answer is not asked again
+DEAD_SECONDS = 60  # for so long a host that gave no answer is not asked again
 
 
 def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str) -> str:
@@ -2652,28 +2410,40 @@ def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str) ->
     reasons = []
     for alternative in alternatives:
         try:
-            return fetch_alternative(name, alternative, os.path.join(folder, alternative.sha256), folder)
+            return fetch_alternative(
+                name, alternative, os.path.join(folder, alternative.sha256), folder
+            )
         except Unreachable as reason:
             reasons.append(f"{alternative.url}: {reason}")
-    raise Fail(f"{name}: no source has it: {'; '.join(reasons)}; "
-               f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}")
+    raise Fail(
+        f"{name}: no source has it: {'; '.join(reasons)}; "
+        f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}"
+    )
 
 
 def fetch_alternative(name: str, alternative: Alternative, path: str, folder: str) -> str:
     with lock_part(path + ".part") as part:
-        if os.path.isfile(path):        # another fetch brought it while this one waited
+        if os.path.isfile(path):  # another fetch brought it while this one waited
             os.unlink(part.name)
             return path
         started = time.monotonic()
-        download(alternative.url, part, name, folder)
+        try:
+            download(alternative.url, part, name, folder)
+        finally:
+            if not os.path.getsize(part.name):
+                os.unlink(part.name)
         digest = hash_file(part.name)
         if alternative.sha256 not in (None, digest):
             os.unlink(part.name)
-            raise Unreachable(f"has other bytes: sha256 {digest}, and the recipe wants {alternative.sha256}")
+            raise Unreachable(
+                f"has other bytes: sha256 {digest}, and the recipe wants {alternative.sha256}"
+            )
         size = os.path.getsize(part.name)
         os.replace(part.name, path)
     seconds = time.monotonic() - started
-    say(f"fetch   {name}: {human_size(size)} from {source_host(alternative.url)} in {seconds:.0f} s")
+    say(
+        f"fetch   {name}: {human_size(size)} from {source_host(alternative.url)} in {seconds:.0f} s"
+    )
     return path
 
 
@@ -2688,7 +2458,7 @@ def lock_part(path: str) -> Any:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             return file
-        file.close()        # whoever held the lock has renamed the file meanwhile
+        file.close()  # whoever held the lock has renamed the file meanwhile
 
 
 def open_or_create(path: str, flags: int) -> int:
@@ -2730,16 +2500,19 @@ def download_rest(url: str, part: Any, have: int, name: str) -> None:
     import http.client
     import urllib.error
     import urllib.request
+
     headers = {"User-Agent": f"pkggen/{VERSION}", **({"Range": f"bytes={have}-"} if have else {})}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as reply:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
+        ) as reply:
             if getattr(reply, "status", None) != 206:
                 have = 0
                 part.truncate(0)
             part.seek(have)
             receive(reply, part, have, name)
     except urllib.error.HTTPError as error:
-        if error.code == 416:           # nothing after HAVE: what is there is of another file, or whole
+        if error.code == 416:  # nothing after HAVE: what is there is of another file, or whole
             part.truncate(0)
             raise Cut("what was there did not fit") from None
         raise Unreachable(f"{error.code} {error.reason}") from None
@@ -2800,12 +2573,14 @@ def mark_dead(folder: str, host: str) -> None:
     os.utime(dead_mark(folder, host))
 
 
-# ---- deb-src: the original tarball, by the host's own apt with a configuration of our own ----
+# ---- deb-src: the original tarball, by the host's own apt with a configuration of our own --------
+
 
 def download_by_apt(url: str, part: Any, name: str, folder: str) -> None:
-    """Bring the source package's file. The release's own archive is asked first, since it no longer changes.
+    """Bring the source package's file.
 
-    With the archive of updates beside it apt would take the same version from there, where old files go.
+    The release's own archive is asked alone first: it no longer changes. With the archive of
+    updates beside it apt would take the same version from there, where old files go away.
     """
     match = DEB_SRC.fullmatch(url)
     if not match:
@@ -2818,25 +2593,39 @@ def download_by_apt(url: str, part: Any, name: str, folder: str) -> None:
         apt_source(match[1], match[2], os.path.join(folder, ".apt", "all"), lines, part, name)
 
 
-def apt_source(package: str, wanted: str, state: str, lines: List[str], part: Any, name: str) -> None:
+def apt_source(
+    package: str, wanted: str, state: str, lines: List[str], part: Any, name: str
+) -> None:
     options = apt_options(os.path.abspath(state), lines)
     with tempfile.TemporaryDirectory(prefix="panux-apt-") as place:
         run_apt([*options, "source", "--tar-only", "--download-only", package], place, name)
         path = os.path.join(place, wanted)
         if not os.path.isfile(path):
-            raise Unreachable(f"apt brought {', '.join(sorted(os.listdir(place))) or 'nothing'} instead")
+            raise Unreachable(
+                f"apt brought {', '.join(sorted(os.listdir(place))) or 'nothing'} instead"
+            )
         with open(path, "rb") as file:
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 part.write(chunk)
 
 
 def apt_options(state: str, lines: List[str]) -> List[str]:
-    """Options that give apt the source LINES and a state of its own in STATE, renewed once a day."""
+    """Options that give apt the source LINES and its own state in STATE, renewed once a day."""
     os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
     sources = os.path.join(state, "sources.list")
-    options = ["-q", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
-               "-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={state}",
-               "-o", "APT::Sandbox::User=root"]
+    options = [
+        "-q",
+        "-o",
+        f"Dir::Etc::SourceList={sources}",
+        "-o",
+        "Dir::Etc::SourceParts=/dev/null",
+        "-o",
+        f"Dir::State::Lists={state}/lists",
+        "-o",
+        f"Dir::Cache={state}",
+        "-o",
+        "APT::Sandbox::User=root",
+    ]
     with open(os.path.join(state, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(sources) or time.time() - os.stat(sources).st_mtime > 86400:
@@ -2850,27 +2639,44 @@ def apt_options(state: str, lines: List[str]) -> List[str]:
 
 
 def apt_source_lines() -> List[str]:
-    """deb-src lines for the archives that this machine's apt already uses, signed by Debian's keyring."""
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)",
-               "Created-By: Packages"]
+    """deb-src lines for the archives that this machine's apt uses, signed by Debian's keyring."""
+    command = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)",
+        "Created-By: Packages",
+    ]
     try:
-        text = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+        text = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         raise Unreachable("this machine has no apt; deb-src: needs Debian's") from None
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
     signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
     rows = [line.split() for line in text.decode().splitlines()]
-    lines = {f"deb-src {signed}{row[0]} {row[1]} {row[2]}\n" for row in rows
-             if len(row) == 4 and row[3] == "Debian"}
+    lines = {
+        f"deb-src {signed}{row[0]} {row[1]} {row[2]}\n"
+        for row in rows
+        if len(row) == 4 and row[3] == "Debian"
+    }
     if not lines:
-        raise Unreachable("this machine's apt uses no archive of Debian's; `apt-get update` may be due")
+        raise Unreachable(
+            "this machine's apt uses no archive of Debian's; `apt-get update` may be due"
+        )
     return sorted(lines)
 
 
 def run_apt(arguments: List[str], folder: str, name: str) -> None:
-    process = subprocess.Popen(["apt-get", *arguments], cwd=folder, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               env={**os.environ, "LC_ALL": "C"})
+    process = subprocess.Popen(
+        ["apt-get", *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
+    )
     try:
         while process.poll() is None:
             progress(f"fetch   {name}: by apt, {human_size(folder_size(folder))}")
@@ -2881,7 +2687,9 @@ def run_apt(arguments: List[str], folder: str, name: str) -> None:
         process.kill()
         process.wait()
     if process.returncode:
-        reasons = [line[3:] for line in errors if line.startswith("E: ")] or errors or ["no reason given"]
+        reasons = (
+            [line[3:] for line in errors if line.startswith("E: ")] or errors or ["no reason given"]
+        )
         raise Unreachable(f"apt: {reasons[0]}")
 
 
@@ -2891,19 +2699,19 @@ def folder_size(folder: str) -> int:
         with contextlib.suppress(OSError):
             size += entry.stat(follow_symlinks=False).st_size
     return size
+# ==== Building ====================================================================================
 
-
-# ==== Building =========================================================================================
 
 class Interrupted(BaseException):
-    """A signal asked this process to end; raised wherever it is, so that what it began is undone."""
+    """A signal asked this process to end; raised where it is, so that what it began is undone."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
-# What is run in the container, its stdin the input tar: all of it goes on in one place, /build, as root.
+# What is run in the container, its stdin the input tar: all of it goes on in one place, /build, as
+# root.
 IN_CONTAINER = """\
 mkdir -p /build /sysroot && cd /build && tar -xf - || exit 100
 [ ! -f sysroot.tar ] || { tar -xf sysroot.tar -C /sysroot && rm sysroot.tar; } || exit 100
@@ -2934,7 +2742,9 @@ def build_now(recipe: Recipe, work: Work) -> None:
     before = work.built.get(recipe.name)
     started = time.monotonic()
     say(f"build   {recipe.name} {recipe.version}")
-    with tempfile.TemporaryFile(dir=work.logs) as tar_in, tempfile.TemporaryFile(dir=work.logs) as tar_out:
+    with tempfile.TemporaryFile(dir=work.logs) as tar_in, tempfile.TemporaryFile(
+        dir=work.logs
+    ) as tar_out:
         write_input(recipe, work, tar_in)
         run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
         packages = pack(recipe, work, tar_out)
@@ -2943,8 +2753,10 @@ def build_now(recipe: Recipe, work: Work) -> None:
     remove_former(work, before, built)
     size = sum(facts["size"] for facts in packages.values())
     same = ", the same bytes as before" if before and before.packages == packages else ""
-    say(f"built   {recipe.name} {recipe.version}: {len(packages)} packages, {human_size(size)}, "
-        f"{built.seconds:.0f} s{same}")
+    say(
+        f"built   {recipe.name} {recipe.version}: {len(packages)} packages, {human_size(size)}, "
+        f"{built.seconds:.0f} s{same}"
+    )
 
 
 def write_input(recipe: Recipe, work: Work, file: Any) -> None:
@@ -2976,7 +2788,7 @@ def add_file(tar: tarfile.TarFile, name: str, file: Any, mode: int = 0o644) -> N
 
 
 def add_source(tar: tarfile.TarFile, recipe: Recipe, source: Source) -> None:
-    """Add the source under src/. What comes from the cache is copied and hashed: the copy is what goes in."""
+    """Add the source under src/: of what is cached a copy, hashed while it is made."""
     if source.is_local:
         path = local_path(recipe, source)
         with open(path, "rb") as file:
@@ -2989,17 +2801,23 @@ def add_source(tar: tarfile.TarFile, recipe: Recipe, source: Source) -> None:
             digest.update(chunk)
             copy.write(chunk)
         if digest.hexdigest() != os.path.basename(path):
-            raise Fail(f"{path}: its bytes are no longer those of {source.name}; remove it, it is fetched again")
+            raise Fail(
+                f"{path}: no longer the bytes of {source.name}; remove it, and it is fetched again"
+            )
         add_file(tar, "src/" + source.name, copy)
 
 
-def write_sysroot(recipe: Recipe, work: Work, packages: Dict[str, Optional[Dict]], file: Any) -> None:
-    """Have lpkg write the tar of the root folder that holds PACKAGES, each checked against its record."""
+def write_sysroot(
+    recipe: Recipe, work: Work, packages: Dict[str, Optional[Dict]], file: Any
+) -> None:
+    """Have lpkg write the tar of a root with PACKAGES, each checked against its record."""
     paths = []
     for name, facts in packages.items():
         if facts is None:
-            raise Fail(f"{recipe.path}: it needs {name}, which is not built; "
-                       f"`make world PKG={next(iter(recipe.packages))}` builds that first")
+            raise Fail(
+                f"{recipe.path}: it needs {name}, which is not built; "
+                f"`make world PKG={next(iter(recipe.packages))}` builds that first"
+            )
         path = os.path.join(work.repository, facts["file"])
         if not os.path.isfile(path) or hash_file(path) != facts["sha256"]:
             raise Fail(f"{path}: not the file that was built; remove it, and {name} is built again")
@@ -3010,11 +2828,15 @@ def write_sysroot(recipe: Recipe, work: Work, packages: Dict[str, Optional[Dict]
 def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
     command = [sys.executable, os.path.join(HERE, "lpkg.py"), *arguments]
     with tempfile.TemporaryFile() as errors:
-        status = subprocess.run(command, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=errors)
+        status = subprocess.run(
+            command, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=errors
+        )
         errors.seek(0)
         text = errors.read().decode(errors="replace").strip()
     if status.returncode:
-        raise Fail(text.splitlines()[-1] if text else f"lpkg {arguments[0]} ended with {status.returncode}")
+        raise Fail(
+            text.splitlines()[-1] if text else f"lpkg {arguments[0]} ended with {status.returncode}"
+        )
 
 
 def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: float) -> None:
@@ -3024,13 +2846,21 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
     """
     image = work.builder()[0]
     if not image and "$IMAGE" in RUN:
-        raise Fail(f"there is no builder image; `world/engine world/builder` makes it, `make world` does both")
+        raise Fail(
+            "there is no builder image; `make world` makes it, `world/engine world/builder` it alone"
+        )
     name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.name)}-{os.getpid()}"
     log = os.path.join(work.logs, recipe.name + ".log")
     environment = {**os.environ, "BUILD": name, "IMAGE": image}
     command = f"exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
-    process = subprocess.Popen(["sh", "-c", command], stdin=tar_in, stdout=tar_out, stderr=subprocess.PIPE,
-                               env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        stdin=tar_in,
+        stdout=tar_out,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
     try:
         with open(log, "wb") as file:
             copy_log(process.stderr, file, recipe.name, usual)
@@ -3051,7 +2881,8 @@ def copy_log(pipe: Any, file: Any, name: str, usual: float) -> None:
             shown = now
             left = max(0, usual - (now - started))
             expected = f", about {left:.0f} s left" if usual else ""
-            progress(f"build   {name}: {now - started:.0f} s{expected}  {line.decode(errors='replace').strip()}")
+            text = line.decode(errors="replace").strip()
+            progress(f"build   {name}: {now - started:.0f} s{expected}  {text}")
 
 
 def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
@@ -3061,8 +2892,13 @@ def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
     """
     deadline = time.monotonic() + 20
     while process.poll() is None:
-        subprocess.run(["sh", "-c", RUN_STOP], env=environment, stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["sh", "-c", RUN_STOP],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
         if time.monotonic() > deadline:
@@ -3073,7 +2909,7 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
     """What to say of a build that ended with STATUS, after the last lines of its log are shown."""
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
-    if status in (125, 126, 127):       # what docker says when it ran nothing
+    if status in (125, 126, 127):  # what docker says when it ran nothing
         reason = lines[0] if lines else f"status {status}"
         return f"{recipe.name}: the build could not be started: {reason}; `docker info` tells more"
     for line in lines[-LOG_LINES:]:
@@ -3085,15 +2921,24 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
 def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
     """Have lpkg make the packages of what came out, and give their records."""
     meta = metadata(recipe)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, tempfile.TemporaryFile("w+") as listing:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, tempfile.TemporaryFile(
+        "w+"
+    ) as listing:
         json.dump(meta, file)
         file.flush()
         run_lpkg(["pack", "--meta", file.name, "-o", work.repository], tar_out, listing)
         listing.seek(0)
         rows = [line.split() for line in listing]
-    return {name: {"file": path, "size": int(size), "sha256": digest,
-                   "depends": meta["packages"][name]["depends"], "provides": meta["packages"][name]["provides"]}
-            for name, path, size, digest in rows}
+    return {
+        name: {
+            "file": path,
+            "size": int(size),
+            "sha256": digest,
+            "depends": meta["packages"][name]["depends"],
+            "provides": meta["packages"][name]["provides"],
+        }
+        for name, path, size, digest in rows
+    }
 
 
 def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
@@ -3103,9 +2948,8 @@ def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
         if facts["file"] not in files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(work.repository, facts["file"]))
+# ==== Commands ====================================================================================
 
-
-# ==== Commands =========================================================================================
 
 def load_all(options: argparse.Namespace) -> List[Recipe]:
     return [load_recipe(path, options) for path in options.recipe]
@@ -3130,14 +2974,20 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
     output(options, world_mk(options.folder, tree, work))
     if not stale and not tree.problems:
         packages = sum(len(tree.recipes[name].packages) for name in tree.recipes)
-        say(f"world   nothing to build: {len(tree.recipes)} recipes, {packages} packages are up to date")
+        count = f"{len(tree.recipes)} recipes, {packages} packages"
+        say(f"world   nothing to be done: {count} are up to date")
         return
-    missing = [target for target in fetch_rules(tree.recipes[name] for name in stale)
-               if not os.path.exists(target.replace("$(SOURCES)", SOURCES))]
+    missing = [
+        target
+        for target in fetch_rules(tree.recipes[name] for name in stale)
+        if not os.path.exists(target.replace("$(SOURCES)", SOURCES))
+    ]
     known = [work.built[name].seconds for name in stale if name in work.built]
     seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
-    say(f"world   {len(stale)} of {len(tree.recipes)} recipes to build or to look at, "
-        f"at most {len(missing)} sources to fetch{seconds}")
+    say(
+        f"world   {len(stale)} of {len(tree.recipes)} recipes to build or to look at, "
+        f"at most {len(missing)} sources to fetch{seconds}"
+    )
 
 
 def cmd_meta(options: argparse.Namespace) -> None:
@@ -3150,7 +3000,7 @@ def cmd_build(options: argparse.Namespace) -> None:
 
 
 def cmd_fetch(options: argparse.Namespace) -> None:
-    """Fetch one file. Each URL may bear its own hash as ?sha256sum=, for which --sha256 stands in."""
+    """Fetch one file; a URL may bear its own hash as ?sha256sum=, else --sha256 is its hash."""
     alternatives = []
     for url in options.url:
         match = HASH_QUERY.search(url)
@@ -3161,14 +3011,14 @@ def cmd_fetch(options: argparse.Namespace) -> None:
         alternatives.append(Alternative(without_hash(url), digest))
     name = options.name or source_name(alternatives[0].url, "fetch")
     if options.output is None:
-        print(fetch_source(name, alternatives, options.sources))
+        fetch_source(name, alternatives, options.sources)
         return
     folder = os.path.dirname(os.path.abspath(options.output))
     os.replace(fetch_source(name, alternatives, folder), options.output)
 
 
 def cmd_hash(options: argparse.Namespace) -> None:
-    """Fetch every source and write what it hashes to into the recipe's sha256 map, all else as it was."""
+    """Fetch every source and write its hash into the recipe's sha256 map, all else as it was."""
     for recipe in load_all(options):
         hashes = {}
         for source in recipe.sources:
@@ -3176,11 +3026,19 @@ def cmd_hash(options: argparse.Namespace) -> None:
                 name = source_name(alternative.url, source.place)
                 hashes.setdefault(name, fetched_hash(name, alternative.url))
         found = {name: digest for name, digest in hashes.items() if digest}
-        missing = [source.name for source in recipe.sources
-                   if not source.is_local and not any(
-                       source_name(alternative.url, source.place) in found for alternative in source.alternatives)]
+        missing = [
+            source.name
+            for source in recipe.sources
+            if not source.is_local
+            and not any(
+                source_name(alternative.url, source.place) in found
+                for alternative in source.alternatives
+            )
+        ]
         if missing:
-            raise Fail(f"{recipe.path}: none of the places of {missing[0]} answers; nothing is written")
+            raise Fail(
+                f"{recipe.path}: none of the places of {missing[0]} answers; nothing is written"
+            )
         with open(recipe.path, encoding="utf-8") as file:
             text = file.read()
         write_atomic(recipe.path, with_hashes(text, found).encode())
@@ -3192,7 +3050,9 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
     os.makedirs(SOURCES, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=SOURCES) as folder:
-            path = fetch_alternative(name, Alternative(url, None), os.path.join(folder, "file"), SOURCES)
+            path = fetch_alternative(
+                name, Alternative(url, None), os.path.join(folder, "file"), SOURCES
+            )
             digest = hash_file(path)
             os.replace(path, os.path.join(SOURCES, digest))
             return digest
@@ -3204,12 +3064,16 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
 def with_hashes(text: str, hashes: Dict[str, str]) -> str:
     """A recipe's TEXT with HASHES in its sha256 map; comments and all other lines stay."""
     lines = text.splitlines()
-    start = next((index for index, line in enumerate(lines) if re.match(r"sha256:\s*(#.*)?$", line)), None)
+    start = next(
+        (index for index, line in enumerate(lines) if re.match(r"sha256:\s*(#.*)?$", line)), None
+    )
     if start is None:
         after = [field.key for field in RECIPE_FIELDS]
-        after = after[after.index("sha256") + 1:]
-        start = next((index for index, line in enumerate(lines)
-                      if line.partition(":")[0] in after), len(lines))
+        after = after[after.index("sha256") + 1 :]
+        start = next(
+            (index for index, line in enumerate(lines) if line.partition(":")[0] in after),
+            len(lines),
+        )
         lines.insert(start, "sha256:")
     left = dict(hashes)
     end = start + 1
@@ -3251,7 +3115,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def parse_arguments(argv: Optional[List[str]]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="pkggen.py", description="Turn YAML recipes into makefiles, and run them.")
+    parser = ArgumentParser(
+        prog="pkggen.py", description="Turn YAML recipes into makefiles, and run them."
+    )
     parser.add_argument("--version", action="version", version=f"pkggen {VERSION}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for verb, (what, arguments, _) in COMMANDS.items():
@@ -3263,17 +3129,29 @@ def parse_arguments(argv: Optional[List[str]]) -> argparse.Namespace:
 
 
 def add_options(command: argparse.ArgumentParser, verb: str) -> None:
-    command.add_argument("-o", dest="output", metavar="FILE", help="write to FILE instead of stdout")
+    command.add_argument(
+        "-o", dest="output", metavar="FILE", help="write to FILE instead of stdout"
+    )
     if verb == "fetch":
         command.add_argument("--sha256", help="the hash that the file must have")
         command.add_argument("--name", help="what to call it in messages")
-        command.add_argument("--sources", default=SOURCES, help="cache of files by hash (%(default)s)")
+        command.add_argument(
+            "--sources", default=SOURCES, help="cache of files by hash (%(default)s)"
+        )
         return
     machine = os.uname().machine
-    command.add_argument("--arch", default=os.environ.get("ARCH") or machine, help="compile for (%(default)s)")
+    command.add_argument(
+        "--arch", default=os.environ.get("ARCH") or machine, help="compile for (%(default)s)"
+    )
     command.add_argument("--hostarch", default=None, help="compile on (the same)")
-    command.add_argument("-D", dest="define", action="append", default=[], metavar="KEY=VALUE",
-                         help="a value for .Data of the templates")
+    command.add_argument(
+        "-D",
+        dest="define",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a value for .Data of the templates",
+    )
     command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
 
 
@@ -3286,7 +3164,7 @@ def parse_definitions(definitions: List[str]) -> Dict[str, str]:
 
 def interrupt(number: int, frame: Any) -> None:
     for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(caught, signal.SIG_IGN)       # once: what was begun is being undone
+        signal.signal(caught, signal.SIG_IGN)  # once: what was begun is being undone
     raise Interrupted(number)
 
 
@@ -3304,7 +3182,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         say(f"pkggen: {error.filename or options.verb}: {error.strerror}")
         return 1
     except Interrupted as signal_received:
-        say(f"pkggen: stopped by {signal_received}; what was finished stays, and the next run goes on from it")
+        say(f"pkggen: stopped by {signal_received}; the next run goes on from what is finished")
         return 128 + signal_received.number
     return 0
 

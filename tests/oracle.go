@@ -2,9 +2,9 @@
 //
 //	go run tests/oracle.go tests/data/templates/*.txt
 //
-// It rewrites the expectation at the end of each case in place, by Go 1.19's rules, and prints how
-// many cases there are and which changed; a person then reads the diff. The format of the files is in
-// tests/data/templates/README. An error's text is ours, not Go's, and stays as it is.
+// It rewrites the expectation at the end of each case in place and prints how many cases there are
+// and which changed; a person then reads the diff. The expectations are those of Go 1.19. The
+// format of the files is in tests/data/templates/README. An error's text is ours and stays.
 package main
 
 import (

@@ -1,4 +1,7 @@
-"""The template engine of pkggen.py, against what Go's text/template gives (data/templates/README)."""
+"""The template engine of pkggen.py, against what Go's text/template gives.
+
+The cases are text files: data/templates/README says how they look.
+"""
 
 import json
 import pathlib
@@ -126,7 +129,8 @@ def test_functions_of_every_kind_complain_about_arguments():
 
 def test_structs():
     recipe = pkggen.Struct(Version="1.2", Data={"a": 1})
-    assert pkggen.render("{{.Version}} {{.Data.b}} {{.}}", recipe) == "1.2 <no value> {1.2 map[a:1]}"
+    text = pkggen.render("{{.Version}} {{.Data.b}} {{.}}", recipe)
+    assert text == "1.2 <no value> {1.2 map[a:1]}"
     assert fail("{{.Verson}}", recipe) == \
         "template:1:3: can't evaluate field Verson in type Recipe"
 
@@ -156,6 +160,8 @@ ENDLESS = {
     "recursion": '{{define "r"}}{{template "r"}}{{end}}{{template "r"}}',
     "recursion in blocks": '{{define "r"}}{{with 1}}{{if 1}}{{template "r" $}}{{end}}{{end}}{{end}}'
                            '{{template "r" .}}',
+    "recursion in many blocks": '{{define "r"}}' + "{{if 1}}" * 60 + '{{template "r"}}'
+                                + "{{end}}" * 61 + '{{template "r"}}',
     "recursion twice": '{{define "r"}}{{template "r"}}{{template "r"}}{{end}}{{template "r"}}',
     "two to the sixtieth": "".join(
         f'{{{{define "{i}"}}}}{{{{template "{i + 1}"}}}}{{{{template "{i + 1}"}}}}{{{{end}}}}'

@@ -1,0 +1,38 @@
+"""What the tests share: where the tree is, and how a tool is loaded as a module or run as a program."""
+import importlib.util
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def load_tool(name):
+    """The script NAME.py of this tree as a module."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def run_tool(name, *arguments, check=True, **options):
+    """Run NAME.py with this Python and give what it wrote; with `check` a failure is the test's."""
+    command = [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120, **options
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def environment(**changes):
+    """This process's environment with CHANGES."""
+    return {**os.environ, **{key: str(value) for key, value in changes.items()}}
+
+
+def pytest_configure():
+    # world/engine passes an interrupt on as TERM; pytest must then end as on Ctrl-C, fixtures and all.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,0 +1,1930 @@
+"""Tests of lpkg.py: pure logic directly, the rest in real roots, against the real minisign and dpkg and
+real HTTP servers on loopback. `test_sNN_` is the attack of that number in docs/SECURITY.md."""
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import zlib
+
+import pytest
+from conftest import load_tool
+
+lpkg = load_tool("lpkg")
+SCRIPT = os.path.abspath(lpkg.__file__)
+DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
+NOBODY = 65534
+
+
+# ---- helpers --------------------------------------------------------------------------------------
+
+class Result:
+    """What a run of lpkg said."""
+
+    def __init__(self, status, out, err):
+        self.status = status
+        self.out = out.decode(errors="replace")
+        self.raw = out
+        self.err = err.decode(errors="replace")
+        assert "Traceback" not in self.err, self.err
+
+    def ok(self):
+        assert self.status == 0, self.err
+        return self
+
+    def refused(self, *words, status=1):
+        assert self.status == status, (self.status, self.out, self.err)
+        last = self.err.strip().split("\n")[-1]
+        assert last.startswith("lpkg: "), self.err
+        for word in words:
+            assert word in last, last
+        return self
+
+
+def run(*arguments, stdin=b"", uid=0, before=None):
+    """lpkg in a child that is forked, not started, to save time; BEFORE() runs there first."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, \
+            tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        pid = os.fork()
+        if pid == 0:
+            child(arguments, (given, out, err), uid, before)
+        _, status = os.waitpid(pid, 0)
+        out.seek(0)
+        err.seek(0)
+        return Result(os.waitstatus_to_exitcode(status), out.read(), err.read())
+
+
+def child(arguments, files, uid, before):
+    """The forked half of run()."""
+    status = 99
+    try:
+        for number, file in enumerate(files):
+            os.dup2(file.fileno(), number)
+        sys.stdin = open(0, "r", closefd=False)
+        sys.stdout = open(1, "w", closefd=False)
+        sys.stderr = open(2, "w", closefd=False)
+        os.sync = lambda: None          # no power is cut here, and other tests write a lot
+        if uid:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+        if before:
+            before()
+        status = lpkg.main([str(one) for one in arguments])
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def script(*arguments, stdin=b"", python=sys.executable, **more):
+    """lpkg as a program of its own."""
+    done = subprocess.run([python, "-I", "-S", SCRIPT, *map(str, arguments)], input=stdin,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def build_tar(packages, status=b"0\n", extra=()):
+    """A build's output. PACKAGES: name -> path -> bytes | "-> target" | None (a directory) | (bytes,
+    mode) | TarInfo; EXTRA: more TarInfos."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        add_dir(tar, "out")
+        for name, tree in packages.items():
+            add_dir(tar, f"out/{name}")
+            for path, what in tree.items():
+                add(tar, f"out/{name}/{path}", what)
+        for member in extra:
+            tar.addfile(member)
+        if status is not None:
+            add(tar, ".status", status)
+    return buffer.getvalue()
+
+
+def add_dir(tar, path, mode=0o755):
+    member = tarfile.TarInfo(path)
+    member.type = tarfile.DIRTYPE
+    member.mode = mode
+    tar.addfile(member)
+
+
+def add(tar, path, what):
+    """Add a member as build_tar describes it."""
+    data, mode = what if isinstance(what, tuple) else (what, 0o644)
+    member = tarfile.TarInfo(path)
+    member.mode = mode
+    if data is None:
+        add_dir(tar, path, 0o755 if mode == 0o644 else mode)
+    elif isinstance(data, str):
+        member.type = tarfile.SYMTYPE
+        member.linkname = data[3:]
+        tar.addfile(member)
+    else:
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def meta_of(names, version="1-0", arch="x86_64", **parts):
+    """A META file of packages NAMES; PARTS: name -> its part."""
+    return {"recipe": "r", "version": version, "arch": arch, "license": "MIT", "url": "http://u",
+            "packages": {name: parts.get(name, {}) for name in names}}
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    """(secret, public) key files."""
+    base = tmp_path_factory.mktemp("keys") / "panux"
+    run("keygen", base).ok()
+    return f"{base}.key", f"{base}.pub"
+
+
+class World:
+    """A repository, and roots that install from it."""
+
+    def __init__(self, folder, keys):
+        self.folder = folder
+        self.secret, self.key = keys
+        self.repo = folder / "repo"
+        self.packages = self.repo / "x86_64"
+        self.packages.mkdir(parents=True)
+        self.root = folder / "root"
+
+    def pack(self, packages, version="1-0", into=None, **parts):
+        """Pack PACKAGES (see build_tar), whose META parts are PARTS."""
+        meta = self.folder / "meta.json"
+        meta.write_text(json.dumps(meta_of(packages, version, **parts)))
+        return run("pack", "--meta", meta, "-o", into or self.packages,
+                   stdin=build_tar(packages)).ok()
+
+    def index(self, *more):
+        """Make the index."""
+        return run("index", self.packages, "--secret", self.secret, "--serial-file",
+                   self.folder / "serial", *more).ok()
+
+    def arguments(self, verb, *words, root=None, repo=None):
+        """The arguments of VERB on the root."""
+        source = ["--repo", repo or self.repo, "--key", self.key] if verb in ("install", "search") else []
+        yes = ["--yes"] if verb in ("install", "remove") else []
+        arch = ["--arch", "x86_64"] if source else []
+        return ["--root", root or self.root, *source, *yes, *arch, verb, *words]
+
+    def do(self, verb, *words, root=None, repo=None, **more):
+        """VERB on the root."""
+        return run(*self.arguments(verb, *words, root=root, repo=repo), **more)
+
+    def hostile(self, info, members, tail=b"", **changes):
+        """Put a package into the repository whose archive holds just these bytes, with an index that
+        describes it truly, as far as CHANGES don't say otherwise."""
+        data = raw_package(info, members) + tail
+        path = self.packages / f"{info['name']}-{info['version']}.x86_64.lpkg"
+        path.write_bytes(data)
+        offer = dict(offer_of(info, path.name, data), **changes)
+        self.sign_index([offer])
+        return path
+
+    def sign_index(self, offers, arch="x86_64", comment=None, **changes):
+        """Write an index of OFFERS, whatever they say, and sign it."""
+        now = int(time.time())
+        index = {"serial": now, "created": now, "expires": now + 1000, "arch": arch,
+                 "packages": offers, **changes}
+        self.write_index(json.dumps(index).encode(), comment or f"index {arch} serial {index['serial']}")
+
+    def write_index(self, data, comment):
+        """Write and sign DATA as the index."""
+        path = self.packages / "index.json"
+        path.write_bytes(data)
+        run("sign", path, "--secret", self.secret, "--comment", comment).ok()
+
+
+def info_of(name, files, version="1-0", **more):
+    """An info.json for FILES."""
+    info = {"name": name, "version": version, "arch": "x86_64", "summary": "", "license": "",
+            "url": "", "recipe": "", "depends": [], "provides": [], "conflicts": [],
+            "conffiles": [], "services": [], "size": 0, "files": files}
+    return dict(info, **more)
+
+
+def offer_of(info, file_name, data):
+    """The index's entry of a package with these bytes."""
+    offer = {"file": file_name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+             "installed_size": 0, "setuid": []}
+    return dict({key: value for key, value in info.items() if key not in ("files", "conffiles")}, **offer)
+
+
+def raw_package(info, members):
+    """The bytes of a package whose archive is info.json and then MEMBERS, bytes as they are."""
+    text = json.dumps(info).encode()
+    body = lpkg.info_header(len(text)) + text + lpkg.padding(len(text)) + b"".join(members)
+    return gzip.compress(body + lpkg.TAR_END)
+
+
+def directory(path, mode="0755"):
+    return dict(lpkg.folder_entry(path), mode=mode)
+
+
+def regular(path, data=b"x", mode="0644"):
+    return dict(lpkg.file_entry(path, data), mode=mode)
+
+
+def symlink(path, target):
+    return {"path": path, "type": "link", "mode": "0777", "uid": 0, "gid": 0, "target": target}
+
+
+def member(entry, data=b""):
+    """The bytes of ENTRY in a tar."""
+    return lpkg.tar_header(entry) + data + lpkg.padding(len(data))
+
+
+@pytest.fixture
+def world(tmp_path, keys):
+    return World(tmp_path, keys)
+
+
+def snapshot(root):
+    """PATH -> what is there, of all that matters in a root."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            there = os.lstat(path)
+            content = os.readlink(path) if stat.S_ISLNK(there.st_mode) else ""
+            if stat.S_ISREG(there.st_mode):
+                with open(path, "rb") as file:
+                    content = file.read()
+            relative = os.path.relpath(path, root)
+            if relative not in (lpkg.LOCK, lpkg.SERIALS):
+                found[relative] = (there.st_mode, there.st_uid, there.st_gid, content)
+    return found
+
+
+@contextlib.contextmanager
+def serving(handler):
+    """A server of HANDLER on loopback: its URL."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def folder_handler(folder, change=None):
+    """A handler that serves FOLDER; CHANGE(handler) may answer in its place."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def do_GET(self):
+            if not (change and change(self)):
+                super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
+
+
+# ---- versions and relations -------------------------------------------------------------------------
+
+def random_version(rng):
+    """A version that dpkg takes, near others of its kind."""
+    text = rng.choice("0123456789") + "".join(rng.choice("0019aAz.+~-") for _ in range(rng.randrange(7)))
+    if rng.random() < 0.15:
+        text = f"{rng.randrange(3)}:{text}"
+    return text.rstrip("-") + rng.choice(["", "-0", "-1", "-10", "-1~a"])
+
+
+def test_versions_compare_as_dpkg_says():
+    rng = random.Random(3)
+    for _ in range(400):
+        one, two = random_version(rng), random_version(rng)
+        if rng.random() < 0.4:
+            two = one + rng.choice(["0", "~", "a", ".", ".0", "+"])
+        assert lpkg.is_version(one) and lpkg.is_version(two)
+        ours = (lpkg.version_key(one) > lpkg.version_key(two)) - (
+            lpkg.version_key(one) < lpkg.version_key(two))
+        word = {-1: "lt", 0: "eq", 1: "gt"}[ours]
+        done = subprocess.run(["dpkg", "--compare-versions", one, word, two], stderr=subprocess.PIPE)
+        assert done.returncode == 0, (one, word, two, done.stderr)
+
+
+@pytest.mark.parametrize("version, relation, fits", [
+    ("1.2-3", "a=1.2", True), ("1.2-3", "a=1.2-3", True), ("1.2-3", "a=1.2-2", False),
+    ("1.2-3", "a>1.2", False), ("1.3-0", "a>1.2", True), ("1.2-3", "a>=1.2", True),
+    ("1.2-3", "a<=1.2", True), ("1.2-3", "a<1.2", False), ("1.2~rc1-0", "a<1.2", True),
+    ("1.2-3", "a~1.2", True), ("1.2.3-1", "a~1.2", True), ("1.20-1", "a~1.2", False),
+    ("1.2a-1", "a~1.2", False), ("1:0.1-0", "a>9", True), ("5-0", "a", True)])
+def test_relations(version, relation, fits):
+    parsed = lpkg.parse_relation(relation)
+    assert lpkg.version_fits(version, parsed.operator, parsed.version) == fits
+
+
+@pytest.mark.parametrize("text", ["", "!", "a>", ">1", "a>>1", "a==1", "a = 1", "-a", "a\n", "a>=1;x", 5,
+                                  None, "a/b", "a>=" + "1" * 101])
+def test_bad_relations(text):
+    with pytest.raises(lpkg.Fail):
+        lpkg.parse_relation(text)
+
+
+def solver_cases():
+    """The blocks of lpkg-solver.txt."""
+    with open(os.path.join(DATA, "lpkg-solver.txt")) as file:
+        blocks = file.read().split("\n\n")
+    for block in blocks:
+        lines = [line.split() for line in block.split("\n") if line and not line.startswith("#")]
+        if lines:
+            yield pytest.param(lines[1:], id=" ".join(lines[0][1:]))
+
+
+def solver_package(words, origin):
+    """The package of a line of a case."""
+    more = dict(word.split("=", 1) for word in words[2:])
+    info = info_of(words[0], [], words[1])
+    info.update({key: more[key].split(",") for key in more if key != "repository"})
+    if "repository" in more:
+        info["repository"] = more["repository"]
+    return lpkg.Package(info, origin)
+
+
+@pytest.mark.parametrize("lines", list(solver_cases()))
+def test_solver(lines):
+    repositories = [lpkg.Repository(name, "", "", []) for name in ("repo", "repo2")]
+    installed = {}
+    for kind, *words in lines:
+        if kind == "installed":
+            installed[words[0]] = solver_package(words, None)
+        for repository in repositories:
+            if kind == repository.name:
+                repository.packages.append(solver_package(words, repository))
+    asked = next(words for kind, *words in lines if kind == "ask")
+    kind, *expected = lines[-1]
+    try:
+        plan = lpkg.plan_install(installed, set(), repositories, asked, [])
+    except lpkg.Fail as error:
+        assert kind == "refuses" and " ".join(expected) in str(error), str(error)
+        return
+    system = {f"{package.name}={package.version}" for package in plan.new + plan.stay}
+    assert kind == "gives" and system == set(expected)
+
+
+def test_solver_deep_and_wide():
+    repository = lpkg.Repository("r", "", "", [])
+    for number in range(3000):
+        depends = [f"p{number + 1}"] if number < 2999 else []
+        repository.packages.append(lpkg.Package(info_of(f"p{number}", [], depends=depends), repository))
+    plan = lpkg.plan_install({}, set(), [repository], ["p0"], [])
+    assert len(plan.new) == 3000
+
+
+# ---- signatures -------------------------------------------------------------------------------------
+
+RFC_8032 = [
+    ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
+     "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155"
+     "5fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"),
+    ("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+     "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+     "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"),
+    ("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025", "af82",
+     "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac"
+     "18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a"),
+]
+
+
+@pytest.mark.parametrize("public, message, signature", RFC_8032)
+def test_ed25519_vectors(public, message, signature):
+    public, message, signature = map(bytes.fromhex, (public, message, signature))
+    assert lpkg.ed25519_verify(public, message, signature)
+    assert not lpkg.ed25519_verify(public, message + b"x", signature)
+
+
+def test_ed25519_agrees_with_pynacl():
+    import nacl.exceptions
+    import nacl.signing
+    rng = random.Random(8032)
+    for number in range(150):
+        key = nacl.signing.SigningKey(bytes(rng.randrange(256) for _ in range(32)))
+        message = bytes(rng.randrange(256) for _ in range(rng.randrange(80)))
+        public, signature = bytearray(bytes(key.verify_key)), bytearray(key.sign(message).signature)
+        if number % 3:
+            target = signature if number % 3 == 1 else public
+            target[rng.randrange(len(target))] ^= 1 << rng.randrange(8)
+        try:
+            nacl.signing.VerifyKey(bytes(public)).verify(message, bytes(signature))
+            expected = True
+        except (nacl.exceptions.BadSignatureError, ValueError):
+            expected = False
+        assert lpkg.ed25519_verify(bytes(public), message, bytes(signature)) == expected
+        assert expected == (number % 3 == 0)
+
+
+def minisign(*arguments, password=None):
+    """The real minisign."""
+    done = subprocess.run(["minisign", *map(str, arguments)], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, input=password)
+    return done.returncode, done.stdout.decode()
+
+
+def test_minisign_verifies_ours(world, keys):
+    path = world.folder / "f"
+    path.write_bytes(b"some text\n" * 1000)
+    run("sign", path, "--secret", keys[0], "--comment", "a comment of ours").ok()
+    status, text = minisign("-Vm", path, "-p", keys[1])
+    assert status == 0 and "a comment of ours" in text
+    path.write_bytes(b"other text")
+    assert minisign("-Vm", path, "-p", keys[1])[0] != 0
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_ours_verifies_minisign(tmp_path, legacy):
+    path = tmp_path / "f"
+    path.write_bytes(b"text")
+    assert minisign("-G", "-W", "-p", tmp_path / "m.pub", "-s", tmp_path / "m.key")[0] == 0
+    arguments = ["-l"] if legacy else []
+    assert minisign("-S", *arguments, "-m", path, "-s", tmp_path / "m.key", "-t", "trusted words")[0] == 0
+    signature = (tmp_path / "f.minisig").read_bytes()
+    assert base64.b64decode(signature.split(b"\n")[1])[:2] == (b"Ed" if legacy else b"ED")
+    key = lpkg.parse_public_key((tmp_path / "m.pub").read_bytes(), "m.pub")
+    assert lpkg.check_signature(b"text", signature, [key], "f") == (key, "trusted words")
+    with pytest.raises(lpkg.Fail):
+        lpkg.check_signature(b"texT", signature, [key], "f")
+
+
+def test_their_plain_key_signs_with_ours(tmp_path):
+    minisign("-G", "-W", "-p", tmp_path / "m.pub", "-s", tmp_path / "m.key")
+    (tmp_path / "f").write_bytes(b"text")
+    run("sign", tmp_path / "f", "--secret", tmp_path / "m.key").ok()
+    assert minisign("-Vm", tmp_path / "f", "-p", tmp_path / "m.pub")[0] == 0
+
+
+def test_encrypted_keys_both_ways(tmp_path, monkeypatch):
+    monkeypatch.setenv("LPKG_PASSWORD", "geheim")
+    (tmp_path / "f").write_bytes(b"text")
+    run("keygen", tmp_path / "ours", "--encrypt").ok()
+    assert stat.S_IMODE(os.stat(tmp_path / "ours.key").st_mode) == 0o600
+    status, text = minisign("-Sm", tmp_path / "f", "-s", tmp_path / "ours.key", password=b"geheim\n")
+    assert status == 0, text
+    assert minisign("-Vm", tmp_path / "f", "-p", tmp_path / "ours.pub")[0] == 0
+    status, text = minisign("-G", "-p", tmp_path / "m.pub", "-s", tmp_path / "m.key",
+                            password=b"geheim\ngeheim\n")
+    assert status == 0, text
+    run("sign", tmp_path / "f", "--secret", tmp_path / "m.key").ok()
+    assert minisign("-Vm", tmp_path / "f", "-p", tmp_path / "m.pub")[0] == 0
+    monkeypatch.setenv("LPKG_PASSWORD", "falsch")
+    run("sign", tmp_path / "f", "--secret", tmp_path / "m.key").refused("wrong password")
+
+
+def test_scrypt_costs_are_libsodiums():
+    assert lpkg.scrypt_cost(33554432, 1 << 30) == (1 << 20, 8, 1)
+    assert lpkg.scrypt_cost(524288, 16777216) == (1 << 14, 8, 1)
+
+
+def test_keygen_is_plain_about_it_and_never_overwrites(tmp_path):
+    done = run("keygen", tmp_path / "k").ok()
+    assert "NOT encrypted" in done.err
+    before = (tmp_path / "k.key").read_bytes()
+    run("keygen", tmp_path / "k").refused("k.key", "not overwritten")
+    assert (tmp_path / "k.key").read_bytes() == before
+
+
+def test_signing_without_pynacl_names_what_to_install(tmp_path):
+    script("keygen", tmp_path / "k").refused("pip install pynacl")
+
+
+def signed(keys, data=b"data", comment="index x86_64 serial 1"):
+    """(signature file's lines, public key) of DATA."""
+    public = lpkg.parse_public_key(open(keys[1], "rb").read(), keys[1])
+    text = lpkg.sign_hash(hashlib.blake2b(data).digest(), comment, keys[0])
+    return text.decode().split("\n"), public
+
+
+def edit_base64(line, edit):
+    """A base64 LINE with its bytes changed by EDIT(bytearray)."""
+    raw = bytearray(base64.b64decode(line))
+    edit(raw)
+    return base64.b64encode(bytes(raw)).decode()
+
+
+def add_l(raw):
+    """S + L in the place of S: the same equation, another signature."""
+    s = int.from_bytes(raw[42:74], "little") + lpkg.L
+    raw[42:74] = s.to_bytes(32, "little")
+
+
+SIGNATURE_EDITS = {
+    "trusted comment": lambda lines: lines[:2] + ["trusted comment: index x86_64 serial 2"] + lines[3:],
+    "no global signature": lambda lines: lines[:3] + [""],
+    "empty global signature": lambda lines: lines[:3] + ["", ""],
+    "no trusted comment": lambda lines: lines[:2] + ["comment: x"] + lines[3:],
+    "key id": lambda lines: [lines[0], edit_base64(lines[1], lambda raw: raw.__setitem__(2, raw[2] ^ 1)),
+                             *lines[2:]],
+    "ED as Ed": lambda lines: [lines[0], edit_base64(lines[1], lambda raw: raw.__setitem__(1, 100)),
+                               *lines[2:]],
+    "other kind": lambda lines: [lines[0], edit_base64(lines[1], lambda raw: raw.__setitem__(1, 65)),
+                                 *lines[2:]],
+    "S >= L": lambda lines: [lines[0], edit_base64(lines[1], add_l), *lines[2:]],
+    "extra line": lambda lines: lines[:4] + ["x", ""],
+    "no last newline": lambda lines: lines[:4],
+    "carriage returns": lambda lines: [line + "\r" for line in lines[:4]] + [""],
+    "base64 with rubbish": lambda lines: [lines[0], lines[1][:8] + "!" + lines[1][8:], *lines[2:]],
+    "base64 with spare bits": lambda lines: [lines[0], lines[1], lines[2], lines[3][:-3] + chr(
+        ord(lines[3][-3]) + 1) + "=="],
+    "short": lambda lines: [lines[0], lines[1][:-4], *lines[2:]],
+    "empty": lambda lines: [""],
+}
+
+
+@pytest.mark.parametrize("edit", SIGNATURE_EDITS)
+def test_s13_edited_signatures(keys, edit):
+    lines, public = signed(keys)
+    assert lpkg.check_signature(b"data", "\n".join(lines).encode(), [public], "f")[0] is public
+    with pytest.raises(lpkg.Fail):
+        lpkg.check_signature(b"data", "\n".join(SIGNATURE_EDITS[edit](lines)).encode(), [public], "f")
+
+
+def test_s13_small_order_keys():
+    small = ["0100000000000000000000000000000000000000000000000000000000000000",
+             "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+             "0000000000000000000000000000000000000000000000000000000000000000",
+             "0000000000000000000000000000000000000000000000000000000000000080",
+             "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+             "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"]
+    for text in small:
+        key = bytes.fromhex(text)
+        # with A of order 1 (or 8, for one message in 8) any R = [S]B would do
+        for s in range(8):
+            point = lpkg.point_sum(s, lpkg.BASE, 0, lpkg.BASE)
+            signature = lpkg.point_encode(point) + s.to_bytes(32, "little")
+            assert not lpkg.ed25519_verify(key, b"m", signature)
+
+
+def test_s13_points_that_are_encoded_twice():
+    for y in range(lpkg.P, 2 ** 255):
+        assert lpkg.point_decode(y.to_bytes(32, "little")) is None
+    assert lpkg.point_decode((1 | 1 << 255).to_bytes(32, "little")) is None     # x = 0 with a sign
+
+
+# ---- pack -------------------------------------------------------------------------------------------
+
+TREE = {"bin/app": (b"#!/bin/sh\n", 0o755), "bin/su": (b"su", 0o4755), "bin/link": "-> app",
+        "etc/app.conf": b"a=1\n", "tmp": (None, 0o1777), "usr/share/" + "x" * 120: b"long"}
+
+
+def read_package(path):
+    """(info.json, TarInfos by name) of a package, by Python's own tarfile."""
+    with tarfile.open(path, "r:gz") as tar:
+        members = tar.getmembers()
+        return json.load(tar.extractfile(members[0])), {one.name: one for one in members[1:]}, members
+
+
+def test_pack_makes_what_design_says(world):
+    out = world.pack({"app": TREE, "empty": {}}, app={
+        "summary": "an app", "depends": ["musl>=1.2"], "conffiles": ["/etc/app.conf"],
+        "services": ["app"], "owners": {"/etc/app.conf": "5:6:640"}}).out
+    path = world.packages / "app-1-0.x86_64.lpkg"
+    data = path.read_bytes()
+    name, file_name, size, sha256 = out.split("\n")[0].split()
+    assert (name, file_name) == ("app", path.name)
+    assert (int(size), sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    info, members, order = read_package(path)
+    assert order[0].name == ".lpkg/info.json"
+    assert [one.name for one in order[1:]] == [entry["path"] for entry in info["files"]]
+    assert info["depends"] == ["musl>=1.2"] and info["conffiles"] == ["etc/app.conf"]
+    assert info["size"] == sum(entry.get("size", 0) for entry in info["files"])
+    entries = {entry["path"]: entry for entry in info["files"]}
+    assert entries["etc/app.conf"] == {"path": "etc/app.conf", "type": "file", "mode": "0640", "uid": 5,
+                                       "gid": 6, "size": 4,
+                                       "sha256": hashlib.sha256(b"a=1\n").hexdigest()}
+    assert entries["bin/su"]["mode"] == "4755" and members["bin/su"].mode == 0o4755
+    assert entries["bin/link"]["target"] == "app" and members["bin/link"].linkname == "app"
+    assert entries["tmp"]["mode"] == "1777" and entries["bin"]["type"] == "dir"
+    assert all(one.mtime == 0 and not one.uname and not one.gname for one in order)
+    empty, members, _ = read_package(world.packages / "empty-1-0.x86_64.lpkg")
+    assert empty["files"] == [] and members == {}
+    assert list(world.packages.iterdir()).__len__() == 2
+
+
+def test_pack_is_deterministic(world):
+    backwards = dict(reversed(list(TREE.items())))
+    world.pack({"app": TREE})
+    first = (world.packages / "app-1-0.x86_64.lpkg").read_bytes()
+    world.pack({"app": backwards})
+    assert (world.packages / "app-1-0.x86_64.lpkg").read_bytes() == first
+    assert first[:10] == bytes([31, 139, 8, 0, 0, 0, 0, 0, 2, 3])      # no time, no name
+
+
+def test_pack_reads_other_tars(world, tmp_path):
+    """GNU tar's long names and `./`, and names that lead to hard links."""
+    tree = tmp_path / "b" / "out" / "app"
+    tree.mkdir(parents=True)
+    (tree / ("d" * 200)).mkdir()
+    (tree / ("d" * 200) / ("f" * 200)).write_bytes(b"deep")
+    (tree / "one").write_bytes(b"linked")
+    os.link(tree / "one", tree / "two")
+    (tmp_path / "b" / ".status").write_text("0\n")
+    data = subprocess.run(["tar", "-C", tmp_path / "b", "-cf", "-", "./out", "./.status"],
+                          stdout=subprocess.PIPE, check=True).stdout
+    (tmp_path / "m.json").write_text(json.dumps(meta_of(["app"])))
+    run("pack", "--meta", tmp_path / "m.json", "-o", world.packages, stdin=data).ok()
+    info, members, _ = read_package(world.packages / "app-1-0.x86_64.lpkg")
+    assert f"{'d' * 200}/{'f' * 200}" in members
+    assert members["one"].size == members["two"].size == 6 and members["two"].isreg()
+    world.index()
+    world.do("install", "app").ok()
+    assert (world.root / "two").read_bytes() == b"linked"
+    assert (world.root / ("d" * 200) / ("f" * 200)).read_bytes() == b"deep"
+
+
+def odd_member(name, kind, **more):
+    """A TarInfo of an odd KIND."""
+    one = tarfile.TarInfo(name)
+    one.type = kind
+    for key, value in more.items():
+        setattr(one, key, value)
+    return one
+
+
+REFUSED_BUILDS = {
+    "cut": (build_tar({"app": TREE}, status=None), "without .status"),
+    "cut in the middle": (build_tar({"app": {"a": b"x" * 100000}})[:50000], "out"),
+    "nothing": (b"", "tar"),
+    "no tar": (b"x" * 5000, "tar"),
+    "failed": (build_tar({"app": TREE}, status=b"2\n"), "its .status is 2"),
+    "something after .status": (build_tar({"app": TREE}, status=None, extra=[
+        odd_member(".status", tarfile.REGTYPE), odd_member("out/app/zz", tarfile.DIRTYPE)]), ".status"),
+    "of no package": (build_tar({"app": {}, "other": {"a": b"x"}}), "out/other"),
+    "outside out": (build_tar({"app": {}}, extra=[odd_member("etc", tarfile.DIRTYPE)]), "etc"),
+    "dots": (build_tar({"app": {"../x": b"x"}}), "../x"),
+    "dots in the middle": (build_tar({"app": {"a/../../x": b"x"}}), "a/../../x"),
+    "package dots": (build_tar({"app": {}}, extra=[odd_member("out/..", tarfile.DIRTYPE)]), "out/.."),
+    "tab": (build_tar({"app": {"a\tb": b"x"}}), "a\\tb"),
+    "newline": (build_tar({"app": {"a\nb": b"x"}}), "a\\nb"),
+    "not utf-8": (build_tar({"app": {"a\udcff": b"x"}}), "app"),
+    "lpkg's own": (build_tar({"app": {"var/lib/lpkg/journal": b"x"}}), "var/lib/lpkg"),
+    "too long": (build_tar({"app": {"x" * 256: b"x"}}), "xxx"),
+    "device": (build_tar({"app": {}}, extra=[odd_member("out/app/d", tarfile.CHRTYPE)]), "out/app/d"),
+    "fifo": (build_tar({"app": {}}, extra=[odd_member("out/app/f", tarfile.FIFOTYPE)]), "out/app/f"),
+    "hard link outside": (build_tar({"app": {}}, extra=[
+        odd_member("out/app/h", tarfile.LNKTYPE, linkname="etc/shadow")]), "etc/shadow"),
+    "hard link to nothing": (build_tar({"app": {}}, extra=[
+        odd_member("out/app/h", tarfile.LNKTYPE, linkname="out/app/none")]), "none"),
+    "twice": (build_tar({"app": {"a": b"1"}}, extra=[odd_member("out/app/a", tarfile.REGTYPE)]), "twice"),
+    "below a symlink": (build_tar({"app": {"a": "-> /etc", "a/b": b"x"}}), "a/b"),
+    "below a file": (build_tar({"app": {"a": b"", "a/b": b"x"}}), "a/b"),
+    "huge uid": (build_tar({"app": {}}, extra=[
+        odd_member("out/app/u", tarfile.DIRTYPE, uid=1 << 30)]), "uid"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_BUILDS)
+def test_pack_refuses(world, case):
+    data, word = REFUSED_BUILDS[case]
+    (world.folder / "m.json").write_text(json.dumps(meta_of(["app"])))
+    run("pack", "--meta", world.folder / "m.json", "-o", world.packages, stdin=data).refused(word)
+    assert os.listdir(world.packages) == []
+
+
+@pytest.mark.parametrize("top", ["out", "out/app"])
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.REGTYPE])
+def test_s24_out_is_no_directory(world, top, kind):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(odd_member(top, kind, linkname="/etc"))
+        add(tar, ".status", b"0")
+    (world.folder / "m.json").write_text(json.dumps(meta_of(["app"])))
+    run("pack", "--meta", world.folder / "m.json", "-o", world.packages,
+        stdin=buffer.getvalue()).refused("no directory")
+
+
+@pytest.mark.parametrize("part, word", [
+    ({"conffiles": ["etc/none"]}, "etc/none"), ({"owners": {"none": "0:0:644"}}, "none"),
+    ({"owners": {"bin/app": "root:0:644"}}, "UID:GID:MODE"), ({"depends": ["a b"]}, "a b"),
+    ({"depends": "a"}, "depends"), ({"services": ["../x"]}, "services"), ({"conffiles": 5}, "conffiles"),
+    ({"owners": []}, "owners"), ({"summary": 5}, "summary"), ({"owners": {"bin/app": "0:0:99"}}, "mode")])
+def test_pack_refuses_meta(world, part, word):
+    (world.folder / "m.json").write_text(json.dumps(meta_of(["app"], app=part)))
+    run("pack", "--meta", world.folder / "m.json", "-o", world.packages,
+        stdin=build_tar({"app": TREE})).refused(word)
+    assert os.listdir(world.packages) == []
+
+
+# ---- index ------------------------------------------------------------------------------------------
+
+def test_index_is_signed_and_ordered(world, keys):
+    world.pack({"b": {}, "a": {"f": (b"1234", 0o4755)}}, "1.9-0", a={"summary": "an a"})
+    world.pack({"a": {}}, "1.10-0")
+    world.index()
+    index = json.loads((world.packages / "index.json").read_bytes())
+    assert [(one["name"], one["version"]) for one in index["packages"]] == [
+        ("a", "1.10-0"), ("a", "1.9-0"), ("b", "1.9-0")]
+    assert index["packages"][1]["setuid"] == ["f"] and index["packages"][1]["installed_size"] == 4
+    assert index["expires"] == index["created"] + 365 * 86400
+    assert gzip.decompress((world.packages / "index.json.gz").read_bytes()) == (
+        world.packages / "index.json").read_bytes()
+    status, text = minisign("-Vm", world.packages / "index.json", "-p", keys[1])
+    assert status == 0 and f"index x86_64 serial {index['serial']}" in text
+    first = index["serial"]
+    world.index()
+    assert json.loads((world.packages / "index.json").read_bytes())["serial"] > first
+    assert not [name for name in os.listdir(world.packages) if name.endswith(".tmp")]
+
+
+def test_index_serial_file_and_never(world):
+    (world.folder / "serial").write_text("9000000000\n")
+    world.index("--expires", "never")
+    index = json.loads((world.packages / "index.json").read_bytes())
+    assert index["serial"] == 9000000001 and index["expires"] is None
+    assert (world.folder / "serial").read_text() == "9000000001\n"
+
+
+def test_index_refuses(world):
+    world.pack({"a": {}})
+    shutil.copy(world.packages / "a-1-0.x86_64.lpkg", world.packages / "copy.lpkg")
+    arguments = ("index", world.packages, "--secret", world.secret, "--serial-file", world.folder / "s")
+    run(*arguments).refused("a-1-0.x86_64.lpkg", "copy.lpkg", "a 1-0")
+    (world.packages / "copy.lpkg").write_bytes(b"x")
+    run(*arguments).refused("copy.lpkg")
+    os.unlink(world.packages / "copy.lpkg")
+    run(*arguments, "--arch", "riscv64").refused("riscv64")
+    run(*arguments, "--expires", "soon").refused("--expires", status=2)
+    assert not (world.packages / "index.json").exists()
+
+
+# ---- install, upgrade, remove, queries --------------------------------------------------------------
+
+def test_install_list_files_info_verify_remove(world):
+    world.pack({"app": TREE, "lib": {"lib/lib.so": b"so"}}, app={
+        "summary": "an app", "depends": ["lib"], "conffiles": ["etc/app.conf"], "services": ["app"]})
+    world.index()
+    done = world.do("install", "app").ok()
+    assert "install  lib 1-0" in done.err and "setuid   /bin/su" in done.err
+    assert "linitctl enable app" in done.err
+    assert world.do("list").ok().out == "app 1-0\nlib 1-0\n"
+    assert "bin/app\n" in world.do("files", "app").ok().out
+    assert "summary: an app\n" in world.do("info", "app").ok().out
+    assert (world.root / lpkg.WORLD).read_text() == "app\n"
+    assert stat.S_IMODE(os.stat(world.root / "bin/su").st_mode) == 0o4755
+    assert stat.S_IMODE(os.stat(world.root / "tmp").st_mode) == 0o1777
+    assert world.do("verify").ok().out == ""
+    for verb in ("list", "verify"):
+        assert isinstance(json.loads(world.do(verb, "--json").ok().out), list)
+    assert json.loads(world.do("files", "lib", "--json").ok().out)[1]["sha256"]
+    assert json.loads(world.do("info", "lib", "--json").ok().out)[0]["name"] == "lib"
+    world.do("remove", "lib").refused("app needs lib")
+    world.do("remove", "app", "lib").ok()
+    left = [name for name in os.listdir(world.root) if name != "var"]
+    assert left == [] and world.do("list").out == ""
+    assert (world.root / lpkg.WORLD).read_text() == ""
+
+
+def test_verify_names_each_difference(world):
+    world.pack({"app": {"a": b"1", "b": b"2", "c": "-> a", "d/e": b"3", "f": b"4", "g": b"5",
+                        "h": b"6"}}, app={"conffiles": ["h"]})
+    world.index()
+    world.do("install", "app").ok()
+    root = world.root
+    (root / "a").write_bytes(b"x")
+    os.unlink(root / "b")
+    os.unlink(root / "c")
+    os.symlink("b", root / "c")
+    shutil.rmtree(root / "d")
+    os.chmod(root / "f", 0o600)
+    os.chown(root / "g", 5, 5)
+    (root / "h").write_bytes(b"mine")
+    done = world.do("verify")
+    assert done.status == 1
+    assert done.out.split("\n")[:-1] == ["a: content", "b: missing", "c: target", "d: missing",
+                                         "d/e: missing", "f: mode", "g: owner"]
+    os.mkdir(root / "b")
+    assert "b: type\n" in world.do("verify", "app").out
+
+
+def test_upgrade_changes_files_and_keeps_conffiles(world):
+    conffiles = {"conffiles": ["etc/same", "etc/mine", "etc/old", "etc/gone", "etc/dropped"]}
+    world.pack({"app": {"bin/app": b"1", "bin/vanishes": b"1", "old/dir/f": b"1", "etc/same": b"1",
+                        "etc/mine": b"1", "etc/old": b"1", "etc/gone": b"1", "etc/dropped": b"1"}},
+               app=conffiles)
+    world.index()
+    world.do("install", "app").ok()
+    for name in ("mine", "old", "dropped"):
+        (world.root / "etc" / name).write_bytes(b"mine")
+    os.unlink(world.root / "etc/gone")
+    conffiles = {"conffiles": ["etc/same", "etc/mine", "etc/old", "etc/gone"]}
+    world.pack({"app": {"bin/app": b"2", "new/f": b"2", "etc/same": b"2", "etc/mine": b"2",
+                        "etc/old": b"1", "etc/gone": b"2"}}, "2-0", app=conffiles)
+    world.index()
+    done = world.do("install", "app").ok()
+    assert "upgrade  app 1-0 -> 2-0" in done.err and "etc/mine.lpkg-new" in done.err
+    root = world.root
+    assert (root / "bin/app").read_bytes() == b"2" and (root / "new/f").read_bytes() == b"2"
+    assert not (root / "bin/vanishes").exists() and not (root / "old").exists()
+    assert (root / "etc/same").read_bytes() == b"2" and not (root / "etc/same.lpkg-new").exists()
+    assert (root / "etc/mine").read_bytes() == b"mine"
+    assert (root / "etc/mine.lpkg-new").read_bytes() == b"2"
+    assert (root / "etc/old").read_bytes() == b"mine" and not (root / "etc/old.lpkg-new").exists()
+    assert not (root / "etc/gone").exists() and (root / "etc/gone.lpkg-new").read_bytes() == b"2"
+    assert (root / "etc/dropped").read_bytes() == b"mine"
+    assert world.do("verify").ok()
+    world.do("remove", "app").ok()
+    assert (root / "etc/mine").read_bytes() == b"mine" and not (root / "etc/same").exists()
+
+
+def test_a_file_moves_from_one_package_to_another(world):
+    world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}})
+    world.index()
+    world.do("install", "a", "b").ok()
+    world.pack({"a": {}, "b": {"f": b"2", "g": b"2"}}, "2-0")
+    world.index()
+    world.do("install", "b").refused("both bring f")
+    world.do("install", "a", "b").ok()
+    assert (world.root / "f").read_bytes() == b"2" and world.do("verify").ok()
+
+
+def test_conflicts_and_strays_are_refused_before_anything_changes(world):
+    world.pack({"a": {"f": b"1", "d/x": b"1"}, "b": {"f": b"2"}, "c": {"s": b"3"}, "e": {"d": b"4"},
+                "g": {"f/h": b"5"}, "i": {"l": "-> x"}})
+    world.index()
+    world.do("install", "a").ok()
+    (world.root / "s").write_bytes(b"stray")
+    os.symlink("y", world.root / "l")
+    before = snapshot(world.root)
+    world.do("install", "b").refused("a and b both bring f")
+    world.do("install", "c").refused("/s", "belongs to no package")
+    world.do("install", "e").refused("both bring d")
+    world.do("install", "g").refused("both bring f")
+    world.do("install", "i").refused("belongs to no package")
+    assert snapshot(world.root) == before
+    (world.root / "s").write_bytes(b"3")
+    world.do("install", "c").ok()
+
+
+def test_shared_directories_take_the_opinion_of_who_has_one(world):
+    world.pack({"a": {"tmp/f": b"1"}, "b": {"tmp": (None, 0o1777)}, "c": {"tmp": (None, 0o700)}})
+    world.index()
+    world.do("install", "a", "b").ok()
+    assert stat.S_IMODE(os.stat(world.root / "tmp").st_mode) == 0o1777
+    world.do("verify").ok()
+    world.do("install", "c").refused("tmp", "different modes")
+
+
+def test_remove_keeps_what_others_have(world):
+    world.pack({"a": {"d/a": b"1"}, "b": {"d/b": b"1"}})
+    world.index()
+    world.do("install", "a", "b").ok()
+    (world.root / "d/mine").write_bytes(b"")
+    world.do("remove", "a").ok()
+    assert (world.root / "d/b").exists()
+    world.do("remove", "b").ok()
+    assert os.listdir(world.root / "d") == ["mine"]
+
+
+def test_dry_run_changes_nothing_and_prints_the_plan(world):
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+    done = world.do("install", "a", "--dry-run").ok()
+    assert done.out.startswith("install  a 1-0") and not world.root.exists()
+
+
+def test_questions_need_a_terminal(world):
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+    run("--root", world.root, "--repo", world.repo, "--key", world.key, "--arch", "x86_64", "install",
+        "a").refused("--yes")
+    assert not world.root.exists()
+
+
+def test_nothing_to_do(world):
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+    world.do("install", "a").ok()
+    before = snapshot(world.root)
+    assert "nothing to do" in world.do("install", "a").ok().err
+    assert snapshot(world.root) == before
+
+
+def test_search(world):
+    world.pack({"zlib": {}, "musl": {}}, zlib={"summary": "compression for all"})
+    world.index()
+    world.do("install", "musl").ok()
+    assert world.do("search", "COMPress").ok().out == "zlib 1-0  compression for all\n"
+    assert json.loads(world.do("search", "zli", "--json").ok().out)[0]["file"]
+    assert world.do("search", "nothing").ok().out == ""
+
+
+def test_configured_repositories_and_keys(world):
+    world.pack({"a": {}, "b": {}})
+    world.index()
+    world.do("install", "a").ok()
+    (world.root / "etc/lpkg/keys").mkdir(parents=True)
+    shutil.copy(world.key, world.root / "etc/lpkg/keys/panux.pub")
+    (world.root / "etc/lpkg/repos").write_text(f"# ours\n\npanux file://{world.repo}\n")
+    run("--root", world.root, "--yes", "install", "b").ok()
+    assert json.loads((world.root / lpkg.INSTALLED / "b").read_text())["repository"] == "panux"
+    (world.root / "etc/lpkg/repos").write_text("nonsense\n")
+    run("--root", world.root, "--yes", "install", "b").refused("NAME URL")
+
+
+def test_local_files(world):
+    world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}}, a={"depends": ["b"]})
+    files = [world.packages / f"{name}-1-0.x86_64.lpkg" for name in "ab"]
+    run("--root", world.root, "--yes", "install", files[0]).refused("not signed", "--allow-unsigned")
+    run("--root", world.root, "--yes", "install", files[0], "--allow-unsigned").refused("needs b")
+    done = run("--root", world.root, "--yes", "install", *files, "--allow-unsigned").ok()
+    assert "NOT SIGNED" in done.err
+    assert world.do("verify").ok()
+    assert run("files", files[0]).ok().out == "f\n" and "name: a" in run("info", files[0]).ok().out
+
+
+# ---- bootstrap --------------------------------------------------------------------------------------
+
+def bootstrap_world(world):
+    world.pack({"base": {"tmp": (None, 0o1777), "root": (None, 0o700), "etc/passwd": b"root\n"},
+                "app": TREE}, app={"depends": ["base"], "owners": {"bin/app": "12:34:755"}})
+    world.index()
+    return ["bootstrap", "--repo", world.repo, "--key", world.key, "--arch", "x86_64",
+            "--repo-url", "http://device/repo", "app"]
+
+
+def test_bootstrap_folder(world):
+    arguments = bootstrap_world(world)
+    run(*arguments[:1], world.root, *arguments[1:]).ok()
+    assert world.do("verify").ok() and world.do("list").out == "app 1-0\nbase 1-0\n"
+    assert (world.root / "etc/lpkg/repos").read_text() == "panux http://device/repo\n"
+    assert (world.root / "etc/lpkg/keys/panux.pub").read_bytes() == open(world.key, "rb").read()
+    run(*arguments[:1], world.root, *arguments[1:]).refused("not empty")
+
+
+@pytest.mark.parametrize("uid", [0, NOBODY])
+def test_bootstrap_tar_keeps_owners_without_root(world, uid, open_folder):
+    arguments = bootstrap_world(world)
+    for path in (world.repo, world.key):
+        (shutil.copytree if os.path.isdir(path) else shutil.copy)(path, open_folder / os.path.basename(path))
+    arguments = [str(one).replace(str(world.repo), str(open_folder / "repo")).replace(
+        str(world.key), str(open_folder / "panux.pub")) for one in arguments]
+    done = run(*arguments, "--tar", "-", uid=uid).ok()
+    assert done.raw == run(*arguments, "--tar", "-").ok().raw
+    with tarfile.open(fileobj=io.BytesIO(done.raw), mode="r:") as tar:
+        members = {one.name: one for one in tar.getmembers()}
+        assert list(members).index("bin") < list(members).index("bin/su")
+        assert (members["bin/app"].uid, members["bin/app"].gid) == (12, 34)
+        assert members["bin/su"].mode == 0o4755 and members["tmp"].mode == 0o1777
+        assert members["root"].mode == 0o700
+        assert tar.extractfile("var/lib/lpkg/world").read() == b"app\n"
+    folder = world.folder / "unpacked"
+    folder.mkdir()
+    subprocess.run(["tar", "-C", folder, "-xpf", "-"], input=done.raw, check=True)
+    assert run("--root", folder, "verify").ok().out == ""
+
+
+def test_bootstrap_tar_of_local_files(world):
+    world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}}, a={"depends": ["missing"]})
+    files = [world.packages / f"{name}-1-0.x86_64.lpkg" for name in "ab"]
+    arguments = ["bootstrap", "--tar", "-", "--no-database", *files]
+    run(*arguments).refused("not signed")
+    done = run(*arguments, "--allow-unsigned").ok()
+    assert "2 local packages, unsigned" in done.err and "WARNING" not in done.err
+    with tarfile.open(fileobj=io.BytesIO(done.raw)) as tar:
+        assert tar.getnames() == ["f", "g"]
+    run(*arguments, files[0], "--allow-unsigned").refused("same package")
+
+
+def test_bootstrap_refuses_a_folder_in_use(world):
+    arguments = bootstrap_world(world)
+    world.root.mkdir()
+    (world.root / "etc").mkdir()
+    run(*arguments[:1], world.root, *arguments[1:]).refused("not empty")
+    assert os.listdir(world.root) == ["etc"]
+
+
+# ---- over HTTP --------------------------------------------------------------------------------------
+
+def simple_world(world):
+    world.pack({"busybox": {"bin/busybox": (os.urandom(200_000), 0o755)}})
+    world.index()
+
+
+def test_http_and_copied_alone(world):
+    """As a person does it: the script alone in a folder, by a bare Python, over http."""
+    simple_world(world)
+    alone = world.folder / "alone"
+    alone.mkdir()
+    shutil.copy(SCRIPT, alone)
+    shutil.copy(world.key, alone)
+    with serving(folder_handler(world.repo)) as url:
+        done = subprocess.run([sys.executable, "-I", "-S", "lpkg.py", "--root", "R", "--repo", url + "/",
+                               "--key", "panux.pub", "--arch", "x86_64", "--yes", "install", "busybox"],
+                              cwd=alone, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert run("--root", alone / "R", "list").out == "busybox 1-0\n"
+
+
+def test_s08_a_flipped_bit_over_http(world):
+    simple_world(world)
+    path = world.packages / "busybox-1-0.x86_64.lpkg"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with serving(folder_handler(world.repo)) as url:
+        world.do("install", "busybox", repo=url).refused("signed index promises")
+    assert not world.root.exists()
+
+
+def test_no_network_is_exit_3(world):
+    simple_world(world)
+    with serving(folder_handler(world.repo)) as url:
+        pass
+    world.do("install", "busybox", repo=url).refused("network", status=3)
+    with serving(folder_handler(world.folder)) as url:
+        world.do("install", "busybox", repo=url + "/nowhere").refused("HTTP Error 404", status=3)
+
+
+def test_truncated_and_stalled_answers(world):
+    simple_world(world)
+
+    def truncate(handler):
+        if not handler.path.endswith(".lpkg"):
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", "200500")
+        handler.end_headers()
+        handler.wfile.write(b"x" * 100)
+        return True
+
+    with serving(folder_handler(world.repo, truncate)) as url:
+        world.do("install", "busybox", repo=url).refused("ended after 100", status=3)
+
+    def stall(handler):
+        if handler.path.endswith(".lpkg"):
+            time.sleep(3)
+        return False
+
+    with serving(folder_handler(world.repo, stall)) as url:
+        world.do("install", "busybox", repo=url,
+                 before=lambda: setattr(lpkg, "NETWORK_TIMEOUT", 0.3)).refused("timed out", status=3)
+    assert not world.root.exists()
+
+
+def test_s09_endless_bodies_are_cut(world):
+    simple_world(world)
+
+    def endless(name):
+        def answer(handler):
+            if not handler.path.endswith(name):
+                return False
+            handler.send_response(200)
+            handler.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    handler.wfile.write(b"x" * 65536)
+            return True
+        return answer
+
+    for name, word in ((".minisig", "longer than"), ("index.json", "longer than"), (".lpkg", "promises")):
+        with serving(folder_handler(world.repo, endless(name))) as url:
+            world.do("install", "busybox", repo=url,
+                     before=lambda: setattr(lpkg, "INDEX_LIMIT", 1 << 20)).refused(word)
+    assert not world.root.exists()
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
+def test_s12_redirects_that_leave_http(world, target):
+    simple_world(world)
+
+    def redirect(handler):
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.end_headers()
+        return True
+
+    with serving(folder_handler(world.repo, redirect)) as url:
+        world.do("install", "busybox", repo=url).refused("edirect", status=3)
+
+
+def test_s12_redirects_within_http_are_followed_and_https_never_left(world):
+    simple_world(world)
+    with serving(folder_handler(world.repo)) as url:
+        def redirect(handler):
+            handler.send_response(302)
+            handler.send_header("Location", url + handler.path)
+            handler.end_headers()
+            return True
+        with serving(folder_handler(world.repo, redirect)) as first:
+            world.do("install", "busybox", repo=first).ok()
+    handler = lpkg.careful_redirects()()
+    import urllib.request
+    with pytest.raises(ValueError):
+        handler.redirect_request(urllib.request.Request("https://a/"), None, 302, "", {}, "http://a/")
+
+
+# ---- attacks on archives (SECURITY.md 1 to 8) ---------------------------------------------------------
+
+BAD_PATHS = ["../x", "/x", "a/../../x", "a/./b", "a//b", "a/", "", ".", "..", "a\0b", "a\nb", "a\tb",
+             "x" * 256, "/".join(["x" * 200] * 20), ".lpkg/x", "var/lib/lpkg/journal", "a\ud800"]
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_s01_names(world, path):
+    world.hostile(info_of("evil", [regular(path)]), [])
+    world.do("install", "evil").refused("path is not valid")
+    assert not world.root.exists() and not (world.folder / "x").exists()
+
+
+def test_s01_a_member_that_the_manifest_does_not_know(world):
+    for name in (b"../../x", b"/x", b"f"):
+        extra = lpkg.ustar_block(name, b"0", 0o644, (0, 0), 1) + b"x" + bytes(511)
+        entry = regular("f")
+        world.hostile(info_of("evil", [entry]), [member(entry, b"x"), extra])
+        world.do("install", "evil").refused("not what its info.json says")
+        assert not world.root.exists() and not (world.folder / "x").exists()
+
+
+def test_s02_a_symlink_and_then_a_file_below_it_in_one_package(world):
+    link, entry = symlink("a", "/tmp"), regular("a/f")
+    world.hostile(info_of("evil", [link, entry]), [member(link), member(entry, b"x")])
+    world.do("install", "evil").refused("a/f is in no folder")
+
+
+@pytest.mark.parametrize("second", [{"d/f": b"x"}, {"d": None}, {"d/e/f": b"x"}])
+def test_s02_a_symlink_and_then_a_file_below_it_in_a_later_package(world, second):
+    outside = world.folder / "outside"
+    outside.mkdir()
+    os.chmod(outside, 0o750)
+    world.pack({"first": {"d": f"-> {outside}"}, "second": second})
+    world.index()
+    world.do("install", "first").ok()
+    before = snapshot(world.root)
+    world.do("install", "second").refused("d")
+    assert snapshot(world.root) == before and os.listdir(outside) == []
+    assert stat.S_IMODE(os.stat(outside).st_mode) == 0o750
+
+
+def test_s02_a_symlink_in_the_root_is_never_followed(world):
+    outside = world.folder / "outside"
+    outside.mkdir()
+    world.pack({"a": {"d/f": b"x"}, "b": {"g": b""}})
+    world.index()
+    world.do("install", "b").ok()
+    os.symlink(outside, world.root / "d")
+    world.do("install", "a").refused("in the way")
+    assert os.listdir(outside) == []
+
+
+ODD_MEMBERS = {
+    "hard link to outside": lpkg.ustar_block(b"f", b"1", 0o644, (0, 0), 0, b"../../etc/shadow"),
+    "hard link to a setuid file": lpkg.ustar_block(b"f", b"1", 0o644, (0, 0), 0, b"bin/su"),
+    "device": lpkg.ustar_block(b"f", b"3", 0o644, (0, 0), 0),
+    "fifo": lpkg.ustar_block(b"f", b"6", 0o644, (0, 0), 0),
+    "sparse": lpkg.ustar_block(b"f", b"S", 0o644, (0, 0), 1),
+    "contiguous": lpkg.ustar_block(b"f", b"7", 0o644, (0, 0), 1),
+    "GNU long name": lpkg.ustar_block(b"././@LongLink", b"L", 0o644, (0, 0), 2) + b"g\0" + bytes(510),
+    "PAX path": lpkg.ustar_block(b"x", b"x", 0o644, (0, 0), 10) + b"10 path=g\n" + bytes(502),
+    "PAX global": lpkg.ustar_block(b"x", b"g", 0o644, (0, 0), 10) + b"10 path=g\n" + bytes(502),
+    "symlink": lpkg.ustar_block(b"f", b"2", 0o777, (0, 0), 0, b"/etc/passwd"),
+    "other owner": lpkg.ustar_block(b"f", b"0", 0o644, (5, 0), 1),
+    "other size": lpkg.ustar_block(b"f", b"0", 0o644, (0, 0), 5),
+    "wrong checksum": lpkg.tar_header(regular("f"))[:148] + b"0000000\0" + lpkg.tar_header(
+        regular("f"))[156:],
+}
+
+
+@pytest.mark.parametrize("case", ODD_MEMBERS)
+def test_s03_odd_members(world, case):
+    entry = regular("f")
+    world.hostile(info_of("evil", [entry]), [ODD_MEMBERS[case], lpkg.tar_header(entry), b"x", bytes(511)])
+    world.do("install", "evil").refused("not what its info.json says at f")
+    assert not world.root.exists()
+
+
+def test_s03_duplicates_and_disorder(world):
+    for files in ([regular("f"), regular("f")], [regular("g"), regular("f")]):
+        world.hostile(info_of("evil", files), [member(one, b"x") for one in files])
+        world.do("install", "evil").refused("twice, or out of order")
+
+
+def test_s03_types_that_are_not_known(world):
+    for kind in ("hardlink", "char", "", None, ["dir"], {}):
+        world.hostile(info_of("evil", [dict(regular("f"), type=kind)]), [])
+        world.do("install", "evil").refused("type is not valid")
+
+
+def test_s04_a_planted_temporary_is_not_used(world):
+    """O_EXCL: even a guessed name is not written through."""
+    world.pack({"a": {"f": b"new"}, "b": {"g": b""}})
+    world.index()
+    world.do("install", "b").ok()
+    target = world.folder / "target"
+    target.write_bytes(b"old")
+
+    def plant():
+        lpkg.os.urandom = lambda count: bytes(count)
+        for number in range(9):
+            os.symlink(target, world.root / f".lpkg.{'00' * 8}.{number}")
+
+    world.do("install", "a", before=plant).refused("File exists")
+    assert target.read_bytes() == b"old" and not (world.root / "f").exists()
+
+
+def test_s04_a_directory_that_becomes_a_symlink_between_stage_and_apply(world):
+    outside = world.folder / "outside"
+    outside.mkdir()
+    world.pack({"a": {"d/f": b"new"}, "b": {"d/g": b""}})
+    world.index()
+    world.do("install", "b").ok()
+
+    def swap():
+        def commit(tx, real=lpkg.commit):
+            os.rename(world.root / "d", world.root / "e")
+            os.symlink(outside, world.root / "d")
+            real(tx)
+        lpkg.commit = commit
+
+    world.do("install", "a", before=swap).refused("symlink", "the next lpkg finishes")
+    assert os.listdir(outside) == []
+    os.unlink(world.root / "d")
+    os.rename(world.root / "e", world.root / "d")
+    assert "finishing" in world.do("install", "a").ok().err
+    world.do("verify").ok()
+
+
+def test_s05_remove_never_deletes_through_a_symlink(world):
+    outside = world.folder / "outside"
+    outside.mkdir()
+    (outside / "f").write_bytes(b"precious")
+    world.pack({"a": {"d/f": b"1", "l": b"2"}})
+    world.index()
+    world.do("install", "a").ok()
+    shutil.rmtree(world.root / "d")
+    os.symlink(outside, world.root / "d")
+    os.unlink(world.root / "l")
+    os.symlink(outside / "f", world.root / "l")
+    done = world.do("remove", "a").ok()
+    assert "left alone" in done.err
+    assert (outside / "f").read_bytes() == b"precious" and not os.path.lexists(world.root / "l")
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o666])
+def test_s06_modes_that_are_not_declared(world, mode):
+    header = lpkg.ustar_block(b"f", b"0", mode, (0, 0), 1)
+    world.hostile(info_of("evil", [regular("f")]), [header, b"x", bytes(511)])
+    world.do("install", "evil").refused("not what its info.json says at f")
+
+
+def test_s06_setuid_that_the_index_does_not_name(world):
+    entry = regular("f", mode="4755")
+    world.hostile(info_of("evil", [entry]), [member(entry, b"x")])
+    world.do("install", "evil").refused("setuid")
+    world.hostile(info_of("evil", [entry]), [member(entry, b"x")], setuid=["f"])
+    assert "setuid   /f" in world.do("install", "evil").ok().err
+
+
+def test_s06_an_upgrade_disarms_the_old_inode(world):
+    world.pack({"a": {"bin/su": (b"1", 0o4755), "bin/gone": (b"1", 0o4755)}})
+    world.index()
+    world.do("install", "a").ok()
+    os.link(world.root / "bin/su", world.root / "kept")
+    os.link(world.root / "bin/gone", world.root / "kept2")
+    world.pack({"a": {"bin/su": (b"2", 0o4755)}}, "2-0")
+    world.index()
+    world.do("install", "a").ok()
+    assert stat.S_IMODE(os.stat(world.root / "kept").st_mode) == 0o755
+    assert stat.S_IMODE(os.stat(world.root / "kept2").st_mode) == 0o755
+    assert stat.S_IMODE(os.stat(world.root / "bin/su").st_mode) == 0o4755
+
+
+@pytest.mark.parametrize("edit", [
+    lambda text: " " + text, lambda text: text + " ", lambda text: text.upper(), lambda text: text[:-1],
+    lambda text: "", lambda text: None, lambda text: 0, lambda text: text[:-1] + "g", lambda text: [text]])
+def test_s07_checksums_have_one_spelling(world, edit):
+    entry = regular("f")
+    info = info_of("evil", [entry])
+    path = world.hostile(info, [member(entry, b"x")])
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    world.hostile(info, [member(entry, b"x")], sha256=edit(sha256))
+    world.do("install", "evil").refused("sha256 is not valid")
+    bad = info_of("evil", [dict(entry, sha256=edit(entry["sha256"]))])
+    world.hostile(bad, [member(entry, b"x")])
+    world.do("install", "evil").refused("sha256 is not valid")
+
+
+def test_s07_an_absent_checksum(world):
+    offer = offer_of(info_of("evil", []), "evil.lpkg", b"")
+    del offer["sha256"]
+    world.sign_index([offer])
+    world.do("install", "evil").refused("sha256 is missing")
+
+
+def test_s08_padded_truncated_and_followed(world):
+    entry = regular("f")
+    info = info_of("evil", [entry])
+    good = raw_package(info, [member(entry, b"x")])
+    path = world.packages / "evil.lpkg"
+    for data in (good + b"\0", good[:-1], good[:-1] + b"\1", b""):
+        world.sign_index([offer_of(info, path.name, good)])
+        path.write_bytes(data)
+        world.do("install", "evil").refused("signed index promises")
+    world.sign_index([offer_of(info, path.name, good)])
+    path.write_bytes(good + bytes(len(good)))       # the padding begins with a piece of its own
+    world.do("install", "evil", before=lambda: setattr(lpkg, "PIECE", len(good))).refused("promises")
+    for tail in (b"\0", b"junk", gzip.compress(b"more")):
+        world.hostile(info, [member(entry, b"x")], tail=tail)
+        world.do("install", "evil").refused("follows the archive's end")
+    for extra in (bytes(512), b"x" * 512):
+        text = json.dumps(info).encode()
+        body = lpkg.info_header(len(text)) + text + lpkg.padding(len(text)) + member(entry, b"x")
+        data = gzip.compress(body + lpkg.TAR_END + extra)
+        path.write_bytes(data)
+        world.sign_index([offer_of(info, path.name, data)])
+        world.do("install", "evil").refused("follows the archive's end")
+    for cut in (1, 8, 9, 20):
+        data = good[:-cut]
+        path.write_bytes(data)
+        world.sign_index([offer_of(info, path.name, data)])
+        world.do("install", "evil").refused("ends too early")
+    damaged = good[:-8] + b"\0\0\0\0" + good[-4:]
+    path.write_bytes(damaged)
+    world.sign_index([offer_of(info, path.name, damaged)])
+    world.do("install", "evil").refused("damaged archive")
+    assert not world.root.exists()
+
+
+def test_s08_a_file_with_another_content_than_its_manifest(world):
+    entry = regular("f", b"x")
+    world.hostile(info_of("evil", [entry]), [lpkg.tar_header(entry), b"y", bytes(511)])
+    world.do("install", "evil").refused("f has another content")
+    assert not world.root.exists()
+
+
+def test_s08_a_file_that_changes_after_it_was_verified(world):
+    world.pack({"a": {"f": b"good"}})
+    world.index()
+
+    def swap():
+        def verify(tx, real=lpkg.verify):
+            for name in os.listdir(world.packages):
+                (world.packages / name).write_bytes(b"changed")
+            real(tx)
+        lpkg.verify = verify
+
+    world.do("install", "a", before=swap).ok()
+    assert (world.root / "f").read_bytes() == b"good"
+
+
+def limit_memory():
+    """Let this process have no more than 600 MB of addresses."""
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))
+
+
+def test_s09_bombs(world):
+    bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
+    head = lpkg.info_header(1000)
+    data = bomb.compress(head) + b"".join(bomb.compress(bytes(1 << 20)) for _ in range(900)) + bomb.flush()
+    path = world.packages / "evil.lpkg"
+    info = info_of("evil", [])
+    path.write_bytes(data)
+    world.sign_index([offer_of(info, path.name, data)])
+    world.do("install", "evil", before=limit_memory).refused("JSON")
+    head = lpkg.info_header(1 << 30)
+    data = gzip.compress(head + bytes(100))
+    path.write_bytes(data)
+    world.sign_index([offer_of(info, path.name, data)])
+    world.do("install", "evil").refused("no package")
+    entry = regular("f")
+    world.hostile(info_of("evil", [entry]), [member(entry, b"x"), bytes(300 << 20)])
+    world.do("install", "evil", before=limit_memory).refused("follows the archive's end")
+    assert not world.root.exists()
+
+
+@pytest.mark.parametrize("text", [
+    b"[" * 1000000, b'{"a":' * 1000000, b"{", b"[]", b"\xff", b'{"serial": ' + b"9" * 1000000 + b"}",
+    b'{"serial": NaN}', b'{"serial": 1e999}', b'{"serial": true}', b"null", b'{"a": "\\ud800"}'])
+def test_s09_json_levels(world, text):
+    world.write_index(text, "index x86_64 serial 1")
+    world.do("install", "x").refused("index.json")
+
+
+def test_s09_nothing_is_parsed_before_the_signature_holds(world):
+    simple_world(world)
+    path = world.packages / "index.json"
+    path.write_bytes(path.read_bytes() + b" ")
+
+    def forbid():
+        def parse_json(*_):
+            os._exit(77)
+        lpkg.parse_json = parse_json
+
+    world.do("install", "busybox", before=forbid).refused("wrong signature")
+
+
+# ---- attacks on indexes (10, 11, 14) -------------------------------------------------------------------
+
+def installed_world(world):
+    """A root that has seen an index."""
+    world.pack({"a": {"f": b"1"}, "b": {}, "c": {}})
+    world.index()
+    world.do("install", "a").ok()
+    return json.loads((world.packages / "index.json").read_bytes())
+
+
+def test_s10_old_serials_and_same_serials(world):
+    index = installed_world(world)
+    offers = index["packages"]
+    world.sign_index(offers, serial=index["serial"] - 1)
+    world.do("install", "b").refused("older than")
+    world.sign_index(offers, serial=index["serial"])
+    world.do("install", "b").refused("another content")
+    world.sign_index(offers, serial=index["serial"] + 1)
+    world.do("install", "b").ok()
+
+
+@pytest.mark.parametrize("serial", [1 << 63, -1, 1 << 53, 1.5, "1", None, True])
+def test_s10_odd_serials(world, serial):
+    world.sign_index([], serial=serial)
+    world.do("install", "b").refused("index.json")
+
+
+def test_s10_expired(world):
+    now = int(time.time())
+    world.sign_index([], expires=now - 10)
+    world.do("install", "b").refused("expired", "clock")
+    world.sign_index([], expires=1 << 52, created=1 << 52)
+    world.do("install", "b").refused("no repository has it")
+
+
+def at_time(when):
+    """A function that sets the clock of this process."""
+    return lambda: setattr(lpkg.time, "time", lambda: when)
+
+
+def test_s10_clocks(world):
+    installed_world(world)
+    world.do("install", "b", before=at_time(0)).ok()
+    world.do("install", "c", before=at_time(4070908800)).refused("expired", "the clock says 2099")
+    now = int(time.time())
+    world.sign_index([], serial=now + 9, created=now - 200, expires=now - 100)
+    world.do("install", "c", before=at_time(0)).refused("expired")
+
+
+def test_s10_another_architecture_or_purpose(world):
+    world.sign_index([], arch="riscv64")
+    world.do("install", "b").refused("riscv64")
+    world.sign_index([], comment="index x86_64 serial 5")
+    world.do("install", "b").refused("signed as")
+    world.sign_index([], comment="timestamp:5 file:index.json")
+    world.do("install", "b").refused("not as an index")
+    world.sign_index([], comment="index riscv64 serial 5")
+    world.do("install", "b").refused("signed as")
+
+
+def test_s10_never_is_for_folders(world):
+    world.pack({"a": {}})
+    world.index("--expires", "never")
+    with serving(folder_handler(world.repo)) as url:
+        world.do("install", "a", repo=url).refused("never expires")
+    world.do("install", "a").ok()
+
+
+def test_s10_unsigned_wrongly_signed_or_no_key(world, tmp_path):
+    simple_world(world)
+    run("keygen", tmp_path / "other").ok()
+    run("--root", world.root, "--repo", world.repo, "--key", tmp_path / "other.pub", "--yes", "--arch",
+        "x86_64", "install", "busybox").refused("not trusted")
+    run("--root", world.root, "--repo", world.repo, "--yes", "install", "busybox").refused("no key")
+    os.unlink(world.packages / "index.json.minisig")
+    world.do("install", "busybox").refused("index.json.minisig")
+    assert not world.root.exists()
+
+
+@pytest.mark.parametrize("field, value", [
+    ("name", "other"), ("version", "2-0"), ("depends", ["x"]), ("provides", ["musl"]),
+    ("conflicts", ["x"]), ("services", ["s"])])
+def test_s11_the_package_is_not_the_index_s(world, field, value):
+    info = info_of("evil", [])
+    data = raw_package(info, [])
+    (world.packages / "evil.lpkg").write_bytes(data)
+    base = dict(offer_of(info, "evil.lpkg", data), **{field: value})
+    needed = offer_of(info_of("x", []), "x.lpkg", b"")
+    world.sign_index([base, needed] if field == "depends" else [base])
+    (world.packages / "x.lpkg").write_bytes(b"")
+    world.do("install", base["name"]).refused(f"{field} is")
+
+
+def test_s11_another_architecture(world):
+    info = dict(info_of("evil", []), arch="riscv64")
+    data = raw_package(info, [])
+    (world.packages / "evil.lpkg").write_bytes(data)
+    world.sign_index([offer_of(info, "evil.lpkg", data)])
+    world.do("install", "evil").refused("arch is 'riscv64'")
+
+
+@pytest.mark.parametrize("name", ["../evil.lpkg", "..%2fevil.lpkg", "/etc/passwd", "%2Fetc%2Fpasswd", "..",
+                                  "", "a%00", "evil%2elpkg", "a?b", "a#b"])
+def test_s11_files_outside_the_folder(world, name):
+    world.sign_index([dict(offer_of(info_of("evil", []), "x", b""), file=name)])
+    world.do("install", "evil").refused("none of its folder")
+
+
+def test_s14_another_repository_is_not_asked(world, keys):
+    """Neither a higher version nor `provides` of a second repository replaces the first one's."""
+    world.pack({"busybox": {"f": b"good"}, "musl": {}, "app": {}}, app={"depends": ["musl", "busybox"]})
+    world.index()
+    (world.folder / "two").mkdir()
+    second = World(world.folder / "two", keys)
+    second.pack({"busybox": {"f": b"evil"}, "evil": {}}, "9-0", evil={"provides": ["musl"]})
+    second.index()
+    arguments = world.arguments("install", "app")
+    run(*arguments, "--repo", second.repo).ok()
+    assert world.do("list").out == "app 1-0\nbusybox 1-0\nmusl 1-0\n"
+
+
+def test_s15_escape_codes_are_shown_escaped(world):
+    world.pack({"a": {}}, a={"summary": "red \x1b[31m\x07 \u202e text\nnext"})
+    world.index()
+    world.do("install", "a").ok()
+    for done in (world.do("search", "a"), world.do("info", "a"), world.do("info", "a", "--json")):
+        assert "\x1b" not in done.out and "\x07" not in done.out and "\u202e" not in done.out
+        assert "[31m" in done.ok().out
+    world.do("install", "\x1b[31m").refused("\\x1b[31m")
+    run("info", "\x1b]0;x\x07/y").refused("\\x1b]0;x\\x07")
+
+
+# ---- interrupted, twice, at once, full (16, 18) --------------------------------------------------------
+
+CHANGING = ("rename", "unlink", "mkdir", "rmdir", "symlink", "fsync", "open", "fchmod")
+
+
+def die_after(count):
+    """Make this process die of SIGKILL right after the COUNTth call that changes something."""
+    left = [count]
+
+    def mortal(real):
+        def call(*arguments, **more):
+            result = real(*arguments, **more)
+            writes = real is not real_open or arguments[1] & os.O_CREAT
+            left[0] -= bool(writes)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return call
+
+    def patch():
+        for name in CHANGING:
+            setattr(os, name, mortal(getattr(os, name)))
+
+    real_open = os.open
+    return patch
+
+
+def transactions(world):
+    """Two versions of a system; NAME -> (root as it was, arguments, must anything be there)."""
+    world.pack({"a": {"bin/a": (b"1", 0o4755), "bin/l": "-> a", "etc/c": b"1", "old/f": b"1",
+                      "dirlink": "-> bin"},
+                "b": {"bin/b": b"1"}}, a={"conffiles": ["etc/c"]})
+    world.index()
+    world.do("install", "b", root=world.folder / "empty").ok()
+    world.do("install", "a", "b", root=world.folder / "full").ok()
+    (world.folder / "full/etc/c").write_bytes(b"mine")
+    world.pack({"a": {"bin/a": b"2", "bin/l": "-> b", "etc/c": b"2", "new/deep/f": b"2",
+                      "dirlink": "-> etc"}}, "2-0",
+               a={"conffiles": ["etc/c"]})
+    world.index()
+    return {"install": ("empty", ("install", "a")), "upgrade": ("full", ("install", "a")),
+            "remove": ("full", ("remove", "a", "b"))}
+
+
+def cut_everywhere(world, origin, arguments, finish):
+    """Kill lpkg after each changing call in turn; FINISH(root) recovers; the tree is old or new."""
+    old = snapshot(world.folder / origin)
+    expected = world.folder / "expected"
+    shutil.copytree(world.folder / origin, expected, symlinks=True)
+    world.do(*arguments, root=expected).ok()
+    new = snapshot(expected)
+    seen = set()
+    for count in range(1, 400):
+        root = world.folder / f"cut{count}"
+        shutil.copytree(world.folder / origin, root, symlinks=True)
+        done = world.do(*arguments, root=root, before=die_after(count))
+        if done.status == 0:
+            break
+        assert done.status == -signal.SIGKILL
+        finish(root)
+        left = snapshot(root)
+        assert left in (old, new), (count, {path for path in {*left, *old} if left.get(path) != old.get(path)})
+        seen.add(left == new)
+        shutil.rmtree(root)
+    assert seen == {True, False} and count > 20
+    return count
+
+
+@pytest.mark.parametrize("kind", ["install", "upgrade", "remove"])
+def test_s16_killed_after_every_change(world, kind):
+    origin, arguments = transactions(world)[kind]
+
+    def next_run(root):
+        run("--root", root, "--yes", "remove", "no-such-package").refused("not installed")
+        assert not [name for name in os.listdir(root / lpkg.STATE)
+                    if name not in ("installed", "lock", "serials", "world")]
+
+    cut_everywhere(world, origin, arguments, next_run)
+
+
+SHELL_FINISH = r"""
+cd "$1" && [ -e var/lib/lpkg/journal ] || exit 0
+tab=$(printf '\t')
+while IFS="$tab" read -r verb path to; do
+    case $verb in
+        mv) [ ! -e "$path" ] && [ ! -L "$path" ] || mv -fT "$path" "$to" ;;
+        rm) rm -f "$path" ;;
+        rmdir) rmdir "$path" 2>/dev/null ;;
+    esac
+done < var/lib/lpkg/journal
+rm -f var/lib/lpkg/staged
+rm -f var/lib/lpkg/journal
+"""
+
+
+@pytest.mark.parametrize("kind", ["install", "upgrade", "remove"])
+def test_s16_the_shell_finishes_a_journal(world, kind):
+    origin, arguments = transactions(world)[kind]
+
+    def by_shell(root):
+        subprocess.run(["sh", "-c", SHELL_FINISH, "sh", root], check=True)
+        run("--root", root, "--yes", "remove", "no-such-package").refused("not installed")
+
+    cut_everywhere(world, origin, arguments, by_shell)
+
+
+def test_s16_the_first_install_killed_anywhere(world):
+    world.pack({"a": {"d/f": b"1"}})
+    world.index()
+    for count in range(1, 200):
+        root = world.folder / f"cut{count}"
+        done = world.do("install", "a", root=root, before=die_after(count))
+        world.do("install", "a", root=root).ok()
+        assert (root / "d/f").read_bytes() == b"1" and os.listdir(root / "d") == ["f"]
+        run("--root", root, "verify").ok()
+        assert sorted(os.listdir(root / lpkg.STATE)) == ["installed", "lock", "serials", "world"]
+        if done.status == 0:
+            break
+    assert count > 15
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EIO"])
+def test_s16_errors_of_the_disk(world, name):
+    import errno
+    origin, arguments = transactions(world)["upgrade"]
+    old = snapshot(world.folder / origin)
+
+    def failing(count):
+        left = [count]
+
+        def patch():
+            def write_all(file, data, real=lpkg.write_all):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+                real(file, data)
+            lpkg.write_all = write_all
+        return patch
+
+    for count in range(1, 30):
+        done = world.do(*arguments, root=world.folder / origin, before=failing(count))
+        if done.status == 0:
+            break
+        done.refused()
+        assert snapshot(world.folder / origin) == old
+    assert count > 5
+
+
+def test_s16_two_at_once(world):
+    world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}})
+    world.index()
+    world.do("install", "a").ok()
+    reader, writer = os.pipe()
+
+    def hold():
+        lpkg.fetch = lambda tx: (os.write(writer, b"%d" % os.getpid()), time.sleep(30))
+
+    pid = os.fork()
+    if pid == 0:
+        world.do("install", "b", before=hold)
+        os._exit(0)
+    other = os.read(reader, 20).decode()
+    try:
+        world.do("install", "b").refused(f"pid {other}", status=3)
+        assert world.do("list").ok().out == "a 1-0\n"
+    finally:
+        os.kill(int(other), signal.SIGKILL)
+        os.waitpid(pid, 0)
+    world.do("install", "b").ok()
+
+
+def test_s16_no_room(world):
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+
+    def full():
+        real = os.fstatvfs
+        os.fstatvfs = lambda fd: os.statvfs_result((*real(fd)[:4], 0, *real(fd)[5:]))
+
+    world.do("install", "a", before=full).refused("needed", "make room")
+    assert not world.root.exists()
+
+
+def test_s16_ctrl_c_at_each_stage(world):
+    origin, arguments = transactions(world)["upgrade"]
+    old = snapshot(world.folder / origin)
+    for name in ("fetch", "verify", "stage", "commit", "apply", "register", "forget"):
+        root = world.folder / name
+        shutil.copytree(world.folder / origin, root, symlinks=True)
+
+        def interrupt():
+            real = getattr(lpkg, name)
+
+            def once(*values):
+                setattr(lpkg, name, real)
+                if name == "stage":
+                    real(*values)
+                raise KeyboardInterrupt
+            setattr(lpkg, name, once)
+
+        done = world.do(*arguments, root=root, before=interrupt)
+        assert done.status == 130 and "nothing is half done" in done.err
+        assert (snapshot(root) == old) == (name in ("fetch", "verify", "stage", "commit"))
+        assert "journal" not in os.listdir(root / lpkg.STATE)
+        assert "staged" not in os.listdir(root / lpkg.STATE)
+
+
+def test_a_damaged_journal_is_not_obeyed(world):
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+    world.do("install", "a").ok()
+    for line in ("rm\t../x", "rm\t/x", "mv\tf\td/f", "mv\tf", "exec\tf", "rm f", "rm\tf\tg"):
+        (world.root / lpkg.JOURNAL).write_text(line + "\n")
+        world.do("install", "a").refused("journal")
+
+
+def test_s18_no_panux_is_refused(world):
+    run("--root", "/", "--yes", "install", "x").refused("/ is no Panux")
+    run("--yes", "remove", "x").refused("/ is no Panux")
+    run("list").refused("/ is no Panux")
+    world.root.mkdir()
+    (world.root / "etc").mkdir()
+    world.do("install", "x").refused("neither a root of lpkg's nor an empty folder")
+    run("--root", world.folder / "none", "list").refused("no lpkg database")
+    assert os.listdir(world.root) == ["etc"]
+
+
+def test_s18_hostile_surroundings(world):
+    simple_world(world)
+    alone = world.folder / "alone"
+    alone.mkdir()
+    shutil.copy(SCRIPT, alone)
+    for name in ("json", "os", "stat", "urllib", "tempfile", "binascii", "difflib", "__future__", "typing"):
+        (alone / f"{name}.py").write_text("raise SystemExit('planted')\n")
+    environment = dict(os.environ, PATH="/nonexistent", TMPDIR="/nonexistent", LC_ALL="C")
+    done = subprocess.run([sys.executable, "lpkg.py", *map(str, world.arguments("install", "busybox"))],
+                          cwd=alone, env=environment, stderr=subprocess.PIPE, umask=0o777)
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(os.stat(world.root / "bin/busybox").st_mode) == 0o755
+    assert stat.S_IMODE(os.stat(world.root / lpkg.STATE).st_mode) == 0o755
+    assert world.do("verify").ok()
+
+
+def test_s18_directories_of_mode_000(world, open_folder):
+    world.pack({"a": {"d": (None, 0), "d/f": b"1"}, "bad": {"e": (None, 0), "e/f": b"1"}})
+    world.index()
+    shutil.copytree(world.repo, open_folder / "repo")
+    shutil.copy(world.key, open_folder)
+    for uid, root in ((0, open_folder / "r"), (NOBODY, open_folder / "u")):
+        def fail_late():
+            lpkg.commit = lambda tx: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+        arguments = ["--root", root, "--repo", open_folder / "repo", "--key", open_folder / "panux.pub",
+                     "--arch", "x86_64", "--yes", "install", "a"]
+        run(*arguments, uid=uid, before=fail_late).refused("Input/output error")
+        assert not root.exists()
+        run(*arguments, uid=uid).ok()
+        run("--root", root, "verify", uid=uid).ok()
+        run("--root", root, "--yes", "remove", "a", uid=uid).ok()
+        assert not (root / "d").exists()
+
+
+# ---- as a user ----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def open_folder():
+    """A folder that another user may write to."""
+    import pathlib
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="lpkg-test-"))
+    os.chmod(folder, 0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_user_installs_into_a_root_of_his_own(world, open_folder):
+    world.pack({"app": TREE}, app={"owners": {"etc/app.conf": "5:6:640"}})
+    world.index()
+    shutil.copytree(world.repo, open_folder / "repo")
+    shutil.copy(world.key, open_folder)
+    root = open_folder / "root"
+    run("--root", root, "--repo", open_folder / "repo", "--key", open_folder / "panux.pub", "--arch",
+        "x86_64", "--yes", "install", "app", uid=NOBODY).ok()
+    there = os.stat(root / "etc/app.conf")
+    assert (there.st_uid, stat.S_IMODE(there.st_mode)) == (NOBODY, 0o640)
+    assert stat.S_IMODE(os.stat(root / "bin/su").st_mode) == 0o755
+    assert run("--root", root, "verify", uid=NOBODY).ok().out == ""
+    assert "bin/su: mode" in run("--root", root, "verify").out
+    info = json.loads((root / lpkg.INSTALLED / "app").read_text())
+    assert [one["uid"] for one in info["files"] if one["path"] == "etc/app.conf"] == [5]
+    run("--root", root, "--yes", "remove", "app", uid=NOBODY).ok()
+    os.chmod(open_folder, 0o755)
+    run("--root", open_folder / "new", "--repo", open_folder / "repo", "--key",
+        open_folder / "panux.pub", "--arch", "x86_64", "--yes", "install", "app",
+        uid=NOBODY).refused("Permission denied", "run it as root")
+
+
+# ---- the command line -----------------------------------------------------------------------------------
+
+def test_usage(world):
+    run("instal", "x").refused("did you mean install?", status=2)
+    run("install").refused("write lpkg install NAME", status=2)
+    run("list", "--tar", "x").refused("--tar", status=2)
+    run("--rot", "x", "list").refused("did you mean --root?", status=2)
+    run("list", "--root").refused("needs a value", status=2)
+    run("list", "--json=5").refused("takes no value", status=2)
+    run("pack").refused("--meta is needed", status=2)
+    run("install", "!x", "--root", world.root).refused("lpkg remove x", status=2)
+    assert run("--version").ok().out == f"lpkg {lpkg.VERSION}\n"
+    assert "lpkg install NAME" in run().ok().out and "lpkg pack" in run("--help").ok().out
+    assert "--encrypt" in run("keygen", "--help").ok().out
+    assert all(verb in run("--help").out for verb in lpkg.VERBS)
+
+
+def test_options_stand_before_and_after(world):
+    world.pack({"a": {}})
+    world.index()
+    world.do("install", "a").ok()
+    assert run("list", f"--root={world.root}").ok().out == run("--root", world.root, "list").ok().out
+
+
+def test_a_closed_pipe_and_a_full_stdout(world):
+    world.pack({"a": {str(number): b"" for number in range(5000)}})
+    file = world.packages / "a-1-0.x86_64.lpkg"
+    done = subprocess.run(f"{sys.executable} -I -S {SCRIPT} files {file} | head -1", shell=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.stdout == b"0\n" and done.stderr == b""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-I", "-S", SCRIPT, "files", file], stdout=full,
+                              stderr=subprocess.PIPE)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr and b"No space" in done.stderr
+
+
+def test_progress_is_a_line_on_a_terminal(world):
+    """Run under a real pseudo terminal, where it also asks."""
+    import pty
+    simple_world(world)
+    arguments = [one for one in map(str, world.arguments("install", "busybox")) if one != "--yes"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-I", "-S", SCRIPT, *arguments])
+    text = b""
+    while b"[y/N]" not in text:
+        text += os.read(terminal, 1000)
+    os.write(terminal, b"y\n")
+    with contextlib.suppress(OSError):
+        while True:
+            text += os.read(terminal, 1000)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, text
+    assert b"install  busybox 1-0" in text and b"\033[K" in text
+
+
+def test_only_the_standard_library_and_nothing_dear_at_the_start():
+    code = ("import sys; before = set(sys.modules); sys.argv = ['lpkg', '--version']; "
+            f"exec(open({SCRIPT!r}).read(), dict(__name__='lpkg')); "
+            "print(*sorted(set(sys.modules) - before))")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, check=True)
+    dear = {"argparse", "json", "re", "urllib", "tarfile", "subprocess", "typing", "dataclasses"}
+    assert not dear & set(done.stdout.decode().split())
