@@ -1152,6 +1152,8 @@ class Member(Record):
 
 def spool_stdin(folder: str) -> object:
     """All of stdin, in a file of FOLDER that has no name, so that a killed run leaves nothing."""
+    if sys.stdin.isatty():
+        raise Fail("stdin is a terminal; give it the tar of a build's output")
     path = os.path.join(folder, f".lpkg.{os.urandom(8).hex()}")
     file = open(os.open(path, NEW_FLAGS, 0o600), "w+b")
     os.unlink(path)
@@ -1632,6 +1634,8 @@ class Root:
     def publish(self, path: str) -> None:
         """Rename PATH.new to PATH, durably."""
         folder, name = self.place(path)
+        with open_file(name + ".new", folder) as file:
+            os.fsync(file.fileno())
         os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
 
@@ -2301,11 +2305,10 @@ def stage(tx: Transaction) -> None:
 
 
 def write_text(root: Root, path: str, data: bytes) -> None:
-    """Make the file PATH of lpkg's own; it is synced with all others, or by who publishes it."""
+    """Make the file PATH of lpkg's own; it is synced with all others, or when it is published."""
     with root.create(path) as file:
         write_all(file, data)
         own(file.fileno(), file_entry(path, data))
-        os.fsync(file.fileno())
 
 
 def mode_here(entry: dict) -> int:
@@ -2365,7 +2368,6 @@ def commit(tx: Transaction) -> None:
 
 def apply(root: Root, lines: list) -> None:
     """Carry out the journal's LINES on the system's files."""
-    root.leave()
     for line in lines:
         carry_out(root, line)
 
@@ -2557,7 +2559,7 @@ def plan_bootstrap(options: "Options", words: list, serials: Serials) -> Plan:
 
 def repository_name(options: "Options") -> str:
     """What a new root calls its repository: what its key is called."""
-    name = os.path.basename(options.key[0]).partition(".")[0] if options.key else "panux"
+    name = os.path.basename(options.key[0]).removesuffix(".pub") if options.key else "panux"
     return name if is_name(name) else "panux"
 
 
@@ -2567,7 +2569,7 @@ def bootstrap_texts(options: "Options", serials: Serials) -> dict:
     for path in options.key:
         data = read_file(path)
         parse_public_key(data, path)
-        texts[f"{KEYS}/{os.path.basename(path).partition('.')[0]}.pub"] = data
+        texts[f"{KEYS}/{os.path.basename(path).removesuffix('.pub')}.pub"] = data
     if options.repo_url:
         texts[REPOS] = f"{repository_name(options)} {options.repo_url}\n".encode()
     if serials.seen:

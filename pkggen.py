@@ -61,6 +61,8 @@ RUN_STOP = os.environ.get("RUN_STOP") or "docker rm -f $BUILD"
 
 RECIPE_FILE = "pkgen.yaml"
 RECIPE_LIMIT = 1 << 20  # bytes of a pkgen.yaml
+NESTING_LIMIT = 50  # lists and maps in one another in a pkgen.yaml; PyYAML recurses, on C's stack
+NUMBER_LIMIT = 40  # characters of a number there; 1:1:1:... (base 60) takes quadratic time
 CHUNK = 1 << 18  # bytes read at a time
 TIMEOUT = 30  # seconds that a server may stay silent
 LOG_LINES = 30  # lines of a failed build's log that are shown
@@ -185,8 +187,8 @@ BUILDERS = {
     "bootstrap": "bootstrap",
 }
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
-PACKAGE_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._~-]*")
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
+PACKAGE_VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._~-]*")
 RELATION = re.compile(
     r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
 )
@@ -209,7 +211,7 @@ class Source(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        return self.alternatives[0].url.startswith(("file:", "self:"))
+        return self.alternatives[0].url.startswith(LOCAL)
 
 
 @dataclasses.dataclass
@@ -235,29 +237,30 @@ class Recipe:
         return f"{self.fields['version']}-{self.fields['build']}"
 
 
-# ==== Templates =======================================================================================
+# ==== Templates ===================================================================================
 #
-# Go's text/template, version 1.19, in three steps: a scanner cuts the text into tokens, a parser makes
-# a tree of them, a machine walks the tree. Four ideas carry the rest.
+# Go's text/template, version 1.19, in three steps: a scanner cuts the text into tokens, a parser
+# makes a tree of them, a machine walks the tree. Four ideas carry the rest.
 #
 # 1. Templates may call one another 100,000 deep, and Python's stack ends at 1,000. So the machine's
 #    walk over a list of nodes is a generator that yields the walk to be done next, and a loop keeps
-#    those that wait in a list. Only blocks in the text and parentheses recurse, and they are counted.
+#    those that wait in a list. Only blocks and parentheses in the text recurse, and are counted.
 # 2. Go knows two kinds of nothing. A nil in the data is None; what was looked up and not found is
-#    ABSENT. A field of ABSENT is ABSENT again, printed as <no value>; a field of None is an error. A
-#    pipeline's result and a function's argument forget the difference: to ABSENT, and to None.
+#    ABSENT. A field of ABSENT is ABSENT again, and prints as <no value>; a field of None is an
+#    error. A pipeline's result is never None, and a function's argument never ABSENT: either
+#    becomes the other.
 # 3. Variables are a stack. Leaving a block cuts it back to the mark set on entering.
 # 4. Time and memory are one account: so many nodes walked, so many characters written or handed to
-#    functions. Nothing that a template can say makes a single step cost more than it pays.
+#    functions and back.
 #
-# A place is an offset into the text; TemplateText.error makes name:line:column of it. Bytes that are no UTF-8
-# (from "\xff", or a slice through a character) are lone surrogates in strings, as Python's error
-# handler "surrogateescape" has it.
+# A place is an offset into the text; TemplateText.error makes name:line:column of it. Bytes that
+# are no UTF-8 (from "\xff", or a slice through a character) are lone surrogates in strings, as
+# Python's error handler "surrogateescape" has it.
 
 MAX_CALLS = 100_000         # templates in templates: Go's own limit
-MAX_STEPS = 2_000_000       # nodes; a recipe walks some hundreds
+MAX_STEPS = 1_000_000       # nodes; a recipe walks some hundreds
 MAX_TEXT = 1 << 25          # characters
-MAX_NESTING = 80            # blocks or parentheses in one another: what Python's stack bears, and room
+MAX_NESTING = 80            # blocks or parentheses in one another: Python's stack bears it
 MAX_INT = (1 << 63) - 1     # of Go's int
 
 
@@ -389,7 +392,7 @@ def bad_character(source: TemplateText, at: int) -> Fail:
 
 # ---- literals ----
 
-OCTAL = re.compile(r"([+-]?)0(?=_?[0-7_]+$)")
+OCTAL = re.compile(r"^([+-]?)0(?=_?[0-7_]+$)")
 UNIT = re.compile(r"""
     \\(?P<octal>[0-3][0-7]{2}) | \\x(?P<byte>[0-9a-fA-F]{2})
   | \\u(?P<short>[0-9a-fA-F]{4}) | \\U(?P<long>[0-9a-fA-F]{8})
@@ -414,19 +417,18 @@ def parse_literal(token: Node) -> object:
 
 def parse_number(text: str) -> object:
     """The int or float that TEXT is in Go; ValueError when it is none, or is out of 64 bits."""
-    if not text.isascii():
+    low = text.lower()
+    if not text.isascii() or len(text) > 1000:          # int() takes its time with more digits
         raise ValueError
-    if not any(mark in text for mark in ".pP") and ("e" not in text.lower() or "x" in text.lower()):
+    if "." not in low and "p" not in low and ("e" not in low or "x" in low):
         value = int(OCTAL.sub(r"\g<1>0o", text), 0)
         if not -MAX_INT - 1 <= value <= (MAX_INT if text[0] in "+-" else 2 * MAX_INT + 1):
             raise ValueError
         return value
-    if "x" in text.lower():
-        if "p" not in text.lower():
-            raise ValueError
-        return float.fromhex(text)
-    value = float(text)
-    if value - value != 0:                      # infinite: out of range
+    if "x" in low and "p" not in low:
+        raise ValueError
+    value = float.fromhex(text) if "x" in low else float(text)
+    if value - value != 0:                              # infinite: out of range
         raise ValueError
     return value
 
@@ -516,7 +518,7 @@ class Parser:
     def unexpected(self, where: str) -> Fail:
         """A Fail for the next token."""
         token = self.peek()
-        return self.error(token, f"unexpected {quote(token.value) or token.kind} in {where}")
+        return self.error(token, f"unexpected {quote(token.value)} in {where}")
 
     def deeper(self, token: Node) -> None:
         """Count a block or parenthesis that begins at TOKEN."""
@@ -644,7 +646,7 @@ class Parser:
         return Node("pipeline", at, (names, exist, commands))
 
     def declarations(self, where: str) -> Tuple[List[str], bool]:
-        """`$x :=`, `$x =` or, in a range, `$i, $v :=`: the names, and whether they exist already."""
+        """`$x :=`, `$x =` or, in a range, `$i, $v :=`: the names, and whether they exist."""
         names: List[str] = []
         while self.peek().kind == "variable":
             variable, mark = self.next(), self.peek()
@@ -726,24 +728,27 @@ class Scope(NamedTuple):
 class Machine:
     """Walks the trees of a template and gathers the text in `pieces`."""
 
-    def __init__(self, source: TemplateText, templates: Dict[str, list], functions: Dict[str, Any]) -> None:
+    def __init__(self, source: TemplateText, templates: Dict[str, list], functions: dict) -> None:
         self.source = source
         self.templates = templates
         self.functions = functions
         self.pieces: List[str] = []
+        self.walks: list = []               # those that wait for the last one
         self.steps = MAX_STEPS
         self.characters = MAX_TEXT
 
     def run(self, data: Any) -> str:
         """The text of the template of the source's name, for DATA."""
-        waiting = [self.template(self.source.name, ABSENT if data is None else data, 0)]
+        self.walks = [self.template(self.source.name, ABSENT if data is None else data, 0)]
         jump = None                         # what the walk that ended says: break, continue or None
-        while waiting:
+        while self.walks:
             try:
-                waiting.append(waiting[-1].send(jump))
+                inner = self.walks[-1].send(jump)
                 jump = None
+                if inner:
+                    self.walks.append(inner)
             except StopIteration as stop:
-                waiting.pop()
+                self.walks.pop()
                 jump = stop.value
         return to_text(to_bytes("".join(self.pieces)))      # joins the bytes of sliced characters
 
@@ -761,15 +766,16 @@ class Machine:
         self.spend(node, len(text))
         self.pieces.append(text)
 
-    # Nodes. A walk is a generator: it yields another walk, and gets back how that ended.
+    # Nodes. A walk is a generator: it yields another walk, or None, and gets back how that ended.
+    # It keeps no reference to what it yields: a chain of 100,000 would be freed by recursion, in C.
 
     def walk(self, nodes: list, scope: Scope, mark: int) -> Iterator[Any]:
         """Do NODES; keep MARK variables at the end."""
         for node in nodes:
+            self.spend(node, 0)
             if node.kind in ("break", "continue"):
                 return node.kind
-            inner = getattr(self, "do_" + node.kind)(node, scope)
-            jump = inner and (yield inner)
+            jump = yield getattr(self, "do_" + node.kind)(node, scope)
             if jump:
                 return jump
         del scope.variables[mark:]
@@ -795,22 +801,22 @@ class Machine:
     do_with = do_if
 
     def do_range(self, node: Node, scope: Scope) -> Iterator[Any]:
-        """As in Go 1.19 an item goes to the top of the variables even where the range assigns to
-        ones that lie deeper."""
+        """The body for each item, or the else part."""
         ((pipeline, nodes),), otherwise = node.value
         outer = len(scope.variables)
         items = self.items(pipeline, self.pipeline(pipeline, scope))
         mark = len(scope.variables)
         jump = None
         for item in items:
-            for place in range(len(pipeline.value[0])):
+            self.spend(node, 0)
+            for place in range(len(pipeline.value[0])):     # so has Go 1.19 `range $x = …`
                 top = mark - 1 - place
                 scope.variables[top] = scope.variables[top][0], item[1 - place]
             if (yield self.walk(nodes, scope._replace(dot=item[1]), mark)) == "break":
                 break
             del scope.variables[mark:]
         if not items:
-            jump = yield self.walk(otherwise, scope, mark)      # its break ends this range
+            jump = yield self.walk(otherwise, scope, mark)      # a break there ends this range
         del scope.variables[outer:]
         return "continue" if jump == "continue" else None
 
@@ -828,7 +834,7 @@ class Machine:
         name, pipeline = node.value
         if name not in self.templates:
             raise self.error(node, f"there is no template {quote(name)}")
-        if scope.depth == MAX_CALLS:
+        if scope.depth == MAX_CALLS or len(self.walks) > 3 * MAX_CALLS:     # some 300 MB
             raise self.error(node, f"over {MAX_CALLS} templates call one another")
         dot = self.pipeline(pipeline, scope) if pipeline else ABSENT
         return self.template(name, dot, scope.depth + 1)
@@ -962,7 +968,7 @@ def is_map(value: Any) -> bool:
 
 
 def sorted_keys(value: dict) -> list:
-    """A map's keys as Go sorts them; keys of several types (YAML's, not JSON's) go by type first."""
+    """A map's keys as Go sorts them; where YAML has keys of several types, by type first."""
     return sorted(value, key=lambda key: (go_type(key), key))
 
 
@@ -1040,7 +1046,7 @@ def go_len(value: Any) -> int:
 
 
 def go_index(item: Any, *indexes: Any) -> object:
-    """Template function `index`: a list's element, a map's value (nil without it), a string's byte."""
+    """Template function `index`: an element, a map's value (nil without one), a string's byte."""
     if item is None:
         raise Fail("nil has no elements")
     for index in indexes:
@@ -1071,7 +1077,7 @@ def check_index(index: Any, most: int) -> int:
 
 
 def go_slice(item: Any, *indexes: Any) -> object:
-    """Template function `slice`: item[i:j], in bytes for a string; a list may have a third index."""
+    """Template function `slice`: item[i:j], a string's in bytes; a list may have a third index."""
     content = to_bytes(item) if isinstance(item, str) else item
     if not isinstance(content, (bytes, list, tuple)):
         raise Fail(f"can't slice {go_type(item)}")
@@ -1118,8 +1124,8 @@ def go_print(*values: object) -> str:
 
 # ---- printing: Go's fmt ----
 #
-# A value is shown by a verb under flags; lists and maps hand both down to their elements. A verb that
-# does not fit gives a remark in the text, %!d(string=x), and no error.
+# A value is shown by a verb under flags; lists and maps hand both down to their elements. A verb
+# that does not fit gives a remark in the text, %!d(string=x), and no error.
 
 class Style(NamedTuple):
     """A verb with its flags, width and precision; %#v and %+v are flags of their own."""
@@ -1151,16 +1157,16 @@ class Style(NamedTuple):
 def show(value: Any, style: Style = Style()) -> str:
     """VALUE in STYLE."""
     if style.verb == "T":
-        return style.pad(go_type(value))
+        return style.pad(go_type(value)[:style.precision])
+    if value is None:
+        return style.pad("<nil>") if style.verb == "v" else f"%!{style.verb}(<nil>)"
     for kind, verbs, shower in SHOWERS:
-        if isinstance(value, kind):
-            if verbs and style.verb not in verbs:
-                break
+        if isinstance(value, kind) and (not verbs or style.verb in verbs):
             return shower(value, style)
-    if style.verb == "v":
-        return style.pad("<nil>" if value is None else str(value))
-    inside = "" if value is None else f"{go_type(value)}="
-    return f"%!{style.verb}({inside}{show(value, style._replace(verb='v'))})"
+        if isinstance(value, kind):
+            shown = shower(value, style._replace(verb="v"))
+            return f"%!{style.verb}({go_type(value)}={shown})"
+    return style.pad(str(value))
 
 
 def show_bool(value: bool, style: Style) -> str:
@@ -1178,12 +1184,12 @@ def show_int(value: int, style: Style) -> str:
         style = style._replace(zero=False)
     if style.zero and not style.minus:                  # before the prefix: %#06x is 8 wide
         digits = digits.zfill(style.width - (value < 0 or style.plus or style.space))
+    if style.sharp and style.verb in "oO" and digits[0] != "0":
+        digits = "0" + digits
     prefix = "0o" if style.verb == "O" else ""
     if style.sharp:
-        prefix = {"b": "0b", "o": "0", "x": "0x", "X": "0X"}.get(style.verb, prefix)
-    if prefix != "0" or digits[0] != "0":
-        digits = prefix + digits
-    return style.number(value < 0, digits)
+        prefix += {"b": "0b", "x": "0x", "X": "0X"}.get(style.verb, "")
+    return style.number(value < 0, prefix + digits)
 
 
 def show_character(value: int, style: Style) -> str:
@@ -1194,8 +1200,9 @@ def show_character(value: int, style: Style) -> str:
         return style.pad(character)
     if style.verb == "q":
         return style.pad(quote(character, "'", style.plus))
-    name = f" '{character}'" if style.sharp and character.isprintable() else ""
-    return style._replace(zero=False).pad(f"U+{value:04X}{name}")
+    number = format(value & (1 << 64) - 1, f"0{max(style.precision or 0, 4)}X")
+    name = f" '{character}'" if style.sharp and valid and character.isprintable() else ""
+    return style._replace(zero=False).pad(f"U+{number}{name}")
 
 
 def show_float(value: float, style: Style) -> str:
@@ -1390,16 +1397,18 @@ def render(text: str, data: Any, funcs: Optional[Dict[str, Callable[..., Any]]] 
     """The template TEXT, of Go's text/template, filled in from DATA.
 
     DATA is made of dict, list, str, int, float, bool, None and Struct. FUNCS are added to Go's own
-    functions: annotations (str, int, float, bool, list, dict) say what they take, and what one raises
-    is an error at its call. Raises Fail `NAME:line:column: what` for whatever Go rejects, and for a
-    template that does not end or does not stop growing.
+    functions: annotations (str, int, float, bool, list, dict) say what they take, and what one
+    raises is an error at its call. Raises Fail `NAME:line:column: what` for whatever Go rejects,
+    and for a template that does not end or does not stop growing.
     """
     source = TemplateText(name, text)
     functions = {**BUILTINS, **(funcs or {})}
     try:
         return Machine(source, Parser(source, functions).parse(), functions).run(data)
     except RecursionError:
-        raise source.error(0, "the data is nested too deep to be printed") from None
+        raise source.error(0, "the template or its data is nested too deep") from None
+
+
 # ==== Recipes: from YAML to values ================================================================
 #
 # PyYAML composes the file into nodes, which know their line and column; the readers below turn
@@ -1481,6 +1490,8 @@ class Reader:
             return {
                 key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)
             }
+        if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
+            raise self.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
         try:
             return SCALAR_TAGS[node.tag](node)
         except ValueError as error:
@@ -1610,13 +1621,38 @@ def compose(path: str) -> Any:
         raise Fail(f"{path}: {error.strerror}; a recipe is a folder with a {RECIPE_FILE}") from None
     if len(text) > RECIPE_LIMIT:
         raise Fail(f"{path}: larger than {human_size(RECIPE_LIMIT)}; that is no recipe")
+    return compose_text(path, text)
+
+
+def compose_text(path: str, text: bytes) -> Any:
+    """The root node of the YAML TEXT, which stands in PATH."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        check_nesting(path, yaml.parse(text.decode(), loader))
+        return yaml.compose(text.decode(), loader)
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        raise Fail(f"{path}:{line}: a byte that is no UTF-8; save the recipe as UTF-8") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise Fail(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def check_nesting(path: str, events: Iterable[Any]) -> None:
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > NESTING_LIMIT:
+            mark = event.start_mark
+            raise Fail(
+                f"{path}:{mark.line + 1}:{mark.column + 1}: more than {NESTING_LIMIT} lists and "
+                "maps in one another; that is no recipe"
+            )
 
 
 def recipe_path(argument: str) -> str:
@@ -1632,19 +1668,21 @@ def load_recipe(argument: str, options: argparse.Namespace) -> Recipe:
     path = recipe_path(argument)
     root = compose(path)
     reader = Reader(path, options.lenient)
-    if root is None:
+    if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
     fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
     folder = os.path.dirname(path) or "."
     name = os.path.basename(os.path.abspath(folder))
     recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
-    check_fields(recipe)
+    nodes = {key.value: value for key, value in root.value}
+    check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
     fields["data"].update(options.data)
-    evaluate(recipe, root)
+    evaluate(recipe, nodes)
     return recipe
 
 
-def check_fields(recipe: Recipe) -> None:
+def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
+    """PLACES: where the value of each key of the recipe stands."""
     fields = recipe.fields
     if not NAME.fullmatch(recipe.name):
         raise Fail(
@@ -1654,15 +1692,16 @@ def check_fields(recipe: Recipe) -> None:
         raise Fail(f"{recipe.path}: no packages; name at least one")
     if not PACKAGE_VERSION.fullmatch(fields["version"]):
         raise Fail(
-            f"{recipe.path}: version {fields['version']!r}; use letters, digits and + . _ ~ -"
+            f"{places.get('version', recipe.path)}: version {fields['version']!r}; "
+            "use letters, digits and + . _ ~ -"
         )
     if fields["builder"] not in BUILDERS:
         hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
-        raise Fail(f"{recipe.path}: unknown builder {fields['builder']!r}{hint}")
+        raise Fail(f"{places['builder']}: unknown builder {fields['builder']!r}{hint}")
     for name, digest in fields["sha256"].items():
         if digest and not SHA256.fullmatch(digest):
             raise Fail(
-                f"{recipe.path}: the sha256 of {name} is not 64 digits 0-9a-f; "
+                f"{places['sha256']}: the sha256 of {name} is not 64 digits 0-9a-f; "
                 f"`pkggen.py hash {recipe.folder}` writes it"
             )
 
@@ -1670,15 +1709,13 @@ def check_fields(recipe: Recipe) -> None:
 # ---- templates in recipes ------------------------------------------------------------------------
 
 
-def evaluate(recipe: Recipe, root: Any) -> None:
-    """Render what is a template: sources, script and check."""
-    nodes = {key.value: value for key, value in root.value}
+def evaluate(recipe: Recipe, nodes: Dict[str, Any]) -> None:
+    """Render what is a template: sources, script and check. NODES: the recipe's values by key."""
     dot = recipe_dot(recipe)
     funcs = shortcuts(recipe)
     for key in ("script", "check"):
-        lines = source_lines(nodes.get(key))
         text = "\n".join(recipe.fields[key])
-        setattr(recipe, key, render_field(recipe, text, dot, funcs, lines))
+        setattr(recipe, key, render_field(recipe, text, dot, funcs, nodes.get(key)))
     for texts, place in recipe.fields["sources"]:
         rendered = [render(text, dot, funcs, f"{place}: source") for text in texts]
         recipe.sources.append(make_source(recipe, rendered, place))
@@ -1708,29 +1745,32 @@ def recipe_dot(recipe: Recipe) -> "Struct":
     )
 
 
-def source_lines(node: Any) -> List[Tuple[int, int]]:
+def source_lines(node: Any, file_lines: List[str]) -> List[Tuple[int, int]]:
     """(line, column) in the file, both from 0, of each line of a list of texts once joined."""
     lines: List[Tuple[int, int]] = []
-    for item in node.value if isinstance(node, yaml.SequenceNode) else ():
+    for item in node.value:
         mark = item.start_mark
-        count = item.value.count("\n") + 1
-        if item.style in ("|", ">"):
-            lines += [(mark.line + 1 + index, 0) for index in range(count)]
-        else:
-            lines += [(mark.line, mark.column + (item.style is not None))] * count
+        texts = item.value.split("\n")
+        for index, text in enumerate(texts):
+            if item.style in ("|", ">"):
+                line = mark.line + 1 + index
+                in_file = file_lines[line] if line < len(file_lines) else ""
+                lines.append((line, len(in_file) - len(text) if in_file.endswith(text) else 0))
+            else:
+                lines.append((mark.line, mark.column + (item.style is not None)))
     return lines
 
 
-def render_field(
-    recipe: Recipe, text: str, dot: Any, funcs: Dict, lines: List[Tuple[int, int]]
-) -> str:
-    """Render TEXT; an error in it names the line and column of the recipe file."""
+def render_field(recipe: Recipe, text: str, dot: Any, funcs: Dict, node: Any) -> str:
+    """Render TEXT, which NODE holds; an error in it names the line and column of the recipe file."""
     try:
         return render(text, dot, funcs, recipe.path)
     except Fail as error:
         match = re.fullmatch(r"(\d+):(\d+): (.*)", str(error)[len(recipe.path) + 1 :], re.DOTALL)
-        if not match or int(match[1]) > len(lines):
+        if not match:
             raise
+        with open(recipe.path, encoding="utf-8") as file:
+            lines = source_lines(node, file.read().split("\n"))
         line, column = lines[int(match[1]) - 1]
         raise Fail(f"{recipe.path}:{line + 1}:{column + int(match[2])}: {match[3]}") from None
 
@@ -1807,15 +1847,18 @@ def clean_path(path: str) -> str:
 def make_source(recipe: Recipe, urls: List[str], place: str) -> Source:
     """The source with the alternatives URLS, each with the hash that its bytes must have."""
     name = source_name(urls[0], place)
+    if len(urls) > 1 and any(url.startswith(LOCAL) for url in urls):
+        raise Fail(f"{place}: file: and self: lie here; give them alone, without alternatives")
     first = hash_of(recipe, urls[0], name)
     alternatives = []
     for url in urls:
         own = hash_of(recipe, url, source_name(url, place))
         alternatives.append(Alternative(without_hash(url), own or first))
-    mirrored = [
-        Alternative(prefix.rstrip("/") + "/" + name, first) for prefix in recipe.fields["mirrors"]
-    ]
-    source = Source(name, tuple(alternatives + mirrored), place)
+    for prefix in recipe.fields["mirrors"]:
+        url = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
+        source_name(url, f"{recipe.path}: mirrors")
+        alternatives.append(Alternative(url, first))
+    source = Source(name, tuple(alternatives), place)
     if source.is_local:
         local_path(recipe, source)
     return source
@@ -1826,30 +1869,47 @@ def source_name(url: str, place: str) -> str:
     scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
         raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
-    path = url.partition(":")[2].partition("?")[0]
+    path = url.partition(":")[2]
+    if scheme not in ("file", "self"):
+        path = path.partition("?")[0]
     name = urllib.parse.unquote(os.path.basename(path)) if scheme in WEB else os.path.basename(path)
     if not name or name in (".", "..") or name[0] == "-" or "/" in name or not name.isprintable():
         raise Fail(f"{place}: {url!r} ends in no usable file name")
     if any(not character.isprintable() or character == " " for character in url) and scheme in WEB:
         raise Fail(f"{place}: {url!r} has blanks or control characters; write them as %20")
+    if scheme in WEB and not url_host(url):
+        raise Fail(f"{place}: {url!r} names no host")
     if scheme == "deb-src" and not DEB_SRC.fullmatch(url.partition("?")[0]):
         raise Fail(f"{place}: {url!r} is not deb-src:PACKAGE/FILE or deb-src:PACKAGE=VERSION/FILE")
     return name
 
 
+def url_host(url: str) -> str:
+    """The host and port in URL, empty when there is none."""
+    try:
+        return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:  # a bracket of an IPv6 address that is not closed
+        return ""
+
+
 WEB = ("https", "http", "ftp")
+LOCAL = ("file:", "self:")
 SCHEMES = (*WEB, "file", "self", "deb-src")
 DEB_SRC = re.compile(r"deb-src:([a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/([^/]+)")
 HASH_QUERY = re.compile(r"[?&](?:sha256sum|hash)=([^&]*)")
 
 
 def without_hash(url: str) -> str:
-    return HASH_QUERY.sub("", url)
+    if url.startswith(LOCAL):
+        return url
+    path, _, query = url.partition("?")
+    kept = [part for part in query.split("&") if not HASH_QUERY.match("?" + part)]
+    return path + ("?" + "&".join(kept) if any(kept) else "")
 
 
 def hash_of(recipe: Recipe, url: str, name: str) -> Optional[str]:
     """The sha256 that the recipe gives for URL: in the URL itself, or in its map."""
-    if url.startswith(("file:", "self:")):
+    if url.startswith(LOCAL):
         return None
     match = HASH_QUERY.search(url)
     digest = match[1] if match else recipe.fields["sha256"].get(name)
@@ -1996,6 +2056,11 @@ def build_mk(recipe: Recipe) -> str:
     )
 
 
+def plain_name(text: str) -> str:
+    """TEXT as a word of a makefile that means itself."""
+    return re.sub("[^A-Za-z0-9+._-]", "_", text)
+
+
 def source_target(source: Source) -> str:
     """The file in the cache that the source is, as a makefile names it.
 
@@ -2003,7 +2068,7 @@ def source_target(source: Source) -> str:
     """
     hashes = list(dict.fromkeys(alternative.sha256 for alternative in source.alternatives))
     if None in hashes:
-        return f"$(SOURCES)/{source.name}-has-no-sha256".replace(" ", "_").replace("$", "$$")
+        return f"$(SOURCES)/{plain_name(source.name)}-has-no-sha256"
     files = [f"$(SOURCES)/{digest}" for digest in hashes]
     if len(files) == 1:
         return files[0]
@@ -2236,7 +2301,8 @@ class Tree:
         self.order = self.sort()
 
     def load(self, path: str, options: argparse.Namespace) -> None:
-        name = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        # A folder whose name is none of a recipe's is a problem too, and needs a target for it.
+        name = plain_name(os.path.basename(os.path.dirname(os.path.abspath(path))))
         try:
             recipe = load_recipe(path, options)
         except Fail as problem:
@@ -2271,12 +2337,14 @@ class Tree:
 
     def check_needs(self, name: str) -> None:
         recipe = self.recipes[name]
-        for dependency in self.needs(recipe):
+        needs = {text: "the build dependency" for text in self.needs(recipe)}
+        for package in recipe.packages:
+            needs.update({text: f"{package}'s dependency" for text in self.needs(recipe, package)})
+        for dependency, what in needs.items():
             if dependency not in self.makers:
+                hint = did_you_mean(dependency, self.makers)
                 self.problems.setdefault(
-                    name,
-                    f"{recipe.path}: no recipe makes the build dependency "
-                    f"{dependency}{did_you_mean(dependency, self.makers)}",
+                    name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}"
                 )
 
     def installed_with(self, names: Iterable[str]) -> List[str]:
@@ -2363,7 +2431,7 @@ def world_mk(folder: str, tree: Tree, work: Work) -> str:
     rules += fetch_rules(tree.recipes[name] for name in stale).values()
     phony = [f"recipe/{name}" for name in names] + [f"package/{name}" for name in packages]
     return WORLD_MK.format(
-        folder=folder,
+        folder=printable(folder),
         arch=work.arch,
         pkggen=pkggen_command(),
         phony="".join(f" \\\n\t{target}" for target in phony),
@@ -2427,12 +2495,11 @@ def fetch_alternative(name: str, alternative: Alternative, path: str, folder: st
             os.unlink(part.name)
             return path
         started = time.monotonic()
-        try:
-            download(alternative.url, part, name, folder)
-        finally:
-            if not os.path.getsize(part.name):
-                os.unlink(part.name)
-        digest = hash_file(part.name)
+        resumed = os.path.getsize(part.name)
+        digest = download_and_hash(alternative.url, part, name, folder)
+        if resumed and digest != alternative.sha256:  # of another file, or spoilt: from the start
+            part.truncate(0)
+            digest = download_and_hash(alternative.url, part, name, folder)
         if alternative.sha256 not in (None, digest):
             os.unlink(part.name)
             raise Unreachable(
@@ -2445,6 +2512,15 @@ def fetch_alternative(name: str, alternative: Alternative, path: str, folder: st
         f"fetch   {name}: {human_size(size)} from {source_host(alternative.url)} in {seconds:.0f} s"
     )
     return path
+
+
+def download_and_hash(url: str, part: Any, name: str, folder: str) -> str:
+    try:
+        download(url, part, name, folder)
+    finally:
+        if not os.path.getsize(part.name):
+            os.unlink(part.name)
+    return hash_file(part.name)
 
 
 def source_host(url: str) -> str:
@@ -2471,7 +2547,7 @@ def download(url: str, part: Any, name: str, folder: str) -> None:
         part.truncate(0)
         download_by_apt(url, part, name, folder)
         return
-    host = source_host(url)
+    host = url_host(url)
     if is_dead(folder, host):
         raise Unreachable(f"{host} gave no answer within the last {DEAD_SECONDS} s")
     for attempt in range(3):
@@ -2862,7 +2938,7 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
         start_new_session=True,
     )
     try:
-        with open(log, "wb") as file:
+        with open(log, "wb", buffering=0) as file:
             copy_log(process.stderr, file, recipe.name, usual)
         status = process.wait()
     finally:
@@ -3014,7 +3090,10 @@ def cmd_fetch(options: argparse.Namespace) -> None:
         fetch_source(name, alternatives, options.sources)
         return
     folder = os.path.dirname(os.path.abspath(options.output))
-    os.replace(fetch_source(name, alternatives, folder), options.output)
+    path = fetch_source(name, alternatives, folder)
+    if hash_file(path) != os.path.basename(path):
+        raise Fail(f"{path}: its bytes are not what its name says; remove it")
+    os.replace(path, options.output)
 
 
 def cmd_hash(options: argparse.Namespace) -> None:
@@ -3024,7 +3103,7 @@ def cmd_hash(options: argparse.Namespace) -> None:
         for source in recipe.sources:
             for alternative in () if source.is_local else source.alternatives:
                 name = source_name(alternative.url, source.place)
-                hashes.setdefault(name, fetched_hash(name, alternative.url))
+                hashes[name] = hashes.get(name) or fetched_hash(name, alternative.url)
         found = {name: digest for name, digest in hashes.items() if digest}
         missing = [
             source.name
@@ -3039,9 +3118,14 @@ def cmd_hash(options: argparse.Namespace) -> None:
             raise Fail(
                 f"{recipe.path}: none of the places of {missing[0]} answers; nothing is written"
             )
-        with open(recipe.path, encoding="utf-8") as file:
-            text = file.read()
-        write_atomic(recipe.path, with_hashes(text, found).encode())
+        with open(recipe.path, encoding="utf-8", newline="") as file:
+            text = with_hashes(file.read(), found).encode()
+        if not found.items() <= hash_map(recipe.path, text).items():
+            raise Fail(
+                f"{recipe.path}: no place for the hashes; write an empty line `sha256:` where they "
+                "belong, at the left margin; nothing is written"
+            )
+        write_atomic(recipe.path, text, os.stat(recipe.path).st_mode & 0o777)
         say(f"hash    {recipe.path}: {len(found)} written")
 
 
@@ -3061,31 +3145,59 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
         return None
 
 
+def hash_map(path: str, text: bytes) -> Dict[str, str]:
+    """The sha256 map of a recipe's TEXT as a loader will read it; empty where it can't be read."""
+    try:
+        reader = Reader(path, lenient=True)
+        return reader.struct(compose_text(path, text), RECIPE_FIELDS, "the recipe")["sha256"]
+    except Fail:
+        return {}
+
+
+HASH_LINE = re.compile(
+    r"""(?P<before>\s+["']?(?P<name>[^\s:#"']+)["']?:)(?P<blank>\s*)["']?\w*["']?(?P<after>.*)""",
+    re.DOTALL,
+)
+
+
 def with_hashes(text: str, hashes: Dict[str, str]) -> str:
     """A recipe's TEXT with HASHES in its sha256 map; comments and all other lines stay."""
-    lines = text.splitlines()
-    start = next(
-        (index for index, line in enumerate(lines) if re.match(r"sha256:\s*(#.*)?$", line)), None
-    )
-    if start is None:
-        after = [field.key for field in RECIPE_FIELDS]
-        after = after[after.index("sha256") + 1 :]
-        start = next(
-            (index for index, line in enumerate(lines) if line.partition(":")[0] in after),
-            len(lines),
-        )
+    lines = text.split("\n")
+    last = len(lines) if lines[-1] else len(lines) - 1
+    heads = [index for index, line in enumerate(lines) if re.match(r"sha256:\s*(#.*)?$", line)]
+    start = heads[0] if heads else hash_place(lines, last)
+    if not heads:
         lines.insert(start, "sha256:")
+        last += 1
     left = dict(hashes)
     end = start + 1
-    while end < len(lines) and re.match(r"\s|#|$", lines[end]):
-        match = re.match(r"(\s+)([^\s:#]+)(:\s*)(\S*)(.*)$", lines[end])
-        if match and match[2] in left:
-            lines[end] = match[1] + match[2] + ": " + left.pop(match[2]) + match[5]
+    while end < last and re.match(r"\s|#|$", lines[end]):
+        match = HASH_LINE.fullmatch(lines[end])
+        if match and match["name"] in left:
+            after = " " * match["after"].startswith("#") + match["after"]
+            lines[end] = match["before"] + (match["blank"].rstrip("\r") or " ") + left.pop(match["name"]) + after
         end += 1
-    while end > start + 1 and not lines[end - 1].strip():
+    while end > start + 1 and not re.match(r"\s+[^\s#]", lines[end - 1]):
         end -= 1
-    lines[end:end] = [f"  {name}: {digest}" for name, digest in left.items()]
-    return "\n".join(lines) + "\n"
+    lines[end:end] = [f"  {quote_key(name)}: {digest}" for name, digest in left.items()]
+    return "\n".join(lines)
+
+
+def hash_place(lines: List[str], last: int) -> int:
+    """The line before which the map belongs: the first key after it in the schema, with its comment."""
+    keys = [field.key for field in RECIPE_FIELDS]
+    after = keys[keys.index("sha256") + 1 :]
+    places = (index for index, line in enumerate(lines) if line.partition(":")[0] in after)
+    place = next(places, last)
+    while place and lines[place - 1].startswith("#"):
+        place -= 1
+    return place
+
+
+def quote_key(name: str) -> str:
+    """NAME as a key of a YAML map."""
+    is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def output(options: argparse.Namespace, text: str) -> None:
@@ -3111,7 +3223,7 @@ COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], N
 
 class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        self.exit(2, f"pkggen: {message}; `{self.prog} --help` lists what there is\n")
+        self.exit(2, f"pkggen: {printable(message)}; `{self.prog} --help` lists what there is\n")
 
 
 def parse_arguments(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -3149,17 +3261,19 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
         dest="define",
         action="append",
         default=[],
+        type=definition,
         metavar="KEY=VALUE",
         help="a value for .Data of the templates",
     )
     command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
 
 
-def parse_definitions(definitions: List[str]) -> Dict[str, str]:
-    for text in definitions:
-        if "=" not in text:
-            raise Fail(f"-D {text}: no `=`; write -D KEY=VALUE")
-    return dict(text.split("=", 1) for text in definitions)
+def definition(text: str) -> Tuple[str, str]:
+    """The argument of -D."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: no `=`; write -D KEY=VALUE")
+    return key, value
 
 
 def interrupt(number: int, frame: Any) -> None:
@@ -3173,7 +3287,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:
-        options.data = parse_definitions(getattr(options, "define", []))
+        options.data = dict(getattr(options, "define", []))
         COMMANDS[options.verb][2](options)
     except Fail as problem:
         say(f"pkggen: {problem}")

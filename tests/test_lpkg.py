@@ -1547,16 +1547,17 @@ def test_s11_files_outside_the_folder(world, name):
     world.do("install", "evil").refused("none of its folder")
 
 
-def test_s14_another_repository_is_not_asked(world, keys):
+def test_s14_another_repository_is_not_asked(world):
     """Neither a higher version nor `provides` of a second repository replaces the first one's."""
     world.pack({"busybox": {"f": b"good"}, "musl": {}, "app": {}}, app={"depends": ["musl", "busybox"]})
     world.index()
     (world.folder / "two").mkdir()
-    second = World(world.folder / "two", keys)
+    run("keygen", world.folder / "other").ok()      # serials are per key
+    second = World(world.folder / "two", (world.folder / "other.key", world.folder / "other.pub"))
     second.pack({"busybox": {"f": b"evil"}, "evil": {}}, "9-0", evil={"provides": ["musl"]})
     second.index()
     arguments = world.arguments("install", "app")
-    run(*arguments, "--repo", second.repo).ok()
+    run(*arguments, "--repo", second.repo, "--key", second.key).ok()
     assert world.do("list").out == "app 1-0\nbusybox 1-0\nmusl 1-0\n"
 
 
