@@ -24,7 +24,7 @@ help: ## list the targets and the variables
 
 ##@ Build
 .PHONY: world
-world: ## build every package, sign the repository, assemble the image (PKG=name: that package, no image)
+world: ## build all packages, sign the repository, make the image (PKG=name: only that package)
 	@world/setup world
 	+@$(again) packages $(if $(PKG),,image)
 

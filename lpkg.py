@@ -1536,7 +1536,7 @@ def cmd_index(options: "Options") -> int:
         new.create(base + ".gz").write(b"".join(gzip_pieces([data])))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
-    say(f"{base}: {len(index['packages'])} packages, serial {serial}")
+    say(f"{options.words[0]}: {len(index['packages'])} packages, serial {serial}")
     return 0
 
 
@@ -2024,7 +2024,7 @@ class Transaction:
         self.spool = None
         self.token = os.urandom(8).hex()
         self.temporaries = {}           # final path -> temporary path
-        self.folders = []               # directories to make, parents first
+        self.folders = {}               # directories to make (the keys), parents first
         self.removals = []              # journal lines
         self.claims = {}                # path -> (package, entry) of the system as it will be
         self.gone = {}                  # path -> (package, entry) of what goes, or is replaced
@@ -2036,7 +2036,7 @@ class Transaction:
         there = self.root.lstat(path)
         if there is None:
             self.add_folder(path.rpartition("/")[0])
-            self.folders.append(path)
+            self.folders[path] = True
         elif not stat.S_ISDIR(there.st_mode):
             raise Fail(f"{self.root.name(path)}: in the way of a directory; move it away")
 
@@ -2286,7 +2286,7 @@ def check_space(file_system: object, size: int, what: str) -> None:
 def stage(tx: Transaction) -> None:
     """Write all that is new under its temporary name, and the two journals."""
     undo = [["rm", path] for path in tx.temporaries.values()]
-    undo += [["rmdir", path] for path in tx.folders[::-1]]
+    undo += [["rmdir", path] for path in reversed(list(tx.folders))]
     moves = [["mv", path, final] for final, path in tx.temporaries.items()]
     journal = journal_text(moves + tx.removals)
     parse_journal(journal, "the transaction")       # refuses what a later run could not read

@@ -1762,7 +1762,7 @@ def source_lines(node: Any, file_lines: List[str]) -> List[Tuple[int, int]]:
 
 
 def render_field(recipe: Recipe, text: str, dot: Any, funcs: Dict, node: Any) -> str:
-    """Render TEXT, which NODE holds; an error in it names the line and column of the recipe file."""
+    """Render TEXT, which NODE holds; an error in it names the recipe file's line and column."""
     try:
         return render(text, dot, funcs, recipe.path)
     except Fail as error:
@@ -2236,6 +2236,15 @@ def hash_file(path: str) -> str:
     return digest.hexdigest()
 
 
+def local_mode(path: str) -> int:
+    """The mode in the build of a file of the recipe's: of its own it keeps whether it is a program."""
+    return 0o755 if os.stat(path).st_mode & 0o100 else 0o644
+
+
+def hash_local(path: str) -> str:
+    return hash_file(path) + (" program" if local_mode(path) == 0o755 else "")
+
+
 def relation_name(relation: str) -> str:
     """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is no need."""
     return "" if relation.startswith("!") else re.split(r"[<>=~]", relation)[0]
@@ -2271,7 +2280,7 @@ def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     for source in recipe.sources:
         hashes = [alternative.sha256 or "" for alternative in source.alternatives]
         inputs[f"source {source.name}"] = (
-            hash_file(local_path(recipe, source)) if source.is_local else " ".join(hashes)
+            hash_local(local_path(recipe, source)) if source.is_local else " ".join(hashes)
         )
     for name, facts in sysroot_packages(recipe, work).items():
         inputs[f"package {name}"] = facts["sha256"] if facts else ""
@@ -2384,11 +2393,11 @@ class Tree:
 
     def report_cycle(self, before: Dict[str, List[str]], waiting: Dict[str, List[str]]) -> None:
         """Each waiting recipe waits for another, so a walk from any comes back to one it passed."""
-        path = [next(iter(waiting))]
-        while path[-1] not in path[:-1]:
-            path.append(next(need for need in before[path[-1]] if need in waiting))
-        cycle = " -> ".join(path[path.index(path[-1]) :])
         for name in waiting:
+            path = [name]
+            while path[-1] not in path[:-1]:
+                path.append(next(need for need in before[path[-1]] if need in waiting))
+            cycle = " -> ".join(path[path.index(path[-1]) :])
             self.problems.setdefault(
                 name,
                 f"{self.recipes[name].path}: build dependencies in a cycle: "
@@ -2576,6 +2585,7 @@ def download_rest(url: str, part: Any, have: int, name: str) -> None:
     import http.client
     import urllib.error
     import urllib.request
+    from ssl import SSLCertVerificationError
 
     headers = {"User-Agent": f"pkggen/{VERSION}", **({"Range": f"bytes={have}-"} if have else {})}
     try:
@@ -2593,7 +2603,9 @@ def download_rest(url: str, part: Any, have: int, name: str) -> None:
             raise Cut("what was there did not fit") from None
         raise Unreachable(f"{error.code} {error.reason}") from None
     except urllib.error.URLError as error:
-        raise NoAnswer(str(getattr(error.reason, "strerror", None) or error.reason)) from None
+        # Who shows a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
+        kind = Unreachable if isinstance(error.reason, SSLCertVerificationError) else NoAnswer
+        raise kind(str(getattr(error.reason, "strerror", None) or error.reason)) from None
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise Cut(str(error) or type(error).__name__) from None
 
@@ -2868,7 +2880,7 @@ def add_source(tar: tarfile.TarFile, recipe: Recipe, source: Source) -> None:
     if source.is_local:
         path = local_path(recipe, source)
         with open(path, "rb") as file:
-            add_file(tar, "src/" + source.name, file, os.stat(path).st_mode & 0o755 | 0o644)
+            add_file(tar, "src/" + source.name, file, local_mode(path))
         return
     path = fetch_source(source.name, source.alternatives, SOURCES)
     with open(path, "rb") as cached, tempfile.TemporaryFile(dir=SOURCES) as copy:
@@ -3147,15 +3159,17 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
 
 def hash_map(path: str, text: bytes) -> Dict[str, str]:
     """The sha256 map of a recipe's TEXT as a loader will read it; empty where it can't be read."""
+    reader = Reader(path)
     try:
-        reader = Reader(path, lenient=True)
-        return reader.struct(compose_text(path, text), RECIPE_FIELDS, "the recipe")["sha256"]
-    except Fail:
+        pairs = reader.pairs(compose_text(path, text), "the recipe")
+        return reader.text_map({key: value for key, _, value in pairs}["sha256"], "sha256")
+    except (Fail, KeyError):
         return {}
 
 
 HASH_LINE = re.compile(
-    r"""(?P<before>\s+["']?(?P<name>[^\s:#"']+)["']?:)(?P<blank>\s*)["']?\w*["']?(?P<after>.*)""",
+    r"""(?P<key>\s+(?P<name>"[^"]*"|'[^']*'|[^\s:#"']+):)"""
+    r"""(?P<blank>[ \t]*)["']?\w*["']?(?P<after>.*)""",
     re.DOTALL,
 )
 
@@ -3172,10 +3186,7 @@ def with_hashes(text: str, hashes: Dict[str, str]) -> str:
     left = dict(hashes)
     end = start + 1
     while end < last and re.match(r"\s|#|$", lines[end]):
-        match = HASH_LINE.fullmatch(lines[end])
-        if match and match["name"] in left:
-            after = " " * match["after"].startswith("#") + match["after"]
-            lines[end] = match["before"] + (match["blank"].rstrip("\r") or " ") + left.pop(match["name"]) + after
+        lines[end] = with_hash_in_line(lines[end], left)
         end += 1
     while end > start + 1 and not re.match(r"\s+[^\s#]", lines[end - 1]):
         end -= 1
@@ -3183,8 +3194,18 @@ def with_hashes(text: str, hashes: Dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def with_hash_in_line(line: str, left: Dict[str, str]) -> str:
+    """LINE of a sha256 map with the hash of its name, which is taken out of LEFT."""
+    match = HASH_LINE.fullmatch(line)
+    digest = left.pop(match["name"].strip("\"'"), None) if match else None
+    if digest is None:
+        return line
+    gap = " " if match["after"].startswith("#") else ""
+    return match["key"] + (match["blank"] or " ") + digest + gap + match["after"]
+
+
 def hash_place(lines: List[str], last: int) -> int:
-    """The line before which the map belongs: the first key after it in the schema, with its comment."""
+    """Where the map belongs: before the first key that comes after it, and that key's comment."""
     keys = [field.key for field in RECIPE_FIELDS]
     after = keys[keys.index("sha256") + 1 :]
     places = (index for index, line in enumerate(lines) if line.partition(":")[0] in after)

@@ -1,4 +1,4 @@
-"""What the tests share: where the tree is, and how a tool is loaded as a module or run as a program."""
+"""What the tests share: where the tree is, how a tool is loaded as a module or run as a program."""
 import importlib.util
 import os
 import pathlib
@@ -34,5 +34,6 @@ def environment(**changes):
 
 
 def pytest_configure():
-    # world/engine passes an interrupt on as TERM; pytest must then end as on Ctrl-C, fixtures and all.
+    # world/engine passes an interrupt on as TERM; pytest must then end as on Ctrl-C, fixtures and
+    # all.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import stat
@@ -547,6 +548,8 @@ SIGNATURE_EDITS = {
                                  *lines[2:]],
     "S >= L": lambda lines: [lines[0], edit_base64(lines[1], add_l), *lines[2:]],
     "extra line": lambda lines: lines[:4] + ["x", ""],
+    "half a line more": lambda lines: lines[:4] + ["x"],
+    "untrusted comment of another kind": lambda lines: ["comment: x"] + lines[1:],
     "no last newline": lambda lines: lines[:4],
     "carriage returns": lambda lines: [line + "\r" for line in lines[:4]] + [""],
     "base64 with rubbish": lambda lines: [lines[0], lines[1][:8] + "!" + lines[1][8:], *lines[2:]],
@@ -565,6 +568,13 @@ def test_s13_edited_signatures(keys, edit):
         lpkg.check_signature(b"data", "\n".join(SIGNATURE_EDITS[edit](lines)).encode(), [public], "f")
 
 
+@pytest.mark.parametrize("public, message, signature", RFC_8032)
+def test_s13_s_above_the_order(public, message, signature):
+    raw = bytearray(10) + bytes.fromhex(signature)
+    add_l(raw)
+    assert not lpkg.ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), bytes(raw[10:]))
+
+
 def test_s13_small_order_keys():
     small = ["0100000000000000000000000000000000000000000000000000000000000000",
              "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
@@ -579,6 +589,22 @@ def test_s13_small_order_keys():
             point = lpkg.point_sum(s, lpkg.BASE, 0, lpkg.BASE)
             signature = lpkg.point_encode(point) + s.to_bytes(32, "little")
             assert not lpkg.ed25519_verify(key, b"m", signature)
+
+
+def test_s13_a_small_order_r():
+    """The owner of a key can make a signature whose R is neutral; libsodium refuses it, and so do we."""
+    import nacl.exceptions
+    import nacl.signing
+    seed = bytes(range(32))
+    a = int.from_bytes(hashlib.sha512(seed).digest()[:32], "little") & (1 << 254) - 8 | 1 << 254
+    public = bytes(nacl.signing.SigningKey(seed).verify_key)
+    assert lpkg.point_encode(lpkg.point_sum(a % lpkg.L, lpkg.BASE, 0, lpkg.BASE)) == public
+    r = bytes([1]) + bytes(31)
+    k = int.from_bytes(hashlib.sha512(r + public + b"m").digest(), "little")
+    signature = r + (k * a % lpkg.L).to_bytes(32, "little")
+    with pytest.raises(nacl.exceptions.BadSignatureError):
+        nacl.signing.VerifyKey(public).verify(b"m", signature)
+    assert not lpkg.ed25519_verify(public, b"m", signature)
 
 
 def test_s13_points_that_are_encoded_twice():
@@ -1602,14 +1628,14 @@ def die_after(count):
 def transactions(world):
     """Two versions of a system; NAME -> (root as it was, arguments, must anything be there)."""
     world.pack({"a": {"bin/a": (b"1", 0o4755), "bin/l": "-> a", "etc/c": b"1", "old/f": b"1",
-                      "dirlink": "-> bin"},
+                      "dirlink": "-> bin", "empty": None},
                 "b": {"bin/b": b"1"}}, a={"conffiles": ["etc/c"]})
     world.index()
     world.do("install", "b", root=world.folder / "empty").ok()
     world.do("install", "a", "b", root=world.folder / "full").ok()
     (world.folder / "full/etc/c").write_bytes(b"mine")
     world.pack({"a": {"bin/a": b"2", "bin/l": "-> b", "etc/c": b"2", "new/deep/f": b"2",
-                      "dirlink": "-> etc"}}, "2-0",
+                      "dirlink": "-> etc", "new/empty": None}}, "2-0",
                a={"conffiles": ["etc/c"]})
     world.index()
     return {"install": ("empty", ("install", "a")), "upgrade": ("full", ("install", "a")),
@@ -1920,6 +1946,44 @@ def test_progress_is_a_line_on_a_terminal(world):
             text += os.read(terminal, 1000)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, text
     assert b"install  busybox 1-0" in text and b"\033[K" in text
+
+
+def console_blocks(path):
+    """The (command, output) pairs of the blocks of a page that begin with `$ lpkg.py`."""
+    with open(path, encoding="utf-8") as file:
+        blocks = file.read().split("```")[1::2]
+    for block in blocks:
+        if block.startswith("\n$ lpkg.py"):
+            for part in block.strip().split("\n$ "):
+                command, _, output = part.partition("\n")
+                yield command.removeprefix("$ "), output
+
+
+def masked(text):
+    """TEXT without what differs from run to run, or from one zlib to another."""
+    return re.sub(r"\d+(\.\d+)? k?B|[0-9a-f]{64}|\d{10}|\.lpkg \d+", "N", text.strip())
+
+
+def test_the_page_shows_what_lpkg_prints(tmp_path):
+    trees = {"hello": {"bin/hello": (b"#!/bin/sh\ncat /usr/share/greeting\n", 0o755),
+                       "etc/hello.conf": b"colour=yes\n"},
+             "greeting": {"usr/share/greeting": b"Hello, Panux!\n"}}
+    (tmp_path / "out.tar").write_bytes(build_tar(trees))
+    (tmp_path / "meta.json").write_text(json.dumps(meta_of(
+        trees, "1.0-0", hello={"depends": ["greeting>=1.0"], "conffiles": ["etc/hello.conf"]})))
+    (tmp_path / "repo/x86_64").mkdir(parents=True)
+    (tmp_path / "lpkg.py").write_text(f'#!/bin/sh\nexec {sys.executable} -I {SCRIPT} "$@"\n')
+    os.chmod(tmp_path / "lpkg.py", 0o755)
+    environment = dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    page = os.path.join(os.path.dirname(SCRIPT), "docs", "lpkg.md")
+    pairs = list(console_blocks(page))
+    assert len(pairs) > 10
+    for command, output in pairs:
+        if " install " in command and "--root" in command:
+            command += " --arch x86_64"
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, text=True,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert masked(done.stdout) == masked(output), command
 
 
 def test_only_the_standard_library_and_nothing_dear_at_the_start():

@@ -1,0 +1,1609 @@
+"""Tests of pkggen.py but for its template engine: real make and sh, a real HTTPS server on loopback.
+
+The cases of the shortcuts and of recipes that are refused are text files in data/. `test_sNN_` is the
+attack of that number in docs/SECURITY.md.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import http.server
+import io
+import json
+import os
+import pathlib
+import random
+import re
+import shlex
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import urllib.parse
+
+import pytest
+from conftest import ROOT, environment, load_tool, run_tool
+
+pkggen = load_tool("pkggen")
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+def cases(file):
+    """(name, body) of each case in the text file: a line `=== NAME`, then lines up to the next."""
+    text = (DATA / file).read_text(encoding="utf-8")
+    for part in ("\n" + text + "\n").split("\n=== ")[1:]:
+        name, _, body = part.partition("\n")
+        yield name, body.rstrip("\n") + "\n"
+
+
+def options(**changes):
+    """What the command line gives to load_recipe."""
+    given = {"arch": "x86_64", "hostarch": None, "lenient": False, "data": {}}
+    return argparse.Namespace(**{**given, **changes})
+
+
+def write_recipe(folder, text):
+    folder.mkdir(parents=True, exist_ok=True)
+    data = text if isinstance(text, bytes) else text.encode()
+    (folder / "pkgen.yaml").write_bytes(data)
+    return folder
+
+
+def recipe_text(**fields):
+    """A pkgen.yaml with FIELDS; JSON is YAML."""
+    fields = {"packages": {"p": None}, "version": "1", **fields}
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items())
+
+
+def load(folder, text, **changes):
+    return pkggen.load_recipe(str(write_recipe(folder, text)), options(**changes))
+
+
+def refusal(folder, text, **changes):
+    """What load says of a recipe that it must refuse."""
+    with pytest.raises(pkggen.Fail) as caught:
+        load(folder, text, **changes)
+    return str(caught.value)
+
+
+def one_line(done, status=1):
+    """The one line on stderr of a run of pkggen that must fail."""
+    assert done.returncode == status, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("pkggen: ")
+    return lines[0]
+
+
+def last_line(done):
+    """The last line on stderr of a run of pkggen that did something before it failed."""
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def refused(*arguments, **settings):
+    return one_line(run_tool("pkggen", *arguments, check=False, **settings))
+
+
+def make(folder, *arguments, env=None):
+    """Run GNU make in FOLDER."""
+    return subprocess.run(
+        ["make", *map(str, arguments)],
+        cwd=folder,
+        env=env or environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def wait_for(condition, what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.02)
+
+
+# ==== Shortcuts ===================================================================================
+
+
+def shortcut_cases():
+    """(template, arch, hostarch, text) of data/shortcuts.txt."""
+    for name, body in cases("shortcuts.txt"):
+        template, *parts = ("\n" + body).split("\n--- ")
+        texts = dict(part.rstrip("\n").split("\n", 1) for part in parts)
+        if "output" in texts:
+            common = texts.pop("output")
+            texts = {"x86_64": common, "x86": common, **texts}
+        for where, text in texts.items():
+            arch, _, hostarch = where.partition(" on ")
+            yield pytest.param(template.strip(), arch, hostarch or None, text, id=f"{name}: {where}")
+
+
+@pytest.mark.parametrize("template, arch, hostarch, text", list(shortcut_cases()))
+def test_shortcut(tmp_path, template, arch, hostarch, text):
+    data = {"headers": {"gl-headers": "GL", "egl-headers": "EGL"}}
+    recipe = recipe_text(version="1.2.10", data=data, script=[template])
+    script = load(tmp_path / "r", recipe, arch=arch, hostarch=hostarch).script
+    assert script == text + ("\n" if template.endswith("\n{{end}}") else "")
+
+
+def test_there_are_shortcut_cases():
+    named = set(re.findall(r"\{\{(\w+)", (DATA / "shortcuts.txt").read_text()))
+    recipe = pkggen.Recipe("r", ".", ".", "x86_64", "x86_64", {"version": "1"})
+    assert set(pkggen.shortcuts(recipe)) <= named | {"pkmv"}
+    assert len(list(shortcut_cases())) > 30
+
+
+def test_shortcuts_do_what_they_say(tmp_path):
+    """The lines run by a real sh, on a real tarball."""
+    source = tmp_path / "zlib-1.2.10"
+    write_recipe(source / "include", "x")
+    (tmp_path / "src").mkdir()
+    subprocess.run(["tar", "-czf", "src/zlib-1.2.10.tar.gz", source.name], cwd=tmp_path, check=True)
+    shutil.rmtree(source)
+    script = [
+        '{{extract "zlib" "gz"}}',
+        '{{unpack "again" "zlib-1.2.10.tar.gz"}}',
+        "mkdir -p out/a/usr out/a/usr/share/man",
+        "mv zlib/include out/a/usr",
+        '{{pkmv "/usr/inc*" "a" "b"}}',
+        '{{mvman "a"}}',
+    ]
+    recipe = load(tmp_path / "r", recipe_text(version="1.2.10", script=script))
+    subprocess.run(["sh", "-ec", recipe.script], cwd=tmp_path, check=True)
+    assert (tmp_path / "out/b/usr/include/pkgen.yaml").read_text() == "x"
+    assert (tmp_path / "again/include/pkgen.yaml").read_text() == "x"
+    assert (tmp_path / "out/a-man/usr/share/man").is_dir()
+
+
+# ==== Loading =====================================================================================
+
+
+@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in cases("bad-recipes.txt")])
+def test_refused(tmp_path, body):
+    text, _, message = body.partition("--- error\n")
+    said = refusal(tmp_path / "r", text)
+    message = message.strip("\n").replace("RECIPE", str(tmp_path / "r"))
+    if not message.startswith("..."):
+        message = str(tmp_path / "r/pkgen.yaml") + message
+    pattern = ".*".join(re.escape(part) for part in message.split("..."))
+    assert re.fullmatch(pattern, said), said
+
+
+@pytest.mark.parametrize("version", ["1.10", "1e3", "0x10", "010", "yes", "2024-01-01", "1.2e5"])
+def test_version_stays_text(tmp_path, version):
+    recipe = load(tmp_path / "r", f"packages: {{p: }}\nversion: {version}\nscript: ['{{{{.Version}}}}']\n")
+    assert recipe.script == version
+    assert recipe.version == version + "-0"
+
+
+def test_nulls_are_empty(tmp_path):
+    text = (
+        "packages:\n  a:\n  b: {dependencies: , summary: ~}\nversion: 1\nsources:\nscript:\n"
+        "check: ~\nbuilddependencies:\nsha256:\ndata:\nbuilder:\narch:\n"
+    )
+    recipe = load(tmp_path / "r", text)
+    assert (recipe.script, recipe.check, recipe.sources) == ("", "", [])
+    assert recipe.packages["b"]["dependencies"] == []
+    assert recipe.fields["builddependencies"] == []
+
+
+def test_a_metapackage_needs_no_script(tmp_path):
+    recipe = load(tmp_path / "r", "packages: {g++: {dependencies: [a, b>=1]}}\nversion: r1\n")
+    assert pkggen.metadata(recipe)["packages"]["g++"]["depends"] == ["a", "b>=1"]
+
+
+def test_lenient(tmp_path):
+    folder = write_recipe(tmp_path / "r", recipe_text(scripts=["make"], script=["true"]))
+    done = run_tool("pkggen", "script", folder, "--lenient")
+    assert done.stdout == "true\n"
+    place = f"{folder}/pkgen.yaml:3:1"
+    hint = "unknown key scripts in the recipe; did you mean script?"
+    assert done.stderr == f"pkggen: warning: {place}: {hint}\n"
+    assert refused("script", folder) == f"pkggen: {place}: {hint}"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (b"", ": empty; a recipe has at least packages and version"),
+        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is no UTF-8; save the recipe as UTF-8"),
+        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is no UTF-8; save the recipe as UTF-8"),
+        (b"packages: {a: }\nversion: \x01\n", ": unacceptable character"),
+        (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is no recipe"),
+    ],
+)
+def test_no_text(tmp_path, text, message):
+    folder = write_recipe(tmp_path / "r", text)
+    assert refused("script", folder).startswith(f"pkggen: {folder}/pkgen.yaml{message}")
+
+
+def test_no_recipe(tmp_path):
+    (tmp_path / "r").mkdir()
+    hint = "no recipe there; a recipe is a folder with a pkgen.yaml"
+    assert refused("script", tmp_path / "r") == f"pkggen: {tmp_path}/r: {hint}"
+    assert refused("script", tmp_path / "none.yaml") == f"pkggen: {tmp_path}/none.yaml: {hint}"
+
+
+def test_a_folder_whose_name_is_no_recipe_name(tmp_path):
+    for name in ("a b", "-rf", "a$x", "a;b"):
+        assert f"{name!r} is no recipe name" in refusal(tmp_path / name, recipe_text())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("[" * 400_000 + "]" * 400_000, id="lists"),
+        pytest.param("{a: " * 100 + "}" * 100, id="maps"),
+        pytest.param("\n" + "".join(" " * n + "a:\n" for n in range(1, 1200)), id="indented"),
+        pytest.param("[*a, " * 60, id="not closed"),
+    ],
+)
+def test_s23_deep_nesting(tmp_path, value):
+    """PyYAML recurses on C's stack: without a limit the process dies of SIGSEGV."""
+    folder = write_recipe(tmp_path / "r", "packages: {p: }\nversion: 1\ndata: {x: 1, y: " + value + "}\n")
+    if value.startswith("\n"):
+        write_recipe(folder, "packages: {p: }\nversion: 1\ndata:" + value)
+    started = time.monotonic()
+    assert "more than 50 lists and maps in one another" in refused("script", folder)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("value", ["1" + ":1" * 400_000, "9" * 900_000, "1" + ":1" * 4000 + ".0"])
+def test_s23_long_numbers(tmp_path, value):
+    """YAML 1.1 has numbers to base 60, and a long one takes hours."""
+    started = time.monotonic()
+    said = refusal(tmp_path / "r", f"packages: {{p: }}\nversion: 1\ndata: {{x: {value}}}\n")
+    assert said.endswith(f":3:11: data.x is a number of {len(value)} characters; quote it")
+    assert time.monotonic() - started < 10
+
+
+def test_s23_templates_end(tmp_path):
+    """Exponential templates stop within bounded time."""
+    script = ["{{define \"0\"}}x{{end}}"]
+    script += [f'{{{{define "{n}"}}}}{{{{template "{n - 1}"}}}}{{{{template "{n - 1}"}}}}{{{{end}}}}' for n in range(1, 60)]
+    started = time.monotonic()
+    refusal(tmp_path / "r", recipe_text(script=[*script, '{{template "59"}}']))
+    assert time.monotonic() - started < 60
+
+
+def test_s20_a_link_out_of_the_folder(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=["file:patch"]))
+    (folder / "patch").symlink_to(secret)
+    assert f"'patch' is outside {folder}" in refused("fetch-mk", folder)
+    (folder / "patch").unlink()
+    (folder / "real").write_text("x")
+    (folder / "patch").symlink_to("real")
+    assert pkggen.load_recipe(str(folder), options()).sources[0].name == "patch"
+
+
+def test_s20_a_folder_beside_with_a_longer_name(tmp_path):
+    (tmp_path / "r-secret").mkdir()
+    (tmp_path / "r-secret/f").write_text("key")
+    assert "is outside" in refusal(tmp_path / "r", recipe_text(sources=["file:../r-secret/f"]))
+
+
+def test_s20_the_link_comes_after_loading(tmp_path):
+    """What is packed is looked up again, so that a late link has no effect."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "patch").write_text("x")
+    recipe = load(folder, recipe_text(sources=["file:patch"]))
+    (folder / "patch").unlink()
+    (folder / "patch").symlink_to("/etc/hostname")
+    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(pkggen.Fail, match="outside"):
+        pkggen.add_source(tar, recipe, recipe.sources[0])
+
+
+def test_sources(tmp_path):
+    folder = tmp_path / "r"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/a.conf").write_text("x")
+    digest = "0" * 64
+    sources = [
+        "https://example.org/v{{.Version}}/f-{{.Version}}.tar.gz?download=1#x",
+        ["https://example.org/g", f"https://example.com/other?a=b&sha256sum={'1' * 64}&c=d"],
+        "file:sub/a.conf",
+        "self:world/setup",
+        "deb-src:zlib=1:1.2.13.dfsg-1/zlib.tar.bz2",
+    ]
+    text = recipe_text(sources=sources, mirrors=["https://mirror.example/m/"], sha256={"g": digest})
+    recipe = load(folder, text)
+    names = ["f-1.tar.gz", "g", "a.conf", "setup", "zlib.tar.bz2"]
+    assert [source.name for source in recipe.sources] == names
+    assert recipe.sources[1].alternatives == (
+        pkggen.Alternative("https://example.org/g", digest),
+        pkggen.Alternative("https://example.com/other?a=b&c=d", "1" * 64),
+        pkggen.Alternative("https://mirror.example/m/g", digest),
+    )
+    assert [source.is_local for source in recipe.sources] == [False, False, True, True, False]
+
+
+def test_alternatives_without_a_hash_of_their_own_have_the_first_ones(tmp_path):
+    sources = [["https://a.example/f", "https://b.example/g"]]
+    recipe = load(tmp_path / "r", recipe_text(sources=sources, sha256={"f": "2" * 64}))
+    assert {alternative.sha256 for alternative in recipe.sources[0].alternatives} == {"2" * 64}
+
+
+def test_define(tmp_path):
+    folder = write_recipe(tmp_path / "r", recipe_text(data={"x": 1, "y": 2}, script=["{{.Data}}"]))
+    done = run_tool("pkggen", "script", folder, "-D", "x=a=b c", "-D", "z=")
+    assert done.stdout == "map[x:a=b c y:2 z:]\n"
+
+
+def test_template_data(tmp_path):
+    """Every field of the dot, and data of YAML's own types."""
+    text = """\
+packages: {b: , a: {dependencies: [c]}}
+version: 1.10
+build: 3
+arch: [x86_64]
+sources: ["https://example.org/f"]
+builddependencies: [make]
+builder: panux
+nobootstrap: {x: true}
+data: {i: 3, f: 1.5, t: yes, n: ~, s: '3', l: [1, two]}
+script:
+  - '{{.Version}} {{.Build}} {{.Arch}} {{.Sources}} {{.BuildDependencies}} {{.Builder}} {{.Cross}}'
+  - '{{.Packages.a.Dependencies}} {{.NoBootstrap.x}} {{len .Packages}} {{len .Script}}'
+  - '{{range $k, $v := .Data}}{{$k}}={{printf "%T" $v}} {{end}}'
+"""
+    assert load(tmp_path / "r", text).script.split("\n") == [
+        "1.10 3 [x86_64] [https://example.org/f] [make] docker false",
+        "[c] true 2 3",
+        "f=float64 i=int l=[]interface {} n=<nil> s=string t=bool ",
+    ]
+
+
+def test_meta(tmp_path):
+    text = """\
+packages:
+  p: {dependencies: [musl>=1.2, "!q"], conffiles: [etc/p], owners: {/bin/p: "0:0:4755"}}
+  p-dev: {summary: headers, provides: [p-headers=1], services: [pd], conflicts: [o]}
+version: 1.10
+build: 2
+summary: a p
+license: MIT
+url: https://example.org/
+"""
+    folder = write_recipe(tmp_path / "r", text)
+    meta = json.loads(run_tool("pkggen", "meta", folder, "--arch", "aarch64").stdout)
+    empty = {"provides": [], "conflicts": [], "conffiles": [], "services": [], "owners": {}}
+    p = {"summary": "a p", "depends": ["musl>=1.2", "!q"], "conffiles": ["etc/p"]}
+    dev = {"summary": "headers", "depends": [], "provides": ["p-headers=1"], "services": ["pd"]}
+    assert meta == {
+        "recipe": "r",
+        "version": "1.10-2",
+        "arch": "aarch64",
+        "license": "MIT",
+        "url": "https://example.org/",
+        "packages": {
+            "p": {**empty, **p, "owners": {"/bin/p": "0:0:4755"}},
+            "p-dev": {**empty, **dev, "conflicts": ["o"]},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["lunt"], "argument COMMAND: invalid choice: 'lunt'"),
+        (["script"], "the following arguments are required: recipe"),
+        (["script", "r", "a\nb"], "unrecognized arguments: a\\nb"),
+        (["script", "r", "--lenent"], "unrecognized arguments: --lenent"),
+        (["script", "r", "-D", "x"], "argument -D: x: no `=`; write -D KEY=VALUE"),
+        (["fetch"], "the following arguments are required: url"),
+    ],
+)
+def test_usage(arguments, message):
+    done = run_tool("pkggen", *arguments, check=False)
+    assert one_line(done, status=2).startswith(f"pkggen: {message}")
+    assert done.stdout == ""
+
+
+def test_version_and_help():
+    assert run_tool("pkggen", "--version").stdout == f"pkggen {pkggen.VERSION}\n"
+    text = run_tool("pkggen", "--help").stdout
+    assert all(verb in text for verb in pkggen.COMMANDS)
+
+
+def test_failures_are_one_line(tmp_path):
+    folder = write_recipe(tmp_path / "r", recipe_text())
+    (tmp_path / "file").write_text("")
+    assert "arch" in refused("build-mk", folder, "--arch", "x86-64")
+    assert "did you mean x86_64?" in refused("build-mk", folder, "--arch", "x86-64")
+    assert "File exists" in refused("script", folder, "-o", tmp_path / "file/x")
+    assert "no folder" in refused("world-mk", tmp_path / "none")
+    assert "\\x1b[31m" in refused("script", tmp_path / "\x1b[31m")
+    env = environment(O=tmp_path / "o", RUN="")
+    done = run_tool("pkggen", "build", folder, "--arch", "x86_64", env=env, check=False)
+    assert last_line(done).startswith("pkggen: there is no builder image; ")
+
+
+def test_a_json_py_beside_the_script_has_no_effect(tmp_path):
+    shutil.copy(ROOT / "pkggen.py", tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit('pwned')\n")
+    command = [sys.executable, tmp_path / "pkggen.py", "--version"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.stdout == f"pkggen {pkggen.VERSION}\n"
+
+
+# ==== build.mk, through the real make =============================================================
+
+# All that could be lost between YAML, make and sh. `$$` is a `$` of the shell.
+SCRIPT = r"""cat >out/p/heredoc <<'END'
+	a tab, and	another
+    leading blanks, and some at the end   
+@at
+-minus
++plus
+  @indented
+# a comment, and a # in a line
+"double" 'single' `back` \" \' \` \$$x
+a backslash at the end \
+two backslashes \\
+\
+three \\\
+é ü 漢字 ✓
+endef
+define
+define X =
+  endef # with a comment
+	endef
+override define Y
+endefs definer
+ifdef ifeq (a,b) else endif include /etc/passwd -include x
+%.o: %.c; | & && || < > ( ) { } [ ] * ? ~ ! = := , ,, :
+{{"{{"}} braces }} ${HOME} $$$$ %s \n \t \0
+
+END
+cat >out/p/expanded <<END
+$$USERS "$$#" $$((2 + 3)) \$$x `echo a\\b` joi\
+ned
+END
+printf '%s|' a\
+ b "c \
+d" 'e \
+f' >out/p/arguments
+# a comment that goes on \
+x=1
+y=2
+echo "[$${x-unset}] [$$y] $$-" | sed 's/[^][a-z0-9 ]//g' >out/p/variables
+for word in one "two three"; do
+	echo "$$word" # not the end
+done >out/p/loop
+case $$y in
+  2) echo two;;
+esac >out/p/case
+cd out/p
+pwd | sed 's,.*/out,out,' >pwd
+"""
+SCRIPT = SCRIPT.replace("${HOME}", "$${HOME}")
+
+
+def files_below(folder):
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def write_build_mk(folder, text):
+    """build.mk of a recipe TEXT, in FOLDER; GIVES the recipe."""
+    recipe = load(folder / "recipe", text)
+    (folder / "build.mk").write_text(pkggen.build_mk(recipe))
+    return recipe
+
+
+def test_a_script_survives_make(tmp_path):
+    recipe = write_build_mk(tmp_path, recipe_text(script=[SCRIPT, "true"]))
+    env = environment(LC_ALL="C", HOME="/root", USERS="u")
+    done = make(tmp_path, "-f", "build.mk", "all", env=env)
+    assert done.returncode == 0, done.stderr
+    plain = tmp_path / "plain"
+    (plain / "out/p").mkdir(parents=True)
+    script = recipe.script.replace("$$", "$")
+    subprocess.run(["sh", "-exc", script], cwd=plain, env=env, check=True)
+    assert files_below(tmp_path / "out") == files_below(plain / "out")
+    heredoc = (tmp_path / "out/p/heredoc").read_text()
+    assert heredoc.startswith("\ta tab, and\tanother\n    leading blanks")
+    assert heredoc.endswith("{{ braces }} ${HOME} $$ %s \\n \\t \\0\n\n")
+    assert (tmp_path / "out/p/arguments").read_text() == "a|b|c d|e \\\nf|"
+
+
+def test_the_script_file_is_the_script(tmp_path):
+    """Bytes: what sh is given is what `pkggen.py script` prints, `$$` aside."""
+    recipe = write_build_mk(tmp_path, recipe_text(script=[SCRIPT, "true"]))
+    assert make(tmp_path, "-f", "build.mk", "script").returncode == 0
+    assert (tmp_path / "script.sh").read_text() == recipe.script.replace("$$", "$") + "\n"
+
+
+def test_make_means_in_a_script_what_it_means_in_a_makefile(tmp_path):
+    script = [
+        "echo '$(shell echo from make)' $$(echo from sh) >out/p/shell",
+        "echo '$(CURDIR)|$(BUILDARCH)|$(HOSTARCH)|$(ARCH)|$(CC)|$(AR)|$(PACKAGES)' >out/p/variables",
+        "echo \"$$CC $$SOURCE_DATE_EPOCH $$PKG_CONFIG_SYSROOT_DIR $$LC_ALL $$TZ $${SRCTAR-unset}\" >out/p/env",
+        "printf 'all:\\n\\techo sub >made\\n' >out/p/Makefile",
+        '{{make "out/p"}}',
+        "umask >out/p/umask",
+    ]
+    text = recipe_text(packages={"p": None, "q": None}, script=script)
+    write_recipe(tmp_path / "recipe", text)
+    arguments = ["recipe", "--arch", "aarch64", "--hostarch", "x86_64", "-o", "build.mk"]
+    run_tool("pkggen", "build-mk", *arguments, cwd=tmp_path)
+    done = make(tmp_path, "-f", "build.mk", "all", "SYSROOT=/sys root", "-j2")
+    assert done.returncode == 0, done.stderr
+    read = {name: data.decode() for name, data in files_below(tmp_path / "out").items()}
+    assert read["p/shell"] == "from make from sh\n"
+    tools = "aarch64-linux-musl-gcc|aarch64-linux-gnu-ar"
+    assert read["p/variables"] == f"{tmp_path}|aarch64|x86_64|aarch64|{tools}|p q\n"
+    assert read["p/env"] == f"aarch64-linux-musl-gcc {pkggen.EPOCH} /sys root C UTC unset\n"
+    assert read["p/made"] == "sub\n"
+    assert read["p/umask"] == "0022\n"
+    assert (tmp_path / "out/q").is_dir()
+    assert "jobserver unavailable" not in done.stderr
+
+
+def test_a_failing_line_ends_the_build(tmp_path):
+    write_build_mk(tmp_path, recipe_text(script=["touch one", "false", "touch two"], check=["touch three"]))
+    done = make(tmp_path, "-f", "build.mk", "all")
+    assert done.returncode == 2
+    assert "+ false" in done.stderr
+    exists = {name: (tmp_path / name).exists() for name in ("one", "two", "three")}
+    assert exists == {"one": True, "two": False, "three": False}
+
+
+def test_a_failing_line_in_the_middle_of_a_block_ends_the_build(tmp_path):
+    write_build_mk(tmp_path, recipe_text(script=["-false\n@true\ntouch two\n"]))
+    assert make(tmp_path, "-f", "build.mk", "all").returncode == 2
+    assert not (tmp_path / "two").exists()
+
+
+def test_check_runs_after_the_script(tmp_path):
+    write_build_mk(tmp_path, recipe_text(script=["x=1", "echo 1 >f"], check=["test -s f", "echo $${x-2} >>f"]))
+    assert make(tmp_path, "-f", "build.mk", "script").returncode == 0
+    assert (tmp_path / "f").read_text() == "1\n"
+    assert make(tmp_path, "-j4", "-f", "build.mk", "all").returncode == 0
+    assert (tmp_path / "f").read_text() == "1\n2\n"
+    write_build_mk(tmp_path, recipe_text(check=["false"]))
+    assert make(tmp_path, "-f", "build.mk").returncode == 2
+
+
+def test_untarsource_and_gentars(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/a b").write_text("source")
+    subprocess.run(["tar", "-cf", "in.tar", "src"], cwd=tmp_path, check=True)
+    shutil.rmtree(tmp_path / "src")
+    (tmp_path / "tars").mkdir()
+    text = recipe_text(packages={"p": None, "q": None}, script=["cp 'src/a b' out/p/f"])
+    write_build_mk(tmp_path, text)
+    assert make(tmp_path, "-f", "build.mk", "untarsource", "SRCTAR=in.tar").returncode == 0
+    assert (tmp_path / "src/a b").read_text() == "source"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p", "q"]
+    done = make(tmp_path, "-f", "build.mk", "gentars", "SRCTAR=in.tar", "TAROUT=tars")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "tars/p.tar") as tar:
+        assert tar.extractfile("./f").read() == b"source"
+    assert (tmp_path / "tars/q.tar").exists()
+
+
+def test_an_empty_script(tmp_path):
+    write_build_mk(tmp_path, recipe_text())
+    assert make(tmp_path, "-f", "build.mk", "all").returncode == 0
+    assert (tmp_path / "out/p").is_dir()
+
+
+# ---- metacharacters ------------------------------------------------------------------------------
+
+NAMES = [
+    "a b",
+    "$(touch pwned)",
+    "$x$$y",
+    "a;touch pwned",
+    "a#b",
+    "'a' \"b\"",
+    "`touch pwned`",
+    "a&b|c<d>e",
+    "*?[a]",
+    "back\\slash",
+    "a:b%c=d,e",
+    "a?b&hash=c",
+    "ünïcode~!^{}",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_s21_a_file_name_is_taken_literally(tmp_path, name):
+    """In the tar that goes into the build, and in a file that a real make and sh unpack."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / name).write_text("patch")
+    recipe = load(folder, recipe_text(sources=["file:" + name], script=["cp src/* out/p"]))
+    assert recipe.sources[0].name == name
+    with open(tmp_path / "in.tar", "w+b") as file:
+        pkggen.write_input(recipe, pkggen.Work("none"), file)
+    with tarfile.open(tmp_path / "in.tar") as tar:
+        assert tar.getnames() == ["build.mk", "src/" + name]
+        tar.extractall(tmp_path / "build")
+    assert make(tmp_path / "build", "-f", "build.mk").returncode == 0
+    assert files_below(tmp_path / "build/out") == {"p/" + name: b"patch"}
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "?" not in name])
+def test_s21_a_name_in_a_url_is_taken_literally(tmp_path, name):
+    """make calls pkggen with the very words; without a hash it names the source as it is."""
+    quoted = urllib.parse.quote(name)
+    raw = name.replace(" ", "%20").replace("%c", "%25c").replace("#", "%23")
+    show = tmp_path / "show"
+    show.write_text(f"#!{sys.executable}\nimport sys, json\njson.dump(sys.argv[1:], open('words', 'w'))\n")
+    show.chmod(0o755)
+    for url in (f"https://example.org/{quoted}", f"https://example.org/{raw}"):
+        folder = write_recipe(tmp_path / "r", recipe_text(sources=[url], sha256={name: "0" * 64}))
+        run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path)
+        done = make(tmp_path, "-f", "fetch.mk", f"PKGGEN={show}", "SOURCES=s")
+        assert done.returncode == 0, done.stderr
+        words = json.loads((tmp_path / "words").read_text())
+        fetched = f"{url}?sha256sum={'0' * 64}"
+        assert words == ["fetch", "--name", name, fetched, "--sources", "s"]
+        write_recipe(folder, recipe_text(sources=[url]))
+        run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path)
+        done = make(tmp_path, "-f", "fetch.mk")
+        assert done.returncode == 2
+        assert f"{name} has no sha256; pkggen.py hash r writes one\n" in done.stderr
+    assert not list(tmp_path.rglob("pwned"))
+
+
+# ==== Fetching ====================================================================================
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """A folder with a certificate authority of our own, and with localhost's key and certificate."""
+    folder = tmp_path_factory.mktemp("authority")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    for command in (
+        f"req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=Test",
+        f"req {key} -keyout key.pem -out csr.pem -subj /CN=localhost",
+        "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names "
+        "-out cert.pem",
+    ):
+        subprocess.run(
+            ["openssl", *command.split()], cwd=folder, check=True, stderr=subprocess.DEVNULL
+        )
+    return folder
+
+
+class Upstream(http.server.ThreadingHTTPServer):
+    """An HTTPS server whose paths are /HOW/NAME: HOW is one of the handler's methods.
+
+    `asked` has (path, first byte asked for, bytes sent) of each request.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, authority, files):
+        super().__init__(("127.0.0.1", 0), Answer)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+        self.context = context
+        self.files = files
+        self.asked = []
+        self.cuts = set()
+        self.gate = threading.Event()
+        self.base = f"https://localhost:{self.server_port}"
+
+    def finish_request(self, request, address):
+        request.settimeout(30)
+        with self.context.wrap_socket(request, server_side=True) as secure:
+            self.RequestHandlerClass(secure, address, self)
+
+    def handle_error(self, request, address):
+        pass  # a client that goes away in the middle is part of the tests
+
+    def sent(self, path):
+        return [count for asked, _, count in self.asked if asked == path]
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        how, _, name = self.path[1:].partition("/")
+        name = urllib.parse.unquote(name.partition("?")[0])
+        self.first = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        body = self.server.files.get(name)
+        getattr(self, how if body is not None else "missing")(body)
+
+    def give(self, body, first=0, count=None):
+        """Send the headers for all of BODY from FIRST on, and then COUNT bytes."""
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(body) - first))
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+        self.end_headers()
+        part = body[first:][:count]
+        self.server.asked.append((self.path, self.first, len(part)))
+        self.wfile.write(part)
+
+    def good(self, body):
+        if self.first >= len(body):
+            self.server.asked.append((self.path, self.first, 0))
+            self.send_error(416)
+        else:
+            self.give(body, self.first)
+
+    def cut(self, body):
+        """The first answer ends in the middle, the next ones go on from there."""
+        first_time = self.path not in self.server.cuts
+        self.server.cuts.add(self.path)
+        self.give(body, self.first, 400_000 if first_time else None)
+
+    def norange(self, body):
+        first_time = self.path not in self.server.cuts
+        self.server.cuts.add(self.path)
+        self.give(body, 0, 400_000 if first_time else None)
+
+    def short(self, body):
+        self.give(body, 0, 1000)
+
+    def moved(self, body):
+        self.send_response(302)
+        self.send_header("Location", self.path.replace("/moved/", "/good/"))
+        self.end_headers()
+
+    def missing(self, body):
+        self.server.asked.append((self.path, self.first, 0))
+        self.send_error(404)
+
+    def slow(self, body):
+        """Half of it at once, the rest when the gate opens."""
+        half = 500_000 if self.first < 500_000 else 0
+        self.give(body, self.first, half)
+        self.server.gate.wait(30)
+        self.wfile.write(body[self.first + half :])
+
+
+BODY = random.Random(1).randbytes(1_000_000)
+OTHER = random.Random(2).randbytes(300_000)
+GOOD = sha256(BODY)
+
+
+@pytest.fixture
+def upstream(authority):
+    server = Upstream(authority, {"f": BODY, "g": OTHER, "a b#$c": BODY})
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.gate.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def env(tmp_path, authority):
+    """For a child: its output below tmp_path, and the test's authority trusted."""
+    return environment(
+        O=tmp_path / "o",
+        SOURCES=tmp_path / "sources",
+        SSL_CERT_FILE=authority / "ca.pem",
+        no_proxy="*",
+        ARCH="x86_64",
+        MAKEFLAGS="",
+    )
+
+
+def fetch(env, *urls, digest=GOOD):
+    return run_tool("pkggen", "fetch", *urls, "--sha256", digest, env=env, check=False)
+
+
+def cached(env):
+    """The files in the cache: name to content; marks of dead hosts are none of them."""
+    folder = pathlib.Path(env["SOURCES"])
+    paths = folder.iterdir() if folder.exists() else ()
+    return {path.name: path.read_bytes() for path in paths if path.name not in (".dead", ".apt")}
+
+
+def closed_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_fetch(env, upstream):
+    done = fetch(env, upstream.base + "/good/f")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"fetch   f: 1\.0 MB from localhost in \d+ s\n", done.stderr)
+    assert cached(env) == {GOOD: BODY}
+    assert fetch(env, upstream.base + "/good/f").stderr == ""
+    assert upstream.sent("/good/f") == [len(BODY)]
+
+
+def test_fetch_to_a_file(tmp_path, env, upstream):
+    url = f"{upstream.base}/good/f?sha256sum={GOOD}"
+    run_tool("pkggen", "fetch", url, "-o", tmp_path / "file", env=env)
+    assert (tmp_path / "file").read_bytes() == BODY
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_s26_fetch_to_a_file_beside_an_altered_one(tmp_path, env, upstream):
+    (tmp_path / GOOD).write_bytes(b"altered")
+    url = f"{upstream.base}/good/f?sha256sum={GOOD}"
+    assert "its bytes are not what its name says" in refused(
+        "fetch", url, "-o", tmp_path / "file", env=env
+    )
+    assert not (tmp_path / "file").exists()
+
+
+def test_fetch_wants_a_hash(env, upstream):
+    assert "no sha256" in refused("fetch", upstream.base + "/good/f", env=env)
+    assert "no sha256" in one_line(fetch(env, upstream.base + "/good/f", digest="abc"))
+    assert upstream.asked == []
+
+
+def test_wrong_hash(env, upstream):
+    said = one_line(fetch(env, upstream.base + "/good/g"))
+    assert f"/good/g: has other bytes: sha256 {sha256(OTHER)}, and the recipe wants {GOOD}" in said
+    assert f"bring the file by hand as {env['SOURCES']}/{GOOD}" in said
+    assert cached(env) == {}
+
+
+def test_wrong_hash_then_the_next_alternative(env, upstream):
+    done = fetch(env, upstream.base + "/good/g", upstream.base + "/good/f")
+    assert done.returncode == 0, done.stderr
+    assert cached(env) == {GOOD: BODY}
+
+
+def test_a_file_brought_by_hand(env, upstream):
+    os.makedirs(env["SOURCES"])
+    (pathlib.Path(env["SOURCES"]) / GOOD).write_bytes(BODY)
+    assert fetch(env, upstream.base + "/missing/f").returncode == 0
+    assert upstream.asked == []
+
+
+def test_resume(env, upstream):
+    done = fetch(env, upstream.base + "/cut/f")
+    assert done.returncode == 0, done.stderr
+    assert cached(env) == {GOOD: BODY}
+    assert upstream.asked == [("/cut/f", 0, 400_000), ("/cut/f", 400_000, 600_000)]
+
+
+def test_resume_from_a_server_that_ignores_range(env, upstream):
+    assert fetch(env, upstream.base + "/norange/f").returncode == 0
+    assert cached(env) == {GOOD: BODY}
+    assert upstream.asked == [("/norange/f", 0, 400_000), ("/norange/f", 400_000, len(BODY))]
+
+
+@pytest.mark.parametrize("part", [b"x" * 1000, BODY, BODY + b"x", b"x" * len(BODY)])
+def test_resume_on_a_part_that_does_not_fit(env, upstream, part):
+    """A part that another program left, or that was whole when the fetch was killed."""
+    os.makedirs(env["SOURCES"])
+    (pathlib.Path(env["SOURCES"]) / f"{GOOD}.part").write_bytes(part)
+    done = fetch(env, upstream.base + "/good/f")
+    assert done.returncode == 0, done.stderr
+    assert cached(env) == {GOOD: BODY}
+
+
+def test_truncated_for_ever(env, upstream):
+    said = one_line(fetch(env, upstream.base + "/short/f"))
+    assert "the connection ended after 1000 of 1000000 bytes" in said
+    assert len(upstream.asked) <= 3
+    assert GOOD not in cached(env)
+    assert fetch(env, upstream.base + "/good/f").returncode == 0
+    assert cached(env) == {GOOD: BODY}
+
+
+def test_redirect(env, upstream):
+    assert fetch(env, upstream.base + "/moved/f").returncode == 0
+    assert cached(env) == {GOOD: BODY}
+
+
+def test_404_then_the_next_alternative(env, upstream):
+    assert "404 Not Found" in one_line(fetch(env, upstream.base + "/good/none"))
+    urls = [upstream.base + "/good/none", upstream.base + "/good/f"]
+    assert fetch(env, *urls).returncode == 0
+    assert cached(env) == {GOOD: BODY}
+
+
+def test_a_name_with_blanks_and_signs(env, upstream):
+    done = fetch(env, upstream.base + "/good/a%20b%23%24c?x=1&y=2")
+    assert done.returncode == 0, done.stderr
+    assert upstream.asked[0][0] == "/good/a%20b%23%24c?x=1&y=2"
+
+
+@pytest.mark.parametrize("host", ["localhost:CLOSED", "nosuch.invalid"])
+def test_no_answer(env, host):
+    host = host.replace("CLOSED", str(closed_port()))
+    said = one_line(fetch(env, f"https://{host}/f"))
+    assert re.search("refused|not known|resolution|No address", said), said
+    assert f"{host} gave no answer within the last 60 s" in one_line(fetch(env, f"https://{host}/g"))
+    assert cached(env) == {}
+
+
+def test_a_dead_host_is_asked_once(tmp_path, env, upstream):
+    """It is counted at a listener that hangs up; two files, each with an alternative that is well."""
+    calls = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, args=(listener, calls), daemon=True).start()
+        dead = f"https://localhost:{listener.getsockname()[1]}"
+        sources = [[f"{dead}/{name}", f"{upstream.base}/good/{name}"] for name in "fg"]
+        hashes = {"f": GOOD, "g": sha256(OTHER)}
+        write_recipe(tmp_path / "r", recipe_text(sources=sources, sha256=hashes))
+        run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path, env=env)
+        done = make(tmp_path, "-f", "fetch.mk", env=env)
+        assert done.returncode == 0, done.stderr
+        listener.shutdown(socket.SHUT_RDWR)
+    assert cached(env) == {GOOD: BODY, sha256(OTHER): OTHER}
+    assert len(calls) == 1
+
+
+def hang_up(listener, calls):
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        calls.append(1)
+        connection.close()
+
+
+def test_a_certificate_that_is_not_trusted(env, upstream):
+    done = run_tool(
+        "pkggen", "fetch", upstream.base + "/good/f", "--sha256", GOOD,
+        env={**env, "SSL_CERT_FILE": "/dev/null"}, check=False,
+    )
+    assert "certificate verify failed" in one_line(done)
+    assert upstream.asked == [] and cached(env) == {}
+    assert fetch(env, upstream.base + "/good/f").returncode == 0
+
+
+def test_a_certificate_of_another_host(env, upstream):
+    url = f"https://127.0.0.2:{upstream.server_port}/good/f"
+    upstream.socket.close()
+    upstream.socket = socket.create_server(("127.0.0.2", upstream.server_port))
+    assert "certificate verify failed" in one_line(fetch(env, url))
+
+
+def test_alternatives_with_bytes_of_their_own(tmp_path, env, upstream):
+    """Each is cached under its own hash and bears the first one's name in src/."""
+    sources = [[f"{upstream.base}/good/none", f"{upstream.base}/good/g?sha256sum={sha256(OTHER)}"]]
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=sources, sha256={"none": GOOD}))
+    run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path, env=env)
+    for _ in range(2):
+        done = make(tmp_path, "-f", "fetch.mk", env=env)
+        assert done.returncode == 0, done.stderr
+        assert cached(env) == {sha256(OTHER): OTHER}
+    assert len(upstream.asked) == 2
+    assert input_files(folder, env) == {"src/none": OTHER}
+
+
+def input_files(folder, env):
+    """The sources in the tar that goes into the build of the recipe."""
+    code = (
+        "import importlib.util, sys, argparse\n"
+        f"spec = importlib.util.spec_from_file_location('pkggen', {str(ROOT / 'pkggen.py')!r})\n"
+        "pkggen = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['pkggen'] = pkggen\n"
+        "spec.loader.exec_module(pkggen)\n"
+        "options = argparse.Namespace(arch='x86_64', hostarch=None, lenient=False, data={})\n"
+        "recipe = pkggen.load_recipe(sys.argv[1], options)\n"
+        "try:\n"
+        "    pkggen.write_input(recipe, pkggen.Work('x86_64'), open(sys.argv[2], 'w+b'))\n"
+        "except pkggen.Fail as problem:\n"
+        "    sys.exit(f'pkggen: {problem}')\n"
+    )
+    path = folder / "input.tar"
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder, path], env=env, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        return one_line(done)
+    with tarfile.open(path) as tar:
+        names = [name for name in tar.getnames() if name.startswith("src/")]
+        return {name: tar.extractfile(name).read() for name in names}
+
+
+def test_s26_an_altered_cache_entry(tmp_path, env, upstream):
+    text = recipe_text(sources=[upstream.base + "/good/f"], sha256={"f": GOOD})
+    folder = write_recipe(tmp_path / "r", text)
+    assert input_files(folder, env) == {"src/f": BODY}
+    entry = pathlib.Path(env["SOURCES"]) / GOOD
+    entry.write_bytes(BODY[:-1] + bytes([BODY[-1] ^ 1]))
+    assert f"{entry}: no longer the bytes of f; remove it" in input_files(folder, env)
+    entry.unlink()
+    assert input_files(folder, env) == {"src/f": BODY}
+
+
+def test_s26_a_link_in_the_cache_is_not_written_through(tmp_path, env, upstream):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    os.makedirs(env["SOURCES"])
+    os.symlink(victim, f"{env['SOURCES']}/{GOOD}.part")
+    one_line(fetch(env, upstream.base + "/good/f"))
+    assert victim.read_text() == "precious"
+
+
+def test_s26_two_fetches_at_once(env, upstream):
+    """The second waits for the first one's lock, and then finds the file."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        runs = [pool.submit(fetch, env, upstream.base + "/slow/f") for _ in range(3)]
+        wait_for(lambda: upstream.asked, "request")
+        time.sleep(1)
+        assert len(upstream.asked) == 1
+        assert list(cached(env)) == [f"{GOOD}.part"]
+        upstream.gate.set()
+        done = [run.result() for run in runs]
+    assert [run.returncode for run in done] == [0, 0, 0], [run.stderr for run in done]
+    assert cached(env) == {GOOD: BODY}
+    assert len(upstream.asked) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_in_the_middle(env, upstream, number):
+    url = upstream.base + "/slow/f"
+    command = [sys.executable, ROOT / "pkggen.py", "fetch", url, "--sha256", GOOD]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        part = pathlib.Path(env["SOURCES"]) / f"{GOOD}.part"
+        wait_for(lambda: part.exists() and part.stat().st_size, "bytes")
+        process.send_signal(number)
+        said = process.communicate()[1]
+    assert process.returncode == (-9 if number == signal.SIGKILL else 143)
+    assert number == signal.SIGKILL or said.count("\n") == 1 and "stopped by SIGTERM" in said
+    have = part.stat().st_size
+    upstream.gate.set()
+    assert fetch(env, url).returncode == 0
+    assert cached(env) == {GOOD: BODY}
+    assert upstream.asked[1][1] == have > 0
+
+
+def test_fetch_mk(tmp_path, env, upstream):
+    """Real make fetches each file once for two recipes, and has nothing to do the second time."""
+    sources = [upstream.base + "/good/f", upstream.base + "/good/a%20b%23%24c", "file:patch"]
+    for name in ("r", "s"):
+        hashes = {"f": GOOD, "a b#$c": GOOD, "g": sha256(OTHER)}
+        text = recipe_text(sources=[*sources, upstream.base + "/good/g"], sha256=hashes)
+        write_recipe(tmp_path / name, text)
+        (tmp_path / name / "patch").write_text("x")
+    run_tool("pkggen", "fetch-mk", "r", "s", "-o", "fetch.mk", cwd=tmp_path, env=env)
+    done = make(tmp_path, "-j4", "-f", "fetch.mk", env=env)
+    assert done.returncode == 0, done.stderr
+    assert cached(env) == {GOOD: BODY, sha256(OTHER): OTHER}
+    assert len(upstream.asked) == 2
+    done = make(tmp_path, "-f", "fetch.mk", env=env)
+    assert done.stdout == "make: Nothing to be done for 'fetch'.\n"
+
+
+def test_fetch_mk_without_a_hash(tmp_path, env, upstream):
+    sources = [upstream.base + "/good/f", upstream.base + "/good/g"]
+    text = recipe_text(sources=sources, sha256={"g": sha256(OTHER)})
+    folder = write_recipe(tmp_path / "r", text)
+    run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path, env=env)
+    done = make(tmp_path, "-k", "-f", "fetch.mk", env=env)
+    assert done.returncode == 2
+    line = "pkggen: r/pkgen.yaml:3:11: f has no sha256; pkggen.py hash r writes one\n"
+    assert line in done.stderr
+    assert cached(env) == {sha256(OTHER): OTHER}
+    said = refused("build", folder, env=env)
+    assert said.endswith(f"f has no sha256; `pkggen.py hash {folder}` fetches it and writes one")
+    assert upstream.sent("/good/f") == []
+
+
+def test_deb_src(tmp_path, env):
+    """The host's own apt, from a mirror of Debian: as recipes/core/zlib does."""
+    digest = "71feb7947e3c00ef125f83b79a4e529bde31171e5babe48b391f06758d1ab0a1"
+    good = "deb-src:zlib=1:1.2.13.dfsg-1/zlib_1.2.13.dfsg.orig.tar.bz2"
+    done = fetch(env, "deb-src:no-such-package-here/f", good, digest=digest)
+    assert done.returncode == 0, done.stderr
+    assert [sha256(data) for data in cached(env).values()] == [digest]
+    said = one_line(fetch(env, "deb-src:no-such-package-here/f"))
+    assert "apt: Unable to find a source package for no-such-package-here" in said
+
+
+# ---- hash ----------------------------------------------------------------------------------------
+
+HASHED = """\
+# A recipe with comments   and layout.
+packages: {{p: }}   # one
+version: "1"
+
+sources:
+   - [ "{base}/good/f" , "{base}/good/g" ]
+   - {base}/good/a%20b%23%24c
+   - file:patch
+{map}# The script: \x20
+script:
+- "true"   # ünïcode
+- "true # \u2028  and a line's end of YAML's own"
+{end}"""
+
+
+def hashed(tmp_path, env, base, text, end=""):
+    folder = write_recipe(tmp_path / "r", HASHED.format(base=base, map=text, end=end))
+    (folder / "patch").write_text("x")
+    done = run_tool("pkggen", "hash", folder, env=env)
+    assert done.stderr.endswith("pkgen.yaml: 3 written\n"), done.stderr
+    return (folder / "pkgen.yaml").read_bytes().decode()
+
+
+@pytest.mark.parametrize("end", ["", "# no newline", "\n\n"])
+def test_hash_makes_the_map(tmp_path, env, upstream, end):
+    text = hashed(tmp_path, env, upstream.base, "", end)
+    lines = f'sha256:\n  f: {GOOD}\n  g: {sha256(OTHER)}\n  "a b#$c": {GOOD}\n'
+    assert text == HASHED.format(base=upstream.base, map=lines, end=end)
+    recipe = pkggen.load_recipe(str(tmp_path / "r"), options())
+    assert [alternative.sha256 for alternative in recipe.sources[0].alternatives] == [GOOD, sha256(OTHER)]
+    assert set(cached(env)) == {GOOD, sha256(OTHER)}
+    again = run_tool("pkggen", "hash", tmp_path / "r", env=env)
+    assert again.returncode == 0
+    assert (tmp_path / "r/pkgen.yaml").read_bytes().decode() == text
+
+
+def test_hash_changes_nothing_else(tmp_path, env, upstream):
+    before = """\
+sha256:  # of the sources
+    # the tarball
+    f:   {f}   # fetched by hand
+    old: {old}
+
+    'a b#$c': "{c}"
+    g:{g}
+"""
+    given = {"f": "1" * 64, "c": "2" * 64, "old": "3" * 64, "g": "  # to do"}
+    text = hashed(tmp_path, env, upstream.base, before.format(**given))
+    expected = before.replace('"{c}"', "{c}").format(
+        f=GOOD, c=GOOD, old="3" * 64, g=f"  {sha256(OTHER)} # to do"
+    )
+    assert text == HASHED.format(base=upstream.base, map=expected, end="")
+
+
+def test_hash_keeps_the_ends_of_lines_and_the_mode(tmp_path, env, upstream):
+    text = f"packages: {{p: }}\r\nversion: 1\r\nsources: [{upstream.base}/good/f]\r\nsha256:\r\n  f:\r\n"
+    folder = write_recipe(tmp_path / "r", text)
+    (folder / "pkgen.yaml").chmod(0o640)
+    run_tool("pkggen", "hash", folder, env=env)
+    assert (folder / "pkgen.yaml").read_bytes().decode() == text.replace("  f:", f"  f: {GOOD}")
+    assert (folder / "pkgen.yaml").stat().st_mode & 0o777 == 0o640
+
+
+def test_hash_at_the_end_of_a_file_without_newline(tmp_path, env, upstream):
+    text = f"packages: {{p: }}\nversion: 1\nsources: [{upstream.base}/good/f]"
+    folder = write_recipe(tmp_path / "r", text)
+    run_tool("pkggen", "hash", folder, env=env)
+    assert (folder / "pkgen.yaml").read_text() == f"{text}\nsha256:\n  f: {GOOD}"
+
+
+@pytest.mark.parametrize("text", ["sha256: {f: }\n", "sha256: {\n  f: ''}\n"])
+def test_hash_without_a_place(tmp_path, env, upstream, text):
+    text = f"packages: {{p: }}\nversion: 1\nsources: [{upstream.base}/good/f]\n{text}"
+    folder = write_recipe(tmp_path / "r", text)
+    done = run_tool("pkggen", "hash", folder, env=env, check=False)
+    assert "no place for the hashes" in last_line(done)
+    assert (folder / "pkgen.yaml").read_text() == text
+
+
+def test_hash_of_what_nobody_has(tmp_path, env, upstream):
+    """One place of two is enough; with none nothing is written."""
+    sources = [[f"{upstream.base}/missing/f", f"{upstream.base}/good/f"]]
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=sources))
+    run_tool("pkggen", "hash", folder, env=env)
+    assert pkggen.load_recipe(str(folder), options()).sources[0].alternatives[0].sha256 == GOOD
+    text = recipe_text(sources=[*sources, f"{upstream.base}/missing/h"])
+    write_recipe(folder, text)
+    done = run_tool("pkggen", "hash", folder, env=env, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("none of the places of h answers; nothing is written\n")
+    assert (folder / "pkgen.yaml").read_text() == text
+    assert [name for name in cached(env) if name != GOOD] == []
+
+
+# ==== A world of recipes ==========================================================================
+
+# RUN of these tests: pkggen's own command, in a folder of its own instead of a container (the real
+# container is test_world.py's). It notes what was built, and its process group for RUN_STOP.
+BUILDER = r"""#!/bin/sh
+place=$(mktemp -d "$PLACES/XXXXXX") || exit 125
+trap 'rm -rf "$place"' EXIT
+trap 'exit 143' TERM
+echo "${BUILD%-*}" | sed 's/^panux-//' >>"$PLACES/built"
+echo $$ >"$PLACES/$BUILD.pid"
+sh -c "$(printf '%s\n' "$3" | sed "s|/build|$place/build|g; s|/sysroot|$place/sysroot|g")"
+"""
+STOP = 'echo "$BUILD" >>"$PLACES/stopped"; kill -- -"$(cat "$PLACES/$BUILD.pid")"'
+
+
+class World:
+    """A tree of recipes in a temporary folder, and what make says of it."""
+
+    def __init__(self, folder, env):
+        self.folder = folder
+        self.places = folder / "places"
+        self.places.mkdir()
+        builder = folder / "builder"
+        builder.write_text(BUILDER)
+        builder.chmod(0o755)
+        self.env = {**env, "RUN": str(builder), "RUN_STOP": STOP, "PLACES": str(self.places)}
+        self.out = folder / "o"
+
+    def recipe(self, name, needs=(), script=(), **fields):
+        """A recipe with a package of its name, which holds /NAME, unless FIELDS say another."""
+        given = {"builddependencies": list(needs), "script": [*script, f"echo {name} >out/{name}/{name}"]}
+        packages = fields.pop("packages", {name: None})
+        text = recipe_text(packages=packages, **{**given, **fields})
+        return write_recipe(self.folder / "recipes" / name, text)
+
+    def world_mk(self):
+        arguments = ["recipes", "-o", "world.mk"]
+        done = run_tool("pkggen", "world-mk", *arguments, cwd=self.folder, env=self.env)
+        return done.stderr
+
+    def make(self, *arguments, status=0):
+        """Write world.mk anew and run it, as `make world` does; give stderr and what was built."""
+        self.world_mk()
+        (self.places / "built").write_text("")
+        done = make(self.folder, "-k", "-f", "world.mk", *arguments, env=self.env)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr, (self.places / "built").read_text().split()
+
+    def packages(self):
+        folder = self.out / "repo/x86_64"
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    def temporary_files(self):
+        """What lies below $O and in the builder's places that no finished build leaves there."""
+        lasting = re.compile(r".*(\.built|\.lock|\.log|\.lpkg)")
+        files = [path for path in self.out.rglob("*") if path.is_file()]
+        left = [str(path) for path in files if not lasting.fullmatch(path.name)]
+        return left + [str(path) for path in self.places.iterdir() if path.is_dir()]
+
+
+@pytest.fixture
+def world(tmp_path, env):
+    return World(tmp_path, env)
+
+
+def test_world_order_and_second_run(world):
+    world.recipe("c", ["b", "make", "gcc"], ["test -f /sysroot/b", "test -f /sysroot/a-data"])
+    world.recipe("b", ["a"], ["test -f /sysroot/a"], packages={"b": {"dependencies": ["a-data"]}})
+    world.recipe("a", packages={"a": None, "a-data": None}, script=["echo >out/a-data/a-data"])
+    world.recipe("z", ["c>=1"])
+    for path in (world.folder / "recipes").rglob("pkgen.yaml"):
+        path.write_text(path.read_text().replace("/sysroot", "../sysroot"))
+    said = world.world_mk()
+    assert said == "world   4 of 4 recipes to build or to look at, at most 0 sources to fetch\n"
+    assert world.make("-j2")[1] == ["a", "b", "c", "z"]
+    names = ["a-1-0", "a-data-1-0", "b-1-0", "c-1-0", "z-1-0"]
+    assert world.packages() == [f"{name}.x86_64.lpkg" for name in names]
+    assert world.temporary_files() == []
+    assert world.world_mk() == "world   nothing to be done: 4 recipes, 5 packages are up to date\n"
+    assert "\t@" not in (world.folder / "world.mk").read_text()
+    assert world.make() == ("", [])
+    world.env["IMAGE"] = "not asked"
+    assert run_tool("pkggen", "build", "recipes/c", cwd=world.folder, env=world.env).stderr == "fresh   c 1-0\n"
+
+
+def test_world_of_one_package(world):
+    world.recipe("a", packages={"a": {"dependencies": ["d"]}})
+    world.recipe("b", ["a"])
+    world.recipe("c")
+    world.recipe("d")
+    assert world.make("package/b")[1] == ["d", "a", "b"] or world.make("package/b")[1] == []
+    assert world.packages() == [f"{name}-1-0.x86_64.lpkg" for name in "abd"]
+
+
+def test_early_cutoff(world):
+    """A patch that changes nothing in the package: what needs it is looked at, and not built."""
+    folder = world.recipe("a", script=["cat src/patch >/dev/null"], sources=["file:patch"])
+    (folder / "patch").write_text("one")
+    world.recipe("b", ["a"])
+    world.recipe("c", ["b"])
+    world.recipe("d")
+    assert sorted(world.make()[1]) == ["a", "b", "c", "d"]
+    before = {path: path.stat().st_mtime_ns for path in (world.out / "repo").rglob("*.lpkg")}
+    (folder / "patch").write_text("two")
+    said, built = world.make()
+    assert built == ["a"]
+    assert "the same bytes as before" in said
+    assert re.findall("^fresh   (.)", said, re.MULTILINE) == ["b", "c"]
+    assert world.make() == ("", [])
+    assert {path for path in (world.out / "repo").rglob("*.lpkg")} == set(before)
+
+
+def test_a_changed_patch_rebuilds_what_truly_changes(world):
+    """b copies from a, c doesn't copy from b: a and b are built, c is not."""
+    folder = world.recipe("a", script=["cp src/patch out/a/f"], sources=["file:patch"])
+    (folder / "patch").write_text("one")
+    world.recipe("b", ["a"], ["cp ../sysroot/f out/b"])
+    world.recipe("c", ["b"], ["touch out/c/f"])
+    world.recipe("d", ["c"])
+    world.make()
+    (folder / "patch").write_text("two")
+    assert world.make()[1] == ["a", "b", "c"]
+    (folder / "patch").write_text("two")
+    assert world.make()[1] == []
+
+
+@pytest.mark.parametrize("change", ["script", "metadata", "builder", "package", "mode"])
+def test_what_makes_a_recipe_stale(world, change):
+    folder = world.recipe("a", script=["true"], sources=["file:f"])
+    (folder / "f").write_text("#!/bin/sh\n")
+    world.recipe("b")
+    world.make()
+    if change == "script":
+        world.recipe("a", script=["true", "true"], sources=["file:f"])
+    elif change == "metadata":
+        world.recipe("a", script=["true"], sources=["file:f"], summary="new")
+    elif change == "builder":
+        (world.out / "x86_64/mk/builder").write_text("image\nhash\n")
+    elif change == "package":
+        (world.out / "repo/x86_64/a-1-0.x86_64.lpkg").unlink()
+    else:
+        (folder / "f").chmod(0o755)
+    assert sorted(world.make()[1]) == (["a", "b"] if change == "builder" else ["a"])
+    assert world.make()[1] == []
+
+
+def test_a_new_version_replaces_the_package(world):
+    world.recipe("a")
+    world.make()
+    world.recipe("a", version="2")
+    world.make()
+    assert world.packages() == ["a-2-0.x86_64.lpkg"]
+
+
+def test_a_dependency_rebuilt_by_hand_is_checked(world):
+    """A package in the repository that is not the one that was built goes into no sysroot."""
+    world.recipe("a")
+    world.make()
+    path = world.out / "repo/x86_64/a-1-0.x86_64.lpkg"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    world.recipe("b", ["a"])
+    said, built = world.make(status=2)
+    assert f"pkggen: {os.path.relpath(path, '/')}"[9:] in said
+    assert "not the file that was built; remove it, and a is built again" in said
+    assert built == []
+    path.unlink()
+    assert world.make()[1] == ["a", "b"]
+
+
+def test_problems_of_a_tree(world):
+    """Each is one line, and every recipe that has none is built."""
+    world.recipe("good")
+    world.recipe("after", ["good"])
+    world.recipe("x", ["y"])
+    world.recipe("y", ["w"])
+    world.recipe("w", ["x", "good"])
+    world.recipe("behind", ["y"])
+    world.recipe("self", ["self"])
+    world.recipe("lost", ["goood"])
+    world.recipe("lost2", packages={"lost2": {"dependencies": ["nowhere", "!absent"]}})
+    world.recipe("second", packages={"second": None, "good": None})
+    world.recipe("needs-lost", ["lost"])
+    world.recipe("broken", scripts=["x"])
+    write_recipe(world.folder / "recipes/utf", b"\xff")
+    world.recipe("a b;touch pwned:$(touch pwned)")
+    world.recipe("other", arch=["riscv64"])
+    said, built = world.make(status=2)
+    assert sorted(built) == ["after", "good"]
+    lines = {line for line in said.splitlines() if line.startswith("pkggen: ")}
+    place = "pkggen: recipes/"
+    cycle = "build dependencies in a cycle: "
+    expected = {
+        f"{place}lost/pkgen.yaml: no recipe makes the build dependency goood; did you mean good?",
+        f"{place}second/pkgen.yaml: recipes/good/pkgen.yaml makes good too",
+        f"{place}broken/pkgen.yaml:3:1: unknown key scripts in the recipe; did you mean script?",
+        f"{place}utf/pkgen.yaml:1: a byte that is no UTF-8; save the recipe as UTF-8",
+        f"{place}self/pkgen.yaml: {cycle}self -> self; one of them has to go",
+    }
+    expected = {line.replace(":3:1", ":5:1") if "broken" in line else line for line in expected}
+    assert expected <= lines, lines
+    assert any("lost2/pkgen.yaml: no recipe makes lost2's dependency nowhere; " in line for line in lines)
+    assert any("is no recipe name" in line for line in lines)
+    cycles = [line for line in lines if cycle in line and "self ->" not in line]
+    assert len(cycles) == 4
+    paths = ("x -> y -> w -> x", "y -> w -> x -> y", "w -> x -> y -> w")
+    assert all(any(path in line for path in paths) for line in cycles)
+    assert not list(world.folder.rglob("pwned"))
+    assert len(lines) == 11, lines
+
+
+def test_two_recipes_of_one_name(world):
+    world.recipe("a")
+    world.recipe("b")
+    shutil.copytree(world.folder / "recipes/a", world.folder / "recipes/more/a")
+    said, built = world.make(status=2)
+    line = "recipes/more/a/pkgen.yaml: a second recipe named a, beside recipes/a/pkgen.yaml"
+    assert f"pkggen: {line}\n" in said
+    assert built == ["b"]
+
+
+def test_a_failed_build(world):
+    """Its last 30 lines and its log; what depends on it waits, all else is built."""
+    world.recipe("a", script=["seq 1 100", "exit 3"])
+    world.recipe("b", ["a"])
+    world.recipe("c")
+    said, built = world.make(status=2)
+    assert sorted(built) == ["a", "c"]
+    log = world.out / "x86_64/log/a.log"
+    lines = log.read_text().splitlines()
+    assert "100" in lines and "1" in lines
+    shown = [line[2:] for line in said.splitlines() if line.startswith("  ")]
+    assert shown == lines[-30:]
+    assert f"pkggen: a 1-0: the build failed (status 2); the whole log is {log}\n" in said
+    assert world.packages() == ["c-1-0.x86_64.lpkg"]
+    assert world.temporary_files() == []
+    world.recipe("a")
+    assert world.make()[1] == ["a", "b"]
+
+
+def test_a_failed_rebuild_keeps_the_former_package(world):
+    world.recipe("a")
+    world.make()
+    world.recipe("a", script=["false"], version="2")
+    world.make(status=2)
+    assert world.packages() == ["a-1-0.x86_64.lpkg"]
+    world.recipe("a")
+    assert world.make()[1] == []
+
+
+@pytest.mark.parametrize(
+    "run, message",
+    [
+        ("no-such-program-here", "a: the build could not be started: .*no-such-program-here.* not found"),
+        ("echo refused >&2; exit 125;", "a: the build could not be started: refused; `docker info`"),
+        ("cat >/dev/null; true", "."),
+        ("echo no tar;", "."),
+        ("kill -9 $$;", r"a 1-0: the build failed \(status -9\)"),
+    ],
+)
+def test_a_run_that_does_not_work(world, run, message):
+    """Also one that says that all is well, and gives no tar that ends with .status."""
+    world.recipe("a")
+    world.env["RUN"] = run if run == "no-such-program-here" else f"sh -c '{run}' --"
+    said, _ = world.make(status=2)
+    lines = [line for line in said.splitlines() if line.startswith("pkggen: ")]
+    assert len(lines) == 1 and re.search(message, lines[0]), said
+    assert world.packages() == []
+    assert world.temporary_files() == []
+
+
+def test_a_cut_output_is_no_build(world):
+    """The stream ends before .status, though RUN says that all went well."""
+    world.recipe("a")
+    builder = pathlib.Path(world.env["RUN"])
+    builder.write_text(builder.read_text() .rstrip() + " | head -c 1024\n")
+    said, _ = world.make(status=2)
+    assert [line for line in said.splitlines() if line.startswith("pkggen: ")], said
+    assert world.packages() == []
+
+
+def test_a_record_that_is_spoilt(world):
+    world.recipe("a")
+    world.make()
+    record = world.out / "x86_64/mk/a.built"
+    record.write_text("{")
+    done = run_tool("pkggen", "world-mk", "recipes", cwd=world.folder, env=world.env, check=False)
+    assert f"{record}: unreadable" in one_line(done)
+    record.unlink()
+    assert world.make()[1] == ["a"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_build(world, number):
+    """RUN_STOP ends the build; nothing half-made stays; the next run goes on."""
+    flag = world.folder / "started"
+    world.recipe("a")
+    world.recipe("b", ["a"], [f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
+    world.world_mk()
+    command = [sys.executable, ROOT / "pkggen.py", "build", "recipes/a", "recipes/b"]
+    process = subprocess.Popen(command, cwd=world.folder, env=world.env, stderr=subprocess.PIPE, text=True)
+    wait_for(flag.exists, "build of b")
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 128 + number
+    name = signal.Signals(number).name
+    line = f"pkggen: stopped by {name}; the next run goes on from what is finished"
+    assert said.splitlines()[-1] == line
+    stopped = set((world.places / "stopped").read_text().split())
+    assert stopped == {f"panux-b-{process.pid}"}
+    assert not is_running(world.places / f"panux-b-{process.pid}.pid")
+    assert world.temporary_files() == []
+    assert world.packages() == ["a-1-0.x86_64.lpkg"]
+    assert world.make()[1] == ["b"]
+
+
+def is_running(pid_file):
+    """Whether a process of the builder's group is left; a dead one may wait for init to see it."""
+    group = pid_file.read_text().strip()
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, found = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if found == group and state != "Z":
+            return True
+    return False
+
+
+def test_ctrl_c_on_make(world):
+    """The terminal sends SIGINT to make and to both builds at once."""
+    for name in "ab":
+        flag = world.folder / f"started-{name}"
+        world.recipe(name, script=[f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
+    world.world_mk()
+    process = subprocess.Popen(
+        ["make", "-j2", "-f", "world.mk"],
+        cwd=world.folder,
+        env=world.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: len(list(world.folder.glob("started-*"))) == 2, "two builds")
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode != 0
+    assert said.count("stopped by SIGINT") == 2
+    assert world.temporary_files() == []
+    assert not any(map(is_running, world.places.glob("*.pid")))
+    assert sorted(world.make()[1]) == ["a", "b"]
+
+
+def test_killed_and_built_again(world):
+    """SIGKILL leaves no record, so the next run builds it; its lock is no obstacle."""
+    flag = world.folder / "started"
+    world.recipe("a", script=[f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
+    command = [sys.executable, ROOT / "pkggen.py", "build", "recipes/a"]
+    with subprocess.Popen(command, cwd=world.folder, env=world.env, stderr=subprocess.DEVNULL) as process:
+        wait_for(flag.exists, "build")
+        process.kill()
+    os.killpg(int(next(world.places.glob("*.pid")).read_text()), signal.SIGKILL)
+    assert world.packages() == []
+    assert world.make()[1] == ["a"]
+
+
+def test_two_builds_of_one_recipe_at_once(world):
+    world.recipe("a", script=["sleep 1"])
+    command = [sys.executable, ROOT / "pkggen.py", "build", "recipes/a"]
+    runs = [
+        subprocess.Popen(command, cwd=world.folder, env=world.env, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [run.communicate(timeout=60)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert (world.places / "built").read_text().split() == ["a"]
+    assert sorted(text.split()[0] for text in said) == ["build", "fresh"]
+
+
+def test_world_fetches_before_it_builds(world, upstream):
+    source = upstream.base + "/good/f"
+    world.recipe("a", script=["cp src/f out/a"], sources=[source], sha256={"f": GOOD})
+    world.recipe("b", sources=[upstream.base + "/good/g"])
+    world.recipe("c", sources=[upstream.base + "/good/f?x"], sha256={"f": sha256(OTHER)})
+    said, built = world.make(status=2)
+    assert built == ["a"]
+    assert "g has no sha256; pkggen.py hash recipes/b writes one" in said
+    assert "f: no source has it: " in said and "has other bytes" in said
+    assert cached(world.env) == {GOOD: BODY}
+    assert world.make(status=2)[1] == []
