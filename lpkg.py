@@ -69,7 +69,8 @@ NAME_CHARS = frozenset(LETTERS + DIGITS + "+-._")
 VERSION_CHARS = frozenset(LETTERS + DIGITS + "+-._~:")
 NO_DIGITS = LETTERS + "+-._~:"
 
-# ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them --------
+# ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them ----
+
 
 class Fail(Exception):
     """What a user, a network or a disk can cause: one line that says what, where and what to do."""
@@ -90,7 +91,7 @@ def progress(text: str) -> None:
     """Redraw the terminal's last line with TEXT; nothing where stderr is no terminal."""
     if sys.stderr.isatty():
         width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        print("\r\033[K" + printable(text)[:width - 1], end="", file=sys.stderr, flush=True)
+        print("\r\033[K" + printable(text)[: width - 1], end="", file=sys.stderr, flush=True)
 
 
 def human_size(count: float) -> str:
@@ -116,7 +117,8 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
             os.unlink(temporary)
         raise
 
-# ---- end of the shared block --------------------------------------------------------------------------
+
+# ---- end of the shared block ---------------------------------------------------------------------
 
 
 class Later(Fail):
@@ -274,7 +276,7 @@ def is_int(limit: int) -> object:
 
 
 def is_digits(digits: str, length: int) -> object:
-    """A test for text of LENGTH of these DIGITS: a checksum has one spelling and is never absent."""
+    """A test for text of LENGTH of these DIGITS: a checksum has one spelling."""
     return lambda value: isinstance(value, str) and len(value) == length and not value.strip(digits)
 
 

@@ -1,5 +1,6 @@
-"""Tests of lpkg.py: pure logic directly, the rest in real roots, against the real minisign and dpkg and
-real HTTP servers on loopback. `test_sNN_` is the attack of that number in docs/SECURITY.md."""
+"""Tests of lpkg.py: pure logic directly, the rest in real roots, against the real minisign and
+dpkg and real HTTP servers on loopback. `test_sNN_` is the attack of that number in
+docs/SECURITY.md."""
 
 import base64
 import contextlib
@@ -31,7 +32,7 @@ DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
 NOBODY = 65534
 
 
-# ---- helpers --------------------------------------------------------------------------------------
+# ---- helpers -----------------------------------------------------------------------------------
 
 class Result:
     """What a run of lpkg said."""
@@ -105,8 +106,8 @@ def script(*arguments, stdin=b"", python=sys.executable, **more):
 
 
 def build_tar(packages, status=b"0\n", extra=()):
-    """A build's output. PACKAGES: name -> path -> bytes | "-> target" | None (a directory) | (bytes,
-    mode) | TarInfo; EXTRA: more TarInfos."""
+    """A build's output. PACKAGES: name -> path -> bytes | "-> target" | None (a directory), or a
+    pair of one of these and a mode; EXTRA: more TarInfos."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         add_dir(tar, "out")
@@ -183,7 +184,11 @@ class World:
 
     def arguments(self, verb, *words, root=None, repo=None):
         """The arguments of VERB on the root."""
-        source = ["--repo", repo or self.repo, "--key", self.key] if verb in ("install", "search") else []
+        source = (
+            ["--repo", repo or self.repo, "--key", self.key]
+            if verb in ("install", "search")
+            else []
+        )
         yes = ["--yes"] if verb in ("install", "remove") else []
         arch = ["--arch", "x86_64"] if source else []
         return ["--root", root or self.root, *source, *yes, *arch, verb, *words]
@@ -193,8 +198,8 @@ class World:
         return run(*self.arguments(verb, *words, root=root, repo=repo), **more)
 
     def hostile(self, info, members, tail=b"", **changes):
-        """Put a package into the repository whose archive holds just these bytes, with an index that
-        describes it truly, as far as CHANGES don't say otherwise."""
+        """Put a package into the repository whose archive holds just these bytes, with an index
+        that describes it truly, as far as CHANGES don't say otherwise."""
         data = raw_package(info, members) + tail
         path = self.packages / f"{info['name']}-{info['version']}.x86_64.lpkg"
         path.write_bytes(data)
@@ -207,7 +212,9 @@ class World:
         now = int(time.time())
         index = {"serial": now, "created": now, "expires": now + 1000, "arch": arch,
                  "packages": offers, **changes}
-        self.write_index(json.dumps(index).encode(), comment or f"index {arch} serial {index['serial']}")
+        self.write_index(
+            json.dumps(index).encode(), comment or f"index {arch} serial {index['serial']}"
+        )
 
     def write_index(self, data, comment):
         """Write and sign DATA as the index."""
@@ -228,7 +235,9 @@ def offer_of(info, file_name, data):
     """The index's entry of a package with these bytes."""
     offer = {"file": file_name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(),
              "installed_size": 0, "setuid": []}
-    return dict({key: value for key, value in info.items() if key not in ("files", "conffiles")}, **offer)
+    return dict(
+        {key: value for key, value in info.items() if key not in ("files", "conffiles")}, **offer
+    )
 
 
 def raw_package(info, members):
@@ -308,11 +317,13 @@ def folder_handler(folder, change=None):
     return Handler
 
 
-# ---- versions and relations -------------------------------------------------------------------------
+# ---- versions and relations --------------------------------------------------------------------
 
 def random_version(rng):
     """A version that dpkg takes, near others of its kind."""
-    text = rng.choice("0123456789") + "".join(rng.choice("0019aAz.+~-") for _ in range(rng.randrange(7)))
+    text = rng.choice("0123456789") + "".join(
+        rng.choice("0019aAz.+~-") for _ in range(rng.randrange(7))
+    )
     if rng.random() < 0.15:
         text = f"{rng.randrange(3)}:{text}"
     return text.rstrip("-") + rng.choice(["", "-0", "-1", "-10", "-1~a"])
@@ -328,7 +339,9 @@ def test_versions_compare_as_dpkg_says():
         ours = (lpkg.version_key(one) > lpkg.version_key(two)) - (
             lpkg.version_key(one) < lpkg.version_key(two))
         word = {-1: "lt", 0: "eq", 1: "gt"}[ours]
-        done = subprocess.run(["dpkg", "--compare-versions", one, word, two], stderr=subprocess.PIPE)
+        done = subprocess.run(
+            ["dpkg", "--compare-versions", one, word, two], stderr=subprocess.PIPE
+        )
         assert done.returncode == 0, (one, word, two, done.stderr)
 
 
@@ -343,8 +356,25 @@ def test_relations(version, relation, fits):
     assert lpkg.version_fits(version, parsed.operator, parsed.version) == fits
 
 
-@pytest.mark.parametrize("text", ["", "!", "a>", ">1", "a>>1", "a==1", "a = 1", "-a", "a\n", "a>=1;x", 5,
-                                  None, "a/b", "a>=" + "1" * 101])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "!",
+        "a>",
+        ">1",
+        "a>>1",
+        "a==1",
+        "a = 1",
+        "-a",
+        "a\n",
+        "a>=1;x",
+        5,
+        None,
+        "a/b",
+        "a>=" + "1" * 101,
+    ],
+)
 def test_bad_relations(text):
     with pytest.raises(lpkg.Fail):
         lpkg.parse_relation(text)
@@ -395,12 +425,14 @@ def test_solver_deep_and_wide():
     repository = lpkg.Repository("r", "", "", [])
     for number in range(3000):
         depends = [f"p{number + 1}"] if number < 2999 else []
-        repository.packages.append(lpkg.Package(info_of(f"p{number}", [], depends=depends), repository))
+        repository.packages.append(
+            lpkg.Package(info_of(f"p{number}", [], depends=depends), repository)
+        )
     plan = lpkg.plan_install({}, set(), [repository], ["p0"], [])
     assert len(plan.new) == 3000
 
 
-# ---- signatures -------------------------------------------------------------------------------------
+# ---- signatures --------------------------------------------------------------------------------
 
 RFC_8032 = [
     ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
@@ -465,7 +497,10 @@ def test_ours_verifies_minisign(tmp_path, legacy):
     path.write_bytes(b"text")
     assert minisign("-G", "-W", "-p", tmp_path / "m.pub", "-s", tmp_path / "m.key")[0] == 0
     arguments = ["-l"] if legacy else []
-    assert minisign("-S", *arguments, "-m", path, "-s", tmp_path / "m.key", "-t", "trusted words")[0] == 0
+    assert (
+        minisign("-S", *arguments, "-m", path, "-s", tmp_path / "m.key", "-t", "trusted words")[0]
+        == 0
+    )
     signature = (tmp_path / "f.minisig").read_bytes()
     assert base64.b64decode(signature.split(b"\n")[1])[:2] == (b"Ed" if legacy else b"ED")
     key = lpkg.parse_public_key((tmp_path / "m.pub").read_bytes(), "m.pub")
@@ -486,7 +521,9 @@ def test_encrypted_keys_both_ways(tmp_path, monkeypatch):
     (tmp_path / "f").write_bytes(b"text")
     run("keygen", tmp_path / "ours", "--encrypt").ok()
     assert stat.S_IMODE(os.stat(tmp_path / "ours.key").st_mode) == 0o600
-    status, text = minisign("-Sm", tmp_path / "f", "-s", tmp_path / "ours.key", password=b"geheim\n")
+    status, text = minisign(
+        "-Sm", tmp_path / "f", "-s", tmp_path / "ours.key", password=b"geheim\n"
+    )
     assert status == 0, text
     assert minisign("-Vm", tmp_path / "f", "-p", tmp_path / "ours.pub")[0] == 0
     status, text = minisign("-G", "-p", tmp_path / "m.pub", "-s", tmp_path / "m.key",
@@ -536,16 +573,27 @@ def add_l(raw):
 
 
 SIGNATURE_EDITS = {
-    "trusted comment": lambda lines: lines[:2] + ["trusted comment: index x86_64 serial 2"] + lines[3:],
+    "trusted comment": lambda lines: lines[:2]
+    + ["trusted comment: index x86_64 serial 2"]
+    + lines[3:],
     "no global signature": lambda lines: lines[:3] + [""],
     "empty global signature": lambda lines: lines[:3] + ["", ""],
     "no trusted comment": lambda lines: lines[:2] + ["comment: x"] + lines[3:],
-    "key id": lambda lines: [lines[0], edit_base64(lines[1], lambda raw: raw.__setitem__(2, raw[2] ^ 1)),
-                             *lines[2:]],
-    "ED as Ed": lambda lines: [lines[0], edit_base64(lines[1], lambda raw: raw.__setitem__(1, 100)),
-                               *lines[2:]],
-    "other kind": lambda lines: [lines[0], edit_base64(lines[1], lambda raw: raw.__setitem__(1, 65)),
-                                 *lines[2:]],
+    "key id": lambda lines: [
+        lines[0],
+        edit_base64(lines[1], lambda raw: raw.__setitem__(2, raw[2] ^ 1)),
+        *lines[2:],
+    ],
+    "ED as Ed": lambda lines: [
+        lines[0],
+        edit_base64(lines[1], lambda raw: raw.__setitem__(1, 100)),
+        *lines[2:],
+    ],
+    "other kind": lambda lines: [
+        lines[0],
+        edit_base64(lines[1], lambda raw: raw.__setitem__(1, 65)),
+        *lines[2:],
+    ],
     "S >= L": lambda lines: [lines[0], edit_base64(lines[1], add_l), *lines[2:]],
     "extra line": lambda lines: lines[:4] + ["x", ""],
     "half a line more": lambda lines: lines[:4] + ["x"],
@@ -553,8 +601,12 @@ SIGNATURE_EDITS = {
     "no last newline": lambda lines: lines[:4],
     "carriage returns": lambda lines: [line + "\r" for line in lines[:4]] + [""],
     "base64 with rubbish": lambda lines: [lines[0], lines[1][:8] + "!" + lines[1][8:], *lines[2:]],
-    "base64 with spare bits": lambda lines: [lines[0], lines[1], lines[2], lines[3][:-3] + chr(
-        ord(lines[3][-3]) + 1) + "=="],
+    "base64 with spare bits": lambda lines: [
+        lines[0],
+        lines[1],
+        lines[2],
+        lines[3][:-3] + chr(ord(lines[3][-3]) + 1) + "==",
+    ],
     "short": lambda lines: [lines[0], lines[1][:-4], *lines[2:]],
     "empty": lambda lines: [""],
 }
@@ -565,7 +617,9 @@ def test_s13_edited_signatures(keys, edit):
     lines, public = signed(keys)
     assert lpkg.check_signature(b"data", "\n".join(lines).encode(), [public], "f")[0] is public
     with pytest.raises(lpkg.Fail):
-        lpkg.check_signature(b"data", "\n".join(SIGNATURE_EDITS[edit](lines)).encode(), [public], "f")
+        lpkg.check_signature(
+            b"data", "\n".join(SIGNATURE_EDITS[edit](lines)).encode(), [public], "f"
+        )
 
 
 @pytest.mark.parametrize("public, message, signature", RFC_8032)
@@ -592,7 +646,7 @@ def test_s13_small_order_keys():
 
 
 def test_s13_a_small_order_r():
-    """The owner of a key can make a signature whose R is neutral; libsodium refuses it, and so do we."""
+    """The owner of a key can make a signature whose R is neutral; libsodium refuses it too."""
     import nacl.exceptions
     import nacl.signing
     seed = bytes(range(32))
@@ -613,7 +667,7 @@ def test_s13_points_that_are_encoded_twice():
     assert lpkg.point_decode((1 | 1 << 255).to_bytes(32, "little")) is None     # x = 0 with a sign
 
 
-# ---- pack -------------------------------------------------------------------------------------------
+# ---- pack --------------------------------------------------------------------------------------
 
 TREE = {"bin/app": (b"#!/bin/sh\n", 0o755), "bin/su": (b"su", 0o4755), "bin/link": "-> app",
         "etc/app.conf": b"a=1\n", "tmp": (None, 0o1777), "usr/share/" + "x" * 120: b"long"}
@@ -623,7 +677,11 @@ def read_package(path):
     """(info.json, TarInfos by name) of a package, by Python's own tarfile."""
     with tarfile.open(path, "r:gz") as tar:
         members = tar.getmembers()
-        return json.load(tar.extractfile(members[0])), {one.name: one for one in members[1:]}, members
+        return (
+            json.load(tar.extractfile(members[0])),
+            {one.name: one for one in members[1:]},
+            members,
+        )
 
 
 def test_pack_makes_what_design_says(world):
@@ -641,9 +699,15 @@ def test_pack_makes_what_design_says(world):
     assert info["depends"] == ["musl>=1.2"] and info["conffiles"] == ["etc/app.conf"]
     assert info["size"] == sum(entry.get("size", 0) for entry in info["files"])
     entries = {entry["path"]: entry for entry in info["files"]}
-    assert entries["etc/app.conf"] == {"path": "etc/app.conf", "type": "file", "mode": "0640", "uid": 5,
-                                       "gid": 6, "size": 4,
-                                       "sha256": hashlib.sha256(b"a=1\n").hexdigest()}
+    assert entries["etc/app.conf"] == {
+        "path": "etc/app.conf",
+        "type": "file",
+        "mode": "0640",
+        "uid": 5,
+        "gid": 6,
+        "size": 4,
+        "sha256": hashlib.sha256(b"a=1\n").hexdigest(),
+    }
     assert entries["bin/su"]["mode"] == "4755" and members["bin/su"].mode == 0o4755
     assert entries["bin/link"]["target"] == "app" and members["bin/link"].linkname == "app"
     assert entries["tmp"]["mode"] == "1777" and entries["bin"]["type"] == "dir"
@@ -699,29 +763,60 @@ REFUSED_BUILDS = {
     "nothing": (b"", "tar"),
     "no tar": (b"x" * 5000, "tar"),
     "failed": (build_tar({"app": TREE}, status=b"2\n"), "its .status is 2"),
-    "something after .status": (build_tar({"app": TREE}, status=None, extra=[
-        odd_member(".status", tarfile.REGTYPE), odd_member("out/app/zz", tarfile.DIRTYPE)]), ".status"),
+    "something after .status": (
+        build_tar(
+            {"app": TREE},
+            status=None,
+            extra=[
+                odd_member(".status", tarfile.REGTYPE),
+                odd_member("out/app/zz", tarfile.DIRTYPE),
+            ],
+        ),
+        ".status",
+    ),
     "of no package": (build_tar({"app": {}, "other": {"a": b"x"}}), "out/other"),
     "outside out": (build_tar({"app": {}}, extra=[odd_member("etc", tarfile.DIRTYPE)]), "etc"),
     "dots": (build_tar({"app": {"../x": b"x"}}), "../x"),
     "dots in the middle": (build_tar({"app": {"a/../../x": b"x"}}), "a/../../x"),
-    "package dots": (build_tar({"app": {}}, extra=[odd_member("out/..", tarfile.DIRTYPE)]), "out/.."),
+    "package dots": (
+        build_tar({"app": {}}, extra=[odd_member("out/..", tarfile.DIRTYPE)]),
+        "out/..",
+    ),
     "tab": (build_tar({"app": {"a\tb": b"x"}}), "a\\tb"),
     "newline": (build_tar({"app": {"a\nb": b"x"}}), "a\\nb"),
     "not utf-8": (build_tar({"app": {"a\udcff": b"x"}}), "app"),
     "lpkg's own": (build_tar({"app": {"var/lib/lpkg/journal": b"x"}}), "var/lib/lpkg"),
     "too long": (build_tar({"app": {"x" * 256: b"x"}}), "xxx"),
-    "device": (build_tar({"app": {}}, extra=[odd_member("out/app/d", tarfile.CHRTYPE)]), "out/app/d"),
-    "fifo": (build_tar({"app": {}}, extra=[odd_member("out/app/f", tarfile.FIFOTYPE)]), "out/app/f"),
-    "hard link outside": (build_tar({"app": {}}, extra=[
-        odd_member("out/app/h", tarfile.LNKTYPE, linkname="etc/shadow")]), "etc/shadow"),
-    "hard link to nothing": (build_tar({"app": {}}, extra=[
-        odd_member("out/app/h", tarfile.LNKTYPE, linkname="out/app/none")]), "none"),
-    "twice": (build_tar({"app": {"a": b"1"}}, extra=[odd_member("out/app/a", tarfile.REGTYPE)]), "twice"),
+    "device": (
+        build_tar({"app": {}}, extra=[odd_member("out/app/d", tarfile.CHRTYPE)]),
+        "out/app/d",
+    ),
+    "fifo": (
+        build_tar({"app": {}}, extra=[odd_member("out/app/f", tarfile.FIFOTYPE)]),
+        "out/app/f",
+    ),
+    "hard link outside": (
+        build_tar(
+            {"app": {}}, extra=[odd_member("out/app/h", tarfile.LNKTYPE, linkname="etc/shadow")]
+        ),
+        "etc/shadow",
+    ),
+    "hard link to nothing": (
+        build_tar(
+            {"app": {}}, extra=[odd_member("out/app/h", tarfile.LNKTYPE, linkname="out/app/none")]
+        ),
+        "none",
+    ),
+    "twice": (
+        build_tar({"app": {"a": b"1"}}, extra=[odd_member("out/app/a", tarfile.REGTYPE)]),
+        "twice",
+    ),
     "below a symlink": (build_tar({"app": {"a": "-> /etc", "a/b": b"x"}}), "a/b"),
     "below a file": (build_tar({"app": {"a": b"", "a/b": b"x"}}), "a/b"),
-    "huge uid": (build_tar({"app": {}}, extra=[
-        odd_member("out/app/u", tarfile.DIRTYPE, uid=1 << 30)]), "uid"),
+    "huge uid": (
+        build_tar({"app": {}}, extra=[odd_member("out/app/u", tarfile.DIRTYPE, uid=1 << 30)]),
+        "uid",
+    ),
 }
 
 
@@ -745,11 +840,21 @@ def test_s24_out_is_no_directory(world, top, kind):
         stdin=buffer.getvalue()).refused("no directory")
 
 
-@pytest.mark.parametrize("part, word", [
-    ({"conffiles": ["etc/none"]}, "etc/none"), ({"owners": {"none": "0:0:644"}}, "none"),
-    ({"owners": {"bin/app": "root:0:644"}}, "UID:GID:MODE"), ({"depends": ["a b"]}, "a b"),
-    ({"depends": "a"}, "depends"), ({"services": ["../x"]}, "services"), ({"conffiles": 5}, "conffiles"),
-    ({"owners": []}, "owners"), ({"summary": 5}, "summary"), ({"owners": {"bin/app": "0:0:99"}}, "mode")])
+@pytest.mark.parametrize(
+    "part, word",
+    [
+        ({"conffiles": ["etc/none"]}, "etc/none"),
+        ({"owners": {"none": "0:0:644"}}, "none"),
+        ({"owners": {"bin/app": "root:0:644"}}, "UID:GID:MODE"),
+        ({"depends": ["a b"]}, "a b"),
+        ({"depends": "a"}, "depends"),
+        ({"services": ["../x"]}, "services"),
+        ({"conffiles": 5}, "conffiles"),
+        ({"owners": []}, "owners"),
+        ({"summary": 5}, "summary"),
+        ({"owners": {"bin/app": "0:0:99"}}, "mode"),
+    ],
+)
 def test_pack_refuses_meta(world, part, word):
     (world.folder / "m.json").write_text(json.dumps(meta_of(["app"], app=part)))
     run("pack", "--meta", world.folder / "m.json", "-o", world.packages,
@@ -757,7 +862,7 @@ def test_pack_refuses_meta(world, part, word):
     assert os.listdir(world.packages) == []
 
 
-# ---- index ------------------------------------------------------------------------------------------
+# ---- index -------------------------------------------------------------------------------------
 
 def test_index_is_signed_and_ordered(world, keys):
     world.pack({"b": {}, "a": {"f": (b"1234", 0o4755)}}, "1.9-0", a={"summary": "an a"})
@@ -789,7 +894,14 @@ def test_index_serial_file_and_never(world):
 def test_index_refuses(world):
     world.pack({"a": {}})
     shutil.copy(world.packages / "a-1-0.x86_64.lpkg", world.packages / "copy.lpkg")
-    arguments = ("index", world.packages, "--secret", world.secret, "--serial-file", world.folder / "s")
+    arguments = (
+        "index",
+        world.packages,
+        "--secret",
+        world.secret,
+        "--serial-file",
+        world.folder / "s",
+    )
     run(*arguments).refused("a-1-0.x86_64.lpkg", "copy.lpkg", "a 1-0")
     (world.packages / "copy.lpkg").write_bytes(b"x")
     run(*arguments).refused("copy.lpkg")
@@ -799,11 +911,18 @@ def test_index_refuses(world):
     assert not (world.packages / "index.json").exists()
 
 
-# ---- install, upgrade, remove, queries --------------------------------------------------------------
+# ---- install, upgrade, remove, queries ---------------------------------------------------------
 
 def test_install_list_files_info_verify_remove(world):
-    world.pack({"app": TREE, "lib": {"lib/lib.so": b"so"}}, app={
-        "summary": "an app", "depends": ["lib"], "conffiles": ["etc/app.conf"], "services": ["app"]})
+    world.pack(
+        {"app": TREE, "lib": {"lib/lib.so": b"so"}},
+        app={
+            "summary": "an app",
+            "depends": ["lib"],
+            "conffiles": ["etc/app.conf"],
+            "services": ["app"],
+        },
+    )
     world.index()
     done = world.do("install", "app").ok()
     assert "install  lib 1-0" in done.err and "setuid   /bin/su" in done.err
@@ -937,8 +1056,18 @@ def test_dry_run_changes_nothing_and_prints_the_plan(world):
 def test_questions_need_a_terminal(world):
     world.pack({"a": {"f": b"1"}})
     world.index()
-    run("--root", world.root, "--repo", world.repo, "--key", world.key, "--arch", "x86_64", "install",
-        "a").refused("--yes")
+    run(
+        "--root",
+        world.root,
+        "--repo",
+        world.repo,
+        "--key",
+        world.key,
+        "--arch",
+        "x86_64",
+        "install",
+        "a",
+    ).refused("--yes")
     assert not world.root.exists()
 
 
@@ -976,7 +1105,9 @@ def test_configured_repositories_and_keys(world):
 def test_local_files(world):
     world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}}, a={"depends": ["b"]})
     files = [world.packages / f"{name}-1-0.x86_64.lpkg" for name in "ab"]
-    run("--root", world.root, "--yes", "install", files[0]).refused("not signed", "--allow-unsigned")
+    run("--root", world.root, "--yes", "install", files[0]).refused(
+        "not signed", "--allow-unsigned"
+    )
     run("--root", world.root, "--yes", "install", files[0], "--allow-unsigned").refused("needs b")
     done = run("--root", world.root, "--yes", "install", *files, "--allow-unsigned").ok()
     assert "NOT SIGNED" in done.err
@@ -984,7 +1115,7 @@ def test_local_files(world):
     assert run("files", files[0]).ok().out == "f\n" and "name: a" in run("info", files[0]).ok().out
 
 
-# ---- bootstrap --------------------------------------------------------------------------------------
+# ---- bootstrap ---------------------------------------------------------------------------------
 
 def bootstrap_world(world):
     world.pack({"base": {"tmp": (None, 0o1777), "root": (None, 0o700), "etc/passwd": b"root\n"},
@@ -1007,7 +1138,9 @@ def test_bootstrap_folder(world):
 def test_bootstrap_tar_keeps_owners_without_root(world, uid, open_folder):
     arguments = bootstrap_world(world)
     for path in (world.repo, world.key):
-        (shutil.copytree if os.path.isdir(path) else shutil.copy)(path, open_folder / os.path.basename(path))
+        (shutil.copytree if os.path.isdir(path) else shutil.copy)(
+            path, open_folder / os.path.basename(path)
+        )
     arguments = [str(one).replace(str(world.repo), str(open_folder / "repo")).replace(
         str(world.key), str(open_folder / "panux.pub")) for one in arguments]
     done = run(*arguments, "--tar", "-", uid=uid).ok()
@@ -1045,7 +1178,7 @@ def test_bootstrap_refuses_a_folder_in_use(world):
     assert os.listdir(world.root) == ["etc"]
 
 
-# ---- over HTTP --------------------------------------------------------------------------------------
+# ---- over HTTP ---------------------------------------------------------------------------------
 
 def simple_world(world):
     world.pack({"busybox": {"bin/busybox": (os.urandom(200_000), 0o755)}})
@@ -1060,9 +1193,27 @@ def test_http_and_copied_alone(world):
     shutil.copy(SCRIPT, alone)
     shutil.copy(world.key, alone)
     with serving(folder_handler(world.repo)) as url:
-        done = subprocess.run([sys.executable, "-I", "-S", "lpkg.py", "--root", "R", "--repo", url + "/",
-                               "--key", "panux.pub", "--arch", "x86_64", "--yes", "install", "busybox"],
-                              cwd=alone, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                "lpkg.py",
+                "--root",
+                "R",
+                "--repo",
+                url + "/",
+                "--key",
+                "panux.pub",
+                "--arch",
+                "x86_64",
+                "--yes",
+                "install",
+                "busybox",
+            ],
+            cwd=alone,
+            stderr=subprocess.PIPE,
+        )
     assert done.returncode == 0, done.stderr
     assert run("--root", alone / "R", "list").out == "busybox 1-0\n"
 
@@ -1108,8 +1259,9 @@ def test_truncated_and_stalled_answers(world):
         return False
 
     with serving(folder_handler(world.repo, stall)) as url:
-        world.do("install", "busybox", repo=url,
-                 before=lambda: setattr(lpkg, "NETWORK_TIMEOUT", 0.3)).refused("timed out", status=3)
+        world.do(
+            "install", "busybox", repo=url, before=lambda: setattr(lpkg, "NETWORK_TIMEOUT", 0.3)
+        ).refused("timed out", status=3)
     assert not world.root.exists()
 
 
@@ -1128,7 +1280,11 @@ def test_s09_endless_bodies_are_cut(world):
             return True
         return answer
 
-    for name, word in ((".minisig", "longer than"), ("index.json", "longer than"), (".lpkg", "promises")):
+    for name, word in (
+        (".minisig", "longer than"),
+        ("index.json", "longer than"),
+        (".lpkg", "promises"),
+    ):
         with serving(folder_handler(world.repo, endless(name))) as url:
             world.do("install", "busybox", repo=url,
                      before=lambda: setattr(lpkg, "INDEX_LIMIT", 1 << 20)).refused(word)
@@ -1162,13 +1318,32 @@ def test_s12_redirects_within_http_are_followed_and_https_never_left(world):
     handler = lpkg.careful_redirects()()
     import urllib.request
     with pytest.raises(ValueError):
-        handler.redirect_request(urllib.request.Request("https://a/"), None, 302, "", {}, "http://a/")
+        handler.redirect_request(
+            urllib.request.Request("https://a/"), None, 302, "", {}, "http://a/"
+        )
 
 
-# ---- attacks on archives (SECURITY.md 1 to 8) ---------------------------------------------------------
+# ---- attacks on archives (SECURITY.md 1 to 8) --------------------------------------------------
 
-BAD_PATHS = ["../x", "/x", "a/../../x", "a/./b", "a//b", "a/", "", ".", "..", "a\0b", "a\nb", "a\tb",
-             "x" * 256, "/".join(["x" * 200] * 20), ".lpkg/x", "var/lib/lpkg/journal", "a\ud800"]
+BAD_PATHS = [
+    "../x",
+    "/x",
+    "a/../../x",
+    "a/./b",
+    "a//b",
+    "a/",
+    "",
+    ".",
+    "..",
+    "a\0b",
+    "a\nb",
+    "a\tb",
+    "x" * 256,
+    "/".join(["x" * 200] * 20),
+    ".lpkg/x",
+    "var/lib/lpkg/journal",
+    "a\ud800",
+]
 
 
 @pytest.mark.parametrize("path", BAD_PATHS)
@@ -1225,21 +1400,26 @@ ODD_MEMBERS = {
     "fifo": lpkg.ustar_block(b"f", b"6", 0o644, (0, 0), 0),
     "sparse": lpkg.ustar_block(b"f", b"S", 0o644, (0, 0), 1),
     "contiguous": lpkg.ustar_block(b"f", b"7", 0o644, (0, 0), 1),
-    "GNU long name": lpkg.ustar_block(b"././@LongLink", b"L", 0o644, (0, 0), 2) + b"g\0" + bytes(510),
+    "GNU long name": lpkg.ustar_block(b"././@LongLink", b"L", 0o644, (0, 0), 2)
+    + b"g\0"
+    + bytes(510),
     "PAX path": lpkg.ustar_block(b"x", b"x", 0o644, (0, 0), 10) + b"10 path=g\n" + bytes(502),
     "PAX global": lpkg.ustar_block(b"x", b"g", 0o644, (0, 0), 10) + b"10 path=g\n" + bytes(502),
     "symlink": lpkg.ustar_block(b"f", b"2", 0o777, (0, 0), 0, b"/etc/passwd"),
     "other owner": lpkg.ustar_block(b"f", b"0", 0o644, (5, 0), 1),
     "other size": lpkg.ustar_block(b"f", b"0", 0o644, (0, 0), 5),
-    "wrong checksum": lpkg.tar_header(regular("f"))[:148] + b"0000000\0" + lpkg.tar_header(
-        regular("f"))[156:],
+    "wrong checksum": lpkg.tar_header(regular("f"))[:148]
+    + b"0000000\0"
+    + lpkg.tar_header(regular("f"))[156:],
 }
 
 
 @pytest.mark.parametrize("case", ODD_MEMBERS)
 def test_s03_odd_members(world, case):
     entry = regular("f")
-    world.hostile(info_of("evil", [entry]), [ODD_MEMBERS[case], lpkg.tar_header(entry), b"x", bytes(511)])
+    world.hostile(
+        info_of("evil", [entry]), [ODD_MEMBERS[case], lpkg.tar_header(entry), b"x", bytes(511)]
+    )
     world.do("install", "evil").refused("not what its info.json says at f")
     assert not world.root.exists()
 
@@ -1340,9 +1520,20 @@ def test_s06_an_upgrade_disarms_the_old_inode(world):
     assert stat.S_IMODE(os.stat(world.root / "bin/su").st_mode) == 0o4755
 
 
-@pytest.mark.parametrize("edit", [
-    lambda text: " " + text, lambda text: text + " ", lambda text: text.upper(), lambda text: text[:-1],
-    lambda text: "", lambda text: None, lambda text: 0, lambda text: text[:-1] + "g", lambda text: [text]])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: " " + text,
+        lambda text: text + " ",
+        lambda text: text.upper(),
+        lambda text: text[:-1],
+        lambda text: "",
+        lambda text: None,
+        lambda text: 0,
+        lambda text: text[:-1] + "g",
+        lambda text: [text],
+    ],
+)
 def test_s07_checksums_have_one_spelling(world, edit):
     entry = regular("f")
     info = info_of("evil", [entry])
@@ -1373,7 +1564,9 @@ def test_s08_padded_truncated_and_followed(world):
         world.do("install", "evil").refused("signed index promises")
     world.sign_index([offer_of(info, path.name, good)])
     path.write_bytes(good + bytes(len(good)))       # the padding begins with a piece of its own
-    world.do("install", "evil", before=lambda: setattr(lpkg, "PIECE", len(good))).refused("promises")
+    world.do("install", "evil", before=lambda: setattr(lpkg, "PIECE", len(good))).refused(
+        "promises"
+    )
     for tail in (b"\0", b"junk", gzip.compress(b"more")):
         world.hostile(info, [member(entry, b"x")], tail=tail)
         world.do("install", "evil").refused("follows the archive's end")
@@ -1427,7 +1620,11 @@ def limit_memory():
 def test_s09_bombs(world):
     bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
     head = lpkg.info_header(1000)
-    data = bomb.compress(head) + b"".join(bomb.compress(bytes(1 << 20)) for _ in range(900)) + bomb.flush()
+    data = (
+        bomb.compress(head)
+        + b"".join(bomb.compress(bytes(1 << 20)) for _ in range(900))
+        + bomb.flush()
+    )
     path = world.packages / "evil.lpkg"
     info = info_of("evil", [])
     path.write_bytes(data)
@@ -1444,9 +1641,22 @@ def test_s09_bombs(world):
     assert not world.root.exists()
 
 
-@pytest.mark.parametrize("text", [
-    b"[" * 1000000, b'{"a":' * 1000000, b"{", b"[]", b"\xff", b'{"serial": ' + b"9" * 1000000 + b"}",
-    b'{"serial": NaN}', b'{"serial": 1e999}', b'{"serial": true}', b"null", b'{"a": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 1000000,
+        b'{"a":' * 1000000,
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"serial": ' + b"9" * 1000000 + b"}",
+        b'{"serial": NaN}',
+        b'{"serial": 1e999}',
+        b'{"serial": true}',
+        b"null",
+        b'{"a": "\\ud800"}',
+    ],
+)
 def test_s09_json_levels(world, text):
     world.write_index(text, "index x86_64 serial 1")
     world.do("install", "x").refused("index.json")
@@ -1465,7 +1675,7 @@ def test_s09_nothing_is_parsed_before_the_signature_holds(world):
     world.do("install", "busybox", before=forbid).refused("wrong signature")
 
 
-# ---- attacks on indexes (10, 11, 14) -------------------------------------------------------------------
+# ---- attacks on indexes (10, 11, 14) -----------------------------------------------------------
 
 def installed_world(world):
     """A root that has seen an index."""
@@ -1536,8 +1746,19 @@ def test_s10_never_is_for_folders(world):
 def test_s10_unsigned_wrongly_signed_or_no_key(world, tmp_path):
     simple_world(world)
     run("keygen", tmp_path / "other").ok()
-    run("--root", world.root, "--repo", world.repo, "--key", tmp_path / "other.pub", "--yes", "--arch",
-        "x86_64", "install", "busybox").refused("not trusted")
+    run(
+        "--root",
+        world.root,
+        "--repo",
+        world.repo,
+        "--key",
+        tmp_path / "other.pub",
+        "--yes",
+        "--arch",
+        "x86_64",
+        "install",
+        "busybox",
+    ).refused("not trusted")
     run("--root", world.root, "--repo", world.repo, "--yes", "install", "busybox").refused("no key")
     os.unlink(world.packages / "index.json.minisig")
     world.do("install", "busybox").refused("index.json.minisig")
@@ -1566,8 +1787,21 @@ def test_s11_another_architecture(world):
     world.do("install", "evil").refused("arch is 'riscv64'")
 
 
-@pytest.mark.parametrize("name", ["../evil.lpkg", "..%2fevil.lpkg", "/etc/passwd", "%2Fetc%2Fpasswd", "..",
-                                  "", "a%00", "evil%2elpkg", "a?b", "a#b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.lpkg",
+        "..%2fevil.lpkg",
+        "/etc/passwd",
+        "%2Fetc%2Fpasswd",
+        "..",
+        "",
+        "a%00",
+        "evil%2elpkg",
+        "a?b",
+        "a#b",
+    ],
+)
 def test_s11_files_outside_the_folder(world, name):
     world.sign_index([dict(offer_of(info_of("evil", []), "x", b""), file=name)])
     world.do("install", "evil").refused("none of its folder")
@@ -1575,7 +1809,9 @@ def test_s11_files_outside_the_folder(world, name):
 
 def test_s14_another_repository_is_not_asked(world):
     """Neither a higher version nor `provides` of a second repository replaces the first one's."""
-    world.pack({"busybox": {"f": b"good"}, "musl": {}, "app": {}}, app={"depends": ["musl", "busybox"]})
+    world.pack(
+        {"busybox": {"f": b"good"}, "musl": {}, "app": {}}, app={"depends": ["musl", "busybox"]}
+    )
     world.index()
     (world.folder / "two").mkdir()
     run("keygen", world.folder / "other").ok()      # serials are per key
@@ -1598,7 +1834,7 @@ def test_s15_escape_codes_are_shown_escaped(world):
     run("info", "\x1b]0;x\x07/y").refused("\\x1b]0;x\\x07")
 
 
-# ---- interrupted, twice, at once, full (16, 18) --------------------------------------------------------
+# ---- interrupted, twice, at once, full (16, 18) ------------------------------------------------
 
 CHANGING = ("rename", "unlink", "mkdir", "rmdir", "symlink", "fsync", "open", "fchmod")
 
@@ -1659,7 +1895,10 @@ def cut_everywhere(world, origin, arguments, finish):
         assert done.status == -signal.SIGKILL
         finish(root)
         left = snapshot(root)
-        assert left in (old, new), (count, {path for path in {*left, *old} if left.get(path) != old.get(path)})
+        assert left in (old, new), (
+            count,
+            {path for path in {*left, *old} if left.get(path) != old.get(path)},
+        )
         seen.add(left == new)
         shutil.rmtree(root)
     assert seen == {True, False} and count > 20
@@ -1830,11 +2069,26 @@ def test_s18_hostile_surroundings(world):
     alone = world.folder / "alone"
     alone.mkdir()
     shutil.copy(SCRIPT, alone)
-    for name in ("json", "os", "stat", "urllib", "tempfile", "binascii", "difflib", "__future__", "typing"):
+    for name in (
+        "json",
+        "os",
+        "stat",
+        "urllib",
+        "tempfile",
+        "binascii",
+        "difflib",
+        "__future__",
+        "typing",
+    ):
         (alone / f"{name}.py").write_text("raise SystemExit('planted')\n")
     environment = dict(os.environ, PATH="/nonexistent", TMPDIR="/nonexistent", LC_ALL="C")
-    done = subprocess.run([sys.executable, "lpkg.py", *map(str, world.arguments("install", "busybox"))],
-                          cwd=alone, env=environment, stderr=subprocess.PIPE, umask=0o777)
+    done = subprocess.run(
+        [sys.executable, "lpkg.py", *map(str, world.arguments("install", "busybox"))],
+        cwd=alone,
+        env=environment,
+        stderr=subprocess.PIPE,
+        umask=0o777,
+    )
     assert done.returncode == 0, done.stderr
     assert stat.S_IMODE(os.stat(world.root / "bin/busybox").st_mode) == 0o755
     assert stat.S_IMODE(os.stat(world.root / lpkg.STATE).st_mode) == 0o755
@@ -1849,8 +2103,19 @@ def test_s18_directories_of_mode_000(world, open_folder):
     for uid, root in ((0, open_folder / "r"), (NOBODY, open_folder / "u")):
         def fail_late():
             lpkg.commit = lambda tx: (_ for _ in ()).throw(OSError(5, "Input/output error"))
-        arguments = ["--root", root, "--repo", open_folder / "repo", "--key", open_folder / "panux.pub",
-                     "--arch", "x86_64", "--yes", "install", "a"]
+        arguments = [
+            "--root",
+            root,
+            "--repo",
+            open_folder / "repo",
+            "--key",
+            open_folder / "panux.pub",
+            "--arch",
+            "x86_64",
+            "--yes",
+            "install",
+            "a",
+        ]
         run(*arguments, uid=uid, before=fail_late).refused("Input/output error")
         assert not root.exists()
         run(*arguments, uid=uid).ok()
@@ -1859,7 +2124,7 @@ def test_s18_directories_of_mode_000(world, open_folder):
         assert not (root / "d").exists()
 
 
-# ---- as a user ----------------------------------------------------------------------------------------
+# ---- as a user ---------------------------------------------------------------------------------
 
 @pytest.fixture
 def open_folder():
@@ -1877,8 +2142,20 @@ def test_a_user_installs_into_a_root_of_his_own(world, open_folder):
     shutil.copytree(world.repo, open_folder / "repo")
     shutil.copy(world.key, open_folder)
     root = open_folder / "root"
-    run("--root", root, "--repo", open_folder / "repo", "--key", open_folder / "panux.pub", "--arch",
-        "x86_64", "--yes", "install", "app", uid=NOBODY).ok()
+    run(
+        "--root",
+        root,
+        "--repo",
+        open_folder / "repo",
+        "--key",
+        open_folder / "panux.pub",
+        "--arch",
+        "x86_64",
+        "--yes",
+        "install",
+        "app",
+        uid=NOBODY,
+    ).ok()
     there = os.stat(root / "etc/app.conf")
     assert (there.st_uid, stat.S_IMODE(there.st_mode)) == (NOBODY, 0o640)
     assert stat.S_IMODE(os.stat(root / "bin/su").st_mode) == 0o755
@@ -1893,7 +2170,7 @@ def test_a_user_installs_into_a_root_of_his_own(world, open_folder):
         uid=NOBODY).refused("Permission denied", "run it as root")
 
 
-# ---- the command line -----------------------------------------------------------------------------------
+# ---- the command line --------------------------------------------------------------------------
 
 def test_usage(world):
     run("instal", "x").refused("did you mean install?", status=2)
@@ -1914,7 +2191,9 @@ def test_options_stand_before_and_after(world):
     world.pack({"a": {}})
     world.index()
     world.do("install", "a").ok()
-    assert run("list", f"--root={world.root}").ok().out == run("--root", world.root, "list").ok().out
+    assert (
+        run("list", f"--root={world.root}").ok().out == run("--root", world.root, "list").ok().out
+    )
 
 
 def test_a_closed_pipe_and_a_full_stdout(world):
@@ -1981,8 +2260,16 @@ def test_the_page_shows_what_lpkg_prints(tmp_path):
     for command, output in pairs:
         if " install " in command and "--root" in command:
             command += " --arch x86_64"
-        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, text=True,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         assert masked(done.stdout) == masked(output), command
 
 
@@ -1990,6 +2277,8 @@ def test_only_the_standard_library_and_nothing_dear_at_the_start():
     code = ("import sys; before = set(sys.modules); sys.argv = ['lpkg', '--version']; "
             f"exec(open({SCRIPT!r}).read(), dict(__name__='lpkg')); "
             "print(*sorted(set(sys.modules) - before))")
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, check=True
+    )
     dear = {"argparse", "json", "re", "urllib", "tarfile", "subprocess", "typing", "dataclasses"}
     assert not dear & set(done.stdout.decode().split())

@@ -1,7 +1,7 @@
-"""Tests of pkggen.py but for its template engine: real make and sh, a real HTTPS server on loopback.
+"""Tests of pkggen.py but for its template engine: real make, real sh, a real HTTPS server.
 
-The cases of the shortcuts and of recipes that are refused are text files in data/. `test_sNN_` is the
-attack of that number in docs/SECURITY.md.
+The cases of the shortcuts and of recipes that are refused are text files in data/. `test_sNN_` is
+the attack of that number in docs/SECURITY.md.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import os
 import pathlib
 import random
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -34,6 +33,13 @@ DATA = pathlib.Path(__file__).parent / "data"
 
 
 # ---- helpers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    """What `make test` exports for its own children has no effect on ours."""
+    for name in "MAKEFLAGS MFLAGS MAKELEVEL MAKE O SOURCES ARCH PKG RUN RUN_STOP IMAGE".split():
+        monkeypatch.delenv(name, raising=False)
 
 
 def cases(file):
@@ -131,7 +137,8 @@ def shortcut_cases():
             texts = {"x86_64": common, "x86": common, **texts}
         for where, text in texts.items():
             arch, _, hostarch = where.partition(" on ")
-            yield pytest.param(template.strip(), arch, hostarch or None, text, id=f"{name}: {where}")
+            case = (template.strip(), arch, hostarch or None, text)
+            yield pytest.param(*case, id=f"{name}: {where}")
 
 
 @pytest.mark.parametrize("template, arch, hostarch, text", list(shortcut_cases()))
@@ -174,7 +181,10 @@ def test_shortcuts_do_what_they_say(tmp_path):
 # ==== Loading =====================================================================================
 
 
-@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in cases("bad-recipes.txt")])
+REFUSED = [pytest.param(body, id=name) for name, body in cases("bad-recipes.txt")]
+
+
+@pytest.mark.parametrize("body", REFUSED)
 def test_refused(tmp_path, body):
     text, _, message = body.partition("--- error\n")
     said = refusal(tmp_path / "r", text)
@@ -187,7 +197,8 @@ def test_refused(tmp_path, body):
 
 @pytest.mark.parametrize("version", ["1.10", "1e3", "0x10", "010", "yes", "2024-01-01", "1.2e5"])
 def test_version_stays_text(tmp_path, version):
-    recipe = load(tmp_path / "r", f"packages: {{p: }}\nversion: {version}\nscript: ['{{{{.Version}}}}']\n")
+    text = f"packages: {{p: }}\nversion: {version}\nscript: ['{{{{.Version}}}}']\n"
+    recipe = load(tmp_path / "r", text)
     assert recipe.script == version
     assert recipe.version == version + "-0"
 
@@ -222,8 +233,8 @@ def test_lenient(tmp_path):
     "text, message",
     [
         (b"", ": empty; a recipe has at least packages and version"),
-        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is no UTF-8; save the recipe as UTF-8"),
-        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is no UTF-8; save the recipe as UTF-8"),
+        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is no UTF-8; save the recipe as"),
+        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is no UTF-8; save the recipe as"),
         (b"packages: {a: }\nversion: \x01\n", ": unacceptable character"),
         (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is no recipe"),
     ],
@@ -256,9 +267,10 @@ def test_a_folder_whose_name_is_no_recipe_name(tmp_path):
 )
 def test_s23_deep_nesting(tmp_path, value):
     """PyYAML recurses on C's stack: without a limit the process dies of SIGSEGV."""
-    folder = write_recipe(tmp_path / "r", "packages: {p: }\nversion: 1\ndata: {x: 1, y: " + value + "}\n")
-    if value.startswith("\n"):
-        write_recipe(folder, "packages: {p: }\nversion: 1\ndata:" + value)
+    text = "packages: {p: }\nversion: 1\ndata:" + (
+        value if value[0] == "\n" else f" {{x: {value}}}"
+    )
+    folder = write_recipe(tmp_path / "r", text)
     started = time.monotonic()
     assert "more than 50 lists and maps in one another" in refused("script", folder)
     assert time.monotonic() - started < 10
@@ -275,8 +287,10 @@ def test_s23_long_numbers(tmp_path, value):
 
 def test_s23_templates_end(tmp_path):
     """Exponential templates stop within bounded time."""
-    script = ["{{define \"0\"}}x{{end}}"]
-    script += [f'{{{{define "{n}"}}}}{{{{template "{n - 1}"}}}}{{{{template "{n - 1}"}}}}{{{{end}}}}' for n in range(1, 60)]
+    script = ['{{define "0"}}x{{end}}']
+    for number in range(1, 60):
+        call = f'{{{{template "{number - 1}"}}}}'
+        script.append(f'{{{{define "{number}"}}}}{call}{call}{{{{end}}}}')
     started = time.monotonic()
     refusal(tmp_path / "r", recipe_text(script=[*script, '{{template "59"}}']))
     assert time.monotonic() - started < 60
@@ -308,8 +322,9 @@ def test_s20_the_link_comes_after_loading(tmp_path):
     recipe = load(folder, recipe_text(sources=["file:patch"]))
     (folder / "patch").unlink()
     (folder / "patch").symlink_to("/etc/hostname")
-    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(pkggen.Fail, match="outside"):
-        pkggen.add_source(tar, recipe, recipe.sources[0])
+    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar:
+        with pytest.raises(pkggen.Fail, match="outside"):
+            pkggen.add_source(tar, recipe, recipe.sources[0])
 
 
 def test_sources(tmp_path):
@@ -322,18 +337,30 @@ def test_sources(tmp_path):
         ["https://example.org/g", f"https://example.com/other?a=b&sha256sum={'1' * 64}&c=d"],
         "file:sub/a.conf",
         "self:world/setup",
-        "deb-src:zlib=1:1.2.13.dfsg-1/zlib.tar.bz2",
+        f"deb-src:zlib=1:1.2.13.dfsg-1/zlib.tar.bz2?hash={'3' * 64}",
+        f"https://example.org/h?sha256sum={'4' * 64}&c=d",
     ]
     text = recipe_text(sources=sources, mirrors=["https://mirror.example/m/"], sha256={"g": digest})
     recipe = load(folder, text)
-    names = ["f-1.tar.gz", "g", "a.conf", "setup", "zlib.tar.bz2"]
+    names = ["f-1.tar.gz", "g", "a.conf", "setup", "zlib.tar.bz2", "h"]
     assert [source.name for source in recipe.sources] == names
     assert recipe.sources[1].alternatives == (
         pkggen.Alternative("https://example.org/g", digest),
         pkggen.Alternative("https://example.com/other?a=b&c=d", "1" * 64),
         pkggen.Alternative("https://mirror.example/m/g", digest),
     )
-    assert [source.is_local for source in recipe.sources] == [False, False, True, True, False]
+    assert [alternatives[0] for _, alternatives, _ in recipe.sources[4:]] == [
+        pkggen.Alternative("deb-src:zlib=1:1.2.13.dfsg-1/zlib.tar.bz2", "3" * 64),
+        pkggen.Alternative("https://example.org/h?c=d", "4" * 64),
+    ]
+    assert [source.is_local for source in recipe.sources] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_alternatives_without_a_hash_of_their_own_have_the_first_ones(tmp_path):
@@ -535,10 +562,12 @@ def test_the_script_file_is_the_script(tmp_path):
 
 
 def test_make_means_in_a_script_what_it_means_in_a_makefile(tmp_path):
+    variables = "$(CURDIR)|$(BUILDARCH)|$(HOSTARCH)|$(ARCH)|$(CC)|$(AR)|$(PACKAGES)"
+    exported = "$$CC $$SOURCE_DATE_EPOCH $$PKG_CONFIG_SYSROOT_DIR $$LC_ALL $$TZ $${SRCTAR-unset}"
     script = [
         "echo '$(shell echo from make)' $$(echo from sh) >out/p/shell",
-        "echo '$(CURDIR)|$(BUILDARCH)|$(HOSTARCH)|$(ARCH)|$(CC)|$(AR)|$(PACKAGES)' >out/p/variables",
-        "echo \"$$CC $$SOURCE_DATE_EPOCH $$PKG_CONFIG_SYSROOT_DIR $$LC_ALL $$TZ $${SRCTAR-unset}\" >out/p/env",
+        f"echo '{variables}' >out/p/variables",
+        f'echo "{exported}" >out/p/env',
         "printf 'all:\\n\\techo sub >made\\n' >out/p/Makefile",
         '{{make "out/p"}}',
         "umask >out/p/umask",
@@ -561,7 +590,8 @@ def test_make_means_in_a_script_what_it_means_in_a_makefile(tmp_path):
 
 
 def test_a_failing_line_ends_the_build(tmp_path):
-    write_build_mk(tmp_path, recipe_text(script=["touch one", "false", "touch two"], check=["touch three"]))
+    script = ["touch one", "false", "touch two"]
+    write_build_mk(tmp_path, recipe_text(script=script, check=["touch three"]))
     done = make(tmp_path, "-f", "build.mk", "all")
     assert done.returncode == 2
     assert "+ false" in done.stderr
@@ -576,9 +606,11 @@ def test_a_failing_line_in_the_middle_of_a_block_ends_the_build(tmp_path):
 
 
 def test_check_runs_after_the_script(tmp_path):
-    write_build_mk(tmp_path, recipe_text(script=["x=1", "echo 1 >f"], check=["test -s f", "echo $${x-2} >>f"]))
+    check = ["test -s f", "echo $${x-2} >>f"]
+    write_build_mk(tmp_path, recipe_text(script=["x=1", "echo 1 >f"], check=check))
     assert make(tmp_path, "-f", "build.mk", "script").returncode == 0
     assert (tmp_path / "f").read_text() == "1\n"
+    (tmp_path / "f").unlink()
     assert make(tmp_path, "-j4", "-f", "build.mk", "all").returncode == 0
     assert (tmp_path / "f").read_text() == "1\n2\n"
     write_build_mk(tmp_path, recipe_text(check=["false"]))
@@ -652,7 +684,8 @@ def test_s21_a_name_in_a_url_is_taken_literally(tmp_path, name):
     quoted = urllib.parse.quote(name)
     raw = name.replace(" ", "%20").replace("%c", "%25c").replace("#", "%23")
     show = tmp_path / "show"
-    show.write_text(f"#!{sys.executable}\nimport sys, json\njson.dump(sys.argv[1:], open('words', 'w'))\n")
+    code = "import sys, json\njson.dump(sys.argv[1:], open('words', 'w'))\n"
+    show.write_text(f"#!{sys.executable}\n{code}")
     show.chmod(0o755)
     for url in (f"https://example.org/{quoted}", f"https://example.org/{raw}"):
         folder = write_recipe(tmp_path / "r", recipe_text(sources=[url], sha256={name: "0" * 64}))
@@ -675,7 +708,7 @@ def test_s21_a_name_in_a_url_is_taken_literally(tmp_path, name):
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    """A folder with a certificate authority of our own, and with localhost's key and certificate."""
+    """A folder with a certificate authority of our own, and localhost's key and certificate."""
     folder = tmp_path_factory.mktemp("authority")
     (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
@@ -808,7 +841,6 @@ def env(tmp_path, authority):
         SSL_CERT_FILE=authority / "ca.pem",
         no_proxy="*",
         ARCH="x86_64",
-        MAKEFLAGS="",
     )
 
 
@@ -935,12 +967,13 @@ def test_no_answer(env, host):
     host = host.replace("CLOSED", str(closed_port()))
     said = one_line(fetch(env, f"https://{host}/f"))
     assert re.search("refused|not known|resolution|No address", said), said
-    assert f"{host} gave no answer within the last 60 s" in one_line(fetch(env, f"https://{host}/g"))
+    again = one_line(fetch(env, f"https://{host}/g"))
+    assert f"{host} gave no answer within the last 60 s" in again
     assert cached(env) == {}
 
 
 def test_a_dead_host_is_asked_once(tmp_path, env, upstream):
-    """It is counted at a listener that hangs up; two files, each with an alternative that is well."""
+    """Counted at a listener that hangs up; two files, each with an alternative that is well."""
     calls = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=hang_up, args=(listener, calls), daemon=True).start()
@@ -968,8 +1001,13 @@ def hang_up(listener, calls):
 
 def test_a_certificate_that_is_not_trusted(env, upstream):
     done = run_tool(
-        "pkggen", "fetch", upstream.base + "/good/f", "--sha256", GOOD,
-        env={**env, "SSL_CERT_FILE": "/dev/null"}, check=False,
+        "pkggen",
+        "fetch",
+        upstream.base + "/good/f",
+        "--sha256",
+        GOOD,
+        env={**env, "SSL_CERT_FILE": "/dev/null"},
+        check=False,
     )
     assert "certificate verify failed" in one_line(done)
     assert upstream.asked == [] and cached(env) == {}
@@ -997,26 +1035,16 @@ def test_alternatives_with_bytes_of_their_own(tmp_path, env, upstream):
 
 
 def input_files(folder, env):
-    """The sources in the tar that goes into the build of the recipe."""
-    code = (
-        "import importlib.util, sys, argparse\n"
-        f"spec = importlib.util.spec_from_file_location('pkggen', {str(ROOT / 'pkggen.py')!r})\n"
-        "pkggen = importlib.util.module_from_spec(spec)\n"
-        "sys.modules['pkggen'] = pkggen\n"
-        "spec.loader.exec_module(pkggen)\n"
-        "options = argparse.Namespace(arch='x86_64', hostarch=None, lenient=False, data={})\n"
-        "recipe = pkggen.load_recipe(sys.argv[1], options)\n"
-        "try:\n"
-        "    pkggen.write_input(recipe, pkggen.Work('x86_64'), open(sys.argv[2], 'w+b'))\n"
-        "except pkggen.Fail as problem:\n"
-        "    sys.exit(f'pkggen: {problem}')\n"
-    )
+    """The sources in the tar that goes into the recipe's build, or what was said instead.
+
+    RUN only keeps its input here.
+    """
     path = folder / "input.tar"
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder, path], env=env, stderr=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        return one_line(done)
+    path.unlink(missing_ok=True)
+    env = {**env, "RUN": f"sh -c 'cat >{path}; exit 1' --", "RUN_STOP": "true"}
+    done = run_tool("pkggen", "build", folder, env=env, check=False)
+    if not path.exists():
+        return last_line(done)
     with tarfile.open(path) as tar:
         names = [name for name in tar.getnames() if name.startswith("src/")]
         return {name: tar.extractfile(name).read() for name in names}
@@ -1150,7 +1178,8 @@ def test_hash_makes_the_map(tmp_path, env, upstream, end):
     lines = f'sha256:\n  f: {GOOD}\n  g: {sha256(OTHER)}\n  "a b#$c": {GOOD}\n'
     assert text == HASHED.format(base=upstream.base, map=lines, end=end)
     recipe = pkggen.load_recipe(str(tmp_path / "r"), options())
-    assert [alternative.sha256 for alternative in recipe.sources[0].alternatives] == [GOOD, sha256(OTHER)]
+    found = [alternative.sha256 for alternative in recipe.sources[0].alternatives]
+    assert found == [GOOD, sha256(OTHER)]
     assert set(cached(env)) == {GOOD, sha256(OTHER)}
     again = run_tool("pkggen", "hash", tmp_path / "r", env=env)
     assert again.returncode == 0
@@ -1176,7 +1205,8 @@ sha256:  # of the sources
 
 
 def test_hash_keeps_the_ends_of_lines_and_the_mode(tmp_path, env, upstream):
-    text = f"packages: {{p: }}\r\nversion: 1\r\nsources: [{upstream.base}/good/f]\r\nsha256:\r\n  f:\r\n"
+    text = f"packages: {{p: }}\nversion: 1\nsources: [{upstream.base}/good/f]\nsha256:\n  f:\n"
+    text = text.replace("\n", "\r\n")
     folder = write_recipe(tmp_path / "r", text)
     (folder / "pkgen.yaml").chmod(0o640)
     run_tool("pkggen", "hash", folder, env=env)
@@ -1245,7 +1275,8 @@ class World:
 
     def recipe(self, name, needs=(), script=(), **fields):
         """A recipe with a package of its name, which holds /NAME, unless FIELDS say another."""
-        given = {"builddependencies": list(needs), "script": [*script, f"echo {name} >out/{name}/{name}"]}
+        script = [*script, f"echo {name} >out/{name}/{name}"]
+        given = {"builddependencies": list(needs), "script": script}
         packages = fields.pop("packages", {name: None})
         text = recipe_text(packages=packages, **{**given, **fields})
         return write_recipe(self.folder / "recipes" / name, text)
@@ -1297,8 +1328,8 @@ def test_world_order_and_second_run(world):
     assert world.world_mk() == "world   nothing to be done: 4 recipes, 5 packages are up to date\n"
     assert "\t@" not in (world.folder / "world.mk").read_text()
     assert world.make() == ("", [])
-    world.env["IMAGE"] = "not asked"
-    assert run_tool("pkggen", "build", "recipes/c", cwd=world.folder, env=world.env).stderr == "fresh   c 1-0\n"
+    done = run_tool("pkggen", "build", "recipes/c", cwd=world.folder, env=world.env)
+    assert done.stderr == "fresh   c 1-0\n"
 
 
 def test_world_of_one_package(world):
@@ -1306,7 +1337,8 @@ def test_world_of_one_package(world):
     world.recipe("b", ["a"])
     world.recipe("c")
     world.recipe("d")
-    assert world.make("package/b")[1] == ["d", "a", "b"] or world.make("package/b")[1] == []
+    assert sorted(world.make("package/b")[1]) == ["a", "b", "d"]
+    assert world.make("package/b")[1] == []
     assert world.packages() == [f"{name}-1-0.x86_64.lpkg" for name in "abd"]
 
 
@@ -1325,7 +1357,9 @@ def test_early_cutoff(world):
     assert "the same bytes as before" in said
     assert re.findall("^fresh   (.)", said, re.MULTILINE) == ["b", "c"]
     assert world.make() == ("", [])
-    assert {path for path in (world.out / "repo").rglob("*.lpkg")} == set(before)
+    assert {path: path.stat().st_mtime_ns for path in before if path.name[0] != "a"} == {
+        path: when for path, when in before.items() if path.name[0] != "a"
+    }
 
 
 def test_a_changed_patch_rebuilds_what_truly_changes(world):
@@ -1340,6 +1374,20 @@ def test_a_changed_patch_rebuilds_what_truly_changes(world):
     assert world.make()[1] == ["a", "b", "c"]
     (folder / "patch").write_text("two")
     assert world.make()[1] == []
+
+
+def test_modes_of_files_are_the_same_for_every_umask(world):
+    folder = world.recipe("a", script=["ls -l src >out/a/modes"], sources=["file:f", "file:g"])
+    (folder / "f").write_text("x")
+    (folder / "g").write_text("x")
+    (folder / "f").chmod(0o600)
+    (folder / "g").chmod(0o700)
+    world.make()
+    (folder / "f").chmod(0o664)
+    (folder / "g").chmod(0o775)
+    assert world.make()[1] == []
+    (folder / "g").chmod(0o644)
+    assert world.make()[1] == ["a"]
 
 
 @pytest.mark.parametrize("change", ["script", "metadata", "builder", "package", "mode"])
@@ -1379,8 +1427,8 @@ def test_a_dependency_rebuilt_by_hand_is_checked(world):
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     world.recipe("b", ["a"])
     said, built = world.make(status=2)
-    assert f"pkggen: {os.path.relpath(path, '/')}"[9:] in said
-    assert "not the file that was built; remove it, and a is built again" in said
+    line = f"pkggen: {path}: not the file that was built; remove it, and a is built again\n"
+    assert line in said
     assert built == []
     path.unlink()
     assert world.make()[1] == ["a", "b"]
@@ -1401,23 +1449,22 @@ def test_problems_of_a_tree(world):
     world.recipe("needs-lost", ["lost"])
     world.recipe("broken", scripts=["x"])
     write_recipe(world.folder / "recipes/utf", b"\xff")
-    world.recipe("a b;touch pwned:$(touch pwned)")
+    world.recipe("a b;touch pwned:$(touch pwned)", packages={"odd": None})
     world.recipe("other", arch=["riscv64"])
     said, built = world.make(status=2)
     assert sorted(built) == ["after", "good"]
     lines = {line for line in said.splitlines() if line.startswith("pkggen: ")}
     place = "pkggen: recipes/"
     cycle = "build dependencies in a cycle: "
-    expected = {
+    assert {
         f"{place}lost/pkgen.yaml: no recipe makes the build dependency goood; did you mean good?",
         f"{place}second/pkgen.yaml: recipes/good/pkgen.yaml makes good too",
-        f"{place}broken/pkgen.yaml:3:1: unknown key scripts in the recipe; did you mean script?",
+        f"{place}broken/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?",
         f"{place}utf/pkgen.yaml:1: a byte that is no UTF-8; save the recipe as UTF-8",
         f"{place}self/pkgen.yaml: {cycle}self -> self; one of them has to go",
-    }
-    expected = {line.replace(":3:1", ":5:1") if "broken" in line else line for line in expected}
-    assert expected <= lines, lines
-    assert any("lost2/pkgen.yaml: no recipe makes lost2's dependency nowhere; " in line for line in lines)
+    } <= lines
+    nowhere = f"{place}lost2/pkgen.yaml: no recipe makes lost2's dependency nowhere; "
+    assert any(line.startswith(nowhere) for line in lines)
     assert any("is no recipe name" in line for line in lines)
     cycles = [line for line in lines if cycle in line and "self ->" not in line]
     assert len(cycles) == 4
@@ -1469,8 +1516,8 @@ def test_a_failed_rebuild_keeps_the_former_package(world):
 @pytest.mark.parametrize(
     "run, message",
     [
-        ("no-such-program-here", "a: the build could not be started: .*no-such-program-here.* not found"),
-        ("echo refused >&2; exit 125;", "a: the build could not be started: refused; `docker info`"),
+        ("no-such-program-here", "could not be started: .*no-such-program-here.* not found"),
+        ("echo refused >&2; exit 125;", "could not be started: refused; `docker info`"),
         ("cat >/dev/null; true", "."),
         ("echo no tar;", "."),
         ("kill -9 $$;", r"a 1-0: the build failed \(status -9\)"),
@@ -1491,7 +1538,7 @@ def test_a_cut_output_is_no_build(world):
     """The stream ends before .status, though RUN says that all went well."""
     world.recipe("a")
     builder = pathlib.Path(world.env["RUN"])
-    builder.write_text(builder.read_text() .rstrip() + " | head -c 1024\n")
+    builder.write_text(builder.read_text().rstrip() + " | head -c 1024\n")
     said, _ = world.make(status=2)
     assert [line for line in said.splitlines() if line.startswith("pkggen: ")], said
     assert world.packages() == []
@@ -1515,8 +1562,7 @@ def test_a_stopped_build(world, number):
     world.recipe("a")
     world.recipe("b", ["a"], [f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
     world.world_mk()
-    command = [sys.executable, ROOT / "pkggen.py", "build", "recipes/a", "recipes/b"]
-    process = subprocess.Popen(command, cwd=world.folder, env=world.env, stderr=subprocess.PIPE, text=True)
+    process = start_build(world, "a", "b")
     wait_for(flag.exists, "build of b")
     process.send_signal(number)
     said = process.communicate(timeout=30)[1]
@@ -1530,6 +1576,14 @@ def test_a_stopped_build(world, number):
     assert world.temporary_files() == []
     assert world.packages() == ["a-1-0.x86_64.lpkg"]
     assert world.make()[1] == ["b"]
+
+
+def start_build(world, *names):
+    """pkggen, building recipes in the background."""
+    recipes = [f"recipes/{name}" for name in names]
+    command = [sys.executable, str(ROOT / "pkggen.py"), "build", *recipes]
+    where = {"cwd": world.folder, "env": world.env}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **where)
 
 
 def is_running(pid_file):
@@ -1574,8 +1628,7 @@ def test_killed_and_built_again(world):
     """SIGKILL leaves no record, so the next run builds it; its lock is no obstacle."""
     flag = world.folder / "started"
     world.recipe("a", script=[f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
-    command = [sys.executable, ROOT / "pkggen.py", "build", "recipes/a"]
-    with subprocess.Popen(command, cwd=world.folder, env=world.env, stderr=subprocess.DEVNULL) as process:
+    with start_build(world, "a") as process:
         wait_for(flag.exists, "build")
         process.kill()
     os.killpg(int(next(world.places.glob("*.pid")).read_text()), signal.SIGKILL)
@@ -1585,11 +1638,7 @@ def test_killed_and_built_again(world):
 
 def test_two_builds_of_one_recipe_at_once(world):
     world.recipe("a", script=["sleep 1"])
-    command = [sys.executable, ROOT / "pkggen.py", "build", "recipes/a"]
-    runs = [
-        subprocess.Popen(command, cwd=world.folder, env=world.env, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    runs = [start_build(world, "a") for _ in range(2)]
     said = [run.communicate(timeout=60)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert (world.places / "built").read_text().split() == ["a"]

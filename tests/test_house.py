@@ -1,0 +1,70 @@
+"""The house's own rules: what stands in two places is the same, shell is clean, files keep their form."""
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+SHELL = sorted(
+    path for folder in ("world", "initd") for path in (ROOT / folder).iterdir() if path.is_file()
+)
+PYTHON = sorted([*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")])
+TEXT = [*SHELL, *PYTHON, ROOT / "Makefile"]
+# About what one sitting takes (docs/HACKING.md). What is over is said, and does not fail.
+ONE_SITTING = {"pkggen.py": 1800, "lpkg.py": 2500}
+SERVICE_LINES = 25
+SHELL_LINES = {"init": 100, "rc.common": 120}
+
+
+def names(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def shared_block(script):
+    text = (ROOT / script).read_text()
+    return text[text.index("# ---- shared block"):text.index("# ---- end of the shared block")]
+
+
+def test_the_shared_block_is_the_same_byte_for_byte():
+    assert shared_block("pkggen.py") == shared_block("lpkg.py")
+
+
+@pytest.mark.parametrize("path", TEXT, ids=names(TEXT))
+def test_no_line_is_over_100_columns(path):
+    long = [number for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 100]
+    assert not long
+
+
+@pytest.mark.parametrize("path", SHELL, ids=names(SHELL))
+def test_shell_is_clean(path):
+    done = subprocess.run(
+        ["shellcheck", "--shell=sh", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "initd").iterdir()), ids=lambda path: path.name)
+def test_init_scripts_are_short_and_say_what_they_are(path):
+    lines = path.read_text().splitlines()
+    assert re.match(r"# /?\S+: ?|# /etc/rc.common SCRIPT", lines[1])
+    assert len(lines) <= SHELL_LINES.get(path.name, SERVICE_LINES)
+
+
+def test_scripts_import_no_other_script():
+    for path in ROOT.glob("*.py"):
+        assert not re.search(r"^\s*(import|from) (pkggen|lpkg|linit\w+)\b", path.read_text(), re.MULTILINE)
+
+
+def test_lengths_are_said(capsys):
+    with capsys.disabled():
+        for name, limit in ONE_SITTING.items():
+            count = len((ROOT / name).read_text().splitlines())
+            print(f"\n{name}: {count} lines, about {limit} meant", end="")
+
+
+def test_every_command_of_the_readme_names_a_real_target():
+    """`make TARGET` in the README and the docs is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"^ *\$ make ([a-z-]+)", page.read_text(), re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}"

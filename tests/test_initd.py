@@ -1,0 +1,180 @@
+"""The init scripts' runner, by the shell alone, under each shell that may run it on a device or a host."""
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import ROOT, environment
+
+SHELLS = {"dash": ["dash"], "ash": ["busybox", "ash"]}
+
+
+class Services:
+    """A folder of init scripts with a state of its own. rc.common is run by the shell under test."""
+
+    def __init__(self, folder, shell):
+        self.folder = folder
+        self.state = folder / "state"
+        self.rcd = folder / "rc.d"
+        self.rcd.mkdir()
+        interpreter = folder / "sh"
+        if shell == "ash":
+            interpreter.symlink_to(shutil.which("busybox"))
+        else:
+            interpreter.symlink_to(shutil.which(shell))
+        text = (ROOT / "initd/rc.common").read_text()
+        (folder / "rc.common").write_text(text.replace("#!/bin/sh", f"#!{interpreter}", 1))
+        (folder / "rc.common").chmod(0o755)
+        shutil.copy(ROOT / "initd/boot", folder)
+        self.add("boot", (ROOT / "initd/boot").read_text().partition("\n")[2])
+
+    def add(self, name, body):
+        path = self.folder / name
+        path.write_text(f"#!{self.folder}/rc.common\n{body}\n")
+        path.chmod(0o755)
+
+    def run(self, name, verb):
+        """(status, output). The output is a file: a daemon would hold a pipe open."""
+        variables = environment(LINIT_STATE=self.state, LINIT_RCD=self.rcd)
+        with open(self.folder / "output", "w+", encoding="utf-8") as output:
+            done = subprocess.run(
+                [self.folder / name, verb], env=variables, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, timeout=30, check=False,
+            )
+            output.seek(0)
+            return done.returncode, output.read()
+
+    def pid(self, name):
+        return int((self.state / f"{name}.pid").read_text())
+
+    def trace(self):
+        path = self.folder / "trace"
+        return path.read_text().split() if path.exists() else []
+
+
+@pytest.fixture(params=list(SHELLS))
+def services(tmp_path, request):
+    services = Services(tmp_path, request.param)
+    yield services
+    for path in tmp_path.glob("state/*.supervisor"):
+        subprocess.run([tmp_path / path.stem, "stop"], timeout=30, stdin=subprocess.DEVNULL,
+                       env=environment(LINIT_STATE=services.state), check=False)
+
+
+def trace(services, word):
+    return f"echo {word} >>{services.folder}/trace"
+
+
+def wait_until(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    path = pathlib.Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_dependencies_start_first_and_once(services):
+    services.add("a", f"start() {{ {trace(services, 'a')}; }}")
+    services.add("b", f"depends() {{ dep a; }}\nstart() {{ {trace(services, 'b')}; }}")
+    services.add("c", f"dependencies() {{ dep a b; }}\nstart() {{ {trace(services, 'c')}; }}")
+    status, text = services.run("c", "start")
+    assert status == 0, text
+    assert services.trace() == ["a", "b", "c"]
+    assert services.run("c", "start")[0] == 0
+    assert services.trace() == ["a", "b", "c"]
+    assert (services.state / "order").read_text().split() == ["a", "b", "c"]
+
+
+def test_boot_starts_what_rcd_names_and_goes_on_after_a_failure(services):
+    for name in ("good", "bad", "later"):
+        (services.rcd / name).touch()
+        services.add(name, f"start() {{ {trace(services, name)}; }}")
+    services.add("bad", "start() { return 1; }")
+    status, text = services.run("boot", "start")
+    assert status == 1 and "boot: not started; it needs  bad" in text
+    assert services.trace() == ["good", "later"]
+    assert services.run("bad", "status") == (1, "bad is failed\n")
+    assert services.run("good", "status") == (0, "good is running\n")
+
+
+def test_a_failed_dependency_fails_its_dependents_with_the_reason(services):
+    services.add("base", "start() { false; }")
+    services.add("top", f"depends() {{ dep base; }}\nstart() {{ {trace(services, 'top')}; }}")
+    status, text = services.run("top", "start")
+    assert status == 1 and services.trace() == []
+    assert "top: not started; it needs  base" in text
+
+
+def test_a_service_that_does_not_exist_is_named(services):
+    services.add("top", "depends() { dep nothing; }")
+    status, text = services.run("top", "start")
+    assert status == 1 and "it needs  nothing" in text
+
+
+def test_a_cycle_is_an_error_at_once(services):
+    services.add("a", "depends() { dep b; }")
+    services.add("b", "depends() { dep a; }")
+    status, text = services.run("a", "start")
+    assert status == 1 and "cycle" in text
+
+
+def test_a_daemon_is_the_process_that_is_watched(services):
+    services.add("daemon", "run() { exec sleep 1000; }")
+    assert services.run("daemon", "start")[0] == 0
+    wait_until(lambda: (services.state / "daemon.pid").exists())
+    pid = services.pid("daemon")
+    wait_until(lambda: b"sleep" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
+    assert services.run("daemon", "stop")[0] == 0
+    assert not is_alive(pid)
+    assert services.run("daemon", "status") == (1, "daemon is stopped\n")
+
+
+def test_a_daemon_that_dies_is_started_again(services):
+    services.add("daemon", "run() { exec sleep 1000; }")
+    services.run("daemon", "start")
+    wait_until(lambda: (services.state / "daemon.pid").exists())
+    first = services.pid("daemon")
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: services.pid("daemon") != first and is_alive(services.pid("daemon")))
+
+
+@pytest.mark.parametrize("restart, status, runs", [
+    ("never", 1, 1), ("on-failure", 0, 1), ("on-failure", 1, 2), ("always", 0, 2)])
+def test_restart_setting(services, restart, status, runs):
+    body = f"restart={restart}\nrun() {{ {trace(services, 'run')}; exit {status}; }}"
+    services.add("daemon", body)
+    services.run("daemon", "start")
+    wait_until(lambda: len(services.trace()) >= runs)
+    time.sleep(1.3)
+    assert (len(services.trace()) > 1) == (runs > 1)
+
+
+def test_a_daemon_that_ignores_term_is_killed(services):
+    services.add("stubborn", "run() { exec sh -c 'trap \"\" TERM; while :; do sleep 1; done'; }")
+    services.run("stubborn", "start")
+    wait_until(lambda: (services.state / "stubborn.pid").exists())
+    time.sleep(0.3)
+    pid = services.pid("stubborn")
+    assert services.run("stubborn", "stop")[0] == 0
+    assert not is_alive(pid)
+
+
+def test_enable_and_disable(services):
+    services.add("some", "start() { :; }")
+    services.run("some", "enable")
+    assert (services.rcd / "some").exists()
+    services.run("some", "disable")
+    assert not (services.rcd / "some").exists()
+
+
+def test_an_unknown_verb_is_a_usage_error(services):
+    services.add("some", "start() { :; }")
+    status, text = services.run("some", "explode")
+    assert status == 2 and text.startswith("usage: ")
