@@ -2224,8 +2224,13 @@ class Work:
         return text.partition("\n")[0], hash_text(text)
 
 
+def to_bytes(text: str) -> bytes:
+    """TEXT as it is written: a template's "\\xff" is that byte."""
+    return text.encode(errors="surrogateescape")
+
+
 def hash_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(to_bytes(text)).hexdigest()
 
 
 def hash_file(path: str) -> str:
@@ -2237,7 +2242,7 @@ def hash_file(path: str) -> str:
 
 
 def local_mode(path: str) -> int:
-    """The mode in the build of a file of the recipe's: of its own it keeps whether it is a program."""
+    """The mode in the build of a file of the recipe's: only whether it is a program counts."""
     return 0o755 if os.stat(path).st_mode & 0o100 else 0o644
 
 
@@ -2850,7 +2855,7 @@ def build_now(recipe: Recipe, work: Work) -> None:
 def write_input(recipe: Recipe, work: Work, file: Any) -> None:
     """Write the tar that goes in: build.mk, src/ and, as a tar in the tar, the sysroot."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        add_bytes(tar, "build.mk", build_mk(recipe).encode())
+        add_bytes(tar, "build.mk", to_bytes(build_mk(recipe)))
         for source in recipe.sources:
             add_source(tar, recipe, source)
         sysroot = sysroot_packages(recipe, work)
@@ -2935,7 +2940,8 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
     image = work.builder()[0]
     if not image and "$IMAGE" in RUN:
         raise Fail(
-            "there is no builder image; `make world` makes it, `world/engine world/builder` it alone"
+            "there is no builder image; `make world` makes it, "
+            "`world/engine world/builder` makes it alone"
         )
     name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.name)}-{os.getpid()}"
     log = os.path.join(work.logs, recipe.name + ".log")
@@ -3224,9 +3230,9 @@ def quote_key(name: str) -> str:
 def output(options: argparse.Namespace, text: str) -> None:
     if options.output:
         os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
-        write_atomic(options.output, text.encode())
+        write_atomic(options.output, to_bytes(text))
     else:
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(to_bytes(text))
 
 
 # verb: (what it does, arguments, what runs it)

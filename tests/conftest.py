@@ -37,3 +37,6 @@ def pytest_configure():
     # world/engine passes an interrupt on as TERM; pytest must then end as on Ctrl-C, fixtures and
     # all.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # The makes that tests run are no part of the make that runs the tests.
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKE"):
+        os.environ.pop(name, None)

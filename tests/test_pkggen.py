@@ -109,6 +109,7 @@ def make(folder, *arguments, env=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         timeout=120,
     )
 
@@ -559,6 +560,24 @@ def test_the_script_file_is_the_script(tmp_path):
     recipe = write_build_mk(tmp_path, recipe_text(script=[SCRIPT, "true"]))
     assert make(tmp_path, "-f", "build.mk", "script").returncode == 0
     assert (tmp_path / "script.sh").read_text() == recipe.script.replace("$$", "$") + "\n"
+
+
+def test_a_byte_that_is_no_utf8(tmp_path):
+    """A template can make one, and the command line: it stays what it is on each way."""
+    script = ['printf {{"\\xfe"}}{{.Data.x}} >out/p/f']
+    folder = write_recipe(tmp_path / "r", recipe_text(script=script))
+    given = ["r", "-D", b"x=\xff"]
+    for verb, output in (("build-mk", "build.mk"), ("script", "script")):
+        command = [sys.executable, ROOT / "pkggen.py", verb, *given]
+        done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+        subprocess.run([*command, "-o", output], cwd=tmp_path, check=True)
+        assert (tmp_path / output).read_bytes() == done.stdout
+    assert done.stdout == b"printf \xfe\xff >out/p/f\n"
+    assert make(tmp_path, "-f", "build.mk").returncode == 0
+    assert files_below(tmp_path / "out") == {"p/f": b"\xfe\xff"}
+    recipe = pkggen.load_recipe(str(folder), options(data={"x": ""}))
+    assert pkggen.build_inputs(recipe, pkggen.Work("none"))["build.mk"]
+    pkggen.write_input(recipe, pkggen.Work("none"), io.BytesIO())
 
 
 def test_make_means_in_a_script_what_it_means_in_a_makefile(tmp_path):
