@@ -1,6 +1,6 @@
 # Panux: recipes become signed packages, packages become a system, and the system boots.
 
-ARCH ?= $(shell uname -m)
+ARCH ?= $(shell uname -m | sed "s/^i.86/x86/;s/^armv7l/armv7/")
 O ?= build
 SOURCES ?= $(O)/sources
 KEYS ?= $(HOME)/.config/panux

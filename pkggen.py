@@ -28,10 +28,8 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import html
 import io
 import json
-import math
 import os
 import re
 import shlex
@@ -41,7 +39,7 @@ import tarfile
 import tempfile
 import time
 import urllib.parse
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 try:
     import yaml
@@ -76,6 +74,9 @@ GNU_TRIPLETS = {
     "riscv64": "riscv64-linux-gnu",
     "x86": "i686-linux-gnu",
 }
+
+# What uname calls some of them.
+MACHINES = {"armv7l": "armv7", "i386": "x86", "i586": "x86", "i686": "x86"}
 
 # Build dependencies that are the builder's own programs and no packages of ours.
 BUILDER_TOOLS = frozenset(
@@ -2040,8 +2041,6 @@ def quote_command(words: Iterable[str]) -> str:
 
 
 def build_mk(recipe: Recipe) -> str:
-    if recipe.arch not in GNU_TRIPLETS:
-        raise Fail(f"--arch {recipe.arch}{did_you_mean(recipe.arch, GNU_TRIPLETS)}")
     return BUILD_MK.format(
         name=recipe.name,
         version=recipe.version,
@@ -2309,6 +2308,7 @@ class Tree:
         self.makers: Dict[str, str] = {}
         for path in find_recipes(folder):
             self.load(path, options)
+        self.unread = sorted(self.problems)
         self.find_makers()
         for name in list(self.recipes):
             self.check_needs(name)
@@ -2357,6 +2357,8 @@ class Tree:
         for dependency, what in needs.items():
             if dependency not in self.makers:
                 hint = did_you_mean(dependency, self.makers)
+                if self.unread:
+                    hint = f"; {', '.join(self.unread)} could not be read"
                 self.problems.setdefault(
                     name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}"
                 )
@@ -2464,6 +2466,8 @@ def recipe_rule(tree: Tree, name: str, stale: bool) -> str:
     needs += [source_target(source) for source in recipe.sources if not source.is_local]
     command = quote_command([recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch])
     return f"recipe/{name}: {' '.join(needs)}".rstrip() + f"\n\t@$(PKGGEN) build {command}\n"
+
+
 # ==== Fetching ====================================================================================
 #
 # A source is fetched into the cache under its hash: first HASH.part, which a later run goes on
@@ -3278,11 +3282,9 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
             "--sources", default=SOURCES, help="cache of files by hash (%(default)s)"
         )
         return
-    machine = os.uname().machine
-    command.add_argument(
-        "--arch", default=os.environ.get("ARCH") or machine, help="compile for (%(default)s)"
-    )
-    command.add_argument("--hostarch", default=None, help="compile on (the same)")
+    here = os.environ.get("ARCH") or MACHINES.get(os.uname().machine, os.uname().machine)
+    command.add_argument("--arch", default=here, type=arch, help="compile for (%(default)s)")
+    command.add_argument("--hostarch", type=arch, help="compile on (the same)")
     command.add_argument(
         "-D",
         dest="define",
@@ -3293,6 +3295,13 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
         help="a value for .Data of the templates",
     )
     command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
+
+
+def arch(text: str) -> str:
+    """An architecture on the command line, or in $ARCH."""
+    if text not in GNU_TRIPLETS:
+        raise argparse.ArgumentTypeError(f"unknown {text}{did_you_mean(text, GNU_TRIPLETS)}")
+    return text
 
 
 def definition(text: str) -> Tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The init scripts' runner, by the shell alone, under each shell that may run it on a device or a host."""
+"""The init scripts' runner, by the shell alone, under each shell that may run it."""
 import os
 import pathlib
 import shutil
@@ -13,7 +13,7 @@ SHELLS = {"dash": ["dash"], "ash": ["busybox", "ash"]}
 
 
 class Services:
-    """A folder of init scripts with a state of its own. rc.common is run by the shell under test."""
+    """A folder of init scripts with a state of its own, run by the shell under test."""
 
     def __init__(self, folder, shell):
         self.folder = folder
