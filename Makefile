@@ -26,7 +26,8 @@ help: ## list the targets and the variables
 .PHONY: world
 world: ## build all packages, sign the repository, make the image (PKG=name: only that package)
 	@world/setup world
-	+@$(again) packages $(if $(PKG),,image)
+	+@$(again) packages
+	$(if $(PKG),,+@$(again) image)
 
 .PHONY: packages
 packages: # after setup, since `python` is read anew
@@ -35,8 +36,14 @@ packages: # after setup, since `python` is read anew
 .PHONY: image
 image: $(image)/initramfs ## assemble vmlinuz and initramfs from the signed repository
 
-$(image)/initramfs: $(O)/repo/$(ARCH)/index.json.minisig world/image
+$(image)/initramfs: $(O)/repo/$(ARCH)/index.json.minisig $(image)/settings world/image
 	@PYTHON="$(python)" world/image
+
+# Newer than the image when one of them was given another value.
+.PHONY: FORCE
+$(image)/settings: FORCE
+	@mkdir -p $(@D) && echo '$(KERNEL) $(PACKAGES) $(SERVICES) $(HOST)' >$@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(O)/repo/$(ARCH)/index.json.minisig:
 	@echo "there is no repository yet: make world" >&2; exit 1
