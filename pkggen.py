@@ -133,6 +133,8 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
 
 
 # ---- end of the shared block ---------------------------------------------------------------------
+
+
 # ==== The schema of a recipe ======================================================================
 
 
@@ -1607,10 +1609,14 @@ EMPTY: Dict[str, Callable[[], Any]] = {
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error about WORD: the nearest KNOWN word, or all of them when they are few."""
     import difflib
 
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known are {', '.join(words)}" if len(words) <= 30 else ""
 
 
 def compose(path: str) -> Any:
@@ -1948,6 +1954,8 @@ def check_hashes(recipe: Recipe) -> None:
                 f"{source.place}: {source.name} has no sha256; "
                 f"`pkggen.py hash {recipe.folder}` fetches it and writes one"
             )
+
+
 # ==== Makefiles ===================================================================================
 #
 # A script passes through make once, so that $(MAKE), $(shell ...) and $$x mean there what they mean
@@ -2312,6 +2320,10 @@ class Tree:
         self.find_makers()
         for name in list(self.recipes):
             self.check_needs(name)
+        # The recipes that must be built before each.
+        self.before = {
+            name: self.installed_with(self.needs(recipe)) for name, recipe in self.recipes.items()
+        }
         self.order = self.sort()
 
     def load(self, path: str, options: argparse.Namespace) -> None:
@@ -2357,7 +2369,7 @@ class Tree:
         for dependency, what in needs.items():
             if dependency not in self.makers:
                 hint = did_you_mean(dependency, self.makers)
-                if self.unread:
+                if self.unread and "did you mean" not in hint:
                     hint = f"; {', '.join(self.unread)} could not be read"
                 self.problems.setdefault(
                     name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}"
@@ -2376,15 +2388,10 @@ class Tree:
             wanted += self.needs(maker, name) if name in maker.packages else list(maker.packages)
         return sorted({self.makers[name] for name in seen})
 
-    def before(self, name: str) -> List[str]:
-        """The recipes that must be built before NAME."""
-        return [other for other in self.installed_with(self.needs(self.recipes[name]))]
-
     def sort(self) -> List[str]:
         """The recipes, each after those it needs; one in a cycle, or behind one, is a problem."""
         order: List[str] = []
-        before = {name: self.before(name) for name in self.recipes}
-        waiting = dict(before)
+        waiting = dict(self.before)
         while waiting:
             ready = [
                 name
@@ -2392,18 +2399,18 @@ class Tree:
                 if not any(need in waiting for need in needs)
             ]
             if not ready:
-                self.report_cycle(before, waiting)
+                self.report_cycle(waiting)
                 break
             order += ready
             waiting = {name: needs for name, needs in waiting.items() if name not in ready}
         return order
 
-    def report_cycle(self, before: Dict[str, List[str]], waiting: Dict[str, List[str]]) -> None:
+    def report_cycle(self, waiting: Dict[str, List[str]]) -> None:
         """Each waiting recipe waits for another, so a walk from any comes back to one it passed."""
         for name in waiting:
             path = [name]
             while path[-1] not in path[:-1]:
-                path.append(next(need for need in before[path[-1]] if need in waiting))
+                path.append(next(need for need in waiting[path[-1]] if need in waiting))
             cycle = " -> ".join(path[path.index(path[-1]) :])
             self.problems.setdefault(
                 name,
@@ -2430,13 +2437,13 @@ def stale_recipes(tree: Tree, work: Work) -> List[str]:
         recipe = tree.recipes[name]
         if name in tree.problems:
             continue
-        if any(need in stale for need in tree.before(name)) or not is_fresh(recipe, work):
+        if any(need in stale for need in tree.before[name]) or not is_fresh(recipe, work):
             stale[name] = None
     return list(stale)
 
 
-def world_mk(folder: str, tree: Tree, work: Work) -> str:
-    stale = stale_recipes(tree, work)
+def world_mk(folder: str, tree: Tree, work: Work, stale: List[str]) -> str:
+    """The makefile that builds every recipe of TREE; those of STALE have something to do."""
     names = sorted({*tree.recipes, *tree.problems})
     packages = sorted(tree.makers)
     rules = [recipe_rule(tree, name, name in stale) for name in names]
@@ -2460,7 +2467,7 @@ def recipe_rule(tree: Tree, name: str, stale: bool) -> str:
     if name in tree.problems:
         return failing_rule(f"recipe/{name}", tree.problems[name])
     recipe = tree.recipes[name]
-    needs = [f"recipe/{other}" for other in tree.before(name)]
+    needs = [f"recipe/{other}" for other in tree.before[name]]
     if not stale:
         return f"recipe/{name}: {' '.join(needs)}".rstrip() + "\n"
     needs += [source_target(source) for source in recipe.sources if not source.is_local]
@@ -2550,9 +2557,11 @@ def lock_part(path: str) -> Any:
     while True:
         file = open(path, "r+b", buffering=0, opener=open_or_create)
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            return file
-        file.close()  # whoever held the lock has renamed the file meanwhile
+        # Whoever held the lock may have renamed or removed the file meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
 
 
 def open_or_create(path: str, flags: int) -> int:
@@ -2796,6 +2805,8 @@ def folder_size(folder: str) -> int:
         with contextlib.suppress(OSError):
             size += entry.stat(follow_symlinks=False).st_size
     return size
+
+
 # ==== Building ====================================================================================
 
 
@@ -3008,7 +3019,8 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
     if status in (125, 126, 127):  # what docker says when it ran nothing
-        reason = lines[0] if lines else f"status {status}"
+        said = [line for line in lines if line.startswith("docker: ")] or lines
+        reason = said[0] if said else f"status {status}"
         return f"{recipe.name}: the build could not be started: {reason}; `docker info` tells more"
     for line in lines[-LOG_LINES:]:
         say(f"  {line}")
@@ -3046,6 +3058,8 @@ def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
         if facts["file"] not in files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(work.repository, facts["file"]))
+
+
 # ==== Commands ====================================================================================
 
 
@@ -3069,7 +3083,7 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
     tree = Tree(options.folder, options)
     work = Work(options.arch)
     stale = stale_recipes(tree, work)
-    output(options, world_mk(options.folder, tree, work))
+    output(options, world_mk(options.folder, tree, work, stale))
     if not stale and not tree.problems:
         packages = sum(len(tree.recipes[name].packages) for name in tree.recipes)
         count = f"{len(tree.recipes)} recipes, {packages} packages"

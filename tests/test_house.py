@@ -74,7 +74,8 @@ def test_every_command_of_the_readme_names_a_real_target():
 
 def test_errors_shown_in_the_docs_are_those_that_are_tested():
     tested = (ROOT / "tests/data/bad-recipes.txt").read_text()
-    shown = re.findall(r"^pkggen: \S+?/pkgen.yaml(:.*)$", (ROOT / "docs/pkggen.md").read_text(), re.M)
+    page = (ROOT / "docs/pkggen.md").read_text()
+    shown = re.findall(r"^pkggen: \S+?/pkgen.yaml(:.*)$", page, re.MULTILINE)
     assert len(shown) >= 3
     for message in shown:
         assert f"\n{message}\n" in tested

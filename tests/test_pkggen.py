@@ -438,6 +438,7 @@ url: https://example.org/
         (["script", "r", "a\nb"], "unrecognized arguments: a\\nb"),
         (["script", "r", "--lenent"], "unrecognized arguments: --lenent"),
         (["script", "r", "-D", "x"], "argument -D: x: no `=`; write -D KEY=VALUE"),
+        (["script", "r", "--arch", "x86-64"], "argument --arch: unknown x86-64; did you mean x86_64?"),
         (["fetch"], "the following arguments are required: url"),
     ],
 )
@@ -456,8 +457,6 @@ def test_version_and_help():
 def test_failures_are_one_line(tmp_path):
     folder = write_recipe(tmp_path / "r", recipe_text())
     (tmp_path / "file").write_text("")
-    assert "arch" in refused("build-mk", folder, "--arch", "x86-64")
-    assert "did you mean x86_64?" in refused("build-mk", folder, "--arch", "x86-64")
     assert "File exists" in refused("script", folder, "-o", tmp_path / "file/x")
     assert "no folder" in refused("world-mk", tmp_path / "none")
     assert "\\x1b[31m" in refused("script", tmp_path / "\x1b[31m")
