@@ -2,6 +2,7 @@
 import importlib.util
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,17 @@ def run_tool(name, *arguments, check=True, **options):
     )
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def pythons():
+    """Every CPython from 3.9 to 3.13 that is found here: on the PATH, or as pyenv keeps them."""
+    found = {}
+    for minor in range(9, 14):
+        kept = pathlib.Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3")
+        for path in [shutil.which(f"python3.{minor}", path="/usr/local/bin:/usr/bin"), *kept]:
+            if path:
+                found.setdefault(f"3.{minor}", str(path))
+    return found
 
 
 def environment(**changes):

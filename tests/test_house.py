@@ -79,3 +79,12 @@ def test_errors_shown_in_the_docs_are_those_that_are_tested():
     assert len(shown) >= 3
     for message in shown:
         assert f"\n{message}\n" in tested
+
+
+def test_every_attack_of_the_security_page_is_tested_and_named_there():
+    page = (ROOT / "docs/SECURITY.md").read_text()
+    listed = {int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    texts = [path.read_text() for path in ROOT.glob("tests/test_*.py")]
+    texts.append((ROOT / "tests/data/bad-recipes.txt").read_text())
+    tested = {int(number) for text in texts for number in re.findall(r"test_s(\d\d)[_ ]", text)}
+    assert listed == tested

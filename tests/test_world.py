@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import ROOT, environment, run_tool
+from conftest import ROOT, environment, pythons, run_tool
 
 ARCH = os.environ.get("ARCH") or os.uname().machine
 BUILD = pathlib.Path(os.environ.get("O") or "build")
@@ -142,6 +142,16 @@ def test_lpkg_copied_alone_installs_busybox_over_http(index, serve, public_tmp, 
     assert output_of(public_tmp / "R/bin/busybox", "true")[0] == 0
 
 
+@pytest.mark.parametrize("python", pythons().values(), ids=list(pythons()))
+def test_lpkg_runs_on_every_python_here(index, tmp_path, python):
+    command = [python, "-I", "-S", ROOT / "lpkg.py", "--root", tmp_path / "R", "--repo",
+               BUILD / "repo", "--key", BUILD / "repo/panux.pub"]
+    status, text = output_of(*command, "--yes", "install", "basefs", "busybox")
+    assert status == 0, text
+    assert output_of(*command[:6], "verify") == (0, "")
+    assert output_of(*command[:6], "list")[1].splitlines()[0].startswith("basefs ")
+
+
 def test_lpkg_refuses_a_flipped_bit(index, serve, tmp_path):
     shutil.copytree(BUILD / "repo", tmp_path / "repo")
     entry = next(entry for entry in index["packages"] if entry["name"] == "busybox")
@@ -210,7 +220,7 @@ def containers():
     return output_of("docker", "ps", "-a", "--format", "{{.Names}}")[1].split()
 
 
-def test_a_build_sees_nothing_of_the_host(tree):
+def test_s25_a_build_sees_nothing_of_the_host(tree):
     """Its own processes, host name and network; no route out; nothing of the host is mounted."""
     tree.recipe("look", [
         "mkdir -p out/look/seen",
@@ -391,6 +401,19 @@ def test_private_engine_ends_on_an_interrupt(tmp_path):
     os.killpg(engine.pid, signal.SIGINT)
     assert engine.wait(60) != 0
     assert daemons(tmp_path) == []
+
+
+def test_setup_names_the_command_for_what_it_may_not_install(tmp_path):
+    """On a machine without xz and bsdtar, with apt forbidden."""
+    for name in "cat docker dockerd env flock grep id make mkdir python3 setsid sh sort tr".split():
+        (tmp_path / name).symlink_to(shutil.which(name))
+    variables = environment(PATH=tmp_path, O=tmp_path / "build", APT="no", ARCH=ARCH)
+    status, text = output_of(ROOT / "world/setup", "world", env=variables)
+    *said, last = text.splitlines()
+    assert status == 1 and all(line.startswith("needs   ") for line in said), text
+    assert last.startswith("world/setup: this machine lacks programs; as root: apt-get install ")
+    for package in ("xz-utils", "libarchive-tools", "debootstrap"):
+        assert package in last and package in said[0]
 
 
 def test_engine_that_does_not_answer_is_one_line(tmp_path):

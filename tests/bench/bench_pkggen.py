@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""Benchmark of pkggen: one recipe's script, and the makefile of a whole tree of recipes.
+
+    python3 tests/bench/bench_pkggen.py             # a tree of 327 recipes
+    python3 tests/bench/bench_pkggen.py --large     # and one of 3,000
+    python3 tests/bench/bench_pkggen.py --quick     # one round with 40 recipes
+
+The tree is made from a seed, in the size and shape of a real one. Nothing is built: that all is up
+to date is said by records that pkggen's own functions write, of packages that are a few bytes each.
+
+The peer `python` is an empty start of this Python that imports yaml; `pkggen` is the installed form
+(compiled), `pkggen.py` the script as it is copied and as `make world` runs it. Needs PyYAML; make,
+from the Debian package of that name, for the last row.
+"""
+import argparse
+import hashlib
+import importlib.util
+import pathlib
+import py_compile
+import random
+import sys
+from types import ModuleType
+from typing import Iterator, List
+
+from measure import TREE, Peer, Samples, Step, main, measure, middle, say_where, scratch, show
+
+PKGGEN = TREE / "pkggen.py"
+SEED = 327
+RECIPES, LARGE, QUICK = 327, 3000, 40
+GROUPS = ("core", "devel", "libs", "network", "text", "x11")
+PLUGINS = "alsa cairo curl dbus drm egl gbm gles jpeg lua ogg pango png pulse sdl vulkan".split()
+ARCH = "x86_64"
+
+
+# ---- a tree of recipes ---------------------------------------------------------------------------
+
+
+class Shape:
+    """What one generated recipe is like; recipe 0 is the C library, which all others need."""
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        self.name = f"lib{number:04}" if number else "musl"
+        self.group = GROUPS[number % len(GROUPS)]
+        self.version = f"{chance.randrange(9)}.{chance.randrange(40)}.{chance.randrange(10)}"
+        self.hash = f"{chance.getrandbits(256):064x}"
+        self.is_patched = chance.random() < 0.2
+        # Few recipes come to many packages, as Mesa's does.
+        count = 16 if chance.random() < 0.02 else chance.choice((0, 0, 0, 1, 2, 4))
+        self.plugins = sorted(chance.sample(PLUGINS, count))
+        self.programs = chance.randrange(5)
+        self.flags = chance.sample(("nls", "static", "docs", "rpath", "debug"), chance.randrange(4))
+        self.needs = needs_of(number, chance)
+
+    @property
+    def folder(self) -> str:
+        return f"{self.group}/{self.name}"
+
+
+def needs_of(number: int, chance: random.Random) -> List[str]:
+    """Earlier recipes, so that there is no cycle; the first ones most often, as in life."""
+    count = chance.choice((0, 1, 1, 2, 2, 3, 4, 7))
+    numbers = {int(number * chance.random() ** 2) for _ in range(count)}
+    return [f"lib{other:04}" for other in sorted(numbers) if other]
+
+
+def recipe_text(shape: Shape) -> str:
+    name = shape.name
+    lines = ["packages:", *package_lines(shape)]
+    lines += [f"version: {shape.version}", f"summary: what {name} is for, in one line"]
+    lines += ["license: MIT", f"url: https://example.org/{name}/", "sources:"]
+    lines += [f"  - - https://example.org/{name}/{name}-{{{{.Version}}}}.tar.xz"]
+    lines += [f"    - https://example.com/mirror/{name}-{{{{.Version}}}}.tar.xz"]
+    lines += [f"  - file:{name}.patch"] * shape.is_patched
+    lines += ["sha256:", f"  {name}-{shape.version}.tar.xz: {shape.hash}"]
+    libraries = [need + "-dev" for need in shape.needs]
+    lines += [f"builddependencies: [{', '.join(c_library(name) + ['make', 'gcc'] + libraries)}]"]
+    lines += ["data:", f"  plugins: [{', '.join(shape.plugins)}]"]
+    lines += [f"  programs: [{', '.join(f'{name}-{i}' for i in range(shape.programs))}]"]
+    return "\n".join(lines + ["script:", *script_lines(shape)]) + "\n"
+
+
+def c_library(name: str) -> List[str]:
+    return [] if name == "musl" else ["musl-dev"]
+
+
+def package_lines(shape: Shape) -> Iterator[str]:
+    name = shape.name
+    runtime = shape.needs + [package.replace("-dev", "") for package in c_library(name)]
+    development = [name] + [need + "-dev" for need in shape.needs[::2]]
+    yield f"  {name}:"
+    yield f"    dependencies: [{', '.join(runtime)}]"
+    yield f"  {name}-dev:"
+    yield f"    summary: headers and static library of {name}"
+    yield f"    dependencies: [{', '.join(development)}]"
+    yield f"  {name}-man:"
+    for plugin in shape.plugins:
+        yield f"  {name}-{plugin}:"
+        yield f"    dependencies: [{name}]"
+
+
+def script_lines(shape: Shape) -> Iterator[str]:
+    name = shape.name
+    flags = "".join(f' "--disable-{flag}"' for flag in shape.flags)
+    yield f"""  - '{{{{extract "{name}" "xz"}}}}'"""
+    if shape.is_patched:
+        yield f"  - patch -d {name} -p1 <src/{name}.patch"
+    yield f"""  - '{{{{configure "{name}"{flags}}}}}'"""
+    yield f"""  - '{{{{make "{name}"}}}}'"""
+    yield f"  - $(MAKE) -C {name} DESTDIR=$(CURDIR)/out/{name} install"
+    for place in ("usr/include", "usr/lib/*.a", "usr/lib/pkgconfig"):
+        yield f"""  - '{{{{pkmv "{place}" "{name}" "{name}-dev"}}}}'"""
+    yield f"""  - '{{{{mvman "{name}"}}}}'"""
+    yield f"  - '{{{{range .Data.programs}}}}$(STRIP) out/{name}/usr/bin/{{{{.}}}}'"
+    moved = f'(printf "usr/lib/{name}/%s.so" .) "{name}" (printf "{name}-%s" .)'
+    yield f"  - '{{{{end}}}}{{{{range .Data.plugins}}}}{{{{pkmv {moved}}}}}'"
+    yield f"  - '{{{{end}}}}rm -rf out/{name}/usr/share/{{{{if .Data.programs}}}}info{{{{else}}}}doc{{{{end}}}}'"
+
+
+def make_shapes(count: int) -> List[Shape]:
+    """COUNT recipes; the same for the same COUNT on any machine."""
+    chance = random.Random(SEED)
+    return [Shape(number, chance) for number in range(count)]
+
+
+def write_tree(folder: pathlib.Path, shapes: List[Shape]) -> None:
+    for shape in shapes:
+        place = folder / shape.folder
+        place.mkdir(parents=True)
+        (place / "pkgen.yaml").write_text(recipe_text(shape))
+        if shape.is_patched:
+            (place / f"{shape.name}.patch").write_text(f"--- a/{shape.name}.c\n" * 40)
+
+
+# ---- what a world that is up to date has ---------------------------------------------------------
+
+
+def load_pkggen() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pkggen", PKGGEN)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pkggen"] = module          # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def record_builds(folder: pathlib.Path) -> None:
+    """Record each recipe below FOLDER/recipes as built from what it is now."""
+    pkggen = load_pkggen()
+    pkggen.OUT = str(folder / "build")
+    options = pkggen.parse_arguments(["world-mk", str(folder / "recipes"), "--arch", ARCH])
+    options.data = {}
+    tree = pkggen.Tree(options.folder, options)
+    assert not tree.problems, tree.problems
+    work = pkggen.Work(ARCH)
+    for place in (work.records, work.repository):
+        pathlib.Path(place).mkdir(parents=True)
+    for name in tree.order:
+        recipe = tree.recipes[name]
+        packages = {package: fake_package(recipe, package, work) for package in recipe.packages}
+        work.record(name, pkggen.Built(pkggen.build_inputs(recipe, work), packages, 1.0))
+
+
+def fake_package(recipe: object, package: str, work: object) -> dict:
+    """Write a file in the place of PACKAGE, and give its record."""
+    file = f"{package}-{recipe.version}.{ARCH}.lpkg"
+    data = f"{package} {recipe.version}\n".encode()
+    pathlib.Path(work.repository, file).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    depends = recipe.packages[package]["dependencies"]
+    return {"file": file, "size": len(data), "sha256": digest, "depends": depends, "provides": []}
+
+
+# ---- what is measured ----------------------------------------------------------------------------
+
+
+class World:
+    """A tree of COUNT recipes, and all that its build would have left."""
+
+    def __init__(self, folder: pathlib.Path, count: int) -> None:
+        self.folder = folder
+        self.count = count
+        self.shapes = make_shapes(count)
+        write_tree(folder / "recipes", self.shapes)
+        record_builds(folder)
+
+    def step(self, what: str, out: str, says: str, *argv: object) -> Step:
+        operation = f"{what}, {self.count} recipes"
+        return Step(operation, argv, says, cwd=str(self.folder), env={"O": out})
+
+    def steps(self) -> Iterator[Step]:
+        command = [sys.executable, PKGGEN, "world-mk", "recipes", "--arch", ARCH]
+        all_stale = f"{self.count} of {self.count} recipes to build"
+        yield self.step("world-mk", "none", all_stale, *command, "-o", "stale.mk")
+        fresh = f"nothing to be done: {self.count} recipes"
+        yield self.step("world-mk, up to date", "build", fresh, *command, "-o", "world.mk")
+
+
+class Benchmark:
+    """The peers' rounds over the worlds below FOLDER."""
+
+    def __init__(self, folder: pathlib.Path, counts: List[int]) -> None:
+        self.compiled = str(folder / "pkggen.pyc")
+        py_compile.compile(str(PKGGEN), self.compiled, doraise=True)
+        self.worlds = [World(folder / str(count), count) for count in counts]
+        shape = self.worlds[0].shapes[-1]
+        self.recipe = self.worlds[0].folder / "recipes" / shape.folder
+        self.script_says = f"out/{shape.name}-man"
+
+    def script(self, *command: str) -> Step:
+        argv = [sys.executable, *command, "script", self.recipe]
+        return Step("script of one recipe", argv, self.script_says)
+
+    def python(self) -> Iterator[Step]:
+        yield Step("script of one recipe", [sys.executable, "-c", "import yaml"], None)
+
+    def installed(self) -> Iterator[Step]:
+        yield self.script(self.compiled)
+
+    def copied(self) -> Iterator[Step]:
+        yield self.script(str(PKGGEN))
+        for world in self.worlds:
+            yield from world.steps()
+
+    def make(self) -> Iterator[Step]:
+        for world in self.worlds:
+            yield world.step("make, up to date", "build", "", "make", "-f", "world.mk")
+
+    def peers(self) -> List[Peer]:
+        return [
+            Peer("python", self.python),
+            Peer("pkggen", self.installed),
+            Peer("pkggen.py", self.copied),
+            Peer("make", self.make, ("make",), "make"),
+        ]
+
+
+def show_growth(samples: Samples, counts: List[int]) -> None:
+    """Whether world-mk is linear."""
+    for what in ("world-mk", "world-mk, up to date"):
+        walls = [middle(samples[f"{what}, {n} recipes"]["pkggen.py"]).wall for n in counts]
+        print(f"{what}: {counts[1] / counts[0]:.1f} times the recipes take "
+              f"{walls[1] / walls[0]:.1f} times as long")
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    counts = [QUICK] if options.quick else [RECIPES]
+    counts += [LARGE] if options.large else []
+    with scratch() as folder:
+        bench = Benchmark(folder, counts)
+        say_where("pkggen", options.rounds)
+        samples = measure(bench.peers(), options.rounds)
+        show(samples, bench.peers(), "python")
+        if options.large:
+            show_growth(samples, counts)
+
+
+if __name__ == "__main__":
+    sys.exit(main(benchmark, __doc__, large=f"a tree of {LARGE} recipes as well"))

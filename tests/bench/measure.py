@@ -1,0 +1,224 @@
+"""Time whole commands side by side, and print what they took as a table.
+
+A peer's round is a generator of Steps, each a command to time; what it does between two of them is
+not timed. Rounds of the peers take turns in one run, so that what else the machine does hits all
+alike. A step that does not do its work ends the benchmark; how long it took never does.
+"""
+import argparse
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
+RUN_ONE = pathlib.Path(__file__).resolve().with_name("run_one.py")
+SHARED_MEMORY = "/dev/shm"
+LIMIT = 300                 # seconds that a command may take
+# What a shell of the person's may have set and the tools would heed.
+SETTINGS = ("ARCH", "O", "SOURCES", "RUN", "RUN_STOP", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+
+
+class Fail(Exception):
+    """A step did not do its work."""
+
+
+class Step(NamedTuple):
+    """A command to time; `says` is what its output must hold, None that there must be none."""
+
+    operation: str
+    argv: Sequence[str]
+    says: Optional[str] = ""
+    cwd: Optional[str] = None
+    env: Dict[str, str] = {}
+
+
+class Peer(NamedTuple):
+    """One of the things compared; it is absent where a program that it `needs` is."""
+
+    name: str
+    round: Callable[[], Iterator[Step]]
+    needs: Tuple[str, ...] = ()
+    packages: str = ""          # of Debian, which bring what it needs
+    as_root: bool = False
+
+    def absence(self) -> str:
+        """Why the peer can't take part; empty when it can."""
+        missing = [program for program in self.needs if not shutil.which(program, path=path())]
+        if missing:
+            return f"no {' '.join(missing)}; apt-get install {self.packages}"
+        return "it wants to be root" if self.as_root and os.geteuid() else ""
+
+
+class Sample(NamedTuple):
+    """What one run took: milliseconds, milliseconds, MiB."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+Samples = Dict[str, Dict[str, List[Sample]]]        # operation -> peer -> its runs
+
+
+def path() -> str:
+    """PATH with the folders that dpkg looks for its programs in."""
+    return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+# ---- running -------------------------------------------------------------------------------------
+
+
+def measure(peers: Sequence[Peer], rounds: int) -> Samples:
+    """Run ROUNDS rounds of each peer that is here, and one before them to warm up if there are more
+    than one."""
+    here = [peer for peer in peers if not peer.absence()]
+    samples: Samples = {}
+    os.sync()               # no step shall pay for what the preparation wrote
+    for number in range(0 if rounds > 1 else 1, rounds + 1):
+        turn = number % len(here)
+        for peer in here[turn:] + here[:turn]:
+            for step in peer.round():
+                sample = run(step)
+                runs = samples.setdefault(step.operation, {}).setdefault(peer.name, [])
+                if number:
+                    runs.append(sample)
+    return samples
+
+
+def run(step: Step) -> Sample:
+    """Run one step, see that it did its work, and give what it took."""
+    environment = {key: value for key, value in os.environ.items() if key not in SETTINGS}
+    environment.update(step.env, PATH=path(), LC_ALL="C.UTF-8")
+    with tempfile.NamedTemporaryFile() as log:
+        command = [sys.executable, "-I", "-S", str(RUN_ONE), log.name, *map(str, step.argv)]
+        wall, cpu, peak, status = spawn(command, step.cwd, environment).split()
+        output = log.read().decode(errors="replace")
+    if status != "0" or not does_say(output, step.says):
+        raise Fail(f"{step.operation}: {step.argv[0]} ended with {status} and said\n{output[-2000:]}")
+    return Sample(float(wall) * 1e3, float(cpu) * 1e3, int(peak) / 1024)
+
+
+def does_say(output: str, wanted: Optional[str]) -> bool:
+    return not output if wanted is None else wanted in output
+
+
+def spawn(command: Sequence[str], cwd: Optional[str], environment: Dict[str, str]) -> str:
+    """The stdout of COMMAND, which is killed with all that it started when it takes too long."""
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=LIMIT)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise Fail(f"{command[5]} could not be started")
+    return output
+
+
+def prepare(*argv: object, **options: object) -> None:
+    """Run a command that is not timed; Fail with what it said."""
+    done = subprocess.run(
+        [str(word) for word in argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **{"stdin": subprocess.DEVNULL, **options},
+    )
+    if done.returncode:
+        raise Fail(f"{argv[0]} ended with {done.returncode} and said\n{done.stdout[-2000:]}")
+
+
+@contextlib.contextmanager
+def scratch(in_memory: bool = False) -> Iterator[pathlib.Path]:
+    """A temporary folder; IN_MEMORY: on a tmpfs, where there is one."""
+    where = SHARED_MEMORY if in_memory and is_tmpfs(SHARED_MEMORY) else None
+    with tempfile.TemporaryDirectory(prefix="panux-bench-", dir=where) as folder:
+        yield pathlib.Path(folder)
+
+
+def is_tmpfs(folder: str) -> bool:
+    with open("/proc/mounts") as mounts:
+        return any(line.split()[1:3] == [folder, "tmpfs"] for line in mounts)
+
+
+# ---- printing ------------------------------------------------------------------------------------
+
+HEAD = ("operation", "peer", "wall ms", "cpu ms", "peak MiB", "ratio", "more ms")
+
+
+def show(samples: Samples, peers: Sequence[Peer], base: str) -> None:
+    """Print the medians, each beside that of the peer BASE, or of the first where it is absent."""
+    rows = [HEAD]
+    for operation, runs in samples.items():
+        middles = {peer.name: middle(runs[peer.name]) for peer in peers if peer.name in runs}
+        first = next(iter(middles.values()))
+        other = middles.get(base, first) if len(middles) > 1 else None
+        rows += [row(operation, name, sample, other) for name, sample in middles.items()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for cells in rows:
+        text = [cell.ljust(width) for cell, width in zip(cells[:2], widths)]
+        numbers = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:])]
+        print("  ".join(text + numbers).rstrip())
+    for peer in peers:
+        if peer.absence():
+            print(f"absent: {peer.name} ({peer.absence()})")
+    print(f"Medians; ratio and more ms: beside {base}. No peak is shown below {floor():.0f} MiB.")
+
+
+def middle(runs: List[Sample]) -> Sample:
+    return Sample(*map(statistics.median, zip(*runs)))
+
+
+def row(operation: str, name: str, sample: Sample, other: Optional[Sample]) -> Tuple[str, ...]:
+    figures = (f"{sample.wall:.1f}", f"{sample.cpu:.1f}", f"{sample.peak:.1f}")
+    if other is None:
+        return (operation, name, *figures, "", "")
+    ratio, more = sample.wall / other.wall, sample.wall - other.wall
+    return (operation, name, *figures, f"{ratio:.2f}", f"{more:+.1f}")
+
+
+def floor() -> float:
+    """The peak of a command that needs nothing: what run_one.py itself takes, in MiB."""
+    return run(Step("floor", ["true"])).peak
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+def main(benchmark: Callable[[argparse.Namespace], None], about: str, **more: str) -> int:
+    """Run BENCHMARK with its options; MORE names further flags and their help."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--rounds", type=positive, default=5, help="rounds of each peer (5)")
+    parser.add_argument("--quick", action="store_true", help="one round, small sets")
+    for name, text in more.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    options = parser.parse_args()
+    options.rounds = 1 if options.quick else options.rounds
+    try:
+        benchmark(options)
+    except (Fail, subprocess.TimeoutExpired) as problem:
+        print(f"{os.path.basename(sys.argv[0])}: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def say_where(what: str, rounds: int) -> None:
+    """The line above a table: what is measured, and how busy the machine is besides."""
+    print(f"{what}; rounds: {rounds}; load of {os.cpu_count()} processors: {os.getloadavg()[0]:.1f}")
