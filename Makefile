@@ -1,4 +1,19 @@
 # Panux: recipes become signed packages, packages become a system, and the system boots.
+#
+# Variables, as in `make world O=/var/tmp/panux`; `make help` shows this list:
+#   ARCH      what is built for: x86_64, aarch64, armv7, riscv64 or x86 (this machine)
+#   O         the folder in which everything is made (build)
+#   SOURCES   the cache of sources, which several clones may share ($O/sources)
+#   KEYS      the folder of the signing key (~/.config/panux)
+#   PKG       one package to build, with what it needs
+#   KERNEL    the package that has the kernel (linux-tiny)
+#   PACKAGES  what the image holds, with what they need (basefs busybox initd)
+#   SERVICES  what the image starts (hostname network syslogd getty httpd)
+#   HOST      the image's host name (panux)
+#   PORT      the port here that is port 80 of `make run` (8080)
+#   ACCEL     how QEMU runs it: tcg, or kvm where that works (tcg)
+#   RUN       what runs a build, when it isn't Docker (docs/world.md)
+#   APT       `no`: install no Debian packages, only name them
 
 ARCH ?= $(shell uname -m | sed "s/^i.86/x86/;s/^armv7l/armv7/")
 O ?= build

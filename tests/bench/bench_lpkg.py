@@ -8,8 +8,9 @@
 The corpus is made from a seed. `lpkg.py pack` and `index` make lpkg's packages, `dpkg-deb` and
 `bsdtar` those of the peers, each compressed as its own tools do. A root lies on a tmpfs where there
 is one, and is new in each round. Each runs with its default options, and dpkg syncs as by default
-even where the machine's dpkg.cfg forbids it (lpkg syncs too, pacman never does). lpkg alone
-installs from a signed repository; the others are given the files, and check no signature.
+even where the machine's dpkg.cfg forbids it. lpkg syncs too, but all file systems of the machine at
+once, so it waits for what others write; pacman never syncs. lpkg alone installs from a signed
+repository: the others are given the files, and check no signature.
 
 `lpkg` is the installed form (compiled), `lpkg.py` the script as it is copied. Of the peers dpkg is
 in any Debian; pacman is in the Debian package pacman-package-manager, bsdtar in libarchive-tools,
@@ -71,7 +72,7 @@ SigLevel = Never
 # ---- the corpus ----------------------------------------------------------------------------------
 
 
-class Sample(NamedTuple):
+class Package(NamedTuple):
     """A package of the corpus; `tree` is path -> content, or the target of a symlink."""
 
     name: str
@@ -131,7 +132,7 @@ def make_tree(chance: random.Random, name: str) -> Dict[str, Union[bytes, str]]:
     return tree
 
 
-def make_corpus(count: int) -> List[Sample]:
+def make_corpus(count: int) -> List[Package]:
     """COUNT packages; the same for the same COUNT on any machine."""
     chance = random.Random(SEED)
     names = [f"sample{number:03}" for number in range(count)]
@@ -139,12 +140,12 @@ def make_corpus(count: int) -> List[Sample]:
     for number, name in enumerate(names):
         needs = chance.sample(range(number), min(number, chance.choice((0, 1, 1, 2, 2, 3, 4))))
         depends = [names[need] for need in sorted(needs)]
-        corpus.append(Sample(name, depends, make_tree(chance, name)))
+        corpus.append(Package(name, depends, make_tree(chance, name)))
     return corpus
 
 
-def write_tree(folder: pathlib.Path, sample: Sample) -> None:
-    for path, content in sample.tree.items():
+def write_tree(folder: pathlib.Path, package: Package) -> None:
+    for path, content in package.tree.items():
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
@@ -158,13 +159,13 @@ def write_tree(folder: pathlib.Path, sample: Sample) -> None:
 # ---- packages in each format ---------------------------------------------------------------------
 
 
-def pack_lpkg(folder: pathlib.Path, corpus: List[Sample]) -> None:
+def pack_lpkg(folder: pathlib.Path, corpus: List[Package]) -> None:
     """FOLDER/repo, a signed repository, and bench.key, bench.pub."""
     packages = {
-        sample.name: {
-            "summary": "a sample", "depends": sample.depends, "conffiles": [sample.conffile],
+        package.name: {
+            "summary": "a sample", "depends": package.depends, "conffiles": [package.conffile],
         }
-        for sample in corpus
+        for package in corpus
     }
     meta = {"recipe": "bench", "version": "1.0-0", "arch": ARCH, "packages": packages}
     (folder / "meta.json").write_text(json.dumps(meta))
@@ -195,35 +196,35 @@ def owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def pack_deb(folder: pathlib.Path, corpus: List[Sample]) -> None:
+def pack_deb(folder: pathlib.Path, corpus: List[Package]) -> None:
     """FOLDER/deb, with md5sums as debhelper writes them."""
     (folder / "deb").mkdir()
-    for sample in corpus:
-        tree = folder / "tree" / sample.name
+    for package in corpus:
+        tree = folder / "tree" / package.name
         control = tree / "DEBIAN"
         control.mkdir()
-        (control / "control").write_text(deb_control(sample))
-        (control / "conffiles").write_text(f"/{sample.conffile}\n")
-        (control / "md5sums").write_text(md5sums(sample))
-        target = folder / "deb" / f"{sample.name}.deb"
+        (control / "control").write_text(deb_control(package))
+        (control / "conffiles").write_text(f"/{package.conffile}\n")
+        (control / "md5sums").write_text(md5sums(package))
+        target = folder / "deb" / f"{package.name}.deb"
         prepare("dpkg-deb", "--build", "--root-owner-group", tree, target)
         shutil.rmtree(control)
 
 
-def deb_control(sample: Sample) -> str:
-    depends = f"Depends: {', '.join(sample.depends)}\n" if sample.depends else ""
+def deb_control(package: Package) -> str:
+    depends = f"Depends: {', '.join(package.depends)}\n" if package.depends else ""
     return (
-        f"Package: {sample.name}\nVersion: 1.0\nArchitecture: all\n"
-        f"Maintainer: nobody <nobody@example.org>\nInstalled-Size: {sample.size >> 10}\n{depends}"
+        f"Package: {package.name}\nVersion: 1.0\nArchitecture: all\n"
+        f"Maintainer: nobody <nobody@example.org>\nInstalled-Size: {package.size >> 10}\n{depends}"
         "Description: a sample\n"
     )
 
 
-def md5sums(sample: Sample) -> str:
+def md5sums(package: Package) -> str:
     sums = [
         f"{hashlib.md5(data).hexdigest()}  {path}\n"
-        for path, data in sorted(sample.tree.items())
-        if isinstance(data, bytes) and path != sample.conffile
+        for path, data in sorted(package.tree.items())
+        if isinstance(data, bytes) and path != package.conffile
     ]
     return "".join(sums)
 
@@ -231,29 +232,29 @@ def md5sums(sample: Sample) -> str:
 MTREE = "--options=!all,use-set,type,uid,gid,mode,time,size,md5,sha256,link"
 
 
-def pack_pacman(folder: pathlib.Path, corpus: List[Sample]) -> None:
+def pack_pacman(folder: pathlib.Path, corpus: List[Package]) -> None:
     """FOLDER/pacman; the tars are made as makepkg makes them."""
     (folder / "pacman").mkdir()
-    for sample in corpus:
-        tree = folder / "tree" / sample.name
-        (tree / ".PKGINFO").write_text(package_info(sample))
+    for package in corpus:
+        tree = folder / "tree" / package.name
+        (tree / ".PKGINFO").write_text(package_info(package))
         owners = ("--uid=0", "--gid=0")
         content = (".PKGINFO", "etc", "usr")
         mtree = ("-czf", ".MTREE", "--format=mtree", MTREE, *owners, *content)
         prepare("bsdtar", *mtree, cwd=tree)
-        target = folder / "pacman" / f"{sample.name}.pkg.tar.zst"
+        target = folder / "pacman" / f"{package.name}.pkg.tar.zst"
         prepare("bsdtar", "--zstd", "-cf", target, *owners, ".MTREE", *content, cwd=tree)
         (tree / ".PKGINFO").unlink()
         (tree / ".MTREE").unlink()
 
 
-def package_info(sample: Sample) -> str:
+def package_info(package: Package) -> str:
     lines = [
-        f"pkgname = {sample.name}", f"pkgbase = {sample.name}", "pkgver = 1.0-1",
-        "pkgdesc = a sample", f"builddate = {TIME}", "packager = nobody", f"size = {sample.size}",
-        "arch = any", f"backup = {sample.conffile}",
+        f"pkgname = {package.name}", f"pkgbase = {package.name}", "pkgver = 1.0-1",
+        "pkgdesc = a sample", f"builddate = {TIME}", "packager = nobody", f"size = {package.size}",
+        "arch = any", f"backup = {package.conffile}",
     ]
-    return "\n".join(lines + [f"depend = {name}" for name in sample.depends]) + "\n"
+    return "\n".join(lines + [f"depend = {name}" for name in package.depends]) + "\n"
 
 
 def write_large_index(folder: pathlib.Path, count: int) -> None:
@@ -292,11 +293,11 @@ def make_offer(chance: random.Random, number: int) -> Dict[str, object]:
 class Benchmark:
     """The peers' rounds: packages lie in FOLDER, roots are made in ROOTS."""
 
-    def __init__(self, folder: pathlib.Path, roots: pathlib.Path, corpus: List[Sample]) -> None:
+    def __init__(self, folder: pathlib.Path, roots: pathlib.Path, corpus: List[Package]) -> None:
         self.folder = folder
         self.roots = roots
         self.corpus = corpus
-        self.names = [sample.name for sample in corpus]
+        self.names = [package.name for package in corpus]
         self.installed = folder / "lpkg"
         self.installed.mkdir()
         py_compile.compile(str(LPKG), str(self.installed / "lpkg.pyc"), doraise=True)
@@ -314,8 +315,8 @@ class Benchmark:
 
     def pack(self, offers: int) -> None:
         """Make the packages of every peer that is here."""
-        for sample in self.corpus:
-            write_tree(self.folder / "tree" / sample.name, sample)
+        for package in self.corpus:
+            write_tree(self.folder / "tree" / package.name, package)
         pack_lpkg(self.folder, self.corpus)
         write_large_index(self.folder, offers)
         here = [peer.name for peer in self.peers() if not peer.absence()]
@@ -333,9 +334,9 @@ class Benchmark:
 
     def expect(self, root: pathlib.Path, there: bool) -> None:
         """Fail unless all packages are, or none is, in ROOT."""
-        for sample in self.corpus:
-            if any(os.path.lexists(root / path) != there for path in sample.tree):
-                raise Fail(f"{root}: {sample.name} should {'' if there else 'not '}be in it")
+        for package in self.corpus:
+            if any(os.path.lexists(root / path) != there for path in package.tree):
+                raise Fail(f"{root}: {package.name} should {'' if there else 'not '}be in it")
 
     def lpkg(self, script: pathlib.Path) -> Iterator[Step]:
         root = self.fresh_root()
@@ -400,12 +401,12 @@ class Benchmark:
 def benchmark(options: argparse.Namespace) -> None:
     count, offers = (QUICK_PACKAGES, QUICK_OFFERS) if options.quick else (PACKAGES, OFFERS)
     corpus = make_corpus(count)
-    size = sum(sample.size for sample in corpus) / 1e6
+    size = sum(package.size for package in corpus) / 1e6
     with scratch() as folder, scratch(in_memory=True) as roots:
         bench = Benchmark(folder, roots, corpus)
         bench.pack(offers)
         where = "a tmpfs" if is_tmpfs(SHARED_MEMORY) else "no tmpfs"
-        files = sum(len(sample.tree) for sample in corpus)
+        files = sum(len(package.tree) for package in corpus)
         say_where(f"lpkg: {count} packages, {files} files, {size:.1f} MB; an index of {offers}; "
                   f"roots on {where}", options.rounds)
         show(measure(bench.peers(), options.rounds), bench.peers(), "dpkg")

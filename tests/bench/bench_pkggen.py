@@ -57,10 +57,13 @@ class Shape:
 
 
 def needs_of(number: int, chance: random.Random) -> List[str]:
-    """Earlier recipes, so that there is no cycle; the first ones most often, as in life."""
+    """Earlier recipes, so that there is no cycle: the first ones, which much is built on, and those
+    just before, so that chains are as deep as a desktop's."""
     count = chance.choice((0, 1, 1, 2, 2, 3, 4, 7))
-    numbers = {int(number * chance.random() ** 2) for _ in range(count)}
-    return [f"lib{other:04}" for other in sorted(numbers) if other]
+    near = [number - 1 - chance.randrange(20) for _ in range(count // 2)]
+    far = [int(number * chance.random() ** 2) for _ in range(count - len(near))]
+    numbers = {other for other in near + far if other > 0}
+    return [f"lib{other:04}" for other in sorted(numbers)]
 
 
 def recipe_text(shape: Shape) -> str:

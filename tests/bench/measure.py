@@ -119,7 +119,7 @@ def spawn(command: Sequence[str], cwd: Optional[str], environment: Dict[str, str
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
-        raise Fail(f"{command[5]} could not be started")
+        raise Fail(f"could not be started: {' '.join(command)}")
     return output
 
 
@@ -170,7 +170,7 @@ def show(samples: Samples, peers: Sequence[Peer], base: str) -> None:
     for peer in peers:
         if peer.absence():
             print(f"absent: {peer.name} ({peer.absence()})")
-    print(f"Medians; ratio and more ms: beside {base}. No peak is shown below {floor():.0f} MiB.")
+    print(f"Medians; ratio, more ms: to {base}, else to the first. No peak shows below {floor():.0f} MiB.")
 
 
 def middle(runs: List[Sample]) -> Sample:
