@@ -2495,10 +2495,9 @@ def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str) ->
     Raises Fail when none has, with what each of them said.
     """
     alternatives = list(alternatives)
-    for alternative in alternatives:
-        path = os.path.join(folder, alternative.sha256 or "")
-        if os.path.isfile(path):
-            return path
+    path = cached_path(alternatives, folder)
+    if path:
+        return path
     os.makedirs(folder, exist_ok=True)
     reasons = []
     for alternative in alternatives:
@@ -2512,6 +2511,12 @@ def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str) ->
         f"{name}: no source has it: {'; '.join(reasons)}; "
         f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}"
     )
+
+
+def cached_path(alternatives: Iterable[Alternative], folder: str) -> Optional[str]:
+    """Where the first of the ALTERNATIVES that is in the cache FOLDER lies there."""
+    paths = [os.path.join(folder, alternative.sha256 or "") for alternative in alternatives]
+    return next(filter(os.path.isfile, paths), None)
 
 
 def fetch_alternative(name: str, alternative: Alternative, path: str, folder: str) -> str:
@@ -3089,11 +3094,12 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
         count = f"{len(tree.recipes)} recipes, {packages} packages"
         say(f"world   nothing to be done: {count} are up to date")
         return
-    missing = [
-        target
-        for target in fetch_rules(tree.recipes[name] for name in stale)
-        if not os.path.exists(target.replace("$(SOURCES)", SOURCES))
-    ]
+    missing = {
+        source_target(source)
+        for name in stale
+        for source in tree.recipes[name].sources
+        if not source.is_local and not cached_path(source.alternatives, SOURCES)
+    }
     known = [work.built[name].seconds for name in stale if name in work.built]
     seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
     say(

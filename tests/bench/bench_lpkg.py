@@ -107,7 +107,7 @@ def make_text(chance: random.Random, size: int) -> bytes:
 
 
 def make_code(chance: random.Random, size: int) -> bytes:
-    """Half of it comes again and again. It has no ELF header: lpkg shall not look for one's needs."""
+    """Half of it comes again and again. It has no ELF header, since it would not be a true one."""
     patterns = [chance.randbytes(16) + bytes(4) for _ in range(24)]
     parts = []
     for _ in range(size // 20 + 1):
@@ -348,8 +348,8 @@ class Benchmark:
         yield Step("verify", [*command, "--root", root, "verify"], None)
         yield Step("remove", [*command, *here, "remove", *self.names])
         self.expect(root, False)
-        large = self.repository("large", "large.pub")
-        yield Step("search", [*command, "--root", root, *large, "search", "offer00123"], "offer00123")
+        large = ["--root", root, *self.repository("large", "large.pub")]
+        yield Step("search", [*command, *large, "search", "offer00123"], "offer00123")
         if script != LPKG:
             yield self.check()
         yield Step("version", [*command, "--version"], "lpkg")

@@ -29,6 +29,7 @@ SEED = 327
 RECIPES, LARGE, QUICK = 327, 3000, 40
 GROUPS = ("core", "devel", "libs", "network", "text", "x11")
 PLUGINS = "alsa cairo curl dbus drm egl gbm gles jpeg lua ogg pango png pulse sdl vulkan".split()
+MOVED = ("usr/include", "usr/lib/*.a", "usr/lib/pkgconfig", "usr/lib/cmake/", "usr/share/aclocal")
 ARCH = "x86_64"
 
 
@@ -47,7 +48,9 @@ class Shape:
         # Few recipes come to many packages, as Mesa's does.
         count = 16 if chance.random() < 0.02 else chance.choice((0, 0, 0, 1, 2, 4))
         self.plugins = sorted(chance.sample(PLUGINS, count))
-        self.programs = chance.randrange(5)
+        self.programs = [f"{self.name}-{i}" for i in range(chance.randrange(5))]
+        self.moved = MOVED[:chance.randrange(2, len(MOVED) + 1)]
+        self.has_manual = chance.random() < 0.6
         self.flags = chance.sample(("nls", "static", "docs", "rpath", "debug"), chance.randrange(4))
         self.needs = needs_of(number, chance)
 
@@ -57,10 +60,10 @@ class Shape:
 
 
 def needs_of(number: int, chance: random.Random) -> List[str]:
-    """Earlier recipes, so that there is no cycle: the first ones, which much is built on, and those
-    just before, so that chains are as deep as a desktop's."""
+    """Earlier recipes, so that there is no cycle: the first ones, which much is built on, and some
+    of the last, so that chains get as long as a desktop's."""
     count = chance.choice((0, 1, 1, 2, 2, 3, 4, 7))
-    near = [number - 1 - chance.randrange(20) for _ in range(count // 2)]
+    near = [number - 1 - chance.randrange(number // 8 + 1) for _ in range(count // 2)]
     far = [int(number * chance.random() ** 2) for _ in range(count - len(near))]
     numbers = {other for other in near + far if other > 0}
     return [f"lib{other:04}" for other in sorted(numbers)]
@@ -77,8 +80,9 @@ def recipe_text(shape: Shape) -> str:
     lines += ["sha256:", f"  {name}-{shape.version}.tar.xz: {shape.hash}"]
     libraries = [need + "-dev" for need in shape.needs]
     lines += [f"builddependencies: [{', '.join(c_library(name) + ['make', 'gcc'] + libraries)}]"]
-    lines += ["data:", f"  plugins: [{', '.join(shape.plugins)}]"]
-    lines += [f"  programs: [{', '.join(f'{name}-{i}' for i in range(shape.programs))}]"]
+    if shape.programs or shape.plugins:
+        lines += ["data:", f"  plugins: [{', '.join(shape.plugins)}]"]
+        lines += [f"  programs: [{', '.join(shape.programs)}]"]
     return "\n".join(lines + ["script:", *script_lines(shape)]) + "\n"
 
 
@@ -95,13 +99,15 @@ def package_lines(shape: Shape) -> Iterator[str]:
     yield f"  {name}-dev:"
     yield f"    summary: headers and static library of {name}"
     yield f"    dependencies: [{', '.join(development)}]"
-    yield f"  {name}-man:"
+    if shape.has_manual:
+        yield f"  {name}-man:"
     for plugin in shape.plugins:
         yield f"  {name}-{plugin}:"
         yield f"    dependencies: [{name}]"
 
 
 def script_lines(shape: Shape) -> Iterator[str]:
+    """The lines of the script: 7 to 14, most of them templates."""
     name = shape.name
     flags = "".join(f' "--disable-{flag}"' for flag in shape.flags)
     yield f"""  - '{{{{extract "{name}" "xz"}}}}'"""
@@ -110,13 +116,19 @@ def script_lines(shape: Shape) -> Iterator[str]:
     yield f"""  - '{{{{configure "{name}"{flags}}}}}'"""
     yield f"""  - '{{{{make "{name}"}}}}'"""
     yield f"  - $(MAKE) -C {name} DESTDIR=$(CURDIR)/out/{name} install"
-    for place in ("usr/include", "usr/lib/*.a", "usr/lib/pkgconfig"):
+    for place in shape.moved:
         yield f"""  - '{{{{pkmv "{place}" "{name}" "{name}-dev"}}}}'"""
-    yield f"""  - '{{{{mvman "{name}"}}}}'"""
-    yield f"  - '{{{{range .Data.programs}}}}$(STRIP) out/{name}/usr/bin/{{{{.}}}}'"
-    moved = f'(printf "usr/lib/{name}/%s.so" .) "{name}" (printf "{name}-%s" .)'
-    yield f"  - '{{{{end}}}}{{{{range .Data.plugins}}}}{{{{pkmv {moved}}}}}'"
-    yield f"  - '{{{{end}}}}rm -rf out/{name}/usr/share/{{{{if .Data.programs}}}}info{{{{else}}}}doc{{{{end}}}}'"
+    if shape.has_manual:
+        yield f"""  - '{{{{mvman "{name}"}}}}'"""
+    if shape.programs:
+        yield f"  - '{{{{range .Data.programs}}}}$(STRIP) out/{name}/usr/bin/{{{{.}}}}'"
+        yield "  - '{{end}}'"
+    if shape.plugins:
+        library, package = f"usr/lib/{name}/%s.so", f"{name}-%s"
+        yield "  - '{{range .Data.plugins}}'"
+        yield f"""  - '{{{{pkmv (printf "{library}" .) "{name}" (printf "{package}" .)}}}}'"""
+        yield "  - '{{end}}'"
+    yield f"  - rm -rf out/{name}/usr/share/doc"
 
 
 def make_shapes(count: int) -> List[Shape]:
@@ -206,7 +218,7 @@ class Benchmark:
         self.worlds = [World(folder / str(count), count) for count in counts]
         shape = self.worlds[0].shapes[-1]
         self.recipe = self.worlds[0].folder / "recipes" / shape.folder
-        self.script_says = f"out/{shape.name}-man"
+        self.script_says = f"out/{shape.name}/usr/share/doc"
 
     def script(self, *command: str) -> Step:
         argv = [sys.executable, *command, "script", self.recipe]

@@ -100,7 +100,8 @@ def run(step: Step) -> Sample:
         wall, cpu, peak, status = spawn(command, step.cwd, environment).split()
         output = log.read().decode(errors="replace")
     if status != "0" or not does_say(output, step.says):
-        raise Fail(f"{step.operation}: {step.argv[0]} ended with {status} and said\n{output[-2000:]}")
+        said = f"ended with {status} and said\n{output[-2000:]}"
+        raise Fail(f"{step.operation}: {step.argv[0]} {said}")
     return Sample(float(wall) * 1e3, float(cpu) * 1e3, int(peak) / 1024)
 
 
@@ -170,7 +171,8 @@ def show(samples: Samples, peers: Sequence[Peer], base: str) -> None:
     for peer in peers:
         if peer.absence():
             print(f"absent: {peer.name} ({peer.absence()})")
-    print(f"Medians; ratio, more ms: to {base}, else to the first. No peak shows below {floor():.0f} MiB.")
+    print(f"Medians; ratio and more ms: to {base}, else to the first of the operation. "
+          f"No peak shows below {floor():.0f} MiB.")
 
 
 def middle(runs: List[Sample]) -> Sample:
@@ -221,4 +223,5 @@ def positive(text: str) -> int:
 
 def say_where(what: str, rounds: int) -> None:
     """The line above a table: what is measured, and how busy the machine is besides."""
-    print(f"{what}; rounds: {rounds}; load of {os.cpu_count()} processors: {os.getloadavg()[0]:.1f}")
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
+    print(f"{what}; {rounds} rounds; {load}")
