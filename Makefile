@@ -87,6 +87,12 @@ check: ## unit tests and lint, in a minute
 	@world/setup test
 	@$(python) -m pytest $(pytest) tests --ignore tests/test_world.py
 
+.PHONY: bench
+bench: ## figures of speed and memory, beside peers in the same run
+	@world/setup test
+	@$(python) tests/bench/bench_pkggen.py
+	@$(python) tests/bench/bench_lpkg.py
+
 ##@ Clean
 .PHONY: clean
 clean: ## remove what was built; sources, engine and keys stay

@@ -257,7 +257,8 @@ def parse_json(data: bytes, what: str) -> dict:
 
 def has_control(text: str) -> bool:
     """Whether TEXT holds a control character (C0 or DEL), which no path of ours does."""
-    return any(char < " " or char == "\x7f" for char in text)
+    # Nearly all texts are printable, and isprintable() is fast.
+    return not text.isprintable() and any(char < " " or char == "\x7f" for char in text)
 
 
 def is_text(value: object) -> bool:

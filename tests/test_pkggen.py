@@ -239,6 +239,7 @@ def test_lenient(tmp_path):
         (b"packages: {a: }\nversion: \x01\n", ": unacceptable character"),
         (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is no recipe"),
     ],
+    ids=["empty", "not UTF-8", "UTF-16", "control", "large"],
 )
 def test_no_text(tmp_path, text, message):
     folder = write_recipe(tmp_path / "r", text)
@@ -728,10 +729,13 @@ def test_s21_a_name_in_a_url_is_taken_literally(tmp_path, name):
 def authority(tmp_path_factory):
     """A folder with a certificate authority of our own, and localhost's key and certificate."""
     folder = tmp_path_factory.mktemp("authority")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    # Python 3.13 wants what RFC 5280 wants: the key's usage, and the issuer's key identifier.
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"
+    (folder / "names").write_text(names)
+    usage = "-addext keyUsage=critical,keyCertSign"
     key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
     for command in (
-        f"req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=Test",
+        f"req -x509 {key} {usage} -keyout ca.key -out ca.pem -days 2 -subj /CN=Test",
         f"req {key} -keyout key.pem -out csr.pem -subj /CN=localhost",
         "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names "
         "-out cert.pem",
@@ -943,7 +947,11 @@ def test_resume_from_a_server_that_ignores_range(env, upstream):
     assert upstream.asked == [("/norange/f", 0, 400_000), ("/norange/f", 400_000, len(BODY))]
 
 
-@pytest.mark.parametrize("part", [b"x" * 1000, BODY, BODY + b"x", b"x" * len(BODY)])
+@pytest.mark.parametrize(
+    "part",
+    [b"x" * 1000, BODY, BODY + b"x", b"x" * len(BODY)],
+    ids=["other", "whole", "longer", "other of the same length"],
+)
 def test_resume_on_a_part_that_does_not_fit(env, upstream, part):
     """A part that another program left, or that was whole when the fetch was killed."""
     os.makedirs(env["SOURCES"])

@@ -2,6 +2,7 @@
 
 `make test` runs this after `make world`, under world/engine, so that a Docker engine answers.
 """
+import contextlib
 import hashlib
 import http.server
 import json
@@ -346,8 +347,7 @@ def test_docker_that_refuses_is_one_line(tree):
     status, text = tree.world()
     lines = [line for line in text.splitlines() if line.startswith("pkggen:")]
     assert status != 0 and len(lines) == 1
-    assert "any: the build could not be started" in lines[0]
-    assert "panux-no-such-image" in lines[0]
+    assert "any: the build could not be started: docker: Error response" in lines[0]
 
 
 def test_a_build_cut_short_is_not_taken_for_a_good_one(tree):
@@ -370,7 +370,13 @@ def wait_until(condition, limit):
 
 
 def daemons(folder):
-    return output_of("pgrep", "-f", f"dockerd --data-root {folder}/")[1].split()
+    """The pids of the dockerds that have their data below FOLDER."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"dockerd\0--data-root\0" + bytes(folder) + b"/"):
+                found.append(path.parent.name)
+    return found
 
 
 def engine_environment(folder):

@@ -24,7 +24,6 @@ import pathlib
 import py_compile
 import random
 import shutil
-import subprocess
 import sys
 import tarfile
 import time

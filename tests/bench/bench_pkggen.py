@@ -15,6 +15,7 @@ from the Debian package of that name, for the last row.
 import argparse
 import hashlib
 import importlib.util
+import os
 import pathlib
 import py_compile
 import random
@@ -22,14 +23,16 @@ import sys
 from types import ModuleType
 from typing import Iterator, List
 
-from measure import TREE, Peer, Samples, Step, main, measure, middle, say_where, scratch, show
+from measure import (
+    TREE, Peer, Samples, Step, main, measure, middle, prepare, say_where, scratch, show,
+)
 
 PKGGEN = TREE / "pkggen.py"
 SEED = 327
 RECIPES, LARGE, QUICK = 327, 3000, 40
 GROUPS = ("core", "devel", "libs", "network", "text", "x11")
 PLUGINS = "alsa cairo curl dbus drm egl gbm gles jpeg lua ogg pango png pulse sdl vulkan".split()
-MOVED = ("usr/include", "usr/lib/*.a", "usr/lib/pkgconfig", "usr/lib/cmake/", "usr/share/aclocal")
+MOVED = ("usr/include", "usr/lib/*.a", "usr/lib/pkgconfig", "usr/lib/cmake/")
 ARCH = "x86_64"
 
 
@@ -60,13 +63,17 @@ class Shape:
 
 
 def needs_of(number: int, chance: random.Random) -> List[str]:
-    """Earlier recipes, so that there is no cycle: the first ones, which much is built on, and some
-    of the last, so that chains get as long as a desktop's."""
+    """What recipe NUMBER is built with: earlier recipes, so that there is no cycle.
+
+    Some are of the first ones, which much is built on, and some of the last, so that chains get as
+    long as a desktop's. A tree of more than RECIPES is several such families on one foundation.
+    """
     count = chance.choice((0, 1, 1, 2, 2, 3, 4, 7))
-    near = [number - 1 - chance.randrange(number // 8 + 1) for _ in range(count // 2)]
-    far = [int(number * chance.random() ** 2) for _ in range(count - len(near))]
-    numbers = {other for other in near + far if other > 0}
-    return [f"lib{other:04}" for other in sorted(numbers)]
+    place = number % RECIPES
+    wanted = count // 2 if place else 0
+    near = [number - 1 - chance.randrange(place // 8 + 1) for _ in range(wanted)]
+    far = [int(min(number, RECIPES) * chance.random() ** 2) for _ in range(count - count // 2)]
+    return [f"lib{other:04}" for other in sorted({*near, *far}) if other]
 
 
 def recipe_text(shape: Shape) -> str:
@@ -107,7 +114,7 @@ def package_lines(shape: Shape) -> Iterator[str]:
 
 
 def script_lines(shape: Shape) -> Iterator[str]:
-    """The lines of the script: 7 to 14, most of them templates."""
+    """The lines of the script: 7 to 15, most of them templates."""
     name = shape.name
     flags = "".join(f' "--disable-{flag}"' for flag in shape.flags)
     yield f"""  - '{{{{extract "{name}" "xz"}}}}'"""
@@ -125,8 +132,8 @@ def script_lines(shape: Shape) -> Iterator[str]:
         yield "  - '{{end}}'"
     if shape.plugins:
         library, package = f"usr/lib/{name}/%s.so", f"{name}-%s"
-        yield "  - '{{range .Data.plugins}}'"
-        yield f"""  - '{{{{pkmv (printf "{library}" .) "{name}" (printf "{package}" .)}}}}'"""
+        moved = f'(printf "{library}" .) "{name}" (printf "{package}" .)'
+        yield f"  - '{{{{range .Data.plugins}}}}{{{{pkmv {moved}}}}}'"
         yield "  - '{{end}}'"
     yield f"  - rm -rf out/{name}/usr/share/doc"
 
@@ -196,17 +203,18 @@ class World:
         self.shapes = make_shapes(count)
         write_tree(folder / "recipes", self.shapes)
         record_builds(folder)
+        self.command = [sys.executable, PKGGEN, "world-mk", "recipes", "--arch", ARCH]
+        prepare(*self.command, "-o", "world.mk", cwd=folder, env={**os.environ, "O": "build"})
 
     def step(self, what: str, out: str, says: str, *argv: object) -> Step:
         operation = f"{what}, {self.count} recipes"
         return Step(operation, argv, says, cwd=str(self.folder), env={"O": out})
 
     def steps(self) -> Iterator[Step]:
-        command = [sys.executable, PKGGEN, "world-mk", "recipes", "--arch", ARCH]
         all_stale = f"{self.count} of {self.count} recipes to build"
-        yield self.step("world-mk", "none", all_stale, *command, "-o", "stale.mk")
+        yield self.step("world-mk", "none", all_stale, *self.command, "-o", "stale.mk")
         fresh = f"nothing to be done: {self.count} recipes"
-        yield self.step("world-mk, up to date", "build", fresh, *command, "-o", "world.mk")
+        yield self.step("world-mk, up to date", "build", fresh, *self.command, "-o", "fresh.mk")
 
 
 class Benchmark:

@@ -188,8 +188,8 @@ def row(operation: str, name: str, sample: Sample, other: Optional[Sample]) -> T
 
 
 def floor() -> float:
-    """The peak of a command that needs nothing: what run_one.py itself takes, in MiB."""
-    return run(Step("floor", ["true"])).peak
+    """The peak, in MiB, of a command that needs less than run_one.py does."""
+    return run(Step("floor", ["sh", "-c", ":"])).peak
 
 
 # ---- the command line ----------------------------------------------------------------------------
@@ -224,4 +224,4 @@ def positive(text: str) -> int:
 def say_where(what: str, rounds: int) -> None:
     """The line above a table: what is measured, and how busy the machine is besides."""
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
-    print(f"{what}; {rounds} rounds; {load}")
+    print(f"{what}; rounds: {rounds}; {load}")
