@@ -83,7 +83,7 @@ test: world ## show that everything works, the core world included
 	@world/engine $(python) -m pytest $(pytest) tests
 
 .PHONY: check
-check: ## unit tests and lint, in a minute
+check: ## unit tests and lint, in a few minutes
 	@world/setup test
 	@$(python) -m pytest $(pytest) tests --ignore tests/test_world.py
 
