@@ -1539,7 +1539,7 @@ def cmd_index(options: "Options") -> int:
         new.create(base + ".gz").write(b"".join(gzip_pieces([data])))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
-    say(f"{options.words[0]}: {len(index['packages'])} packages, serial {serial}")
+    say(f"{options.words[0]}: {how_many(index['packages'])}, serial {serial}")
     return 0
 
 
@@ -2108,11 +2108,15 @@ def fetch(tx: Transaction) -> None:
 
 def fetch_packages(packages: list, spool: object) -> None:
     """Append the bytes of PACKAGES to the SPOOL and read what each says of itself."""
-    meter = Meter(f"fetching {len(packages)} packages", sum(package.size for package in packages))
+    meter = Meter(f"fetching {how_many(packages)}", sum(package.size for package in packages))
     for package in packages:
         fetch_package(package, spool, meter)
         read_manifest(package, spool)
     progress("")
+
+
+def how_many(packages: list) -> str:
+    return "1 package" if len(packages) == 1 else f"{len(packages)} packages"
 
 
 def package_url(package: Package) -> str:
@@ -2297,7 +2301,7 @@ def stage(tx: Transaction) -> None:
     tx.root.publish(STAGED)
     for path in tx.folders:
         stage_folder(tx, path)
-    meter = Meter(f"writing {len(tx.plan.new)} packages", sum(p.info["size"] for p in tx.plan.new))
+    meter = Meter(f"writing {how_many(tx.plan.new)}", sum(p.info["size"] for p in tx.plan.new))
     for package in tx.plan.new:
         for entry, content in unpack(package, tx.spool):
             stage_entry(tx, entry, meter.count(content))
@@ -2602,7 +2606,7 @@ def root_pieces(plan: Plan, texts: dict, spool: object, no_database: bool) -> ob
                   if not (no_database and path.startswith(STATE + "/")))
     for _, entry in sorted(tar_folders(claims, dict(kept)).items()):
         yield tar_header(entry)
-    meter = Meter(f"writing {len(plan.new)} packages", sum(p.info["size"] for p in plan.new))
+    meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
     for package in plan.new:
         for entry, content in unpack(package, spool):
             if entry["type"] != "dir":

@@ -2867,7 +2867,7 @@ def build_now(recipe: Recipe, work: Work) -> None:
     size = sum(facts["size"] for facts in packages.values())
     same = ", the same bytes as before" if before and before.packages == packages else ""
     say(
-        f"built   {recipe.name} {recipe.version}: {len(packages)} packages, {human_size(size)}, "
+        f"built   {recipe.name} {recipe.version}: {' '.join(packages)}, {human_size(size)}, "
         f"{built.seconds:.0f} s{same}"
     )
 

@@ -88,3 +88,7 @@ def test_every_attack_of_the_security_page_is_tested_and_named_there():
     texts.append((ROOT / "tests/data/bad-recipes.txt").read_text())
     tested = {int(number) for text in texts for number in re.findall(r"test_s(\d\d)[_ ]", text)}
     assert listed == tested
+
+
+def test_the_recipe_in_the_readme_is_the_real_one():
+    assert (ROOT / "recipes/core/zlib/pkgen.yaml").read_text() in (ROOT / "README.md").read_text()
