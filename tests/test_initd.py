@@ -98,7 +98,7 @@ def test_boot_starts_what_rcd_names_and_goes_on_after_a_failure(services):
         services.add(name, f"start() {{ {trace(services, name)}; }}")
     services.add("bad", "start() { return 1; }")
     status, text = services.run("boot", "start")
-    assert status == 1 and "boot: not started; it needs  bad" in text
+    assert status == 1 and "boot: not started: it needs bad" in text
     assert services.trace() == ["good", "later"]
     assert services.run("bad", "status") == (1, "bad is failed\n")
     assert services.run("good", "status") == (0, "good is running\n")
@@ -109,13 +109,13 @@ def test_a_failed_dependency_fails_its_dependents_with_the_reason(services):
     services.add("top", f"depends() {{ dep base; }}\nstart() {{ {trace(services, 'top')}; }}")
     status, text = services.run("top", "start")
     assert status == 1 and services.trace() == []
-    assert "top: not started; it needs  base" in text
+    assert "top: not started: it needs base" in text
 
 
 def test_a_service_that_does_not_exist_is_named(services):
     services.add("top", "depends() { dep nothing; }")
     status, text = services.run("top", "start")
-    assert status == 1 and "it needs  nothing" in text
+    assert status == 1 and "it needs nothing" in text
 
 
 def test_a_cycle_is_an_error_at_once(services):
