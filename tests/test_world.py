@@ -385,6 +385,18 @@ def engine_environment(folder):
     return variables
 
 
+def test_with_a_run_of_ones_own_no_engine_is_wanted(tmp_path):
+    """No docker on the PATH; what runs the builds, and in which image, is the builder's identity."""
+    for name in "cmp env mkdir mv rm sh uname".split():
+        (tmp_path / name).symlink_to(shutil.which(name))
+    variables = environment(PATH=tmp_path, O=tmp_path, ARCH=ARCH, RUN="podman run $IMAGE", IMAGE="x")
+    command = [ROOT / "world/engine", ROOT / "world/builder"]
+    for _ in range(2):
+        assert output_of(*command, env=variables) == (0, "")
+        assert (tmp_path / ARCH / "mk/builder").read_text() == "x\nRUN podman run $IMAGE\n"
+        assert not list(tmp_path.rglob("*.new"))
+
+
 def test_private_engine_serves_its_users_and_ends_with_the_last(tmp_path):
     variables = engine_environment(tmp_path)
     first = subprocess.Popen([ROOT / "world/engine", "sleep", "4"], env=variables)
