@@ -386,10 +386,11 @@ def engine_environment(folder):
 
 
 def test_with_a_run_of_ones_own_no_engine_is_wanted(tmp_path):
-    """No docker on the PATH; what runs the builds, and in which image, is the builder's identity."""
+    """No docker on the PATH; what runs the builds, and in which image, identifies the builder."""
     for name in "cmp env mkdir mv rm sh uname".split():
         (tmp_path / name).symlink_to(shutil.which(name))
-    variables = environment(PATH=tmp_path, O=tmp_path, ARCH=ARCH, RUN="podman run $IMAGE", IMAGE="x")
+    own = {"RUN": "podman run $IMAGE", "IMAGE": "x"}
+    variables = environment(PATH=tmp_path, O=tmp_path, ARCH=ARCH, **own)
     command = [ROOT / "world/engine", ROOT / "world/builder"]
     for _ in range(2):
         assert output_of(*command, env=variables) == (0, "")
