@@ -1462,9 +1462,8 @@ class Reader:
         if id(node) in self.seen:
             raise self.fail(node, "a YAML alias; write the value out where it is used")
         self.seen.add(id(node))
-        if not isinstance(node, yaml.ScalarNode) and node.tag not in COLLECTION_TAGS:
-            raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
-        if isinstance(node, yaml.ScalarNode) and node.tag not in SCALAR_TAGS:
+        known = SCALAR_TAGS if isinstance(node, yaml.ScalarNode) else COLLECTION_TAGS
+        if node.tag not in known:
             raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
         return node
 

@@ -57,7 +57,8 @@ def test_scripts_import_no_other_script():
         assert not pattern.search(path.read_text())
 
 
-def test_lengths_are_said(capsys):
+def test_lengths_are_said_of_every_tool(capsys):
+    assert set(ONE_SITTING) == {path.name for path in ROOT.glob("*.py")}
     with capsys.disabled():
         for name, limit in ONE_SITTING.items():
             count = len((ROOT / name).read_text().splitlines())
