@@ -56,6 +56,7 @@ SIZE_LIMIT = 0o77777777777          # the largest file, that a plain tar header 
 COUNT_LIMIT = 1 << 53               # below it, integers of JSON are exact in every language
 SOLVER_STEPS = 200_000              # choices that the resolver tries before it gives up
 DAY = 86400                         # seconds
+CLOCK_IS_SET = 1577836800           # 2020-01-01: a clock before it was never set
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -1777,6 +1778,9 @@ def download_http(url: str) -> object:
     """The body of URL, in pieces; Later when the network or the server is at fault."""
     import http.client
     import urllib.request
+    if url.startswith("https:") and not hasattr(http.client, "HTTPSConnection"):
+        raise Fail(f"{url}: this Python has no ssl; say http: instead, which the signatures make "
+                   "as good, if the server has it")
     received = 0
     request = urllib.request.Request(url, headers={"User-Agent": f"lpkg/{VERSION}"})
     try:
@@ -1873,16 +1877,19 @@ def check_comment(comment: str, index: dict, what: str) -> None:
                    f"with serial {index['serial']}; sign it anew with lpkg index")
 
 
+def day_text(when: float) -> str:
+    """The day of a time in unix seconds, as 2026-11-24."""
+    return time.strftime("%Y-%m-%d", time.gmtime(min(when, 1 << 37)))
+
+
 def check_expiry(index: dict, repository: Repository, now: float, what: str) -> None:
     """Rule 4."""
     expires = index["expires"]
     if expires is None and repository.is_remote():
         raise Fail(f"{what}: never expires, as only a folder's may; make it with --expires DAYS")
     if expires is not None and expires < now:
-        day, today = (time.strftime("%Y-%m-%d", time.gmtime(min(when, 1 << 37)))
-                      for when in (expires, now))
-        raise Fail(f"{what}: expired on {day}, and the clock says {today}; if the clock is right, "
-                   "the repository needs a new index")
+        raise Fail(f"{what}: expired on {day_text(expires)}, and the clock says {day_text(now)}; if "
+                   "the clock is right, the repository needs a new index")
 
 
 def load_index(repository: Repository, trusted: list, serials: Serials) -> None:
@@ -1913,6 +1920,9 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
         keys = [parse_public_key(root.read(name), root.name(name)) for name in names]
     if pairs and not keys:
         raise Fail(f"no key is trusted; say --key FILE, or put the .pub file into {KEYS}")
+    if pairs and time.time() < CLOCK_IS_SET:
+        say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
+            "only by the newest date that was seen; set it with date")
     found = [Repository(name, url.rstrip("/"), arch, []) for name, url in pairs]
     for repository in found:
         load_index(repository, keys, serials)
@@ -2495,6 +2505,21 @@ def cmd_install(options: "Options") -> int:
     return change_root(options, root, plan, {SERIALS: serials.text()})
 
 
+def cmd_upgrade(options: "Options") -> int:
+    """Upgrade installed packages, all of them when none is named, with what they need then."""
+    root = open_root(options, change=True)
+    installed, world = load_installed(root), load_world(root)
+    names = [package.name for package in find_installed(root, options.words)]
+    serials = Serials(root.read(SERIALS) if root else b"")
+    offers = load_repositories(options, root, choose_arch(options, installed, []), serials)
+    plan = plan_install(installed, world, offers, names, [])
+    plan.world = world                  # who upgrades a package need not have asked for it
+    if plan.is_empty():
+        say("nothing to do: what is installed is the newest")
+        return 0
+    return change_root(options, root, plan, {SERIALS: serials.text()})
+
+
 def cmd_remove(options: "Options") -> int:
     """Remove packages."""
     root = open_root(options, change=True)
@@ -2801,6 +2826,8 @@ OPTIONS = [
 VERBS = {
     "install": Verb(cmd_install, 1, ANY, "NAME[=VERSION]|FILE...",
                     FROM + "--yes --dry-run --allow-unsigned", "install or upgrade packages"),
+    "upgrade": Verb(cmd_upgrade, 0, ANY, "[NAME...]", FROM + "--yes --dry-run",
+                    "upgrade packages, all of them when none is named"),
     "remove": Verb(cmd_remove, 1, ANY, "NAME...", "--root --yes --dry-run", "remove packages"),
     "search": Verb(cmd_search, 1, 1, "WORD", FROM + "--json", "search names and summaries"),
     "list": Verb(cmd_list, 0, 0, "", "--root --json", "list what is installed"),
@@ -2817,7 +2844,7 @@ VERBS = {
     "sign": Verb(cmd_sign, 1, 1, "FILE --secret KEY", "--secret --comment", "sign a file"),
     "keygen": Verb(cmd_keygen, 1, 1, "BASENAME", "--encrypt", "make a key pair"),
 }
-BEGINNER = ("install", "remove", "search", "list", "info")
+BEGINNER = ("install", "remove", "upgrade", "search", "list")
 
 
 class Options:

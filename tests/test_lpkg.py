@@ -186,10 +186,10 @@ class World:
         """The arguments of VERB on the root."""
         source = (
             ["--repo", repo or self.repo, "--key", self.key]
-            if verb in ("install", "search")
+            if verb in ("install", "upgrade", "search")
             else []
         )
-        yes = ["--yes"] if verb in ("install", "remove") else []
+        yes = ["--yes"] if verb in ("install", "upgrade", "remove") else []
         arch = ["--arch", "x86_64"] if source else []
         return ["--root", root or self.root, *source, *yes, *arch, verb, *words]
 
@@ -997,6 +997,33 @@ def test_upgrade_changes_files_and_keeps_conffiles(world):
     assert (root / "etc/mine").read_bytes() == b"mine" and not (root / "etc/same").exists()
 
 
+def test_upgrade_of_one_of_all_and_of_nothing(world):
+    world.pack({"app": {"bin/app": b"1"}, "lib": {"lib/lib": b"1"}}, app={"depends": ["lib"]})
+    world.index()
+    world.do("install", "app").ok()
+    assert "nothing to do" in world.do("upgrade").ok().err
+    world.pack({"app": {"bin/app": b"2"}, "lib": {"lib/lib": b"2"}}, "2-0",
+               app={"depends": ["lib"]})
+    world.index()
+    world.do("upgrade", "lib").ok()
+    assert run("--root", world.root, "list").out == "app 1-0\nlib 2-0\n"
+    assert (world.root / "var/lib/lpkg/world").read_text() == "app\n"
+    assert "upgrade  app 1-0 -> 2-0" in world.do("upgrade").ok().err
+    assert (world.root / "bin/app").read_bytes() == b"2"
+    assert world.do("verify").ok()
+    world.do("upgrade", "busybox").refused("busybox is not installed")
+
+
+def test_https_without_ssl_says_what_to_do(world):
+    installed_world(world)
+
+    def no_ssl():
+        import http.client
+        del http.client.HTTPSConnection
+
+    world.do("install", "c", repo="https://127.0.0.1:1/", before=no_ssl).refused("no ssl", "http:")
+
+
 def test_a_file_moves_from_one_package_to_another(world):
     world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}})
     world.index()
@@ -1717,7 +1744,8 @@ def at_time(when):
 
 def test_s10_clocks(world):
     installed_world(world)
-    world.do("install", "b", before=at_time(0)).ok()
+    done = world.do("install", "b", before=at_time(0)).ok()
+    assert "the clock says 1970-01-01, so it isn't set" in done.err
     world.do("install", "c", before=at_time(4070908800)).refused("expired", "the clock says 2099")
     now = int(time.time())
     world.sign_index([], serial=now + 9, created=now - 200, expires=now - 100)
