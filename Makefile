@@ -7,13 +7,18 @@
 #   KEYS      the folder of the signing key (~/.config/panux)
 #   PKG       one package to build, with what it needs
 #   KERNEL    the package that has the kernel (linux-tiny)
-#   PACKAGES  what the image holds, with what they need (basefs busybox initd)
+#   SYSTEM    full, or base: the image without Python (full)
+#   PACKAGES  what the image holds, with what they need (basefs busybox initd, linit lpkg)
 #   SERVICES  what the image starts (hostname network syslogd getty httpd)
 #   HOST      the image's host name (panux)
+#   REPO_URL  where the image's lpkg finds packages: this machine, seen from QEMU
+#             (http://10.0.2.2:8000)
+#   REPO_PORT where `make serve` listens (8000)
 #   PORT      the port here that is port 80 of `make run` (8080)
 #   ACCEL     how QEMU runs it: tcg, or kvm where that works (tcg)
 #   RUN       what runs a build, when it isn't Docker (docs/world.md)
 #   APT       `no`: install no Debian packages, only name them
+#   PREFIX    where `make install` installs (/usr/local), below DESTDIR (none)
 
 ARCH ?= $(shell uname -m | sed "s/^i.86/x86/;s/^armv7l/armv7/")
 O ?= build
@@ -21,15 +26,21 @@ SOURCES ?= $(O)/sources
 KEYS ?= $(HOME)/.config/panux
 PYTHON ?= python3
 KERNEL ?= linux-tiny
-PACKAGES ?= basefs busybox initd
+SYSTEM ?= full
+base = basefs busybox initd
+full = $(base) linit lpkg
+PACKAGES ?= $($(SYSTEM))
 SERVICES ?= hostname network syslogd getty httpd
 HOST ?= panux
+REPO_PORT ?= 8000
+REPO_URL ?= http://10.0.2.2:$(REPO_PORT)
 PORT ?= 8080
-export ARCH O SOURCES KEYS KERNEL PACKAGES SERVICES HOST PORT PKG MAKE
+export ARCH O SOURCES KEYS KERNEL PACKAGES SERVICES HOST REPO_URL REPO_PORT PORT PKG MAKE
+export IMAGE_FOLDER = $(image)
 
 # world/setup makes a virtual environment where the system's Python lacks what our tools import.
 python = $(or $(wildcard $(O)/venv/bin/python3),$(PYTHON))
-image = $(O)/$(ARCH)/image
+image = $(O)/$(ARCH)/image$(if $(filter base,$(SYSTEM)),-base)
 again = $(MAKE) -s --no-print-directory
 
 ##@ Use
@@ -57,7 +68,7 @@ $(image)/initramfs: $(O)/repo/$(ARCH)/index.json.minisig $(image)/settings world
 # Newer than the image when one of them was given another value.
 .PHONY: FORCE
 $(image)/settings: FORCE
-	@mkdir -p $(@D) && echo '$(KERNEL) $(PACKAGES) $(SERVICES) $(HOST)' >$@.new
+	@mkdir -p $(@D) && echo '$(KERNEL) $(PACKAGES) $(SERVICES) $(HOST) $(REPO_URL)' >$@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(O)/repo/$(ARCH)/index.json.minisig:
@@ -69,9 +80,15 @@ run: ## boot the image in QEMU, its console in this terminal; its port 80 is POR
 	@world/setup run
 	@world/qemu
 
+.PHONY: serve
+serve: ## offer the repository to devices on the network, at REPO_PORT
+	@$(python) -m http.server $(REPO_PORT) --directory $(O)/repo
+
 .PHONY: run-test
-run-test: ## boot the image in QEMU and test it from its console
+run-test: ## boot both images in QEMU and test them from their console
 	@world/setup test
+	+@$(again) image SYSTEM=full "PACKAGES=$(full)"
+	+@$(again) image SYSTEM=base "PACKAGES=$(base)"
 	@$(python) -m pytest $(pytest) tests/test_world.py -k boot
 
 ##@ Test
@@ -80,6 +97,7 @@ pytest = -p no:cacheprovider -q
 .PHONY: test
 test: world ## show that everything works, the core world included
 	@world/setup test
+	+@$(again) image SYSTEM=base "PACKAGES=$(base)"
 	@world/engine $(python) -m pytest $(pytest) tests
 
 .PHONY: check
@@ -92,6 +110,22 @@ bench: ## figures of speed and memory, beside peers in the same run
 	@world/setup test
 	@$(python) tests/bench/bench_pkggen.py
 	@$(python) tests/bench/bench_lpkg.py
+	@$(if $(wildcard $(O)/$(ARCH)/image-base/initramfs),$(python) tests/bench/bench_boot.py, \
+		echo "boots are not measured: there are no images; make run-test makes them")
+
+##@ Install
+DESTDIR ?=
+PREFIX ?= /usr/local
+tools = $(wildcard lpkg.py pkggen.py linitctl.py linitd.py)
+# This machine's PyYAML and PyNaCl are found by `site`, so -S is not for here.
+interpreter = $(shell $(PYTHON) -c 'import sys; print(sys.executable)') -I
+
+.PHONY: install
+install: ## install the tools below PREFIX, compiled for this machine's python3
+	@for tool in $(tools); do world/install $$tool "$(DESTDIR)/" $(PYTHON) BINDIR=$(PREFIX)/bin \
+		LIBDIR=$(PREFIX)/lib/panux "INTERPRETER=$(interpreter)" || exit; done
+	@# pkggen runs both by these names.
+	@install -m 644 lpkg.py pkggen.py "$(DESTDIR)$(PREFIX)/lib/panux"
 
 ##@ Clean
 .PHONY: clean

@@ -1782,8 +1782,8 @@ def download_http(url: str) -> object:
         raise Fail(f"{url}: this Python has no ssl; say http: instead, which the signatures make "
                    "as good, if the server has it")
     received = 0
-    request = urllib.request.Request(url, headers={"User-Agent": f"lpkg/{VERSION}"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": f"lpkg/{VERSION}"})
         opener = urllib.request.build_opener(careful_redirects())
         with opener.open(request, timeout=NETWORK_TIMEOUT) as answer:
             length = int(answer.headers.get("Content-Length") or 0)
@@ -1888,8 +1888,8 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
     if expires is None and repository.is_remote():
         raise Fail(f"{what}: never expires, as only a folder's may; make it with --expires DAYS")
     if expires is not None and expires < now:
-        raise Fail(f"{what}: expired on {day_text(expires)}, and the clock says {day_text(now)}; if "
-                   "the clock is right, the repository needs a new index")
+        raise Fail(f"{what}: expired on {day_text(expires)}, and the clock says {day_text(now)}; "
+                   "if the clock is right, the repository needs a new index")
 
 
 def load_index(repository: Repository, trusted: list, serials: Serials) -> None:
@@ -2739,8 +2739,8 @@ def cmd_verify(options: "Options") -> int:
     expected = merge_manifests(find_installed(root, []))
     faults = []
     for package in find_installed(root, options.words):
+        progress(f"verifying {package}")
         for entry in package.info["files"]:
-            progress(f"verifying {package}")
             if entry["path"] not in package.info["conffiles"]:
                 faults += [{"path": entry["path"], "what": what, "package": package.name}
                            for what in differences(root, expected[entry["path"]][1])]
@@ -2954,6 +2954,8 @@ def explain(error: OSError) -> str:
 def main(argv: "list | None" = None) -> int:
     """Run lpkg; what a user, a network or a disk causes is one line on stderr and a status."""
     os.umask(0o022)
+    sys.stdout = sys.stdout or open(os.devnull, "w")        # it was closed
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:
@@ -2966,10 +2968,11 @@ def main(argv: "list | None" = None) -> int:
     except KeyboardInterrupt:
         say("lpkg: interrupted; nothing is half done")
         return 130
-    except BrokenPipeError:             # the reader has seen enough; the exit must not flush again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        sys.stdout = None               # the reader has seen enough; the exit must not flush again
     except OSError as error:
         say(f"lpkg: {explain(error)}")
+        sys.stdout = None               # perhaps it was stdout that failed
     except MemoryError:
         say("lpkg: not enough memory; nothing is half done")
     return 1

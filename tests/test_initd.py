@@ -1,4 +1,4 @@
-"""The init scripts' runner, by the shell alone, under each shell that may run it."""
+"""Init scripts where there is no linitd: linit-alone, under each shell that may run it."""
 import os
 import pathlib
 import shutil
@@ -9,7 +9,17 @@ import time
 import pytest
 from conftest import ROOT, environment
 
-SHELLS = {"dash": ["dash"], "ash": ["busybox", "ash"]}
+SHELLS = {"dash": "dash", "ash": "busybox"}
+
+
+def install(names, folder, shell):
+    """Copy the shell programs NAMES of initd/ to FOLDER, to be run by SHELL."""
+    interpreter = folder / "sh"
+    interpreter.symlink_to(shutil.which(SHELLS[shell]))
+    for name in names:
+        text = (ROOT / "initd" / name).read_text()
+        (folder / name).write_text(text.replace("#!/bin/sh", f"#!{interpreter}", 1))
+        (folder / name).chmod(0o755)
 
 
 class Services:
@@ -20,15 +30,7 @@ class Services:
         self.state = folder / "state"
         self.rcd = folder / "rc.d"
         self.rcd.mkdir()
-        interpreter = folder / "sh"
-        if shell == "ash":
-            interpreter.symlink_to(shutil.which("busybox"))
-        else:
-            interpreter.symlink_to(shutil.which(shell))
-        text = (ROOT / "initd/rc.common").read_text()
-        (folder / "rc.common").write_text(text.replace("#!/bin/sh", f"#!{interpreter}", 1))
-        (folder / "rc.common").chmod(0o755)
-        shutil.copy(ROOT / "initd/boot", folder)
+        install(["rc.common", "linit-alone"], folder, shell)
         self.add("boot", (ROOT / "initd/boot").read_text().partition("\n")[2])
 
     def add(self, name, body):
@@ -38,7 +40,7 @@ class Services:
 
     def run(self, name, verb):
         """(status, output). The output is a file: a daemon would hold a pipe open."""
-        variables = environment(LINIT_STATE=self.state, LINIT_RCD=self.rcd)
+        variables = self.environment()
         with open(self.folder / "output", "w+", encoding="utf-8") as output:
             done = subprocess.run(
                 [self.folder / name, verb], env=variables, stdin=subprocess.DEVNULL, stdout=output,
@@ -46,6 +48,11 @@ class Services:
             )
             output.seek(0)
             return done.returncode, output.read()
+
+    def environment(self):
+        """No linitd is asked, not even one that this machine may have."""
+        nowhere = self.folder / "no.sock"
+        return environment(LINIT_STATE=self.state, LINIT_RCD=self.rcd, LINITSOCK=nowhere)
 
     def pid(self, name):
         return int((self.state / f"{name}.pid").read_text())
@@ -60,19 +67,18 @@ def services(tmp_path, request):
     services = Services(tmp_path, request.param)
     yield services
     for path in tmp_path.glob("state/*.supervisor"):
-        subprocess.run([tmp_path / path.stem, "stop"], timeout=30, stdin=subprocess.DEVNULL,
-                       env=environment(LINIT_STATE=services.state), check=False)
+        services.run(path.stem, "stop")
 
 
 def trace(services, word):
     return f"echo {word} >>{services.folder}/trace"
 
 
-def wait_until(condition):
-    end = time.monotonic() + 10
+def wait_until(condition, seconds=10):
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def is_alive(pid):

@@ -2236,6 +2236,21 @@ def test_a_closed_pipe_and_a_full_stdout(world):
     assert done.returncode == 1 and b"Traceback" not in done.stderr and b"No space" in done.stderr
 
 
+@pytest.mark.parametrize("redirection, status, said", [
+    (">&-", 0, b""), ("2>&-", 0, b"lpkg 0.1\n"), (">/dev/full", 1, b"lpkg: No space left")])
+def test_streams_that_are_closed_or_full(redirection, status, said):
+    done = subprocess.run(f"{sys.executable} -I -S {SCRIPT} --version {redirection}", shell=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == status
+    assert (done.stdout + done.stderr).startswith(said) and done.stderr.count(b"\n") <= 1
+
+
+@pytest.mark.parametrize("url", ["http://[::1/", "http://ex\u00e4mple.invalid/", "http://h:x/"])
+def test_addresses_that_are_none(world, url):
+    simple_world(world)
+    world.do("install", "busybox", repo=url).refused("check the address", status=3)
+
+
 def test_progress_is_a_line_on_a_terminal(world):
     """Run under a real pseudo terminal, where it also asks."""
     import pty

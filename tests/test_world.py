@@ -28,9 +28,11 @@ ARCH = os.environ.get("ARCH") or os.uname().machine
 BUILD = pathlib.Path(os.environ.get("O") or "build")
 BUILD = BUILD if BUILD.is_absolute() else ROOT / BUILD
 REPOSITORY = BUILD / "repo" / ARCH
-IMAGE = BUILD / ARCH / "image"
 BOOT_LIMIT = 120        # seconds in which a slow machine's QEMU must have booted
+# What an image holds, and its folder.
 BASE = ("basefs", "busybox", "initd")
+FULL = (*BASE, "linit", "lpkg", "python")
+IMAGES = {BASE: "image-base", FULL: "image"}
 
 
 def output_of(*command, **options):
@@ -444,18 +446,51 @@ def test_engine_that_does_not_answer_is_one_line(tmp_path):
     assert "DOCKER_HOST=unix:///nonexistent/docker.sock does not answer" in text
 
 
-# ---- the image in QEMU ---------------------------------------------------------------------------
+# ---- the images in QEMU --------------------------------------------------------------------------
 
 class Console:
-    """A machine in QEMU, spoken to over its serial console."""
+    """A machine in QEMU, spoken to over its serial console and, for its keyboard, over QMP."""
 
-    def __init__(self, port):
+    def __init__(self, packages, folder):
         self.text = ""
         self.seen = 0
+        self.port = free_port()
+        self.monitor = folder / "qmp"
+        variables = environment(ARCH=ARCH, PORT=self.port,
+                                IMAGE_FOLDER=BUILD / ARCH / IMAGES[packages])
         self.process = subprocess.Popen(
-            [ROOT / "world/qemu"], env=environment(O=BUILD, ARCH=ARCH, PORT=port), cwd=ROOT,
+            [ROOT / "world/qemu", "-qmp", f"unix:{self.monitor},server=on,wait=off"],
+            env=variables, cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
+
+    def log_in(self):
+        """Wait until it has booted, and log in as root."""
+        self.expect("boot is running", BOOT_LIMIT)
+        self.send("")
+        self.expect("login: ")
+        self.send("root")
+        self.expect("# ")
+        self.send("stty -echo; dmesg -n 1; PS1=")
+        self.check("true")
+        return self
+
+    def press(self, *keys):
+        """Press KEYS of its keyboard together."""
+        command = {"execute": "send-key", "arguments": {
+            "keys": [{"type": "qcode", "data": key} for key in keys]}}
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(str(self.monitor))
+            with monitor.makefile("rw") as stream:
+                for request in ({"execute": "qmp_capabilities"}, command):
+                    stream.write(json.dumps(request) + "\n")
+                    stream.flush()
+                    while '"return"' not in stream.readline():
+                        pass
+
+    def stop_watching(self):
+        self.process.kill()
+        self.process.wait()
 
     def expect(self, pattern, limit=30):
         """Read until PATTERN comes after what was read before; after LIMIT s fail with the text."""
@@ -484,7 +519,8 @@ class Console:
         """Run COMMAND in the shell on the console and give (status, output)."""
         self.send(f"printf '<%s>\\n' begin; {command}\nprintf '<%s %s>\\n' end $?")
         match = self.expect(r"<begin>\n(.*?)<end (\d+)>", limit)
-        return int(match[2]), match[1]
+        # linitd talks on the same console.
+        return int(match[2]), re.sub(r"linitd: .*?\n", "", match[1])
 
     def check(self, command):
         status, text = self.run(command)
@@ -492,92 +528,49 @@ class Console:
         return text
 
 
-@pytest.fixture(scope="module")
-def port():
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def machine(port, index):
-    console = Console(port)
+@contextlib.contextmanager
+def booted(packages, folder):
+    """A machine that runs an image of PACKAGES; somebody is logged in as root."""
+    console = Console(packages, folder)
     try:
-        console.expect("init: boot is running", BOOT_LIMIT)
-        console.send("")
-        console.expect("login: ")
-        console.send("root")
-        console.expect("# ")
-        console.send("stty -echo; dmesg -n 1; PS1=")
-        console.check("true")
-        yield console
+        yield console.log_in()
     finally:
-        console.process.kill()
-        console.process.wait()
+        console.stop_watching()
 
 
-def fetch_page(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as reply:
+@pytest.fixture(scope="module")
+def base(index, tmp_path_factory):
+    with booted(BASE, tmp_path_factory.mktemp("base")) as console:
+        yield console
+
+
+@pytest.fixture(scope="module")
+def device(index, tmp_path_factory):
+    with booted(FULL, tmp_path_factory.mktemp("device")) as console:
+        yield console
+
+
+def fetch_page(console):
+    with urllib.request.urlopen(f"http://127.0.0.1:{console.port}/", timeout=10) as reply:
         return reply.read().decode()
 
 
-def test_boot_runs_every_service(machine):
-    names = machine.check("ls --color=never /etc/rc.d").split()
-    assert sorted(names) == ["getty", "hostname", "httpd", "network", "syslogd"]
-    for name in [*names, "loopback", "boot"]:
-        assert machine.check(f"/etc/init.d/{name} status").strip() == f"{name} is running"
-
-
-def test_boot_answers_http_from_outside(machine, port):
-    assert "This is a Panux device" in fetch_page(port)
-
-
-def test_boot_pids_are_what_proc_says(machine):
-    assert machine.check("cat /proc/1/cmdline | tr '\\0' ' '").strip() == "/bin/sh /init"
-    assert machine.check("readlink /proc/1/exe").strip() == "/bin/busybox"
-    for name in ("httpd", "syslogd"):
-        command = f"cat /proc/$(cat /run/linit/{name}.pid)/cmdline | tr '\\0' ' '"
-        assert machine.check(command).startswith(name)
-    assert machine.check("cat /proc/sys/kernel/hostname").strip() == "panux"
-
-
-def test_boot_has_an_address_and_a_name_server(machine):
-    assert "inet 10.0.2.15/24" in machine.check("ip addr show eth0")
-    assert "inet 127.0.0.1/8" in machine.check("ip addr show lo")
-    assert "default via 10.0.2.2" in machine.check("ip route")
-    assert "nameserver 10.0.2.3" in machine.check("cat /etc/resolv.conf")
-
-
-def test_boot_logs_to_syslog(machine):
-    machine.check("logger hello from the test")
-    assert "hello from the test" in machine.check("sleep 1; cat /var/log/messages")
-
-
-def test_boot_restarts_a_daemon_that_dies(machine):
-    before = machine.check("cat /run/linit/syslogd.pid").strip()
-    machine.check(f"kill -9 {before}")
-    after = machine.check("sleep 2; cat /run/linit/syslogd.pid").strip()
-    assert after != before
-    assert machine.check(f"cat /proc/{after}/comm").strip() == "syslogd"
-
-
-def test_boot_stops_and_starts_a_service(machine, port):
-    machine.check("/etc/init.d/httpd stop")
-    with pytest.raises((OSError, urllib.error.URLError)):
-        fetch_page(port)
-    machine.check("/etc/init.d/httpd start; sleep 1")
-    assert "This is a Panux device" in fetch_page(port)
-
-
-def test_boot_files_are_those_of_the_packages(machine, index):
-    """Type, mode, owner, size, content and target of every file, read on the machine itself."""
-    files = {file["path"]: file for name in BASE for file in info_of(index, name)["files"]}
-    listing = machine.check("cd / && find . -xdev -exec stat -c '%F|%a|%u|%g|%s|%n|%N' {} +")
+def changed_files(console, index, packages):
+    """What is not as the PACKAGES say: type, mode, owner, size, content or target of a file, read
+    on the machine by busybox."""
+    files = {file["path"]: file for name in packages for file in info_of(index, name)["files"]}
+    listing = console.check("cd / && find . -xdev -exec stat -c '%F|%a|%u|%g|%s|%n|%N' {} +")
     seen = {}
     for line in listing.splitlines():
         kind, mode, uid, gid, size, path, shown = line.split("|")
         seen[path[2:]] = (kind, int(mode, 8), int(uid), int(gid), int(size), shown)
-    sums = machine.check("cd / && find . -xdev -type f -exec sha256sum {} +")
+    sums = console.check("cd / && find . -xdev -type f -exec sha256sum {} +")
     digests = {line[66:][2:]: line[:64] for line in sums.splitlines() if len(line) > 66}
     settings = {"etc/hostname"}                     # world/image writes it
     mounted = {"dev", "proc", "sys", "run"}
@@ -595,18 +588,276 @@ def test_boot_files_are_those_of_the_packages(machine, index):
         elif file["type"] == "file" and path not in settings:
             if (size, digests[path]) != (file["size"], file["sha256"]):
                 wrong.append((path, size, digests[path]))
-    assert not wrong
     assert len(files) > 250
+    return wrong
 
 
-def test_boot_hang_ends_with_the_console_text(machine):
+def stopped_in_order(console):
+    """What was stopped, as the console tells it, up to the end of a machine that ends by itself."""
+    text = console.expect("stopping all services|init: (poweroff|reboot)", 60)[0]
+    text += console.expect(".*(Power down|Restarting system)", 90)[0]
+    assert console.process.wait(30) == 0
+    return re.findall(r"(\S+) is stopped", text)
+
+
+def test_boot_benchmark_prints_its_rows(index):
+    done = subprocess.run([sys.executable, ROOT / "tests/bench/bench_boot.py", "--quick"],
+                          stdout=subprocess.PIPE, text=True, timeout=300, env=environment(O=BUILD))
+    assert done.returncode == 0
+    for peer in ("linitd", "shell"):
+        assert re.search(rf"^boot to all services +{peer}( +[\d.]+){{3}}", done.stdout, re.M)
+
+
+# -- without Python
+
+def test_boot_base_runs_every_service(base):
+    names = base.check("ls --color=never /etc/rc.d").split()
+    assert sorted(names) == ["getty", "hostname", "httpd", "network", "syslogd"]
+    for name in [*names, "loopback", "boot"]:
+        assert base.check(f"/etc/init.d/{name} status").strip() == f"{name} is running"
+
+
+def test_boot_base_answers_http_from_outside(base):
+    assert "This is a Panux device" in fetch_page(base)
+
+
+def test_boot_base_pids_are_what_proc_says(base):
+    assert base.check("cat /proc/1/cmdline | tr '\\0' ' '").strip() == "/bin/sh /init"
+    assert base.check("readlink /proc/1/exe").strip() == "/bin/busybox"
+    for name in ("httpd", "syslogd"):
+        command = f"cat /proc/$(cat /run/linit/{name}.pid)/cmdline | tr '\\0' ' '"
+        assert base.check(command).startswith(name)
+    assert base.check("cat /proc/sys/kernel/hostname").strip() == "panux"
+
+
+def test_boot_base_has_an_address_and_a_name_server(base):
+    assert "inet 10.0.2.15/24" in base.check("ip addr show eth0")
+    assert "inet 127.0.0.1/8" in base.check("ip addr show lo")
+    assert "default via 10.0.2.2" in base.check("ip route")
+    assert "nameserver 10.0.2.3" in base.check("cat /etc/resolv.conf")
+
+
+def test_boot_base_logs_to_syslog(base):
+    base.check("logger hello from the test")
+    assert "hello from the test" in base.check("sleep 1; cat /var/log/messages")
+
+
+def test_boot_base_restarts_a_daemon_that_dies(base):
+    before = base.check("cat /run/linit/syslogd.pid").strip()
+    base.check(f"kill -9 {before}")
+    after = base.check("sleep 2; cat /run/linit/syslogd.pid").strip()
+    assert after != before
+    assert base.check(f"cat /proc/{after}/comm").strip() == "syslogd"
+
+
+def test_boot_base_stops_and_starts_a_service(base):
+    base.check("/etc/init.d/httpd stop")
+    with pytest.raises((OSError, urllib.error.URLError)):
+        fetch_page(base)
+    base.check("/etc/init.d/httpd start; sleep 1")
+    assert "This is a Panux device" in fetch_page(base)
+
+
+def test_boot_base_files_are_those_of_the_packages(base, index):
+    assert not changed_files(base, index, BASE)
+
+
+def test_boot_hang_ends_with_the_console_text(base):
     with pytest.raises(pytest.fail.Exception, match="(?s)never showed.*init: boot is running"):
-        machine.expect("this is never printed", 1)
+        base.expect("this is never printed", 1)
 
 
-def test_boot_poweroff_ends_qemu_by_itself(machine):
-    machine.send("poweroff")
-    stopped = machine.expect("init: poweroff.*?Power down", 60)[0]
-    assert machine.process.wait(30) == 0
-    order = re.findall(r"init: (\w+) is stopped", stopped)
+def test_boot_base_ctrl_alt_del_ends_it(base):
+    base.press("ctrl", "alt", "delete")
+    order = stopped_in_order(base)
     assert order.index("httpd") < order.index("network") < order.index("loopback")
+
+
+# -- with Python, linitd and lpkg
+
+RC_D = ["getty", "hostname", "httpd", "network", "syslogd"]
+
+
+def states(device):
+    """NAME -> (STATE, PID) of the device's services."""
+    lines = [line.split() for line in device.check("linitctl list | cat").splitlines()]
+    return {name: (state, pid) for name, state, pid, _ in lines}
+
+
+def add_service(device, name, body):
+    """Write an init script on the device."""
+    quoted = f"#!/etc/rc.common\n{body}\n".replace("'", "'\\''")
+    device.check(f"printf %s '{quoted}' >/etc/init.d/{name}; chmod 755 /etc/init.d/{name}")
+
+
+def test_boot_pid_1_is_linitd(device):
+    command = device.check("cat /proc/1/cmdline | tr '\\0' ' '").strip()
+    assert command == "/usr/bin/python3 -IS /sbin/linitd"
+    assert device.check("readlink /proc/1/exe").strip() == "/usr/bin/python3.11"
+
+
+def test_boot_runs_every_service(device):
+    assert sorted(device.check("ls --color=never /etc/rc.d").split()) == RC_D
+    seen = states(device)
+    for name in [*RC_D, "loopback", "boot"]:
+        assert seen[name][0] == "running"
+    for name in ("getty", "httpd", "syslogd"):
+        assert device.check(f"readlink /proc/{seen[name][1]}/exe").strip() == "/bin/busybox"
+    assert device.check(f"cat /proc/{seen['httpd'][1]}/comm").strip() == "httpd"
+    assert "This is a Panux device" in fetch_page(device)
+    assert "inet 10.0.2.15/24" in device.check("ip addr show eth0")
+
+
+def test_boot_brings_back_a_daemon_that_is_killed(device):
+    for name in ("httpd", "syslogd"):
+        before = states(device)[name][1]
+        device.check(f"kill -9 {before}; sleep 2")
+        state, after = states(device)[name]
+        assert state == "running" and after not in ("-", before)
+        assert device.check(f"cat /proc/{after}/comm").strip() == name
+        assert device.run(f"test -e /proc/{before}")[0] == 1
+        assert "was killed by signal 9" in device.check(f"linitctl log {name}")
+
+
+def test_boot_starts_in_parallel(device):
+    for name in ("one", "two"):
+        add_service(device, name, "start() { sleep 1; }")
+    add_service(device, "both", "depends() { dep one two; }")
+    text = device.check("cat /proc/uptime; linitctl start both 2>/dev/null; cat /proc/uptime")
+    before, after = (float(line.split()[0]) for line in text.splitlines())
+    assert 1 <= after - before < 1.8
+
+
+def test_boot_a_failing_dependency_fails_its_dependents_with_the_reason(device):
+    add_service(device, "broken", "start() { echo no carrier; return 1; }")
+    add_service(device, "mailer", "depends() { dep broken; }\nrun() { exec sleep 1000; }")
+    status, text = device.run("linitctl start mailer")
+    reason = "it needs broken: start ended with status 1: no carrier"
+    assert status == 1 and f"linitctl: mailer: {reason}" in text
+    assert states(device)["mailer"] == ("failed", "-")
+    assert f"reason: {reason}" in device.run("linitctl status mailer | cat")[1]
+
+
+def test_boot_scripts_by_hand_ask_linitd(device):
+    device.check("/etc/init.d/httpd stop")
+    assert states(device)["httpd"][0] == "stopped"
+    with pytest.raises((OSError, urllib.error.URLError)):
+        fetch_page(device)
+    device.check("/etc/init.d/httpd start")
+    assert "This is a Panux device" in fetch_page(device)
+
+
+def test_boot_files_are_those_of_the_packages(device, index):
+    assert not changed_files(device, index, FULL)
+
+
+def test_boot_verify_names_the_one_file_that_changed(device):
+    assert device.run("lpkg verify 2>/dev/null") == (0, "")
+    path = "usr/share/udhcpc/default.script"
+    device.check(f"cp -p /{path} /tmp/kept; echo >>/{path}")
+    assert device.run("lpkg verify 2>/dev/null") == (1, f"{path}: content\n")
+    device.check(f"cp -p /tmp/kept /{path}")
+    assert device.run("lpkg verify 2>/dev/null") == (0, "")
+
+
+@pytest.fixture
+def host_repository(device, serve):
+    """The world's repository, served at the address that the image has as REPO_URL."""
+    assert device.check("cat /etc/lpkg/repos").split() == ["panux", "http://10.0.2.2:8000"]
+    url = from_device(serve(BUILD / "repo"))
+    device.check(f"cp /etc/lpkg/repos /tmp/repos; echo panux {url} >/etc/lpkg/repos")
+    yield url
+    device.check("cp /tmp/repos /etc/lpkg/repos")
+
+
+def from_device(url):
+    """URL, of a server on this machine's loopback, as the device reaches it."""
+    return url.replace("127.0.0.1", "10.0.2.2").rstrip("/")
+
+
+def test_boot_lpkg_installs_over_http(device, host_repository):
+    assert "ModuleNotFoundError" in device.run("python3 -c 'import ssl' 2>&1")[1]
+    device.check("lpkg --yes install zlib 2>/dev/null")
+    assert "zlib 1.2.13-0" in device.check("lpkg list").splitlines()
+    assert device.run("lpkg verify 2>/dev/null") == (0, "")
+    device.check("lpkg --yes remove zlib musl 2>/dev/null")
+    assert "zlib" not in device.check("lpkg list")
+    assert device.run("ls /usr/lib/libz.so*")[0] != 0
+
+
+def test_boot_lpkg_without_a_clock(device, host_repository):
+    device.check("date >/tmp/date; date -s '1970-01-02 00:00:00'")
+    try:
+        text = device.check("lpkg --yes install zlib 2>&1 | cat")
+        assert "the clock says 1970-01-02, so it isn't set" in text
+        assert "zlib 1.2.13-0" in device.check("lpkg list").splitlines()
+    finally:
+        device.check("hwclock -s || date -s @" + str(int(time.time())))
+        device.check("lpkg --yes remove zlib musl 2>/dev/null")
+
+
+def test_boot_lpkg_refuses_a_flipped_bit(device, serve, tmp_path, index):
+    shutil.copytree(BUILD / "repo", tmp_path / "repo")
+    entry = next(entry for entry in index["packages"] if entry["name"] == "zlib")
+    path = tmp_path / "repo" / ARCH / entry["file"]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    url = from_device(serve(tmp_path / "repo"))
+    status, text = device.run(f"lpkg --repo {url} --yes install zlib 2>&1 | cat; lpkg list")
+    assert "refused" in text or "signed index promises" in text
+    assert "\nzlib" not in text.partition("lpkg: ")[2]
+    assert device.run("ls /usr/lib/libz.so*")[0] != 0
+    assert device.run("lpkg verify 2>/dev/null") == (0, "")
+
+
+def publish(folder, version):
+    """Make a signed repository of a package `greeting`, with a key of its own, in FOLDER."""
+    tree = folder / "out/greeting/etc"
+    tree.mkdir(parents=True, exist_ok=True)
+    (tree / "greeting").write_text(f"hello {version}\n")
+    (folder / ".status").write_text("0\n")
+    (folder / "meta.json").write_text(json.dumps({
+        "recipe": "greeting", "version": version, "arch": ARCH, "license": "MIT", "url": "",
+        "packages": {"greeting": {"summary": "a greeting"}},
+    }))
+    status, text = output_of("tar", "-cf", "out.tar", "out", ".status", cwd=folder)
+    assert status == 0, text
+    if not (folder / "test.key").exists():
+        run_tool("lpkg", "keygen", folder / "test")
+        shutil.copy(folder / "test.pub", folder / "repo/test.pub")
+    with open(folder / "out.tar", "rb") as tar:
+        run_tool("lpkg", "pack", "--meta", folder / "meta.json", "-o", folder / "repo" / ARCH,
+                 stdin=tar)
+    run_tool("lpkg", "index", folder / "repo" / ARCH, "--secret", folder / "test.key")
+
+
+def test_boot_lpkg_upgrades_one_package_of_a_key_that_was_added(device, serve, tmp_path):
+    (tmp_path / "repo" / ARCH).mkdir(parents=True)
+    publish(tmp_path, "1-0")
+    url = from_device(serve(tmp_path / "repo"))
+    install = f"lpkg --repo {url} --yes"
+    status, text = device.run(f"{install} install greeting 2>&1")
+    assert status == 1 and "trust" in text
+    device.check(f"wget -q -O /etc/lpkg/keys/test.pub {url}/test.pub")
+    device.check(f"{install} install greeting 2>/dev/null")
+    publish(tmp_path, "2-0")
+    assert "upgrade  greeting 1-0 -> 2-0" in device.check(f"{install} upgrade greeting 2>&1")
+    assert device.check("cat /etc/greeting") == "hello 2-0\n"
+    assert "greeting 2-0" in device.check("lpkg list").splitlines()
+    assert device.run("lpkg verify 2>/dev/null") == (0, "")
+    device.check("lpkg --yes remove greeting 2>/dev/null; rm /etc/lpkg/keys/test.pub")
+
+
+def test_boot_ctrl_alt_del_ends_it(index, tmp_path):
+    with booted(FULL, tmp_path) as console:
+        console.press("ctrl", "alt", "delete")
+        order = stopped_in_order(console)
+        assert order.index("httpd") < order.index("network") < order.index("loopback")
+
+
+def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(device):
+    device.send("linitctl poweroff")
+    order = stopped_in_order(device)
+    assert order.index("httpd") < order.index("network") < order.index("loopback")
+    assert order.index("getty") < order.index("hostname")

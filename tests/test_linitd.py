@@ -1,0 +1,1432 @@
+"""linitd as an ordinary process and as PID 1 of a namespace, its scripts run by each shell.
+
+`test_sNN_` is the attack of that number in docs/SECURITY.md. The transcripts of docs/protocol.md
+are played as they stand there."""
+import collections
+import contextlib
+import os
+import pathlib
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, environment, load_tool, pythons
+from test_initd import SHELLS, install, is_alive, wait_until
+
+NOBODY = 65534
+SLEEP = "run() { exec sleep 1000; }"
+
+
+class Client:
+    """A connection to linitd."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(path))
+        self.socket.settimeout(20)
+        self.lines = self.socket.makefile("r", encoding="utf-8")
+
+    def send(self, *lines):
+        self.socket.sendall("".join(f"{line}\n" for line in lines).encode())
+
+    def answer(self):
+        """The lines of the next answer; none when linitd has closed the connection."""
+        lines = [self.lines.readline().rstrip("\n")]
+        while lines[-1].startswith(" "):
+            lines.append(self.lines.readline().rstrip("\n"))
+        return [line for line in lines if line]
+
+    def ask(self, line):
+        self.send(line)
+        return self.answer()
+
+    def close(self):
+        self.lines.close()
+        self.socket.close()
+
+
+class Linitd:
+    """A copy of linitd in a folder, with the shell under test, its services and their trace."""
+
+    def __init__(self, folder, shell="dash"):
+        self.folder = folder
+        self.initd, self.rcd, self.logs = folder / "init.d", folder / "rc.d", folder / "log"
+        self.socket, self.program = folder / "socket", folder / "linitd.py"
+        self.bin = folder / "bin"
+        for path in (self.initd, self.rcd, self.bin):
+            path.mkdir()
+        install(["linit-start", "rc.common"], folder, shell)
+        shutil.copy(ROOT / "linitd.py", folder)
+        self.add_program("linitctl", f"exec '{sys.executable}' -IS '{ROOT}/linitctl.py' \"$@\"")
+        self.process = None
+        self.clients = []
+
+    # what it is to do
+
+    def add(self, name, *lines):
+        path = self.initd / name
+        path.write_text("\n".join([f"#!{self.folder}/rc.common", *lines, ""]))
+        path.chmod(0o755)
+
+    def add_boot(self, *names):
+        self.add("boot", (ROOT / "initd/boot").read_text().partition("\n")[2])
+        for name in names:
+            (self.rcd / name).touch()
+
+    def add_program(self, name, *lines):
+        path = self.bin / name
+        path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+        path.chmod(0o755)
+
+    def does(self, word):
+        """Shell that leaves WORD in the trace."""
+        return f"echo {word} >>{self.folder}/trace"
+
+    # its life
+
+    def command(self, *options, python=sys.executable):
+        return [python, "-I", "-S", str(self.program), "--initd", str(self.initd), "--rcd",
+                str(self.rcd), "--socket", str(self.socket), "--log", str(self.logs),
+                *map(str, options)]
+
+    def environment(self):
+        return environment(PATH=f"{self.bin}:{os.environ['PATH']}", LINITSOCK=self.socket)
+
+    def start(self, *options, python=sys.executable, before=(), **keywords):
+        with open(self.folder / "console", "ab") as console:
+            self.process = subprocess.Popen(
+                [*before, *self.command(*options, python=python)], stdin=subprocess.DEVNULL,
+                stdout=console, stderr=keywords.pop("stderr", console), env=self.environment(),
+                **keywords)
+        wait_until(lambda: self.socket.exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.console()
+        return self
+
+    def wait(self):
+        return self.process.wait(timeout=20)
+
+    def end(self):
+        """End it, and give the processes that it has left behind."""
+        for client in self.clients:
+            client.close()
+        if self.process and self.process.poll() is None:
+            with contextlib.suppress(OSError, AssertionError):
+                self.ask("poweroff")
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self.left_behind(), 3)
+        left = self.left_behind()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return left
+
+    def left_behind(self):
+        """What its services are, or have left: they have its socket's path in their environment."""
+        mark = f"LINITSOCK={self.socket}\0".encode()
+        return {pid: command for pid, command in commands().items()
+                if mark in read(f"/proc/{pid}/environ") and is_alive(pid)
+                and pid not in (os.getpid(), self.process and self.process.pid)}
+
+    # what it says
+
+    def connect(self):
+        client = Client(self.socket)
+        self.clients.append(client)
+        return client
+
+    def ask(self, line):
+        client = self.connect()
+        answer = client.ask(line)
+        client.close()
+        return answer
+
+    def ok(self, line):
+        answer = self.ask(line)
+        assert answer[-1:] == ["ok"], answer
+        return answer[:-1]
+
+    def status(self, name):
+        """What `status NAME` says; `tail` is a list."""
+        words = [line[1:].partition(" ")[::2] for line in self.ok(f"status {name}")]
+        return {**dict(words), "tail": [value for key, value in words if key == "tail"]}
+
+    def state(self, name):
+        return self.status(name)["state"]
+
+    def pid(self, name):
+        return int(self.status(name)["pid"])
+
+    def states(self):
+        return {line.split()[0]: line.split()[1] for line in self.ok("list")}
+
+    def console(self):
+        return (self.folder / "console").read_text(errors="replace")
+
+    def trace(self):
+        return read(self.folder / "trace").decode().split()
+
+    def descriptors(self):
+        return sorted(os.listdir(f"/proc/{self.process.pid}/fd"), key=int)
+
+    def ticks(self):
+        """Processor time that it has used, in hundredths of a second."""
+        fields = read(f"/proc/{self.process.pid}/stat").rpartition(b")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+
+def read(path):
+    """What is in a file; nothing when there is none."""
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def commands():
+    """The command line of each process, words apart by blanks."""
+    return {int(path.name): read(path / "cmdline").replace(b"\0", b" ").decode().strip()
+            for path in pathlib.Path("/proc").glob("[0-9]*")}
+
+
+@contextlib.contextmanager
+def as_user(uid):
+    """The kernel takes the effective user for the one who connects."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def running(folder, shell="dash"):
+    init = Linitd(folder, shell)
+    yield init
+    assert not init.end(), "a process was left behind"
+
+
+@pytest.fixture(params=list(SHELLS))
+def cold(tmp_path, request):
+    """A linitd that isn't started yet."""
+    yield from running(tmp_path, request.param)
+
+
+@pytest.fixture
+def init(cold):
+    """A linitd that has started nothing, under each shell."""
+    return cold.start("--no-boot")
+
+
+@pytest.fixture
+def one(tmp_path):
+    """One that isn't started, where the shell plays no part."""
+    yield from running(tmp_path)
+
+
+@pytest.fixture
+def up(one, monkeypatch):
+    """The same, started, where any user can reach its socket."""
+    monkeypatch.chdir(one.folder)       # the folders above are root's alone
+    one.folder.chmod(0o755)
+    return one.start("--no-boot")
+
+
+# ---- how services start --------------------------------------------------------------------------
+
+def test_the_nine_steps(cold):
+    cold.add("base", f"depends() {{ {cold.does('base-depends')}; }}",
+             f"start() {{ {cold.does('base-start')}; }}")
+    cold.add("top", f"depends() {{ {cold.does('asks')}; dep base; {cold.does('was-told')}; }}",
+             f"start() {{ {cold.does('top-start')}; }}")
+    cold.add_boot("top")
+    cold.start()
+    wait_until(lambda: cold.state("boot") == "running")
+    assert cold.trace() == ["asks", "base-depends", "base-start", "was-told", "top-start"]
+    assert cold.ask("start top") == ["ok"] and len(cold.trace()) == 5
+
+
+def test_boot_starts_what_rcd_names_and_goes_on_after_a_failure(cold):
+    cold.add("good", f"start() {{ {cold.does('good')}; }}")
+    cold.add("bad", "start() { return 3; }")
+    cold.add_boot("good", "bad", "absent", "strange~name")
+    (cold.rcd / "good").write_text("its content doesn't count")
+    cold.start()
+    wait_until(lambda: cold.state("boot") == "failed")
+    assert cold.states()["good"] == "running"
+    reason = cold.status("boot")["reason"]
+    for text in ("it needs bad: start ended with status 3", "it needs absent: there is no such",
+                 "it needs strange~name: no name of a service"):
+        assert text in reason
+
+
+def test_services_that_do_not_wait_for_each_other_start_at_once(cold):
+    for name in ("one", "two", "three"):
+        cold.add(name, "start() { sleep 1; }")
+    cold.add_boot("one", "two", "three")
+    cold.start()
+    began = time.monotonic()
+    assert cold.ask("start boot") == ["ok"]
+    assert time.monotonic() - began < 1.8
+
+
+def test_a_diamond_starts_once_and_in_order(init):
+    for name, needs in (("base", ""), ("left", "base"), ("right", "base"), ("top", "left right")):
+        init.add(name, f"depends() {{ dep {needs}; }}", f"start() {{ {init.does(name)}; }}")
+    assert init.ask("start top right") == ["ok"]
+    trace = init.trace()
+    assert trace[0] == "base" and sorted(trace[1:3]) == ["left", "right"] and trace[3:] == ["top"]
+    assert init.status("top")["needs"] == "left right"
+
+
+def test_dep_within_start_asks_by_linitctl(init):
+    init.add("other", f"start() {{ {init.does('other')}; }}")
+    init.add("asker", f"start() {{ dep other && {init.does('after')}; }}")
+    assert init.ask("start asker") == ["ok"]
+    assert init.trace() == ["other", "after"]
+
+
+def test_a_script_by_hand_asks_linitd(init):
+    init.add("some", SLEEP)
+    results = []
+    for verb in ("status", "start", "status", "restart", "stop", "status"):
+        done = subprocess.run([init.initd / "some", verb], env=init.environment(), timeout=20,
+                              stdout=subprocess.PIPE, check=False)
+        results.append((verb, done.returncode, init.state("some")))
+    assert results == [("status", 3, "stopped"), ("start", 0, "running"), ("status", 0, "running"),
+                       ("restart", 0, "running"), ("stop", 0, "stopped"),
+                       ("status", 3, "stopped")]
+
+
+def test_want_goes_on_without_what_fails(init):
+    init.add("good", f"start() {{ {init.does('good')}; }}")
+    init.add("bad", "start() { false; }")
+    init.add("top", "depends() { want bad absent good top; }", f"start() {{ {init.does('top')}; }}")
+    assert init.ask("start top") == ["ok"]
+    assert init.trace() == ["good", "top"] and init.state("bad") == "failed"
+
+
+def test_after_waits_only_for_what_was_asked_for(init):
+    init.add("slow", "start() { sleep 0.4; " + init.does("slow") + "; }")
+    init.add("never", "start() { :; }")
+    init.add("late", "depends() { after slow never absent; }",
+             f"start() {{ {init.does('late')}; }}")
+    assert init.ask("start late slow") == ["ok"]
+    assert init.trace() == ["slow", "late"] and init.state("never") == "stopped"
+
+
+def test_instances_share_a_script(init):
+    init.add("getty", f'run() {{ echo "$instance $name" >>{init.folder}/trace; exec sleep 1000; }}')
+    assert init.ask("start getty@tty1 getty@tty2") == ["ok"]
+    wait_until(lambda: sorted(init.trace()) == ["getty@tty1", "getty@tty2", "tty1", "tty2"])
+    assert init.ask("stop getty@tty1") == ["ok"]
+    assert (init.state("getty@tty1"), init.state("getty@tty2")) == ("stopped", "running")
+
+
+@pytest.mark.parametrize("version, python", pythons().items())
+def test_each_python_boots(one, version, python):
+    one.add("base", "start() { :; }")
+    one.add("daemon", "depends() { dep base; }", SLEEP)
+    one.add_boot("daemon")
+    one.start(python=python)
+    assert one.ask("start boot") == ["ok"]
+    assert b"sleep" in read(f"/proc/{one.pid('daemon')}/cmdline")
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait() == 0
+
+
+# ---- the transcripts of docs/protocol.md ---------------------------------------------------------
+
+PAGE = (ROOT / "docs/protocol.md").read_text()
+
+
+def blocks(kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def add_services_of_the_page(init):
+    for line in blocks("services")[0].splitlines():
+        name, _, text = line.partition(" ")
+        init.add(name, text.strip().replace("}; ", "}\n"))
+
+
+def without_numbers(lines):
+    """LINES with each pid and each time as N."""
+    lines = [re.sub(r"^( \S+ (?:running|starting|stopping)) \d+", r"\1 N", line) for line in lines]
+    return [re.sub(r"^( pid | seconds | \S+ \w+ (?:N|-) )[\d.]+$", r"\1N", line) for line in lines]
+
+
+def exchanges(text):
+    """What a block sends, each with what comes back."""
+    for part in re.split(r"^> ", text, flags=re.MULTILINE)[1:]:
+        request, *lines = part.splitlines()
+        yield request, [line[2:] for line in lines]
+
+
+def test_the_page_has_what_is_played():
+    assert len(blocks("services")) == 1 and len(blocks("transcript")) >= 4 and blocks("script")
+
+
+@pytest.mark.parametrize("text", blocks("transcript"))
+def test_transcripts(init, text):
+    add_services_of_the_page(init)
+    client = init.connect()
+    for request, lines in exchanges(text):
+        assert without_numbers(client.ask(request)) == without_numbers(lines), request
+
+
+@pytest.mark.parametrize("text", blocks("script"))
+def test_transcripts_of_a_script(init, text):
+    add_services_of_the_page(init)
+    parts = list(exchanges(text))
+    sent = "; ".join(f"play '{request}'" for request, _ in parts)
+    init.add("player", f"depends() {{ {sent}; }}",
+             "play() { echo \"$1\" >&9; read -r line <&9; "
+             f'echo "$line" >>{init.folder}/heard; }}')
+    init.ask("start player")
+    heard = read(init.folder / "heard").decode().splitlines()
+    assert heard == [line for _, lines in parts for line in lines]
+
+
+# ---- failures ------------------------------------------------------------------------------------
+
+def test_a_failed_dependency_fails_all_above_it_with_the_reason(init):
+    init.add("base", "start() { echo no carrier >&2; return 1; }")
+    init.add("middle", "depends() { dep base; }")
+    init.add("top", "depends() { dep middle; }", f"start() {{ {init.does('top')}; }}")
+    reason = "it needs middle: it needs base: start ended with status 1: no carrier"
+    assert init.ask("start top") == [f"error 1 top: {reason}"]
+    assert init.status("top")["reason"] == reason and init.trace() == []
+
+
+FAILURES = {
+    "a cycle of itself": ("depends() { dep it; }", "it needs it: a cycle: it, it"),
+    "a syntax error": ("start() {", "start ended with status 2: "),
+    "a wrong restart": ("restart=sometimes\n" + SLEEP, "restart=sometimes: it must be always,"),
+    "a wrong signal": ("stop_signal=BOO\n" + SLEEP, "stop_signal=BOO: it must be a signal's name"),
+    "a wrong timeout": ("timeout=nan\nstart() { :; }", "timeout=nan: it must be seconds"),
+    "a relative file": ("ready=file:x\n" + SLEEP, "ready=file:x: it must be exec, fd or file:"),
+    "a run that comes back": ("run() { echo oh; return 4; }", "run came back, it must exec its "
+                              "program; it ended with status 4: oh"),
+    "the same with ready=fd": ("ready=fd\nrun() { echo oh; return 4; }",
+                               "before it was ready it ended with status 4: oh"),
+    "no such program": ("run() { exec no-such-program; }", "it ended with status 127: "),
+    "no such program, with ready=fd": ("ready=fd\nrun() { exec no-such-program; }",
+                                       "before it was ready it ended with status 127: "),
+    "an end before ready": ("ready=fd\nrun() { exec sh -c 'exit 5'; }",
+                            "before it was ready it ended with status 5"),
+    "a shell that is killed": ("start() { kill -KILL $$; }", "start was killed by signal 9"),
+}
+
+
+@pytest.mark.parametrize("body, text", FAILURES.values(), ids=FAILURES)
+def test_failures_are_named_at_once(init, body, text):
+    init.add("it", body)
+    init.add("top", "depends() { dep it; }")
+    [answer] = init.ask("start top")
+    assert answer.startswith(f"error 1 top: it needs it: {text}")
+    assert init.state("it") == "failed" and init.status("it")["pid"] == "-"
+
+
+def test_a_start_that_takes_too_long_is_killed_with_its_children(init):
+    init.add("slow", "timeout=0.3", "start() { trap '' TERM; sleep 99.125 & sleep 99.125; }")
+    assert init.ask("start slow") == ["error 1 slow: it was not ready after 0.3 s"]
+    assert not [text for text in commands().values() if text == "sleep 99.125"]
+
+
+def test_others_time_is_not_its_own(one):
+    text = one.program.read_text()
+    assert '"timeout": (60.0,' in text
+    one.program.write_text(text.replace('"timeout": (60.0,', '"timeout": (0.4,'))
+    one.add("slow", "timeout=9", "start() { sleep 0.8; }")
+    one.add("top", "depends() { dep slow; }")
+    one.start("--no-boot")
+    assert one.ask("start top") == ["ok"]
+    one.add("idle", "depends() { sleep 99.375; }")
+    assert one.ask("start idle") == ["error 1 idle: it was not ready after 0.4 s"]
+
+
+def test_a_start_after_a_failure_works(init):
+    init.add("it", f"start() {{ [ -e {init.folder}/repaired ]; }}")
+    init.add("top", "depends() { dep it; }")
+    assert init.ask("start top")[0].startswith("error 1 top: it needs it")
+    (init.folder / "repaired").touch()
+    assert init.ask("start top") == ["ok"] and init.state("it") == "running"
+
+
+def test_what_failed_since_the_asker_was_started_is_not_tried_again(init):
+    init.add("it", f"start() {{ {init.does('it')}; false; }}")
+    init.add("top", "depends() { dep it; dep it; }")
+    init.ask("start top")
+    assert init.trace() == ["it"]
+    init.ask("start top")
+    assert init.trace() == ["it", "it"]
+
+
+def test_a_longer_cycle_is_named_and_what_is_outside_starts(init):
+    for name, needs in (("a", "b"), ("b", "c good"), ("c", "a"), ("good", "")):
+        init.add(name, f"depends() {{ dep {needs}; }}")
+    [answer] = init.ask("start a")
+    assert "a cycle: c, a, b, c" in answer and init.state("good") == "running"
+
+
+@pytest.mark.parametrize("mode, uid", [(0o757, 0), (0o777, 0), (0o755, NOBODY)])
+def test_s32_a_script_that_others_can_write_is_not_run(up, mode, uid):
+    up.add("it", f"start() {{ {up.does('it')}; }}")
+    (up.initd / "it").chmod(mode)
+    os.chown(up.initd / "it", uid, 0)
+    [answer] = up.ask("start it")
+    assert re.match("error 1 it: .*: not run, since (it belongs to|others can write)", answer)
+    assert up.trace() == []
+    os.chown(up.initd / "it", 0, 0)
+    (up.initd / "it").chmod(0o755)
+    assert up.ask("start it") == ["ok"]
+
+
+@pytest.mark.parametrize("name", ["../../tmp/x", "-x", "--stop", ".x", "@x", "x/y", "a" * 101,
+                                  "x\x1b[31m", "x;y", "$(x)", "é"])
+def test_s31_no_such_names(up, name):
+    up.add(".x", "start() { :; }")
+    for verb in ("start", "stop", "restart", "status", "log", "enable", "disable"):
+        assert re.match("error 2 .*: no name of a service", up.ask(f"{verb} {name}")[0])
+    assert up.ask("start x\0y") == ["error 2 a request without a word, or with a NUL"]
+    assert up.states() == {} and not list(up.rcd.iterdir())
+
+
+# ---- daemons -------------------------------------------------------------------------------------
+
+def test_the_process_that_is_watched_is_the_daemon_and_it_comes_back(init):
+    init.add("daemon", "backoff=0.1", SLEEP)
+    assert init.ask("start daemon") == ["ok"]
+    first = init.pid("daemon")
+    assert read(f"/proc/{first}/cmdline") == b"sleep\x001000\0"
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: init.status("daemon")["restarts"] == "1")
+    wait_until(lambda: init.state("daemon") == "running")
+    assert init.pid("daemon") != first
+    assert "was killed by signal 9; it is started again in 0.1 s" in init.console()
+
+
+@pytest.mark.parametrize("restart, status, state, runs", [
+    ("never", 0, "stopped", 1), ("never", 1, "failed", 1), ("on-failure", 0, "stopped", 1),
+    ("on-failure", 1, "", 2), ("always", 0, "", 2), ("always", 1, "", 2)])
+def test_restart_setting(init, restart, status, state, runs):
+    body = f"{init.does('run')}; exec sh -c 'sleep 0.1; exit {status}'"
+    init.add("daemon", f"restart={restart}", "backoff=0", f"run() {{ {body}; }}")
+    assert init.ask("start daemon") == ["ok"]
+    wait_until(lambda: len(init.trace()) >= runs)
+    if state:
+        wait_until(lambda: init.state("daemon") == state)
+        time.sleep(0.3)
+        assert len(init.trace()) == 1
+
+
+def test_the_pause_doubles(init):
+    init.add("daemon", "backoff=0.1", "run() { exec sh -c 'exit 1'; }")
+    init.ask("start daemon")
+    pauses = ["0.1", "0.2", "0.4", "0.8"]
+    wait_until(lambda: re.findall(r"again in (\S+) s", init.console()) == pauses)
+    assert init.ask("stop daemon") == ["ok"]
+    assert init.ask("start daemon") == ["ok"]
+    wait_until(lambda: re.findall(r"again in (\S+) s", init.console())[4:5] == ["0.1"])
+
+
+def test_the_pause_doubles_also_where_a_daemon_is_never_ready_again(one):
+    text = one.program.read_text()
+    assert "LONG_RUN = 10.0" in text
+    one.program.write_text(text.replace("LONG_RUN = 10.0", "LONG_RUN = 0.5"))
+    one.add("daemon", "ready=fd", "backoff=0.2", f"run() {{ [ ! -e {one.folder}/broken ] || exit 1"
+            "; exec sh -c 'echo >&3; exec sleep 1000'; }")
+    one.start("--no-boot")
+    assert one.ask("start daemon") == ["ok"]
+    (one.folder / "broken").touch()
+    os.kill(one.pid("daemon"), signal.SIGKILL)
+    pauses = ["0.2", "0.4", "0.8", "1.6"]
+    wait_until(lambda: re.findall(r"again in (\S+) s", one.console()) == pauses)
+
+
+def test_a_daemon_that_runs_for_long_begins_anew(one):
+    one.program.write_text(one.program.read_text().replace("LONG_RUN = 10.0", "LONG_RUN = 0.5"))
+    one.add("daemon", "backoff=0.1", "run() { exec sleep 0.7; }")
+    one.start("--no-boot")
+    one.ask("start daemon")
+    wait_until(lambda: re.findall(r"again in (\S+) s", one.console()) == ["0.1", "0.1"])
+
+
+READY = {
+    "exec": ("run() { sleep 0.5; DO; exec sleep 1000; }", "exec"),
+    "fd": ("run() { exec sh -c 'sleep 0.5; DO; echo >&3; exec sleep 1000'; }", "fd"),
+    "file": ("run() { exec sh -c 'sleep 0.5; DO; echo new >FILE; exec sleep 1000'; }", "file:FILE"),
+}
+
+
+@pytest.mark.parametrize("body, ready", READY.values(), ids=READY)
+def test_dependents_wait_until_a_daemon_is_ready(init, body, ready):
+    file = init.folder / "stale"
+    file.write_text("an old one")
+    time.sleep(0.05)
+    body = body.replace("DO", init.does("daemon")).replace("FILE", str(file))
+    init.add("daemon", "ready=" + ready.replace("FILE", str(file)), body)
+    init.add("top", "depends() { dep daemon; }", f"start() {{ {init.does('top')}; }}")
+    assert init.ask("start top") == ["ok"]
+    assert init.trace() == ["daemon", "top"]
+
+
+def test_a_file_that_is_there_before_linitd_looks_counts(init):
+    """The daemon may be quicker than linitd, which is stopped here while it starts."""
+    file = init.folder / "file"
+    init.add("daemon", f"ready=file:{file}", "timeout=3", "depends() { kill -STOP $PPID; }",
+             f"run() {{ exec sh -c 'echo >{file}; exec sleep 1000'; }}")
+    client = init.connect()
+    client.send("start daemon")
+    wait_until(file.exists)
+    init.process.send_signal(signal.SIGCONT)
+    assert client.answer() == ["ok"]
+
+
+def test_a_stale_file_is_no_readiness(init):
+    file = init.folder / "stale"
+    file.write_text("an old one")
+    time.sleep(0.1)
+    init.add("daemon", f"ready=file:{file}", "timeout=0.5", SLEEP)
+    assert init.ask("start daemon") == ["error 1 daemon: it was not ready after 0.5 s"]
+
+
+def test_readiness_is_not_that_of_the_life_before(one):
+    """What a daemon has left of itself, in another session, still has the descriptor."""
+    one.start("--no-boot")
+    one.add("daemon", "ready=fd", "backoff=0.1", "timeout=1.5", "run() {",
+             f"[ -e {one.folder}/first ] && exec sleep 1000",
+             f"touch {one.folder}/first",
+             "exec sh -c 'setsid sh -c \"sleep 1; echo >&3; exec sleep 1000\" &",
+             "echo >&3; exec sleep 0.3'", "}")
+    one.ask("start daemon")
+    wait_until(lambda: one.status("daemon")["restarts"] == "1")
+    wait_until(lambda: "is running" in one.console() and "not ready" in one.console())
+    assert one.console().count("daemon is running") == 1
+    for pid in one.left_behind():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_the_signal_that_stops(init):
+    init.add("daemon", "stop_signal=INT", "run() { exec sh -c "
+             f"'trap \"{init.does('int')}; exit\" INT; echo up; while :; do sleep 0.1; done'; }}")
+    init.ask("start daemon")
+    wait_until(lambda: init.status("daemon")["tail"] == ["up"])
+    assert init.ask("stop daemon") == ["ok"]
+    assert init.trace() == ["int"]
+
+
+def test_its_own_stop_runs(init):
+    init.add("oneshot", "start() { :; }", f"stop() {{ {init.does('undone')}; }}")
+    init.add("daemon", SLEEP, f"stop() {{ {init.does('stop')}; }}")
+    assert init.ask("start oneshot daemon") == ["ok"]
+    pid = init.pid("daemon")
+    assert init.ask("stop oneshot daemon") == ["ok"]
+    assert sorted(init.trace()) == ["stop", "undone"] and not is_alive(pid)
+
+
+def test_a_stop_that_fails_or_hangs_is_said(init):
+    init.add("fails", "start() { :; }", "stop() { echo no; return 7; }")
+    init.add("hangs", "timeout=0.4", SLEEP, "stop() { sleep 99.25; }")
+    assert init.ask("start fails hangs") == ["ok"]
+    assert init.ask("stop fails") == ["error 1 fails: stop ended with status 7: no"]
+    assert init.ask("stop hangs") == ["error 1 hangs: stop was killed by signal 9"]
+    assert "sleep 99.25" not in commands().values()
+
+
+def test_a_service_whose_stop_failed_stays_down_when_it_is_stopped_again(init):
+    init.add("fails", f"start() {{ {init.does('start')}; }}", "stop() { return 7; }")
+    init.ask("start fails")
+    assert init.ask("restart fails")[0].startswith("error 1 fails: stop ended with status 7")
+    assert init.ask("stop fails") == ["ok"]
+    assert init.state("fails") == "stopped" and init.trace() == ["start"]
+
+
+def test_what_a_daemon_leaves_behind_ends_with_it(init):
+    init.add("daemon", "restart=never", "run() { exec sh -c 'sleep 99.625 & exec sleep 1000'; }")
+    init.ask("start daemon")
+    wait_until(lambda: "sleep 99.625" in commands().values())
+    wait_until(lambda: read(f"/proc/{init.pid('daemon')}/cmdline") == b"sleep\x001000\0")
+    os.kill(init.pid("daemon"), signal.SIGKILL)
+    wait_until(lambda: "sleep 99.625" not in commands().values())
+    assert init.state("daemon") == "failed"
+
+
+def test_a_daemon_that_ignores_term_is_killed_with_its_group(init):
+    init.add("stubborn", "timeout=0.5", "run() { exec sh -c "
+             "'trap \"\" TERM; sleep 99.5 & echo up; while :; do sleep 0.1; done'; }")
+    init.ask("start stubborn")
+    wait_until(lambda: init.status("stubborn")["tail"] == ["up"])
+    pid = init.pid("stubborn")
+    assert init.ask("stop stubborn") == ["ok"]
+    assert not is_alive(pid) and "sleep 99.5" not in commands().values()
+
+
+def add_chain(init):
+    """base, then left and right, then top; each says when it stops, right slowly."""
+    for name, needs in (("base", ""), ("left", "base"), ("right", "base"), ("top", "left right")):
+        slowly = "sleep 0.4; " if name == "right" else ""
+        init.add(name, f"depends() {{ dep {needs}; }}", f"start() {{ {init.does('+' + name)}; }}",
+                 f"stop() {{ {slowly}{init.does('-' + name)}; }}")
+
+
+STARTED = ["+base", "+left", "+right", "+top"]
+
+
+def test_stop_goes_in_reverse_and_takes_dependents_along(init):
+    add_chain(init)
+    assert init.ask("start top") == ["ok"]
+    assert init.ask("stop base") == ["ok"]
+    assert init.trace()[4:] == ["-top", "-left", "-right", "-base"]
+    assert set(init.states().values()) == {"stopped"}
+
+
+def test_restart_brings_dependents_back(init):
+    add_chain(init)
+    assert init.ask("start top") == ["ok"]
+    assert init.ask("restart base") == ["ok"]
+    assert set(init.states().values()) == {"running"}
+    trace = init.trace()[4:]
+    assert trace[:4] == ["-top", "-left", "-right", "-base"]
+    assert trace[4] == "+base" and trace[7] == "+top" and len(trace) == 8
+
+
+def test_restart_of_what_had_failed_leaves_no_trap(init):
+    """Its dependents, which still run, stay down when they are stopped later."""
+    init.add("base", "restart=never", SLEEP)
+    init.add("top", "depends() { dep base; }", SLEEP)
+    assert init.ask("start top") == ["ok"]
+    os.kill(init.pid("base"), signal.SIGKILL)
+    wait_until(lambda: init.state("base") == "failed")
+    assert init.ask("restart base") == ["ok"]
+    assert init.states() == {"base": "running", "top": "running"}
+    assert init.ask("stop top") == ["ok"]
+    assert init.states() == {"base": "running", "top": "stopped"}
+
+
+def test_a_start_while_it_stops_brings_it_back(init):
+    init.add("slow", f"start() {{ {init.does('+')}; }}", "stop() { sleep 0.4; }")
+    init.ask("start slow")
+    stopping, starting = init.connect(), init.connect()
+    stopping.send("stop slow")
+    wait_until(lambda: init.state("slow") == "stopping")
+    assert starting.ask("start slow") == ["ok"]
+    assert init.trace() == ["+", "+"] and init.state("slow") == "running"
+
+
+def end_by_request(init):
+    assert init.ask("poweroff") == ["ok"]
+
+
+def end_by_signal(init):
+    init.process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("end", [end_by_request, end_by_signal])
+def test_the_end_is_in_reverse_and_leaves_nothing(init, end):
+    add_chain(init)
+    init.add("daemon", SLEEP)
+    init.ask("start top daemon")
+    end(init)
+    assert init.wait() == 0
+    assert init.trace()[4:] == ["-top", "-left", "-right", "-base"]
+    assert not init.left_behind() and not init.socket.exists()
+
+
+def test_nothing_is_started_at_the_end(init):
+    init.add("slow", "start() { :; }", "stop() { sleep 0.5; }")
+    init.add("other", "start() { :; }")
+    init.ask("start slow")
+    client = init.connect()
+    assert init.ask("poweroff") == ["ok"]
+    for verb in ("start", "restart"):
+        assert client.ask(f"{verb} other")[0].startswith("error 1 nothing is started any more")
+    assert init.wait() == 0
+
+
+def test_a_second_signal_forces_the_end_and_leaves_nothing(init):
+    init.add("stubborn", "run() { exec sh -c "
+             "'trap \"\" TERM; sleep 99.75 & echo up; while :; do sleep 0.1; done'; }")
+    init.ask("start stubborn")
+    wait_until(lambda: init.status("stubborn")["tail"] == ["up"])
+    init.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "exit: stopping all" in init.console())
+    init.process.send_signal(signal.SIGTERM)
+    assert init.wait() == 0
+    wait_until(lambda: not init.left_behind())
+
+
+# ---- the descriptor ------------------------------------------------------------------------------
+
+def targets(pid, command):
+    """What the descriptors of a process lead to, once it is COMMAND and has loaded."""
+    wait_until(lambda: command in read(f"/proc/{pid}/cmdline"))
+    wait_until(lambda: b") S " in read(f"/proc/{pid}/stat"))
+    folder = f"/proc/{pid}/fd"
+    return {int(number): os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
+
+
+@pytest.mark.parametrize("body, extra", [
+    (SLEEP, set()), ("ready=fd\nrun() { exec sh -c 'echo >&3; exec sleep 1000'; }", {3})])
+def test_what_run_executes_has_no_other_descriptor(cold, body, extra):
+    reader, writer = os.pipe()
+    cold.start("--no-boot", pass_fds=[reader, writer])      # nor what linitd was started with
+    os.close(reader)
+    os.close(writer)
+    cold.add("daemon", body)
+    cold.ask("start daemon")
+    found = targets(cold.pid("daemon"), b"sleep\x001000")
+    assert set(found) == {0, 1, 2} | extra
+    assert found[0] == "/dev/null" and found[1] == found[2] and found[1].startswith("pipe:")
+
+
+def test_what_start_and_stop_execute_has_no_other_descriptor(init):
+    child = f"sleep 1000 & echo $! >{init.folder}/child"
+    init.add("oneshot", f"start() {{ {child}; }}", f"stop() {{ {child}; }}")
+    for verb in ("start", "stop"):
+        assert init.ask(f"{verb} oneshot") == ["ok"]
+        child = int(read(init.folder / "child"))
+        found = targets(child, b"sleep\x001000")
+        os.kill(child, signal.SIGKILL)
+        assert set(found) == {0, 1, 2} and "socket" not in str(found)
+
+
+@pytest.mark.parametrize("line", ["poweroff", "dep other", "end 1", "settings type=start",
+                                  "stop other"])
+def test_s28_a_daemon_can_say_nothing_but_that_it_is_ready(init, line):
+    init.add("other", "start() { :; }")
+    init.add("running", SLEEP)
+    init.ask("start running")
+    init.add("daemon", "ready=fd", "run() { exec setpriv --reuid 65534 --clear-groups sh -c "
+             f"'echo {line} >&3; read -r answer <&3; exec sleep 1000'; }}")
+    init.add("quick", "run() { exec sh -c 'for fd in 3 4 5 6 7 8 9; do "
+             f"eval \"echo {line} >&$fd\"; done; exec sleep 1000'; }}")
+    assert init.ask("start daemon quick") == ["ok"]
+    time.sleep(0.2)
+    assert init.states() == {"other": "stopped", "running": "running", "daemon": "running",
+                             "quick": "running"}
+
+
+# ---- logs ----------------------------------------------------------------------------------------
+
+def test_what_a_service_prints_is_in_its_log_and_in_its_status(init):
+    init.add("talks", "start() { echo one; echo two >&2; printf 'a\\033[31mb\\377\\n'; }")
+    init.ask("start talks")
+    assert init.status("talks")["tail"] == ["one", "two", "a\\x1b[31mb\ufffd"]
+    assert init.ok("log talks") == [f" {init.logs}/talks"]
+    assert b"one\ntwo\na\x1b[31mb\xff\n" in read(init.logs / "talks")
+    assert (init.logs / "talks").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_is_rotated_and_bounded(up):
+    up.add("talks", "start() { yes | head -c 700000; }")
+    up.ask("start talks")
+    assert up.ok("log talks") == [f" {up.logs}/talks~", f" {up.logs}/talks"]
+    assert all(path.stat().st_size <= 256 << 10 for path in up.logs.iterdir())
+
+
+def test_s38_a_flood_of_output_holds_up_nobody(up):
+    up.add("flood", "run() { yes | head -c 50M; exec sleep 1000; }")
+    client = up.connect()
+    client.send("start flood")
+    wait_until(lambda: (up.logs / "flood~").exists())
+    for _ in range(20):
+        began = time.monotonic()
+        up.ok("list")
+        assert time.monotonic() - began < 2
+    assert client.answer() == ["ok"]
+    assert sum(path.stat().st_size for path in up.logs.iterdir()) <= 2 * (256 << 10)
+
+
+def test_s38_a_log_that_is_a_symlink_is_not_followed(up):
+    victim = up.folder / "victim"
+    victim.write_text("mine")
+    up.logs.mkdir(exist_ok=True)
+    (up.logs / "talks").symlink_to(victim)
+    up.add("talks", "start() { :; }")
+    up.add("other", "start() { :; }")
+    for _ in range(3):
+        assert up.ok("start talks other") == up.ok("stop talks other") == []
+    assert victim.read_text() == "mine"
+    assert up.console().count("is lost") == 1
+    assert up.status("talks")["name"] == "talks"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_s38_a_log_that_is_no_file_stops_nothing(up, kind):
+    up.logs.mkdir(exist_ok=True)
+    os.mkfifo(up.logs / "talks") if kind == "fifo" else (up.logs / "talks").mkdir()
+    up.add("talks", "start() { echo said; }")
+    assert up.ok("start talks") == [] and up.console().count("is lost") == 1
+
+
+def test_s38_a_folder_of_logs_that_takes_none_costs_one_line(one):
+    one.logs = one.folder / "file/log"
+    (one.folder / "file").touch()
+    one.start("--no-boot")
+    for name in ("a", "b"):
+        one.add(name, "start() { echo said; }")
+        assert one.ask(f"start {name}") == ["ok"]
+    assert one.console().count("is lost") == 1
+    assert one.status("a")["tail"] == ["said"]
+
+
+def test_s38_a_full_disk_costs_one_line(one):
+    one.logs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", one.logs], check=True)
+    try:
+        one.start("--no-boot")
+        one.add("flood", "start() { yes | head -c 5M; }")
+        assert one.ask("start flood") == ["ok"]
+        assert one.console().count("is lost") == 1
+    finally:
+        one.end()
+        subprocess.run(["umount", one.logs], check=True)
+
+
+def test_s38_a_blocked_console_holds_up_nobody(one):
+    reader, writer = os.pipe()
+    one.start("--no-boot", stderr=writer)
+    os.close(writer)
+    one.add("x" * 100, "start() { :; }")
+    for _ in range(5):
+        for _ in range(100):                # 130 bytes a line, and a pipe takes 64 KiB
+            assert one.ask(f"start {'x' * 100}") == ["ok"]
+            assert one.ask(f"stop {'x' * 100}") == ["ok"]
+    os.close(reader)
+
+
+# ---- clients -------------------------------------------------------------------------------------
+
+CHANGES = ["start it", "stop it", "restart it", "enable it", "disable it", "log it", "poweroff",
+           "reboot", "halt"]
+
+
+def test_s27_others_may_look_and_nothing_else(up):
+    up.add("it", "start() { echo a secret; }")
+    up.add("bad", "start() { echo a secret; return 1; }")
+    up.ask("start it bad")
+    with as_user(1000):
+        client = Client("socket")
+    for line in CHANGES * 2:
+        verb = line.split()[0]
+        assert client.ask(line) == [f"error 4 {verb}: only root and the owner of this linitd may"]
+    assert client.ask("list")[-1] == "ok"
+    for name in ("it", "bad"):
+        lines = client.ask(f"status {name}")
+        assert lines[-1] == "ok" and "secret" not in str(lines)
+    client.close()
+    assert up.console().count("user 1000 was denied") == 1
+    assert up.states() == {"it": "running", "bad": "failed"} and not list(up.rcd.iterdir())
+
+
+def test_s27_credentials_are_the_kernels_not_the_texts(up):
+    up.add("it", "start() { :; }")
+    with as_user(1000):
+        client = Client("socket")
+    for line in ("uid=0 start it", "0 start it", "start it uid=0", "sudo start it"):
+        assert client.ask(line)[0].startswith("error ")
+    assert up.states() == {"it": "stopped"}
+    client.close()
+
+
+def test_asking_makes_no_services(up):
+    """Else any user could fill the memory with instances."""
+    up.add("getty", SLEEP)
+    with as_user(1000):
+        client = Client("socket")
+    for number in range(50):
+        assert client.ask(f"status getty@{number}")[-1] == "ok"
+    assert up.states() == {"getty": "stopped"}
+    client.close()
+
+
+def send_rubbish(path, data):
+    """Send DATA and close without a look at what comes back."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.settimeout(1)
+        with contextlib.suppress(OSError):      # linitd may close, or have us wait, midway
+            client.sendall(data)
+
+
+def random_lines(seed):
+    random_bytes = random.Random(seed)
+    return b"".join(random_bytes.randbytes(random_bytes.randrange(60)) + b"\n" for _ in range(300))
+
+
+RUBBISH = {
+    "random bytes": b"".join(map(random_lines, range(20))),
+    "verbs with random bytes": b"".join(
+        verb + b" " + line + b"\n" for verb in (b"start", b"status", b"log", b"list", b"enable")
+        for line in random_lines(5).split(b"\n")),
+    "NUL": b"list\0\n\0\n" * 100,
+    "bad UTF-8": b"start \xff\xfe\n\xc3\x28\n" * 100,
+    "empty lines": b"\n" * 50000,
+    "blanks": b" \t \n" * 100,
+    "1 MB": b"x" * (1 << 20),
+    "1 MB, then a newline": b"x" * (1 << 20) + b"\nlist\n",
+    "half a line": b"sta",
+    "nothing": b"",
+    "script's verbs": b"dep it\nwant it\nsettings type=run\nend 1\nend 0\n",
+    "many requests, no reader": b"list\n" * 5000,
+    "many requests that wait": b"start slow\n" * 300,
+}
+
+
+class Before:
+    """A linitd's state, to be compared later: what it has open, and what its services do."""
+
+    def __init__(self, init):
+        self.init = init
+        time.sleep(0.1)                 # those who have asked before are gone
+        self.descriptors = init.descriptors()
+        self.states = init.states()
+
+    def is_back(self):
+        return self.init.descriptors() == self.descriptors and self.init.states() == self.states
+
+    def check(self):
+        """A fresh client is served, nothing has leaked, nothing turns round and round."""
+        assert self.init.ask("status it")[-1] == "ok"
+        wait_until(self.is_back)
+        ticks = self.init.ticks()
+        time.sleep(0.3)
+        assert self.init.ticks() - ticks <= 3
+        assert "should not happen" not in self.init.console()
+
+
+@pytest.fixture
+def before(up):
+    up.add("it", "start() { :; }")
+    up.add("slow", "start() { sleep 0.3; }", "stop() { :; }")
+    up.ask("start slow")
+    return Before(up)
+
+
+@pytest.mark.parametrize("data", RUBBISH.values(), ids=RUBBISH)
+def test_s29_rubbish_costs_one_error_and_no_more(up, before, data):
+    send_rubbish(up.socket, data)
+    before.check()
+
+
+@pytest.mark.parametrize("data, errors", [
+    (b"\n", ["error 2 a request without a word, or with a NUL"]),
+    (b"\xff\n", ["error 2 a request that is no UTF-8"]),
+    (b"x" * (1 << 20), ["error 2 a request of more than 262144 bytes"])])
+def test_s29_rubbish_is_answered(up, before, data, errors):
+    client = up.connect()
+    with contextlib.suppress(OSError):
+        client.socket.sendall(data)
+    assert client.answer() == errors
+    client.close()
+    before.check()
+
+
+def test_s29_passed_descriptors_are_dropped(up, before):
+    client = up.connect()
+    with open(os.devnull, "rb") as null:
+        for _ in range(20):
+            socket.send_fds(client.socket, [b"list\n"], [null.fileno()] * 10)
+    for _ in range(20):
+        assert client.answer()[-1] == "ok"
+    client.close()
+    before.check()
+
+
+def test_s29_out_of_band_data(up, before):
+    client = up.connect()
+    with contextlib.suppress(OSError):
+        client.socket.send(b"x", socket.MSG_OOB)
+    time.sleep(0.1)
+    ticks = up.ticks()
+    time.sleep(0.3)
+    assert up.ticks() - ticks <= 3
+    client.close()
+    before.check()
+
+
+def test_a_client_that_closes_while_it_waits_is_forgotten(up, before):
+    up.ask("stop slow")
+    client = up.connect()
+    client.send("start slow")
+    wait_until(lambda: up.state("slow") == "starting")
+    client.close()
+    wait_until(lambda: up.state("slow") == "running")
+    before.check()
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RD, socket.SHUT_RDWR])
+def test_half_closed_connections(up, before, how):
+    client = up.connect()
+    client.send("list")
+    client.socket.shutdown(how)
+    if how == socket.SHUT_WR:
+        assert client.answer()[-1] == "ok" and client.answer() == []
+    ticks = up.ticks()
+    time.sleep(0.3)
+    assert up.ticks() - ticks <= 3
+    client.close()
+    before.check()
+
+
+def test_who_sends_and_closes_at_once_is_served(up):
+    up.add("it", "start() { :; }")
+    send_rubbish(up.socket, b"start it\n")
+    wait_until(lambda: up.state("it") == "running")
+
+
+def test_requests_on_one_connection_are_answered_in_order(up, before):
+    client = up.connect()
+    client.send("stop slow", "start slow", "status slow", "frobnicate", "list")
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.answer() == ["ok"] and client.answer() == ["ok"]
+    assert client.answer()[1] == " state running"
+    assert client.answer() == ["error 2 frobnicate: no such request"]
+    assert client.answer()[-1] == "ok"
+    client.close()
+    before.check()
+
+
+def test_s30_a_reader_that_never_reads_holds_up_nobody(up, before):
+    client = up.connect()
+    client.socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(100):
+            client.socket.sendall(b"list\n" * 1000)
+    before.descriptors = up.descriptors()
+    before.check()
+    client.close()
+
+
+def test_s30_many_requests_of_one_hold_up_no_other(up, before):
+    """One who asks and reads as fast as it can gets no more than its turn."""
+    for number in range(300):
+        up.add(f"service-{number}", "start() { :; }")
+    before.states = up.states()
+    writer = up.connect()
+    read_all = "import os, select\nwhile select.select([0], [], []) and os.read(0, 65536): pass"
+    reading = subprocess.Popen([sys.executable, "-c", read_all], stdin=writer.socket)
+    try:
+        writer.socket.sendall(b"list\n" * 12000)
+        for _ in range(5):
+            began = time.monotonic()
+            up.ok("status it")
+            assert time.monotonic() - began < 1
+    finally:
+        reading.kill()
+        reading.wait()
+        writer.close()
+    before.check()
+
+
+def test_s30_a_cap_for_each_user_and_root_is_served(up, before):
+    with as_user(1000):
+        crowd = [Client("socket") for _ in range(200)]
+    served = 0
+    for client in crowd:
+        with contextlib.suppress(OSError):
+            served += client.ask("list")[-1:] == ["ok"]
+    assert served == 64
+    with as_user(1001):
+        other = Client("socket")
+    assert other.ask("list")[-1] == "ok" and up.ask("start it") == ["ok"]
+    for client in [*crowd, other]:
+        client.close()
+    up.ask("stop it")
+    before.check()
+
+
+def test_s30_a_crowd_of_users_leaves_room_for_root(up, before):
+    """A user can have thousands of user numbers (subuid(5)), each with its own cap."""
+    crowd = collections.deque(maxlen=700)
+    for number in range(10000):
+        with as_user(2000 + number // 40):
+            crowd.append(socket.socket(socket.AF_UNIX))
+            crowd[-1].connect("socket")
+    assert up.ask("start it") == ["ok"]
+    assert len(up.descriptors()) < 400
+    for client in crowd:
+        client.close()
+    up.ask("stop it")
+    before.check()
+
+
+def test_s30_without_memory_it_goes_on(up, before):
+    used = int(re.search(rb"VmSize:\s+(\d+)", read(f"/proc/{up.process.pid}/status"))[1]) << 10
+    limits = resource.prlimit(up.process.pid, resource.RLIMIT_AS, (used, -1))
+    crowd = [up.connect() for _ in range(8)]
+    for client in crowd:
+        client.socket.settimeout(0.2)
+        with contextlib.suppress(OSError):
+            client.socket.sendall(b"x" * (250 << 10))
+    wait_until(lambda: "MemoryError" in up.console())
+    resource.prlimit(up.process.pid, resource.RLIMIT_AS, limits)
+    for client in crowd:
+        client.close()
+    assert up.ask("start it") == ["ok"] == up.ask("stop it")
+    wait_until(before.is_back)
+
+
+def test_s30_without_descriptors_it_goes_on_and_says_so(up, before):
+    resource.prlimit(up.process.pid, resource.RLIMIT_NOFILE, (40, 4096))
+    crowd = [Client(up.socket) for _ in range(60)]
+    wait_until(lambda: "a connection could not be taken: Too many open files" in up.console())
+    ticks = up.ticks()
+    time.sleep(1)
+    assert up.ticks() - ticks <= 10 and up.console().count("could not be taken") <= 3
+    assert crowd[0].ask("start it") == ["error 1 it: it could not be run: Too many open files"]
+    assert crowd[0].ask("status it")[-1] == "ok"
+    for client in crowd:
+        client.close()
+    assert up.ask("start it") == ["ok"]
+    up.ask("stop it")
+    before.check()
+
+
+def test_s30_a_daemon_comes_back_when_there_are_descriptors_again(up):
+    up.add("daemon", "backoff=0.2", SLEEP)
+    assert up.ask("start daemon") == ["ok"]
+    daemon = up.pid("daemon")
+    resource.prlimit(up.process.pid, resource.RLIMIT_NOFILE, (30, 4096))
+    crowd = [Client(up.socket) for _ in range(40)]
+    wait_until(lambda: "could not be taken: Too many open files" in up.console())
+    os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: "daemon: it could not be run: Too many open files" in up.console())
+    for client in crowd:
+        client.close()
+    wait_until(lambda: up.state("daemon") == "running")
+
+
+def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch):
+    """One handler closes what has an event in the same turn, and opens what gets its number."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "linitd.py")])
+    linitd = load_tool("linitd")
+    init = linitd.Init(linitd.Options(["--log", str(tmp_path)]))
+    (first, to_first), (second, to_second) = os.pipe(), os.pipe()
+    opened, called = [], []
+
+    def replace_second(mask):
+        init.forget(second)
+        opened.extend(os.pipe())
+        init.watch(opened[0], linitd.select.EPOLLIN, called.append)
+        init.has_ended = True
+
+    init.watch(first, linitd.select.EPOLLIN, replace_second)
+    init.watch(second, linitd.select.EPOLLIN, called.append)
+    os.write(to_first, b"x")
+    os.write(to_second, b"x")
+    init.run()
+    assert opened[0] == second and called == []
+    init.epoll.close()
+    for fd in (first, to_first, to_second, *opened):
+        os.close(fd)
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+def run(init, *options):
+    done = subprocess.run(init.command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=20, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_version_and_check(one):
+    status, text, _ = run(one, "--help")
+    assert status == 0 and text.startswith("linitd, the init of Panux\n")
+    for option in re.findall(r"^  (--\S+)", text, re.MULTILINE):
+        assert option in (ROOT / "linitd.py").read_text()
+    assert run(one, "--version") == (0, f"linitd {load_tool('linitd').VERSION}\n", "")
+    assert run(one, "--check") == (0, "", "") and not one.socket.exists()
+
+
+@pytest.mark.parametrize("options, text", [
+    (["--frobnicate"], "--frobnicate: no such option; see linitd --help"),
+    (["word"], "word: no such option; see linitd --help"),
+    (["--socket"], "--socket needs a value"),
+    (["--check=yes"], "--check takes no value")])
+def test_usage(one, options, text):
+    assert run(one, *options) == (2, "", f"linitd: {text}\n")
+
+
+def test_without_linit_start(one):
+    (one.folder / "linit-start").unlink()
+    status, _, text = run(one, "--check")
+    assert status == 1 and re.fullmatch("linitd: linit-start is at none of .*\n", text)
+
+
+def can_connect(path):
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+def test_a_second_one_on_the_same_socket_is_refused(one):
+    one.start("--no-boot")
+    status, _, text = run(one)
+    assert status == 1 and "another linitd listens there" in text and text.count("\n") == 1
+    assert one.ask("list") == ["ok"]
+
+
+def test_a_stale_socket_is_replaced(one):
+    one.start("--no-boot")
+    one.process.kill()
+    one.process.wait()
+    one.process = None
+    assert one.socket.exists()
+    one.start("--no-boot")
+    wait_until(lambda: can_connect(one.socket))
+    assert one.ask("list") == ["ok"]
+
+
+def test_a_file_in_the_place_of_the_socket_stays(one):
+    one.socket.write_text("mine")
+    status, _, text = run(one, "--no-boot")
+    assert status == 1 and "no socket can be made there" in text
+    assert one.socket.read_text() == "mine"
+
+
+@pytest.mark.parametrize("path", ["folder", "x" * 200, "file/socket"])
+def test_a_socket_that_cannot_be_made_is_one_line(one, path):
+    (one.folder / "folder").mkdir()
+    (one.folder / "file").touch()
+    one.socket = one.folder / path
+    status, _, text = run(one, "--no-boot")
+    assert status == 1 and text.startswith(f"linitd: {one.socket}: no socket can be made there: ")
+    assert text.count("\n") == 1
+
+
+def test_a_socket_that_somebody_removed_does_not_matter_at_the_end(one):
+    one.start("--no-boot")
+    one.socket.unlink()
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait() == 0 and "Traceback" not in one.console()
+
+
+def test_enable_and_disable(up):
+    up.add("it", "start() { :; }")
+    assert up.ask("enable it") == ["ok"] and (up.rcd / "it").exists()
+    assert up.ask("enable it") == ["ok"]
+    assert up.ask("disable it") == ["ok"] and not (up.rcd / "it").exists()
+    assert up.ask("disable it") == ["ok"]
+    (up.rcd / "it").symlink_to(up.folder / "victim")
+    assert up.ask("enable it")[0].startswith("error 1 ") and not (up.folder / "victim").exists()
+
+
+def test_what_a_service_starts_with(one):
+    """Every service the same, whatever linitd was started with and from."""
+    show = f"start() {{ {{ pwd; umask; env | sort; }} >{one.folder}/$name; }}"
+    one.add("boot", show)
+    one.add("it", show)
+    one.start(cwd=one.folder)
+    assert one.ask("start boot it") == ["ok"]
+    assert read(one.folder / "boot") == read(one.folder / "it")
+    where, mask, *variables = read(one.folder / "it").decode().splitlines()
+    assert (where, mask) == ("/", "0022")
+    names = {line.partition("=")[0] for line in variables}
+    assert names - {"_", "PWD", "OLDPWD", "SHLVL"} == {
+        "PATH", "LINITSOCK", "LINIT_INITD", "LINIT_RCD", "LINIT_FD"}
+
+
+# ---- PID 1 ---------------------------------------------------------------------------------------
+
+class First(Linitd):
+    """A linitd that is PID 1 of its own namespaces; what it calls at the end only leaves a word."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        for name in ("umount", "poweroff", "reboot", "halt"):
+            self.add_program(name, f'echo "{name} $*" >>{folder}/calls')
+        (folder / "screen").touch()
+
+    def start(self, *options, **keywords):
+        mount = f"mount --bind '{self.folder}/screen' /dev/console && exec \"$@\""
+        before = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child",
+                  "sh", "-c", mount, "sh"]
+        super().start(*options, before=before, **keywords)
+        [child] = read(f"/proc/{self.process.pid}/task/{self.process.pid}/children").split()
+        self.first = int(child)
+        return self
+
+    def calls(self):
+        return read(self.folder / "calls").decode().splitlines()
+
+    def screen(self):
+        return read(self.folder / "screen").decode()
+
+    def zombies(self):
+        children = read(f"/proc/{self.first}/task/{self.first}/children").split()
+        return [pid for pid in map(int, children) if not is_alive(pid)]
+
+
+@pytest.fixture
+def first(tmp_path):
+    first = First(tmp_path)
+    yield first
+    assert not first.end()
+
+
+@pytest.mark.parametrize("number, program", [
+    (signal.SIGUSR2, "poweroff"), (signal.SIGUSR1, "halt"), (signal.SIGTERM, "reboot"),
+    (signal.SIGINT, "reboot")])
+def test_pid_1_goes_by_signals(first, number, program):
+    first.add("it", "start() { :; }", f"stop() {{ {first.does('stopped')}; }}")
+    first.add_boot("it")
+    first.start()
+    assert first.ask("start boot") == ["ok"]
+    os.kill(first.first, number)
+    assert first.wait() == 0
+    assert first.trace() == ["stopped"]
+    assert first.calls() == ["umount -a -r", f"{program} -f"]
+    assert f"linitd: {program}: stopping all services\n" in first.screen()
+
+
+@pytest.mark.parametrize("verb", ["poweroff", "reboot", "halt"])
+def test_pid_1_goes_by_requests(first, verb):
+    first.start("--no-boot")
+    client = first.connect()
+    first.socket.unlink()               # an exception would be the kernel's panic
+    os.kill(first.first, signal.SIGHUP)
+    assert client.ask(verb) == ["ok"]
+    assert first.wait() == 0 and first.calls() == ["umount -a -r", f"{verb} -f"]
+
+
+def test_pid_1_reaps_orphans(first):
+    first.add("forks", "start() { for i in 1 2 3; do (setsid sh -c 'sleep 0.2' &); done; }")
+    first.start("--no-boot")
+    assert first.ask("start forks") == ["ok"]
+    time.sleep(0.5)
+    wait_until(lambda: not first.zombies())
+    assert read(f"/proc/{first.first}/task/{first.first}/children").split() == []
+
+
+def test_pid_1_ends_what_is_left(first):
+    """TERM first, for who can take leave; KILL for who doesn't."""
+    first.add("forks", f"cd {first.folder}", "start() {",
+              "setsid sh -c 'trap \"\" TERM; echo >deaf; exec sleep 98' &",
+              "setsid sh -c 'trap \"echo left >>trace; exit\" TERM; echo >polite; "
+              "while :; do sleep 0.05; done' &",
+              "while ! [ -e deaf ] || ! [ -e polite ]; do sleep 0.05; done", "}")
+    first.start("--no-boot")
+    assert first.ask("start forks") == ["ok"]
+    assert first.ask("poweroff") == ["ok"]
+    assert first.wait() == 0
+    assert first.trace() == ["left"] and first.calls() == ["umount -a -r", "poweroff -f"]
+    assert "sleep 98" not in commands().values()
+
+
+def test_pid_1_refuses_scripts_that_a_group_can_write(first):
+    first.add("it", "start() { :; }")
+    (first.initd / "it").chmod(0o775)
+    first.start("--no-boot")
+    assert "others can write it" in first.ask("start it")[0]
