@@ -248,14 +248,14 @@ class Service:
         return STARTING if self.state == WAITING else self.state
 
     def shown_pid(self) -> str:
-        is_there = self.pid and (self.is_daemon or self.state != RUNNING)
-        return str(self.pid) if is_there else "-"
+        is_there = self.state in (STARTING, STOPPING) or self.is_daemon and self.state == RUNNING
+        return str(self.pid) if self.pid and is_there else "-"
 
 
 class Wait:
     """A request that is answered once services have settled: is_settled, one of Service's methods,
     says of each whether it has. Where it is soft, no failure counts."""
-    __slots__ = ("peer", "left", "is_settled", "wants_running", "soft", "problems", "code")
+    __slots__ = ("peer", "left", "is_settled", "wants_running", "soft", "problems")
 
     def __init__(self, peer: "Peer", is_settled, wants_running: bool, soft: bool = False):
         self.peer = peer
