@@ -2951,6 +2951,11 @@ def explain(error: OSError) -> str:
     return f"{where}{error.strerror or error}{hint}"
 
 
+def forget_stdout() -> None:
+    """Drop what stdout holds, else Python's exit tries it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: "list | None" = None) -> int:
     """Run lpkg; what a user, a network or a disk causes is one line on stderr and a status."""
     os.umask(0o022)
@@ -2969,10 +2974,10 @@ def main(argv: "list | None" = None) -> int:
         say("lpkg: interrupted; nothing is half done")
         return 130
     except BrokenPipeError:
-        sys.stdout = None               # the reader has seen enough; the exit must not flush again
+        forget_stdout()                 # the reader has seen enough
     except OSError as error:
         say(f"lpkg: {explain(error)}")
-        sys.stdout = None               # perhaps it was stdout that failed
+        forget_stdout()                 # perhaps it was stdout that failed
     except MemoryError:
         say("lpkg: not enough memory; nothing is half done")
     return 1

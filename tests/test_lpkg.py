@@ -93,9 +93,11 @@ def child(arguments, files, uid, before):
         import traceback
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)            # else this copy of pytest would go on with the other tests
 
 
 def script(*arguments, stdin=b"", python=sys.executable, **more):

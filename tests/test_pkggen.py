@@ -274,7 +274,9 @@ def test_s23_deep_nesting(tmp_path, value):
     )
     folder = write_recipe(tmp_path / "r", text)
     started = time.monotonic()
-    assert "more than 50 lists and maps in one another" in refused("script", folder)
+    message = refused("script", folder)
+    # PyYAML from 6.0.4 on has a limit of its own, which its look-ahead may meet first.
+    assert "more than 50 lists and maps in one another" in message or "nesting depth" in message
     assert time.monotonic() - started < 10
 
 

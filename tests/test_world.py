@@ -311,7 +311,8 @@ def test_a_failed_build_shows_its_end_and_others_go_on(tree):
 
 def test_two_builds_run_at_once(tree):
     for name in ("one", "two"):
-        tree.recipe(name, ["sleep 3", f"echo {name} >out/{name}/file"])
+        # Long enough for a busy machine to begin the second before the first has ended.
+        tree.recipe(name, ["sleep 8", f"echo {name} >out/{name}/file"])
     status, text = tree.world("-j2")
     assert status == 0, text
     order = re.findall(r"^(build|built) ", text, re.MULTILINE)
