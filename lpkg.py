@@ -6,9 +6,9 @@
     lpkg.py pack --meta zlib.json -o build/repo/x86_64 < out.tar
 
 In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var/lib/lpkg,
-installed/NAME (a package and its files), world (what was asked for), serials (what was seen of each
-index), lock and, while something is being changed, staged and journal. On the repository's side it
-writes *.lpkg, index.json, index.json.gz and index.json.minisig.
+installed/NAME (a package and its files), world (what was asked for), held, serials (what was seen
+of each index), lock and, while something is being changed, staged and journal. On the repository's
+side it writes *.lpkg, index.json, index.json.gz and index.json.minisig.
 
 The invariant: whenever a run was cut, the root is the old system or the new one, and its database
 agrees with its files. Nothing that no trusted key has signed is parsed, inflated or left on the
@@ -35,6 +35,7 @@ VERSION = "0.1"
 STATE = "var/lib/lpkg"
 INSTALLED = STATE + "/installed"
 WORLD = STATE + "/world"
+HELD = STATE + "/held"
 SERIALS = STATE + "/serials"
 LOCK = STATE + "/lock"
 SPOOL = STATE + "/spool"            # has this name for an instant only, then none
@@ -1745,8 +1746,13 @@ def load_world(root: "Root | None") -> set:
     return set(root.read(WORLD, INFO_LIMIT).decode(errors="replace").split()) if root else set()
 
 
+def load_held(root: "Root | None") -> set:
+    """The names that no upgrade touches."""
+    return set(root.read(HELD, INFO_LIMIT).decode(errors="replace").split()) if root else set()
+
+
 def world_text(world: set) -> bytes:
-    """The file of them."""
+    """The file of a set of names."""
     return "".join(f"{name}\n" for name in sorted(world)).encode()
 
 
@@ -1948,21 +1954,49 @@ class Plan(Record):
         return not self.new and not self.old
 
 
-def plan_install(installed: dict, world: set, offers: list, words: list, local: list) -> Plan:
-    """The plan that brings WORDS (relations) and LOCAL (packages) to what is INSTALLED."""
+def plan_install(installed: dict, world: set, offers: list, words: list, local: list,
+                 held: set = frozenset()) -> Plan:
+    """The plan that brings WORDS (relations) and LOCAL (packages) to what is INSTALLED; of that,
+    the names HELD stay as they are."""
+    holds = [Want(parse_relation(name), "you hold", installed[name], False)
+             for name in sorted(held & installed.keys())]
     wants = [Want(parse_relation(package.name), "you want", package, True) for package in local]
     for word in words:
         relation = parse_relation(word)
         if relation.negative:
             raise Usage(f"{word}: to be rid of a package, say `lpkg remove {relation.name}`")
         wants.append(Want(relation, "you want", None, True))
-    chosen = solve(Universe(installed, offers, local), wants)
+    chosen = solve(Universe(installed, offers, local), holds + wants)
     new = [package for name, package in sorted(chosen.items())
            if package is not installed.get(name)]
     old = {package.name: installed[package.name] for package in new if package.name in installed}
     stay = [package for name, package in installed.items() if chosen.get(name) is package]
     asked = {package.name for want in wants for package in chosen.values() if want.met_by(package)}
     return Plan(new, old, stay, world | asked)
+
+
+def reasons(installed: dict, world: set) -> dict:
+    """NAME -> the name of an installed package that needs it, or None where the user asked for it;
+    what is not in it nobody needs."""
+    named = {}
+    for package in installed.values():
+        for name, _ in package.names():
+            named.setdefault(name, []).append(package)
+    found = {name: None for name in sorted(world) if name in installed}
+    for name in (left := list(found)):          # it grows meanwhile
+        for relation in installed[name].relations("depends"):
+            for package in named.get(relation.name, ()):
+                if package.satisfies(relation) and package.name not in found:
+                    found[package.name] = name
+                    left.append(package.name)
+    return found
+
+
+def plan_autoremove(installed: dict, world: set) -> Plan:
+    """The plan that removes what nobody needs."""
+    needed = reasons(installed, world)
+    old = {name: package for name, package in installed.items() if name not in needed}
+    return Plan([], old, [installed[name] for name in needed], world)
 
 
 def plan_remove(installed: dict, world: set, names: list) -> Plan:
@@ -2498,7 +2532,7 @@ def cmd_install(options: "Options") -> int:
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
     offers = load_repositories(options, root, choose_arch(options, installed, local), serials)
-    plan = plan_install(installed, world, offers, names, local)
+    plan = plan_install(installed, world, offers, names, local, load_held(root))
     if plan.is_empty() and plan.world == world:
         say("nothing to do: it is installed already")
         return 0
@@ -2512,7 +2546,7 @@ def cmd_upgrade(options: "Options") -> int:
     names = [package.name for package in find_installed(root, options.words)]
     serials = Serials(root.read(SERIALS) if root else b"")
     offers = load_repositories(options, root, choose_arch(options, installed, []), serials)
-    plan = plan_install(installed, world, offers, names, [])
+    plan = plan_install(installed, world, offers, names, [], load_held(root))
     plan.world = world                  # who upgrades a package need not have asked for it
     if plan.is_empty():
         say("nothing to do: what is installed is the newest")
@@ -2523,8 +2557,46 @@ def cmd_upgrade(options: "Options") -> int:
 def cmd_remove(options: "Options") -> int:
     """Remove packages."""
     root = open_root(options, change=True)
-    plan = plan_remove(load_installed(root), load_world(root), options.words)
+    installed, world = load_installed(root), load_world(root)
+    plan = plan_remove(installed, world, options.words)
+    status = change_root(options, root, plan, {})
+    before = set(installed) - set(reasons(installed, world))
+    rest = {package.name: package for package in plan.stay}
+    unneeded = sorted(set(rest) - set(reasons(rest, plan.world)) - before)
+    if unneeded:
+        say(f"nobody needs {', '.join(unneeded)} any more; `lpkg autoremove` removes that")
+    return status
+
+
+def cmd_autoremove(options: "Options") -> int:
+    """Remove what came along with others and is needed by none any more."""
+    root = open_root(options, change=True)
+    plan = plan_autoremove(load_installed(root), load_world(root))
+    if plan.is_empty():
+        say("nothing to do: all that is installed is needed")
+        return 0
     return change_root(options, root, plan, {})
+
+
+def cmd_hold(options: "Options") -> int:
+    """Keep packages as they are, whatever is upgraded."""
+    return change_held(options, lambda held, names: held | names)
+
+
+def cmd_unhold(options: "Options") -> int:
+    """Let packages be upgraded again."""
+    return change_held(options, lambda held, names: held - names)
+
+
+def change_held(options: "Options", change: object) -> int:
+    """Write the names HELD anew: what CHANGE makes of them and the names that are given."""
+    root = open_root(options, change=True)
+    names = {package.name for package in find_installed(root, options.words)}
+    root.remove(HELD + ".new")
+    with root.create(HELD + ".new", 0o644) as file:
+        file.write(world_text(change(load_held(root), names)))
+    root.publish(HELD)
+    return 0
 
 
 def change_root(options: "Options", root: "Root | None", plan: Plan, texts: dict) -> int:
@@ -2733,6 +2805,38 @@ def cmd_files(options: "Options") -> int:
     return 0
 
 
+def cmd_owner(options: "Options") -> int:
+    """Which package brought a path."""
+    found = []
+    installed = find_installed(open_root(options), [])
+    for word in options.words:
+        path = os.path.normpath("/" + word.lstrip("/"))[1:]
+        owners = [package.name for package in installed
+                  if any(entry["path"] == path for entry in package.info["files"])]
+        if not owners:
+            raise Fail(f"/{path}: no package has brought it")
+        found += [{"path": path, "package": name} for name in owners]
+    print_all(options, found, lambda one: f"{one['path']}: {one['package']}")
+    return 0
+
+
+def cmd_why(options: "Options") -> int:
+    """Why a package is there: who needs it, up to what the user asked for."""
+    root = open_root(options)
+    installed = load_installed(root)
+    name = find_installed(root, options.words)[0].name
+    needed = reasons(installed, load_world(root))
+    if name not in needed:
+        raise Fail(f"{name}: nobody needs it; `lpkg autoremove` removes it")
+    steps = []
+    while name is not None:
+        steps.append({"package": name, "needed_by": needed[name]})
+        name = needed[name]
+    print_all(options, steps, lambda step: f"{step['package']}: "
+              + (f"{step['needed_by']} needs it" if step["needed_by"] else "you asked for it"))
+    return 0
+
+
 def cmd_verify(options: "Options") -> int:
     """Compare what is in the root with what was installed, conffiles aside."""
     root = open_root(options)
@@ -2829,10 +2933,16 @@ VERBS = {
     "upgrade": Verb(cmd_upgrade, 0, ANY, "[NAME...]", FROM + "--yes --dry-run",
                     "upgrade packages, all of them when none is named"),
     "remove": Verb(cmd_remove, 1, ANY, "NAME...", "--root --yes --dry-run", "remove packages"),
+    "autoremove": Verb(cmd_autoremove, 0, 0, "", "--root --yes --dry-run",
+                       "remove what nobody needs any more"),
+    "hold": Verb(cmd_hold, 1, ANY, "NAME...", "--root", "keep packages as they are"),
+    "unhold": Verb(cmd_unhold, 1, ANY, "NAME...", "--root", "let packages be upgraded again"),
     "search": Verb(cmd_search, 1, 1, "WORD", FROM + "--json", "search names and summaries"),
     "list": Verb(cmd_list, 0, 0, "", "--root --json", "list what is installed"),
     "info": Verb(cmd_info, 1, ANY, "NAME|FILE...", FROM + "--json", "describe packages"),
     "files": Verb(cmd_files, 1, ANY, "NAME|FILE...", "--root --json", "list the files of packages"),
+    "owner": Verb(cmd_owner, 1, ANY, "PATH...", "--root --json", "say who brought a path"),
+    "why": Verb(cmd_why, 1, 1, "NAME", "--root --json", "say who needs a package"),
     "verify": Verb(cmd_verify, 0, ANY, "[NAME...]", "--root --json", "compare files and database"),
     "bootstrap": Verb(cmd_bootstrap, 1, ANY, "ROOT|--tar FILE NAME...",
                       "--repo --key --arch --tar --no-database --repo-url "

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import os
 import random
@@ -432,6 +433,81 @@ def test_solver_deep_and_wide():
         )
     plan = lpkg.plan_install({}, set(), [repository], ["p0"], [])
     assert len(plan.new) == 3000
+
+
+UNIVERSES = 2000
+
+
+def random_universe(rng):
+    """(offered, installed, asked) of at most five names in three versions, with relations of all
+    kinds; what is installed is a system in itself."""
+    names = "abcde"[:rng.randint(2, 5)]
+
+    def relation(others):
+        version = rng.choice(["", "", ">=2-0", "<3-0", "=1-0"])
+        return rng.choice(others) + version
+
+    def package(name, number):
+        others = [other for other in names if other != name] + ["v"]
+        info = info_of(name, [], f"{number}-0")
+        info["depends"] = [relation(others) for _ in range(rng.choice([0, 0, 1, 2]))]
+        info["conflicts"] = [relation(others) for _ in range(rng.choice([0, 0, 0, 1]))]
+        info["provides"] = [rng.choice(["v", "v=2-0"])] if rng.random() < 0.2 else []
+        return info
+
+    offered = [package(name, number) for name in names for number in range(1, 4)
+               if rng.random() < 0.7]
+    installed = [dict(info) for info in offered if rng.random() < 0.2]
+    installed = list({info["name"]: info for info in installed}.values())
+    asked = [relation([*names, "v"]) for _ in range(rng.randint(1, 2))]
+    return offered, installed, asked
+
+
+def is_system(packages, wants):
+    """Whether PACKAGES, at most one of a name, have all that WANTS and they themselves ask for, and
+    nothing that one of them won't have."""
+    if any(not any(other.satisfies(want) for other in packages) for want in wants):
+        return False
+    return all(
+        all(any(other.satisfies(need) for other in packages) for need in one.relations("depends"))
+        and not any(other.satisfies(foe) for other in packages if other is not one
+                    for foe in one.relations("conflicts"))
+        for one in packages
+    )
+
+
+def systems(choices):
+    """Every choice of at most one package of each name."""
+    by_name = {}
+    for package in choices:
+        by_name.setdefault(package.name, [None]).append(package)
+    for picked in itertools.product(*by_name.values()):
+        yield [package for package in picked if package]
+
+
+def test_solver_finds_an_answer_exactly_when_there_is_one():
+    """Against brute force, on small random universes."""
+    rng = random.Random(2026)
+    outcomes = {True: 0, False: 0}
+    while sum(outcomes.values()) < UNIVERSES:
+        offered, installed, asked = random_universe(rng)
+        repository = lpkg.Repository("repo", "", "", [])
+        repository.packages += [lpkg.Package(info, repository) for info in offered]
+        there = {info["name"]: lpkg.Package(info, None) for info in installed}
+        if not is_system(list(there.values()), []):
+            continue
+        wants = [lpkg.parse_relation(word) for word in [*asked, *there]]
+        choices = repository.packages + list(there.values())
+        exists = any(is_system(packages, wants) for packages in systems(choices))
+        try:
+            plan = lpkg.plan_install(there, set(), [repository], asked, [])
+        except lpkg.Fail as error:
+            assert not exists and str(error), (offered, installed, asked)
+            outcomes[False] += 1
+            continue
+        assert exists and is_system(plan.new + plan.stay, wants), (offered, installed, asked)
+        outcomes[True] += 1
+    assert min(outcomes.values()) > UNIVERSES / 10
 
 
 # ---- signatures --------------------------------------------------------------------------------
@@ -1014,6 +1090,61 @@ def test_upgrade_of_one_of_all_and_of_nothing(world):
     assert (world.root / "bin/app").read_bytes() == b"2"
     assert world.do("verify").ok()
     world.do("upgrade", "busybox").refused("busybox is not installed")
+
+
+def chain_world(world):
+    """app needs lib needs base; other needs base."""
+    world.pack({"app": {"bin/app": b"1"}, "lib": {"lib/lib": b"1"}, "base": {"lib/base": b"1"},
+                "other": {"bin/other": b"1"}},
+               app={"depends": ["lib"]}, lib={"depends": ["base"]}, other={"depends": ["base"]})
+    world.index()
+    world.do("install", "app", "other").ok()
+
+
+def test_owner_and_why(world):
+    chain_world(world)
+    done = world.do("owner", "/bin/../lib/base", "bin/app").ok()
+    assert done.out == "lib/base: base\nbin/app: app\n"
+    world.do("owner", "/bin/none").refused("/bin/none: no package")
+    assert world.do("why", "base").ok().out in (
+        "base: other needs it\nother: you asked for it\n",
+        "base: lib needs it\nlib: app needs it\napp: you asked for it\n")
+    assert json.loads(world.do("why", "app", "--json").out) == [
+        {"package": "app", "needed_by": None}]
+    world.do("why", "none").refused("none is not installed")
+
+
+def test_autoremove_takes_what_nobody_needs(world):
+    chain_world(world)
+    assert "nothing to do" in run("--root", world.root, "autoremove").ok().err
+    done = world.do("remove", "app").ok()
+    assert "nobody needs lib any more" in done.err
+    world.do("why", "lib").refused("nobody needs it")
+    assert "remove   lib 1-0" in run("--root", world.root, "autoremove", "--dry-run").ok().out
+    run("--root", world.root, "--yes", "autoremove").ok()
+    assert run("--root", world.root, "list").out == "base 1-0\nother 1-0\n"
+    assert not (world.root / "lib/lib").exists() and world.do("verify").ok()
+    world.do("remove", "other").ok()
+    run("--root", world.root, "--yes", "autoremove").ok()
+    assert run("--root", world.root, "list").out == ""
+
+
+def test_what_is_held_stays(world):
+    chain_world(world)
+    run("--root", world.root, "hold", "lib").ok()
+    run("--root", world.root, "hold", "none").refused("none is not installed")
+    world.pack({"app": {"bin/app": b"2"}, "lib": {"lib/lib": b"2"}}, "2-0",
+               app={"depends": ["lib>=2"]})
+    world.pack({"base": {"lib/base": b"2"}}, "2-0")
+    world.index()
+    world.do("install", "lib=2-0").refused("lib 1-0 is needed as well")
+    world.do("install", "app=2-0").refused("app 2-0 needs lib>=2", "lib 1-0 is needed as well")
+    world.do("upgrade").ok()
+    assert run("--root", world.root, "list").out == "app 1-0\nbase 2-0\nlib 1-0\nother 1-0\n"
+    run("--root", world.root, "unhold", "lib").ok()
+    world.do("upgrade").ok()
+    assert "app 2-0\n" in run("--root", world.root, "list").out
+    assert (world.root / "var/lib/lpkg/held").read_text() == ""
 
 
 def test_https_without_ssl_says_what_to_do(world):
