@@ -74,6 +74,27 @@ $(image)/settings: FORCE
 $(O)/repo/$(ARCH)/index.json.minisig:
 	@echo "there is no repository yet: make world" >&2; exit 1
 
+##@ Recipes
+.PHONY: shell
+shell: ## run the build of PKG again, and open a shell where it failed
+	@PYTHON="$(python)" world/engine world/recipe shell
+
+.PHONY: patch
+patch: ## what was changed in that shell as NAME.patch beside the recipe of PKG
+	@NAME="$(NAME)" world/recipe patch
+
+.PHONY: menuconfig
+menuconfig: ## change the configuration of PKG, as busybox or linux-tiny (CONFIG=oldconfig: by text)
+	@PYTHON="$(python)" CONFIG="$(CONFIG)" world/engine world/recipe menuconfig
+
+.PHONY: check-recipe
+check-recipe: ## lint the recipe of PKG, build it twice and compare, list what comes out
+	@PYTHON="$(python)" world/engine world/recipe check-recipe
+
+.PHONY: why
+why: ## what changed since PKG was built, and what has to be looked at because of that
+	@$(python) pkggen.py why recipes "$${PKG:?name a package, as in: make why PKG=zlib}"
+
 ##@ Run
 .PHONY: run
 run: ## boot the image in QEMU, its console in this terminal; its port 80 is PORT here
@@ -103,7 +124,7 @@ test: world ## show that everything works, the core world included
 .PHONY: check
 check: ## unit tests and lint, in a few minutes
 	@world/setup test
-	@$(python) -m pytest $(pytest) tests --ignore tests/test_world.py
+	@$(python) -m pytest $(pytest) tests --ignore tests/test_world.py --ignore tests/test_device.py
 
 .PHONY: bench
 bench: ## figures of speed and memory, beside peers in the same run
@@ -112,6 +133,11 @@ bench: ## figures of speed and memory, beside peers in the same run
 	@$(python) tests/bench/bench_lpkg.py
 	@$(if $(wildcard $(O)/$(ARCH)/image-base/initramfs),$(python) tests/bench/bench_boot.py, \
 		echo "boots are not measured: there are no images; make run-test makes them")
+
+.PHONY: oracle
+oracle: ## run the template cases through a real Go 1.19 and write what it gives into them
+	@world/setup oracle
+	@go run tests/oracle.go tests/data/templates/*.txt
 
 ##@ Install
 DESTDIR ?=

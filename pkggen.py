@@ -18,6 +18,8 @@ Invariant: nothing whose hash is not the recipe's own word reaches a build, and 
 built only when all that went in is, by its hash, what went into the last good build.
 """
 
+from __future__ import annotations  # they need the lazy modules below
+
 import sys
 
 if __name__ == "__main__" and not sys.flags.isolated:
@@ -25,18 +27,15 @@ if __name__ == "__main__" and not sys.flags.isolated:
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
-import hashlib
+import functools
+import importlib
 import io
-import json
+import itertools
+import math
 import os
 import re
-import shlex
 import signal
-import subprocess
-import tarfile
-import tempfile
 import time
 import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
@@ -47,6 +46,20 @@ except ImportError:
     sys.exit(
         "pkggen: PyYAML is missing; `apt-get install python3-yaml`, or `pip install PyYAML`"
     )
+
+
+class Lazy:
+    """A module that is loaded at its first use: `script` needs none of these, and must be quick."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self.name), attribute)
+
+
+hashlib, json, shlex = Lazy("hashlib"), Lazy("json"), Lazy("shlex")
+subprocess, tarfile, tempfile = Lazy("subprocess"), Lazy("tarfile"), Lazy("tempfile")
 
 VERSION = "0.1"
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -197,6 +210,48 @@ RELATION = re.compile(
 )
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
+# The kinds of fields as JSON Schema has them. YAML gives an unquoted 1.10 or `yes` to an editor as
+# a number or a truth, and a text it is all the same.
+TEXT_SCHEMA = {"type": ["string", "number", "boolean", "null"]}
+KIND_SCHEMAS: Dict[str, Dict[str, Any]] = {
+    "text": TEXT_SCHEMA,
+    "integer": {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]{1,9}$"},
+    "boolean": {"type": "boolean"},
+    "any": {},
+    "texts": {"type": ["array", "null"], "items": TEXT_SCHEMA},
+    "text map": {"type": ["object", "null"], "additionalProperties": TEXT_SCHEMA},
+    "boolean map": {"type": ["object", "null"], "additionalProperties": {"type": "boolean"}},
+    "any map": {"type": ["object", "null"]},
+    "sources": {
+        "type": ["array", "null"],
+        "items": {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1},
+    },
+}
+
+
+def json_schema() -> Dict[str, Any]:
+    """The JSON Schema (draft 7) of a pkgen.yaml."""
+    package = table_schema(PACKAGE_FIELDS)
+    packages = {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+        "additionalProperties": {**package, "type": ["object", "null"]},
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": f"a recipe of Panux, {RECIPE_FILE}",
+        **table_schema(RECIPE_FIELDS, packages=packages),
+        "required": ["packages", "version"],
+    }
+
+
+def table_schema(table: Tuple[Field, ...], **special: Any) -> Dict[str, Any]:
+    """The schema of a map whose keys are TABLE's; that of the kinds SPECIAL is not in the table."""
+    kinds = {**KIND_SCHEMAS, **special}
+    properties = {field.key: {**kinds[field.kind], "description": field.what} for field in table}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
 
 class Alternative(NamedTuple):
     """One place to get a source from; `sha256` is None for file: and self:, which lie here."""
@@ -217,23 +272,48 @@ class Source(NamedTuple):
         return self.alternatives[0].url.startswith(LOCAL)
 
 
-@dataclasses.dataclass
 class Recipe:
     """A loaded recipe: templates rendered, every field of its final type."""
 
-    name: str
-    folder: str
-    path: str
-    arch: str
-    hostarch: str
-    fields: Dict[str, Any]
-    sources: List[Source] = dataclasses.field(default_factory=list)
-    script: str = ""
-    check: str = ""
+    # "A tree of recipes": the recipes whose stand-ins the build uses; of a stand-in itself, the
+    # dependencies that it is built without.
+    stand_ins: Tuple[str, ...] = ()
+    without: Optional[Tuple[str, ...]] = None
+
+    def __init__(self, name: str, folder: str, path: str, arch: str, hostarch: str,
+                 fields: Dict[str, Any]) -> None:
+        self.name = name
+        self.folder = folder
+        self.path = path
+        self.arch = arch
+        self.hostarch = hostarch
+        self.fields = fields
+        self.sources: List[Source] = []
+        self.script = ""
+        self.check = ""
+
+    def replace(self, **values: Any) -> Recipe:
+        """A copy with these VALUES."""
+        other = Recipe.__new__(Recipe)
+        other.__dict__.update(self.__dict__, **values)
+        return other
 
     @property
     def packages(self) -> Dict[str, Dict[str, Any]]:
         return self.fields["packages"]
+
+    @property
+    def is_stand_in(self) -> bool:
+        return self.without is not None
+
+    @property
+    def key(self) -> str:
+        """What its record and its log are called."""
+        return f"bootstrap/{self.name}" if self.is_stand_in else self.name
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.version}" + (", its stand-in" if self.is_stand_in else "")
 
     @property
     def version(self) -> str:
@@ -262,9 +342,10 @@ class Recipe:
 
 MAX_CALLS = 100_000         # templates in templates: Go's own limit
 MAX_STEPS = 1_000_000       # nodes; a recipe walks some hundreds
-MAX_TEXT = 1 << 25          # characters
+MAX_TEXT = 1 << 24          # characters
 MAX_NESTING = 80            # blocks or parentheses in one another: Python's stack bears it
 MAX_INT = (1 << 63) - 1     # of Go's int
+SHOWN, SHOWN_BEFORE = 90, 60    # characters of a line that an error shows, and before its caret
 
 
 class Struct(dict):
@@ -273,6 +354,12 @@ class Struct(dict):
 
 class Byte(int):
     """A byte of a string, as `index "abc" 1` gives it: Go's uint8."""
+
+
+class Part(list):
+    """What `slice` makes of a list; as in Go it may be cut again, up to the elements BEYOND it."""
+
+    beyond: list = []
 
 
 class Nothing:
@@ -291,10 +378,17 @@ class TemplateText:
         self.text = text
 
     def error(self, at: int, what: str) -> Fail:
-        """The Fail `name:line:column: WHAT` for the offset AT; both counts start at 1."""
+        """The Fail `name:line:column: WHAT` for the offset AT; both counts start at 1.
+
+        Two lines more show the text there with a caret below, as much of it as a terminal holds.
+        """
         line = self.text.count("\n", 0, at) + 1
-        column = at - self.text.rfind("\n", 0, at)
-        return Fail(f"{self.name}:{line}:{column}: {what}")
+        start = self.text.rfind("\n", 0, at) + 1
+        left = max(start, at - SHOWN_BEFORE)
+        shown = self.text[left:left + SHOWN].partition("\n")[0].rstrip()
+        shown = "".join(c if c.isprintable() else " " for c in shown)   # one column each
+        caret = " " * (at - left) + "^"
+        return Fail(f"{self.name}:{line}:{at - start + 1}: {what}\n    {shown}\n    {caret}")
 
 
 class Node(NamedTuple):
@@ -309,7 +403,7 @@ class Node(NamedTuple):
                and operands are pipelines and these:
     constant   a string, number or bool
     dot nil variable word   the token itself
-    chain      (operand, names of fields)
+    chain      (operand, the tokens of its fields)
     """
 
     kind: str
@@ -325,17 +419,17 @@ CLOSE = re.compile(r"\}\}|[ \t\r\n]-\}\}[ \t\r\n]*")
 TOKEN = re.compile(r"""
     (?P<close>\}\}|[ \t\r\n]-\}\}[ \t\r\n]*)
   | (?P<space>[ \t\r\n]+(?!-\}\}))      # leaves the blank that belongs to a trimming close
-  | (?P<number>[+-]?\.?[0-9](?:[eEpP][+-]|[\w.])*)
+  | (?P<number>(?:[+-]?\.?[0-9](?:[eEpP][+-]|[\w.])*)(?:[+-](?:[eEpP][+-]|[\w.])*)?)
   | (?P<word>\w+) | (?P<field>\.\w+) | (?P<dot>\.) | (?P<variable>\$\w*)
   | (?P<string>"(?:\\[^\n]|[^"\\\n])*") | (?P<raw>`[^`]*`) | (?P<char>'(?:\\[^\n]|[^'\\\n])*')
   | (?P<declare>:=) | (?P<assign>=) | (?P<pipe>\|) | (?P<left>\() | (?P<right>\))
   | (?P<other>[!#%&*+,/;<>?@\[\\\]^{}~-])
 """, re.VERBOSE)
 WORD_ENDS = re.compile(r"[ \t\r\n.,|:)(}]|\Z")
-BROKEN = {'"': "this string has no closing quote on its line",
-          "`": "this raw string has no closing backquote",
-          "'": "this character has no closing quote on its line",
-          ":": "expected := here"}
+UNENDED = {'"': "this string has no closing quote on its line",
+           "`": "this raw string has no closing backquote",
+           "'": "this character has no closing quote on its line",
+           ":": "expected := here"}
 
 
 def scan(source: TemplateText) -> Iterator[Node]:
@@ -390,12 +484,14 @@ def scan_action(source: TemplateText, opening: Any) -> Iterator[Node]:
 def bad_character(source: TemplateText, at: int) -> Fail:
     """Why no token can begin, or none end, at AT."""
     character = source.text[at]
-    return source.error(at, BROKEN.get(character) or f"bad character {quote(character)} here")
+    return source.error(at, UNENDED.get(character) or f"bad character {quote(character)} here")
 
 
 # ---- literals ----
 
 OCTAL = re.compile(r"^([+-]?)0(?=_?[0-7_]+$)")
+STRAY_UNDERSCORE = re.compile("(?<![0-9a-fx])_|_(?![0-9a-f])")
+COMPLEX = re.compile(r"(?:(?P<real>.*[^ep+-])(?=[+-]))?(?P<imaginary>.+)i")
 UNIT = re.compile(r"""
     \\(?P<octal>[0-3][0-7]{2}) | \\x(?P<byte>[0-9a-fA-F]{2})
   | \\u(?P<short>[0-9a-fA-F]{4}) | \\U(?P<long>[0-9a-fA-F]{8})
@@ -419,19 +515,27 @@ def parse_literal(token: Node) -> object:
 
 
 def parse_number(text: str) -> object:
-    """The int or float that TEXT is in Go; ValueError when it is none, or is out of 64 bits."""
-    low = text.lower()
+    """The number that TEXT is in Go; ValueError when it is none, or is out of 64 bits."""
     if not text.isascii() or len(text) > 1000:          # int() takes its time with more digits
         raise ValueError
-    if "." not in low and "p" not in low and ("e" not in low or "x" in low):
-        value = int(OCTAL.sub(r"\g<1>0o", text), 0)
-        if not -MAX_INT - 1 <= value <= (MAX_INT if text[0] in "+-" else 2 * MAX_INT + 1):
-            raise ValueError
-        return value
-    if "x" in low and "p" not in low:
+    low = text.lower()
+    parts = COMPLEX.fullmatch(low)
+    if parts:
+        return complex(parse_float(parts["real"] or "0"), parse_float(parts["imaginary"]))
+    if "." in low or "p" in low or "e" in low and "x" not in low:
+        return parse_float(low)
+    value = int(OCTAL.sub(r"\g<1>0o", low), 0)
+    if not -MAX_INT - 1 <= value <= (MAX_INT if text[0] in "+-" else 2 * MAX_INT + 1):
         raise ValueError
-    value = float.fromhex(text) if "x" in low else float(text)
-    if value - value != 0:                              # infinite: out of range
+    return value
+
+
+def parse_float(low: str) -> float:
+    """The float64 that LOW is, in small letters; ValueError when it is none or is out of range."""
+    if "x" in low and ("p" not in low or STRAY_UNDERSCORE.search(low)):
+        raise ValueError
+    value = float.fromhex(low.replace("_", "")) if "x" in low else float(low)
+    if value - value != 0:                              # infinite
         raise ValueError
     return value
 
@@ -455,7 +559,7 @@ def decode_units(text: str) -> Iterator[Tuple[int, bool]]:
 
 
 def to_bytes(text: str) -> bytes:
-    """TEXT as Go holds it."""
+    """TEXT as Go holds it and as it is written: "\\xff" is that byte."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -682,12 +786,12 @@ class Parser:
         """A term with the fields that follow it."""
         first = self.peek()
         term = Node("dot", first.at, ".") if first.kind == "field" else self.term(self.next())
-        names: List[str] = []
+        fields: List[Node] = []
         while self.peek().kind == "field" and (self.glued() or self.peek() is first):
-            names.append(self.next().value[1:])
-        if names and first.kind != "field" and term.kind in ("constant", "dot", "nil"):
+            fields.append(self.next())
+        if fields and first.kind != "field" and term.kind in ("constant", "dot", "nil"):
             raise self.error(first, f"{quote(first.value)} has no fields")
-        return Node("chain", term.at, (term, names)) if names else term
+        return Node("chain", term.at, (term, fields)) if fields else term
 
     def term(self, token: Node) -> Node:
         """The node that TOKEN is, or that a left parenthesis opens."""
@@ -703,7 +807,8 @@ class Parser:
         if token.kind == "variable" and token.value not in self.variables:
             raise self.error(token, f"undefined variable {token.value}")
         if token.kind == "word" and token.value not in self.functions:
-            raise self.error(token, f"there is no function {quote(token.value)}")
+            hint = did_you_mean(token.value, self.functions)
+            raise self.error(token, f"there is no function {quote(token.value)}{hint}")
         return token
 
     def literal(self, token: Node) -> Node:
@@ -901,17 +1006,20 @@ class Machine:
 
     def chain(self, node: Node, scope: Scope, given: bool) -> Any:
         """Fields in fields; GIVEN arguments are an error at the last."""
-        base, names = node.value
+        base, fields = node.value
         value = self.operand(base, scope)
-        for number, name in enumerate(names, 1):
+        for field in fields:
             if value is ABSENT:
                 break
+            name = field.value[1:]
             if value is None:
-                raise self.error(node, f"nil has no field {name}")
+                raise self.error(field, f"nil has no field {name}")
             if not isinstance(value, dict) or isinstance(value, Struct) and name not in value:
-                raise self.error(node, f"can't evaluate field {name} in type {go_type(value)}")
-            if given and number == len(names):
-                raise self.error(node, f"{name} is no function and takes no arguments")
+                what = f"can't evaluate field {name} in type {go_type(value)}"
+                what += did_you_mean(name, value) if isinstance(value, Struct) else ""
+                raise self.error(field, what)
+            if given and field is fields[-1]:
+                raise self.error(field, f"{name} is no function and takes no arguments")
             value = value.get(name, ABSENT)
         return value
 
@@ -977,9 +1085,12 @@ def sorted_keys(value: dict) -> list:
 
 # ---- functions ----
 
-GO_NAMES = {bool: "bool", Byte: "uint8", int: "int", float: "float64", str: "string",
-            list: "[]interface {}", tuple: "[]interface {}", dict: "map[string]interface {}",
-            Struct: "Recipe", type(None): "<nil>"}
+GO_NAMES = {bool: "bool", Byte: "uint8", int: "int", float: "float64", complex: "complex128",
+            str: "string", list: "[]interface {}", Part: "[]interface {}",
+            tuple: "[]interface {}",
+            dict: "map[string]interface {}", Struct: "Recipe", type(None): "<nil>"}
+HINTS = {kind.__name__: kind for kind in GO_NAMES}      # annotations may be strings
+BASIC_KINDS = ("bool", "int", "float64", "complex128", "string")
 
 
 def go_type(value: Any) -> str:
@@ -1004,6 +1115,7 @@ def signature(function: Any) -> Tuple[list, int, Any]:
     if code is None:
         return [], 0, object
     hints, count = function.__annotations__, code.co_argcount
+    hints = {name: HINTS.get(hint, hint) for name, hint in hints.items()}
     names = code.co_varnames[1 if hasattr(function, "__self__") else 0:count]
     kinds = [hints.get(name, object) for name in names]
     rest = None
@@ -1013,9 +1125,9 @@ def signature(function: Any) -> Tuple[list, int, Any]:
 
 
 def basic_kind(value: Any) -> str:
-    """bool, int, float64 or string, or "" for what is none of them."""
+    """One of BASIC_KINDS, which `eq` compares, or "" for what is none of them."""
     kind = "int" if type(value) is Byte else go_type(value)
-    return kind if kind in ("bool", "int", "float64", "string") else ""
+    return kind if kind in BASIC_KINDS else ""
 
 
 def is_same(one: Any, two: Any) -> bool:
@@ -1029,9 +1141,9 @@ def is_same(one: Any, two: Any) -> bool:
 
 def is_less(one: Any, two: Any) -> bool:
     """Whether ONE < TWO: numbers of one type and strings have an order, nothing else has."""
-    if basic_kind(one) != basic_kind(two) or basic_kind(one) in ("", "bool"):
+    if basic_kind(one) != basic_kind(two) or basic_kind(one) in ("", "bool", "complex128"):
         raise Fail(f"{go_type(one)} and {go_type(two)} have no order")
-    return one < two
+    return to_bytes(one) < to_bytes(two) if isinstance(one, str) else one < two
 
 
 def go_eq(first: object, *others: object) -> bool:
@@ -1082,16 +1194,22 @@ def check_index(index: Any, most: int) -> int:
 def go_slice(item: Any, *indexes: Any) -> object:
     """Template function `slice`: item[i:j], a string's in bytes; a list may have a third index."""
     content = to_bytes(item) if isinstance(item, str) else item
-    if not isinstance(content, (bytes, list, tuple)):
+    if isinstance(item, (list, tuple)):
+        content = [*item, *getattr(item, "beyond", ())]
+    if not isinstance(content, (bytes, list)):
         raise Fail(f"can't slice {go_type(item)}")
     if len(indexes) > (2 if isinstance(item, str) else 3):
         raise Fail("too many indexes")
     bounds = [check_index(index, len(content)) for index in indexes]
-    bounds += (0, len(content))[len(bounds):]
+    bounds += (0, len(item if isinstance(content, list) else content), len(content))[len(bounds):]
     if bounds != sorted(bounds):
         raise Fail("the indexes fall")
-    part = content[bounds[0]:bounds[1]]
-    return to_text(part) if isinstance(part, bytes) else part
+    first, end, most = bounds
+    if isinstance(content, bytes):
+        return to_text(content[first:end])
+    part = Part(content[first:end])
+    part.beyond = content[end:most]
+    return part
 
 
 def go_call(function: object, *_: object) -> None:
@@ -1102,6 +1220,7 @@ def go_call(function: object, *_: object) -> None:
 HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;",
                       "\0": "\ufffd"})
 JS = {"\\": "\\\\", "'": "\\'", '"': '\\"', **{c: f"\\u{ord(c):04X}" for c in "<>&="}}
+JS.update((c, c) for c in ("\x7f", *map(chr, range(0xDC80, 0xDD00))))     # the last are bare bytes
 
 
 def flat(values: tuple) -> str:
@@ -1111,7 +1230,7 @@ def flat(values: tuple) -> str:
 
 def go_js(*values: object) -> str:
     """Template function `js`."""
-    return "".join(JS.get(c) or (c if c.isprintable() or c == "\x7f" else f"\\u{ord(c):04X}")
+    return "".join(JS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04X}")
                    for c in flat(values))
 
 
@@ -1138,7 +1257,7 @@ class Style(NamedTuple):
     plus: bool = False
     sharp: bool = False
     space: bool = False
-    zero: bool = False
+    zero: bool = False              # never with minus
     width: int = 0
     precision: Optional[int] = None
     syntax: bool = False            # %#v: as Go source
@@ -1146,29 +1265,31 @@ class Style(NamedTuple):
 
     def pad(self, text: str) -> str:
         """TEXT at the width."""
-        fill = "0" if self.zero and not self.minus else " "
+        fill = "0" if self.zero else " "
         return text.ljust(self.width) if self.minus else text.rjust(self.width, fill)
 
     def number(self, negative: bool, digits: str) -> str:
         """DIGITS with a sign, at the width; zeros go between the two."""
         sign = "-" if negative else "+" if self.plus else " " if self.space else ""
-        if self.zero and not self.minus:
+        if self.zero:
             digits = digits.zfill(self.width - len(sign))
         return self._replace(zero=False).pad(sign + digits)
 
 
 def show(value: Any, style: Style = Style()) -> str:
     """VALUE in STYLE."""
+    if value is None:
+        return style.pad("<nil>") if style.verb in "vT" else f"%!{style.verb}(<nil>)"
     if style.verb == "T":
         return style.pad(go_type(value)[:style.precision])
-    if value is None:
-        return style.pad("<nil>") if style.verb == "v" else f"%!{style.verb}(<nil>)"
     for kind, verbs, shower in SHOWERS:
-        if isinstance(value, kind) and (not verbs or style.verb in verbs):
+        if not isinstance(value, kind):
+            continue
+        # %p would show an address, another in each run.
+        if style.verb in verbs or not verbs and style.verb not in "wp":
             return shower(value, style)
-        if isinstance(value, kind):
-            shown = shower(value, style._replace(verb="v"))
-            return f"%!{style.verb}({go_type(value)}={shown})"
+        shown = shower(value, style._replace(verb="v"))
+        return f"%!{style.verb}({go_type(value)}={shown})"
     return style.pad(str(value))
 
 
@@ -1181,11 +1302,13 @@ def show_int(value: int, style: Style) -> str:
         return show_character(value, style)
     if style.precision == 0 and value == 0:
         return " " * style.width
+    if style.syntax and type(value) is Byte:
+        style = style._replace(verb="x", sharp=True)
     digits = format(abs(value), {"v": "d", "O": "o"}.get(style.verb, style.verb))
     if style.precision is not None:
         digits = digits.zfill(style.precision)
         style = style._replace(zero=False)
-    if style.zero and not style.minus:                  # before the prefix: %#06x is 8 wide
+    if style.zero:                                      # before the prefix: %#06x is 8 wide
         digits = digits.zfill(style.width - (value < 0 or style.plus or style.space))
     if style.sharp and style.verb in "oO" and digits[0] != "0":
         digits = "0" + digits
@@ -1210,15 +1333,57 @@ def show_character(value: int, style: Style) -> str:
 
 def show_float(value: float, style: Style) -> str:
     if value - value != 0:                              # infinite, or no number
-        style = style._replace(zero=False, plus=value == value or style.plus)
+        style = style._replace(zero=False, plus=style.plus or value == value and not style.space)
         return style.number(value < 0, "NaN" if value != value else "Inf")
-    form = "g" if style.verb == "v" else style.verb
-    if style.precision is None and form in "gG":
-        digits = shortest(abs(value))
-        digits = digits.upper() if form == "G" else digits
-    else:
-        digits = format(abs(value), f".{6 if style.precision is None else style.precision}{form}")
+    form = {"v": "g", "F": "f"}.get(style.verb, style.verb)
+    digits = float_digits(abs(value), form, style.precision)
+    if style.sharp and form != "b":
+        digits = keep_point(digits, form, style.precision)
     return style.number(str(value)[0] == "-", digits)
+
+
+def show_complex(value: complex, style: Style) -> str:
+    """(1+2i); each part takes the flags and the width, and the second always has a sign."""
+    return f"({show_float(value.real, style)}{show_float(value.imag, style._replace(plus=True))}i)"
+
+
+def float_digits(value: float, form: str, precision: Optional[int]) -> str:
+    """VALUE, which is not negative, by the verb FORM."""
+    if form == "b":                                     # a whole number times a power of two
+        exponent = max(math.frexp(value)[1] - 53, -1074) if value else -1074
+        return f"{int(math.ldexp(value, -exponent))}p{exponent:+}"
+    if form in "xX":
+        digits = hex_digits(value, precision)
+    elif precision is None and form in "gG":
+        digits = shortest(value)
+    else:
+        digits = format(value, f".{6 if precision is None else precision}{form}")
+    return digits.upper() if form in "XG" else digits
+
+
+def hex_digits(value: float, precision: Optional[int]) -> str:
+    """0x1.8p+01: a power of two times what has 1 before the point; as few digits as are needed."""
+    places = 13 if precision is None else precision
+    kept = min(places, 13)
+    fraction, exponent = math.frexp(value)
+    number = round(math.ldexp(fraction, 1 + 4 * kept))
+    if number == 2 << 4 * kept:                         # rounded up
+        number, exponent = number // 2, exponent + 1
+    digits = f"{number:0{kept + 1}x}"
+    tail = digits[1:].ljust(places, "0")
+    tail = tail.rstrip("0") if precision is None else tail
+    return f"0x{digits[0]}{'.' if tail else ''}{tail}p{exponent - 1 if value else 0:+03}"
+
+
+def keep_point(digits: str, form: str, precision: Optional[int]) -> str:
+    """The flag #: DIGITS with a decimal point, and %g with the zeros that it drops.
+
+    Go's count of %x takes the x for a digit.
+    """
+    head, tail = EXPONENT.fullmatch(digits).groups()
+    count = len(head.replace(".", "").lstrip("0")) + (head == "0")
+    wanted = (6 if precision is None else precision) if form in "gGx" else 0
+    return head + "." * ("." not in head) + "0" * (wanted - count) + (tail or "")
 
 
 def shortest(value: float) -> str:
@@ -1238,7 +1403,7 @@ def show_string(value: str, style: Style) -> str:
         prefix = f"0{style.verb}" if style.sharp and octets else ""
         text = prefix + (f" {prefix}" if style.space else "").join(octets)
     elif style.verb == "q" or style.syntax:
-        raw = style.sharp and "`" not in text and text.replace("\t", "").isprintable()
+        raw = style.sharp and not re.search("[\0-\x08\n-\x1f`\x7f\ufeff\udc80-\udcff]", text)
         text = f"`{text}`" if raw else quote(text, '"', style.plus)
     return style.pad(text)
 
@@ -1262,9 +1427,12 @@ def show_composite(value: Any, style: Style) -> str:
     return head + ends[0] + " ".join(shown) + ends[1]
 
 
+EXPONENT = re.compile(r"([^pP]*?)((?:[pP]|[eE](?=[+-])).*)?")
+FLOAT_VERBS = "vgGeEfFbxX"
 SHOWERS: Tuple[Tuple[Any, str, Callable[..., str]], ...] = (
-    (bool, "tv", show_bool), (int, "vdbcoOqxXU", show_int), (float, "vgGeEfF", show_float),
-    (str, "vsqxX", show_string), ((dict, list, tuple), "", show_composite),
+    (bool, "tv", show_bool), (int, "vdbcoOqxXU", show_int), (float, FLOAT_VERBS, show_float),
+    (complex, FLOAT_VERBS, show_complex), (str, "vsqxX", show_string),
+    ((dict, list, tuple), "", show_composite),
 )
 QUOTED = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
           "\v": "\\v", "\\": "\\\\"}
@@ -1286,81 +1454,104 @@ def quote_one(character: str, mark: str, ascii_only: bool) -> str:
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
-MAX_WIDTH = 1_000_000       # that a * may take: fmt's limit
-DIRECTIVE = re.compile(r"""
-    %(?P<flags>[#0+\x20-]*) (?P<before>\[[^\]]*\])? (?P<width>\*|[0-9]+)?
-    (?P<point>\.(?P<between>\[[^\]]*\])? (?P<precision>\*|[0-9]+)?)?
-    (?P<after>\[[^\]]*\])? (?P<verb>[^\[]?)
-""", re.VERBOSE | re.DOTALL)
+MAX_WIDTH = 1_000_000       # fmt's limit
 
 
 class Printf:
-    """One call of `printf`: which argument comes next is its state."""
+    """One call of `printf`: the place in its format, and which argument comes next."""
 
-    def __init__(self, values: tuple) -> None:
+    def __init__(self, form: str, values: tuple) -> None:
+        self.form = form
+        self.position = 0
         self.values = values
         self.place = 0
         self.reordered = False          # by some [n]: then arguments left over are no remark
+        self.indexed = False            # an [n] was the last thing in this directive
         self.good = True                # the directive's [n] are numbers of arguments
 
-    def run(self, form: str) -> str:
-        """The text for FORM."""
-        pieces, position, size = [], 0, 0
-        for match in DIRECTIVE.finditer(form):
-            pieces += form[position:match.start()], self.directive(match)
-            position = match.end()
-            size += len(pieces[-1])
-            if size > MAX_TEXT:
-                raise Fail(f"the text grows over {MAX_TEXT} characters")
-        return "".join(pieces) + form[position:] + self.extra()
+    def run(self) -> Iterator[str]:
+        """The pieces of the text."""
+        text, percent, _ = self.form.partition("%")
+        while percent:
+            yield text
+            self.position += len(text) + 1
+            yield from self.directive()
+            end = self.form.find("%", self.position)
+            text = self.form[self.position:end if end >= 0 else None]
+            percent = end >= 0
+        yield text + self.extra()
 
-    def directive(self, match: Any) -> str:
-        """The text of one directive, after the remarks on its width and precision."""
-        self.good = not (match["before"] and (match["width"] or "*") != "*")
-        self.choose(match["before"])
-        width, remarks = self.size(match["width"], "%!(BADWIDTH)")
+    def take(self, characters: str, most: int = MAX_TEXT) -> str:
+        """A run of CHARACTERS that stands at the place, which moves behind it."""
+        start = self.position
+        end = min(len(self.form), start + most)
+        while self.position < end and self.form[self.position] in characters:
+            self.position += 1
+        return self.form[start:self.position]
+
+    def directive(self) -> Iterator[str]:
+        """What follows a %: remarks on its width and precision, and then the argument."""
+        self.good = True
+        flags = self.take("#0+- ")
+        self.index()
+        width, remark = self.size(-MAX_WIDTH, "%!(BADWIDTH)")
+        yield remark
+        self.good = self.good and not (self.indexed and width is not None)
         precision = None
-        if match["point"]:
-            self.good = self.good and not (match["before"] and not match["width"])
-            self.choose(match["between"])
-            precision, remark = self.size(match["precision"] or "0", "%!(BADPREC)")
-            remarks += remark
-        self.choose(match["after"])
-        flags, verb = match["flags"], match["verb"]
-        plus, sharp, special = "+" in flags, "#" in flags, verb == "v"
-        style = Style(verb, "-" in flags or (width or 0) < 0, plus and not special,
-                      sharp and not special, " " in flags, "0" in flags, abs(width or 0),
-                      precision, sharp and special, plus and special)
-        return remarks + self.shown(style)
+        if self.position + 1 < len(self.form) and self.take(".", 1):
+            self.good = self.good and not self.indexed
+            self.index()
+            precision, remark = self.size(0, "%!(BADPREC)")
+            yield remark
+            precision = 0 if precision is None and not remark else precision
+        if not self.indexed:
+            self.index()
+        verb = self.form[self.position:self.position + 1]
+        self.position += len(verb)
+        yield self.shown(verb, flags, width or 0, precision)
 
-    def choose(self, index: Optional[str]) -> None:
-        """Go on with the argument that `[n]` names."""
-        if index:
-            self.reordered = True
-            number = int(index[1:-1]) if re.fullmatch(r"\[[0-9]{1,9}\]", index) else 0
-            self.good = self.good and 0 < number <= len(self.values)
-            self.place = number - 1 if 0 < number <= len(self.values) else self.place
+    def index(self) -> None:
+        """Go on with the argument that an [n] names, where one stands."""
+        self.indexed = False
+        if not self.take("[", 1):
+            return
+        self.reordered = True
+        end = self.form.find("]", self.position)
+        number = None
+        if end >= 0 and self.position + 1 < len(self.form):     # else the bracket alone is taken
+            number = small_number(self.form[self.position:end])
+            self.position = end + 1
+        self.indexed = number is not None
+        self.good = self.good and number in range(1, len(self.values) + 1)
+        self.place = number - 1 if number in range(1, len(self.values) + 1) else self.place
 
-    def size(self, text: Optional[str], remark: str) -> Tuple[Optional[int], str]:
-        """A width or precision, from the next argument for a *; REMARK when that is no good."""
-        if text != "*":
-            return (int(text[:8]) if text else None), ""
+    def size(self, least: int, remark: str) -> Tuple[Optional[int], str]:
+        """A width or precision; for a * the next argument, or the REMARK that it is no good."""
+        if not self.take("*", 1):
+            digits = self.take("0123456789")
+            if digits and small_number(digits) is None:
+                self.position = len(self.form)                  # so does Go
+            return small_number(digits), ""
+        self.indexed = False
         value = self.values[self.place] if self.place < len(self.values) else None
         self.place = min(self.place + 1, len(self.values))
-        least = 0 if "PREC" in remark else -MAX_WIDTH
         if basic_kind(value) == "int" and least <= value <= MAX_WIDTH:
             return value, ""
         return None, remark
 
-    def shown(self, style: Style) -> str:
-        """The next argument in STYLE."""
-        if style.verb in ("", "%"):
-            return style.verb or "%!(NOVERB)"
+    def shown(self, verb: str, flags: str, width: int, precision: Optional[int]) -> str:
+        """The next argument by VERB."""
+        if verb in ("", "%"):
+            return verb or "%!(NOVERB)"
         if not self.good:
-            return f"%!{style.verb}(BADINDEX)"
+            return f"%!{verb}(BADINDEX)"
         if self.place >= len(self.values):
-            return f"%!{style.verb}(MISSING)"
+            return f"%!{verb}(MISSING)"
         self.place += 1
+        plus, sharp, minus = "+" in flags, "#" in flags, "-" in flags or width < 0
+        form = {"syntax": sharp, "names": plus} if verb == "v" else {"sharp": sharp, "plus": plus}
+        style = Style(verb, minus, space=" " in flags, zero="0" in flags and not minus,
+                      width=abs(width), precision=precision, **form)
         return show(self.values[self.place - 1], style)
 
     def extra(self) -> str:
@@ -1372,9 +1563,23 @@ class Printf:
         return f"%!(EXTRA {', '.join(shown)})"
 
 
+def small_number(text: str) -> Optional[int]:
+    """The number that TEXT is; None when it is none, or is larger than fmt reads."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    text = text.lstrip("0")
+    return None if len(text) > 8 or int(text[:-1] or 0) > MAX_WIDTH else int(text or 0)
+
+
 def go_printf(form: str, *values: object) -> str:
     """Template function `printf`, with Go's remarks for what does not fit."""
-    return Printf(values).run(form)
+    pieces, size = [], 0
+    for piece in Printf(form, values).run():
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_TEXT:
+            raise Fail(f"the text grows over {MAX_TEXT} characters")
+    return "".join(pieces)
 
 
 BUILTINS: Dict[str, Callable[..., Any]] = {
@@ -1453,7 +1658,7 @@ class Reader:
         for key_node, value_node in node.value:
             key = self.text(self.once(key_node), f"a key of {what}")
             if key in pairs:
-                raise self.fail(key_node, f"{what} has {key} twice; keep one")
+                self.problem(self.fail(key_node, f"{what} has {key} twice; keep one"))
             pairs[key] = (key, key_node, self.once(value_node))
         return list(pairs.values())
 
@@ -1494,10 +1699,14 @@ class Reader:
             }
         if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
             raise self.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
+        if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
+            return plain_scalar(node.value)
         try:
             return SCALAR_TAGS[node.tag](node)
         except ValueError as error:
             raise self.fail(node, f"{what}: {error}") from None
+        except LookupError:  # !!bool maybe, !!int ""
+            raise self.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
 
     def texts(self, node: Any, what: str) -> List[str]:
         return [self.text(item, f"an item of {what}") for item in self.items(node, what)]
@@ -1554,13 +1763,21 @@ class Reader:
         values = {field.key: EMPTY[field.kind]() for field in table}
         for key, key_node, value in self.pairs(node, what):
             if key in known:
-                values[key] = READERS[known[key].kind](self, value, key)
+                values[key] = self.read(known[key], value)
                 continue
             problem = self.fail(key_node, f"unknown key {key} in {what}{did_you_mean(key, known)}")
-            if not self.lenient:
-                raise problem
-            say(f"pkggen: warning: {problem}")
+            if self.lenient:
+                say(f"pkggen: warning: {problem}")
+            else:
+                self.problem(problem)
         return values
+
+    def read(self, field: Field, node: Any) -> Any:
+        return READERS[field.kind](self, node, field.key)
+
+    def problem(self, problem: Fail) -> None:
+        """What is wrong, but leaves the rest readable: lint goes on from here."""
+        raise problem
 
 
 def is_null(node: Any) -> bool:
@@ -1569,6 +1786,35 @@ def is_null(node: Any) -> bool:
 
 def construct(node: Any) -> Any:
     return yaml.constructor.SafeConstructor().construct_object(node)
+
+
+# What yaml.v2 makes of text that is neither quoted nor tagged, which is not all that PyYAML does:
+# that has no y and no 1e3, but numbers to base 60.
+YAML_WORDS: Dict[str, Any] = {
+    **dict.fromkeys("y Y yes Yes YES true True TRUE on On ON".split(), True),
+    **dict.fromkeys("n N no No NO false False FALSE off Off OFF".split(), False),
+    **dict.fromkeys(["", "~", "null", "Null", "NULL"]),
+    **{sign + name: float(sign + "inf") for sign in ("", "+", "-")
+       for name in (".inf", ".Inf", ".INF")},
+    **dict.fromkeys([".nan", ".NaN", ".NAN"], float("nan")),
+}
+YAML_INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|0|[1-9][0-9]*)")
+YAML_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+PLAIN = yaml.resolver.Resolver()
+
+
+def plain_scalar(text: str) -> Any:
+    """The value that yaml.v2 gives to the plain scalar TEXT."""
+    if text in YAML_WORDS:
+        return YAML_WORDS[text]
+    number = text if text[0] in "._" else text.replace("_", "")
+    for pattern, parse in ((YAML_INTEGER, parse_number), (YAML_FLOAT, parse_float)):
+        if pattern.fullmatch(number):
+            try:
+                return parse(number.lower())
+            except ValueError:      # out of range: an integer may be a float yet
+                pass
+    return text
 
 
 COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
@@ -1641,7 +1887,11 @@ def compose_text(path: str, text: bytes) -> Any:
         raise Fail(f"{path}:{line}: a byte that is no UTF-8; save the recipe as UTF-8") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {error.problem}") from None
+        problem = f"{error.context}, {error.problem}" if error.context else error.problem
+        if error.context_mark and (error.context or "").startswith("while"):
+            begun = error.context_mark
+            problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
+        raise Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}") from None
     except yaml.YAMLError as error:
         raise Fail(f"{path}: {' '.join(str(error).split())}") from None
 
@@ -1669,11 +1919,13 @@ def recipe_path(argument: str) -> str:
     return os.path.normpath(path)
 
 
-def load_recipe(argument: str, options: argparse.Namespace) -> Recipe:
+def load_recipe(
+    argument: str, options: argparse.Namespace, reader: Optional[Reader] = None
+) -> Recipe:
     """Load the recipe in ARGUMENT. Raises Fail with file:line:column for what is wrong with it."""
     path = recipe_path(argument)
     root = compose(path)
-    reader = Reader(path, options.lenient)
+    reader = reader or Reader(path, options.lenient)
     if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
     fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
@@ -1708,7 +1960,7 @@ def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
         if digest and not SHA256.fullmatch(digest):
             raise Fail(
                 f"{places['sha256']}: the sha256 of {name} is not 64 digits 0-9a-f; "
-                f"`pkggen.py hash {recipe.folder}` writes it"
+                f"empty it, and `pkggen.py hash {recipe.folder}` writes it"
             )
 
 
@@ -1763,7 +2015,7 @@ def source_lines(node: Any, file_lines: List[str]) -> List[Tuple[int, int]]:
                 in_file = file_lines[line] if line < len(file_lines) else ""
                 lines.append((line, len(in_file) - len(text) if in_file.endswith(text) else 0))
             else:
-                lines.append((mark.line, mark.column + (item.style is not None)))
+                lines.append((mark.line, mark.column + bool(item.style)))  # plain text has no quote
     return lines
 
 
@@ -1863,6 +2115,8 @@ def make_source(recipe: Recipe, urls: List[str], place: str) -> Source:
     for prefix in recipe.fields["mirrors"]:
         url = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
         source_name(url, f"{recipe.path}: mirrors")
+        if url.partition(":")[0] not in WEB:  # file:///etc would bring this machine's own files
+            raise Fail(f"{recipe.path}: mirrors: {prefix!r} is no https:, http: or ftp: prefix")
         alternatives.append(Alternative(url, first))
     source = Source(name, tuple(alternatives), place)
     if source.is_local:
@@ -1875,6 +2129,14 @@ def source_name(url: str, place: str) -> str:
     scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
         raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
+    if scheme == "git+https":
+        match = GIT.fullmatch(url.partition("?")[0])
+        if not match:
+            raise Fail(
+                f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
+                "with all 40 digits 0-9a-f of the commit"
+            )
+        return f"{match['name']}-{match['commit']}.tar"
     path = url.partition(":")[2]
     if scheme not in ("file", "self"):
         path = path.partition("?")[0]
@@ -1900,7 +2162,11 @@ def url_host(url: str) -> str:
 
 WEB = ("https", "http", "ftp")
 LOCAL = ("file:", "self:")
-SCHEMES = (*WEB, "file", "self", "deb-src")
+SCHEMES = (*WEB, "file", "self", "git+https", "deb-src")
+GIT = re.compile(  # a host or user that begins with - would be an option somewhere
+    r"git\+(?P<url>https://[A-Za-z0-9\[][!$->@-~]*?/(?P<name>[A-Za-z0-9][A-Za-z0-9+._-]*?)"
+    r"(?:\.git)?/?)#(?P<commit>[0-9a-f]{40})"
+)
 DEB_SRC = re.compile(r"deb-src:([a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/([^/]+)")
 HASH_QUERY = re.compile(r"[?&](?:sha256sum|hash)=([^&]*)")
 
@@ -2158,15 +2424,24 @@ def metadata(recipe: Recipe) -> Dict[str, Any]:
 
 
 class Built(NamedTuple):
-    """The record of a good build; `packages`: name to {file, size, sha256, depends, provides}."""
+    """The record of a good build.
+
+    `packages`: name to {file (from the repository's folder), size, sha256, depends, provides};
+    `texts`: those of the inputs that are texts, so that `why` can show the lines that changed.
+    """
 
     inputs: Dict[str, str]
     packages: Dict[str, Dict[str, Any]]
     seconds: float
+    texts: Dict[str, str] = {}
 
 
 class Work:
-    """The folders of one architecture below $O, and the records of what is built there."""
+    """The folders of one architecture below $O, and the records of what is built there.
+
+    Stand-ins have records, logs and packages in folders of their own, named bootstrap; they are
+    never in the repository.
+    """
 
     def __init__(self, arch: str) -> None:
         self.arch = arch
@@ -2175,12 +2450,15 @@ class Work:
         self.repository = os.path.join(OUT, "repo", arch)
         self.built: Dict[str, Built] = {}
         self.makers: Dict[str, str] = {}
-        for name in sorted(os.listdir(self.records)) if os.path.isdir(self.records) else ():
-            if name.endswith(".built"):
-                self.add(name[: -len(".built")], self.read(name))
+        for prefix in ("", "bootstrap/"):
+            folder = os.path.join(self.records, prefix)
+            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+                if name.endswith(".built"):
+                    key = prefix + name[: -len(".built")]
+                    self.add(key, self.read(key))
 
-    def read(self, name: str) -> Built:
-        path = os.path.join(self.records, name)
+    def read(self, key: str) -> Built:
+        path = os.path.join(self.records, key + ".built")
         try:
             with open(path, encoding="utf-8") as file:
                 return Built(**json.load(file))
@@ -2189,35 +2467,50 @@ class Work:
                 f"{path}: unreadable ({error}); remove it, and the recipe is built again"
             ) from None
 
-    def add(self, recipe: str, built: Built) -> None:
-        self.built[recipe] = built
+    def add(self, key: str, built: Built) -> None:
+        self.built[key] = built
+        if "/" in key:
+            return
         for package, facts in built.packages.items():
-            self.makers[package] = recipe
+            self.makers[package] = key
             for provided in facts["provides"]:
-                self.makers.setdefault(relation_name(provided), recipe)
+                self.makers.setdefault(relation_name(provided), key)
 
-    def record(self, recipe: str, built: Built) -> None:
-        path = os.path.join(self.records, recipe + ".built")
+    def record(self, key: str, built: Built) -> None:
+        path = os.path.join(self.records, key + ".built")
         write_atomic(path, (json.dumps(built._asdict(), indent=1, sort_keys=True) + "\n").encode())
-        self.add(recipe, built)
+        self.add(key, built)
 
-    def facts(self, package: str) -> Optional[Dict[str, Any]]:
-        """The record of the package named, or of one that provides it; None when there is none."""
-        packages = self.built[self.makers[package]].packages if package in self.makers else {}
-        provided = [
-            facts
-            for facts in packages.values()
-            if package in [relation_name(text) for text in facts["provides"]]
-        ]
-        return packages.get(package) or (provided[0] if provided else None)
+    def facts(self, package: str, stand_ins: Iterable[str] = ()) -> Optional[Dict[str, Any]]:
+        """The record of the package named, or of one that provides it; None when there is none.
+
+        Where one of the recipes STAND_INS makes it, the stand-in's.
+        """
+        for key in (*(f"bootstrap/{name}" for name in stand_ins), self.makers.get(package)):
+            packages = self.built[key].packages if key in self.built else {}
+            if package in packages:
+                return packages[package]
+            for facts in packages.values():
+                if package in map(relation_name, facts["provides"]):
+                    return facts
+        return None
+
+    def packages_folder(self, recipe: Recipe) -> str:
+        """Where the packages of the recipe go."""
+        stand_ins = os.path.join(OUT, self.arch, "bootstrap")
+        return stand_ins if recipe.is_stand_in else self.repository
+
+    def package_path(self, facts: Dict[str, Any]) -> str:
+        return os.path.normpath(os.path.join(self.repository, facts["file"]))
 
     def is_here(self, built: Built) -> bool:
-        paths = [os.path.join(self.repository, facts["file"]) for facts in built.packages.values()]
-        sizes = [facts["size"] for facts in built.packages.values()]
-        return all(
-            os.path.isfile(path) and os.path.getsize(path) == size
-            for path, size in zip(paths, sizes)
-        )
+        for facts in built.packages.values():
+            try:
+                if os.stat(self.package_path(facts)).st_size != facts["size"]:
+                    return False
+            except OSError:
+                return False
+        return True
 
     def builder(self) -> Tuple[str, str]:
         """(image, hash of its definition and its package list), as world/builder wrote them."""
@@ -2228,11 +2521,6 @@ class Work:
         except OSError:
             return "", ""
         return text.partition("\n")[0], hash_text(text)
-
-
-def to_bytes(text: str) -> bytes:
-    """TEXT as it is written: a template's "\\xff" is that byte."""
-    return text.encode(errors="surrogateescape")
 
 
 def hash_text(text: str) -> str:
@@ -2256,6 +2544,7 @@ def hash_local(path: str) -> str:
     return hash_file(path) + (" program" if local_mode(path) == 0o755 else "")
 
 
+@functools.lru_cache(maxsize=None)
 def relation_name(relation: str) -> str:
     """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is no need."""
     return "" if relation.startswith("!") else re.split(r"[<>=~]", relation)[0]
@@ -2276,18 +2565,23 @@ def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str,
         name = wanted.pop()
         if name in found:
             continue
-        found[name] = work.facts(name)
+        found[name] = work.facts(name, recipe.stand_ins)
         wanted += [dep for dep in map(relation_name, (found[name] or {}).get("depends", [])) if dep]
     return dict(sorted(found.items()))
 
 
+def build_texts(recipe: Recipe) -> Dict[str, str]:
+    """The inputs of the recipe's build that are texts."""
+    return {
+        "build.mk": build_mk(recipe),
+        "metadata": json.dumps(metadata(recipe), sort_keys=True),
+    }
+
+
 def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     """What goes into the recipe's build: a name for each input, and its hash."""
-    inputs = {
-        "build.mk": hash_text(build_mk(recipe)),
-        "metadata": hash_text(json.dumps(metadata(recipe), sort_keys=True)),
-        "builder": work.builder()[1],
-    }
+    inputs = {name: hash_text(text) for name, text in build_texts(recipe).items()}
+    inputs["builder"] = work.builder()[1]
     for source in recipe.sources:
         hashes = [alternative.sha256 or "" for alternative in source.alternatives]
         inputs[f"source {source.name}"] = (
@@ -2299,31 +2593,55 @@ def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
 
 
 def is_fresh(recipe: Recipe, work: Work) -> bool:
-    built = work.built.get(recipe.name)
+    built = work.built.get(recipe.key)
     return built is not None and built.inputs == build_inputs(recipe, work) and work.is_here(built)
 
 
 # ==== A tree of recipes ===========================================================================
+#
+# make closes dependencies by itself, so a target of world.mk names only what it needs directly, and
+# the file grows as the tree does:
+#
+#   recipe/R      builds R; needs package/B for each build dependency B
+#   package/P     P can be installed; needs the recipe that makes P, and package/D for each D that P
+#                 depends on
+#   bootstrap/R   builds the stand-in of R, which has `builder: bootstrap` and is in a cycle:
+#                 without the dependencies that are in the cycle too, the builder's tools in their
+#                 place
+#   stage/P       package/P as the recipes of the cycle have it: the stand-in's where R makes P
+#
+# A cycle of packages alone is no problem, they are installed together: one of them has the needs of
+# all, and the others need that one. In a cycle with recipes, every recipe, R itself too, is built
+# with stage/ in place of package/. So the stand-in counts there even when R is built, and what goes
+# into a build is the same in every run. A cycle that is left then is a problem of one of its
+# recipes.
 
 
 class Tree:
     """Every recipe below a folder; `problems` has a line of text for each that can't be built."""
 
     def __init__(self, folder: str, options: argparse.Namespace) -> None:
+        self.options = options
         self.recipes: Dict[str, Recipe] = {}
+        self.stand_ins: Dict[str, Recipe] = {}
         self.problems: Dict[str, str] = {}
+        self.cycles: List[set] = []  # of names of recipes
+        # The recipe behind the name of a package, or behind another name that one provides.
         self.makers: Dict[str, str] = {}
+        self.providers: Dict[str, str] = {}
         for path in find_recipes(folder):
             self.load(path, options)
         self.unread = sorted(self.problems)
         self.find_makers()
-        for name in list(self.recipes):
+        for name in self.recipes:
             self.check_needs(name)
-        # The recipes that must be built before each.
-        self.before = {
-            name: self.installed_with(self.needs(recipe)) for name, recipe in self.recipes.items()
-        }
+        # The targets of world.mk, each with those it needs itself.
+        self.targets: Dict[str, List[str]] = {}
+        self.add_targets()
         self.order = self.sort()
+        # Those of them that build, in that order.
+        builds = {target: self.built_by(target) for target in self.order}
+        self.builds = {target: recipe for target, recipe in builds.items() if recipe}
 
     def load(self, path: str, options: argparse.Namespace) -> None:
         # A folder whose name is none of a recipe's is a problem too, and needs a target for it.
@@ -2331,7 +2649,7 @@ class Tree:
         try:
             recipe = load_recipe(path, options)
         except Fail as problem:
-            self.problems[name] = str(problem)
+            self.problems[name] = str(problem).partition("\n")[0]
             return
         if name in self.recipes:
             self.problems[name] = (
@@ -2349,9 +2667,10 @@ class Tree:
                         f"{recipe.path}: {self.recipes[other].path} makes {package} too"
                     )
         for name, recipe in self.recipes.items():
-            for package in recipe.packages.values():
-                for provided in package["provides"]:
-                    self.makers.setdefault(relation_name(provided), name)
+            for package, fields in recipe.packages.items():
+                for provided in map(relation_name, fields["provides"]):
+                    if self.makers.setdefault(provided, name) == name:
+                        self.providers.setdefault(provided, package)
 
     def needs(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
         """The names that PACKAGE, or else the recipe's build, depends on."""
@@ -2374,48 +2693,212 @@ class Tree:
                     name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}"
                 )
 
-    def installed_with(self, names: Iterable[str]) -> List[str]:
-        """The recipes that make the packages NAMES and all that these depend on."""
-        seen: Dict[str, None] = {}
-        wanted = list(names)
-        while wanted:
-            name = wanted.pop()
-            if name in seen or name not in self.makers:
-                continue
-            seen[name] = None
-            maker = self.recipes[self.makers[name]]
-            wanted += self.needs(maker, name) if name in maker.packages else list(maker.packages)
-        return sorted({self.makers[name] for name in seen})
+    def add_targets(self) -> None:
+        for name, recipe in self.recipes.items():
+            needs = [] if name in self.problems else self.wanted(recipe)
+            self.targets[f"recipe/{name}"] = needs
+        for name, maker in self.makers.items():
+            self.targets[f"package/{name}"] = self.to_install(name, self.recipes[maker])
+
+    def wanted(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
+        """The targets of the packages that PACKAGE, or else the recipe's build, depends on."""
+        names = dict.fromkeys(self.needs(recipe, package))
+        return [f"package/{name}" for name in names if name in self.makers]
+
+    def to_install(self, name: str, maker: Recipe) -> List[str]:
+        """The targets that the package NAME of the recipe MAKER needs."""
+        provider = self.providers.get(name)
+        if provider and name not in maker.packages:
+            return [f"package/{provider}"]
+        return [f"recipe/{maker.name}", *self.wanted(maker, name)]
+
+    def built_by(self, target: str) -> Optional[Recipe]:
+        """The recipe that the target builds; None for a package's, and where it can't be built."""
+        kind, _, name = target.partition("/")
+        recipes = {"recipe": self.recipes, "bootstrap": self.stand_ins}.get(kind, {})
+        return None if name in self.problems else recipes.get(name)
 
     def sort(self) -> List[str]:
-        """The recipes, each after those it needs; one in a cycle, or behind one, is a problem."""
-        order: List[str] = []
-        waiting = dict(self.before)
-        while waiting:
-            ready = [
-                name
-                for name, needs in waiting.items()
-                if not any(need in waiting for need in needs)
-            ]
-            if not ready:
-                self.report_cycle(waiting)
-                break
-            order += ready
-            waiting = {name: needs for name, needs in waiting.items() if name not in ready}
-        return order
+        """The targets, each after those it needs, once every cycle is dealt with."""
+        while True:
+            groups = strong_groups(self.targets)
+            cycles = [group for group in groups if self.is_cycle(group)]
+            for group in cycles:
+                self.break_cycle(group)
+            if not cycles:
+                return [target for group in groups for target in group]
 
-    def report_cycle(self, waiting: Dict[str, List[str]]) -> None:
-        """Each waiting recipe waits for another, so a walk from any comes back to one it passed."""
-        for name in waiting:
-            path = [name]
-            while path[-1] not in path[:-1]:
-                path.append(next(need for need in waiting[path[-1]] if need in waiting))
-            cycle = " -> ".join(path[path.index(path[-1]) :])
-            self.problems.setdefault(
-                name,
-                f"{self.recipes[name].path}: build dependencies in a cycle: "
-                f"{cycle}; one of them has to go",
-            )
+    def is_cycle(self, group: List[str]) -> bool:
+        return len(group) > 1 or group[0] in self.targets[group[0]]
+
+    def break_cycle(self, group: List[str]) -> None:
+        builds = sorted(target for target in group if target.startswith(("recipe/", "bootstrap/")))
+        recipes = [self.recipes[target.partition("/")[2]] for target in builds]
+        starters = {
+            recipe.name
+            for recipe in recipes
+            if BUILDERS[recipe.fields["builder"]] == "bootstrap"
+            and recipe.name not in self.stand_ins
+        }
+        self.cycles += [{recipe.name for recipe in recipes}] if recipes else []
+        if not builds:
+            self.join_packages(group)
+        elif starters:
+            self.add_stand_ins(group, starters)
+        else:
+            self.report_cycle(builds[0], group)
+
+    def join_packages(self, group: List[str]) -> None:
+        first, *others = sorted(group)
+        needs = dict.fromkeys(need for target in group for need in self.targets[target])
+        inside = set(group)
+        self.targets[first] = [need for need in needs if need not in inside]
+        self.targets.update({other: [first] for other in others})
+
+    def add_stand_ins(self, group: List[str], starters: set) -> None:
+        """Have the recipes of the GROUP, a cycle, built with the stand-ins of the STARTERS."""
+        # In the group's place: what the cycle's recipes need instead.
+        instead = {}
+        for target in group:
+            kind, _, name = target.partition("/")
+            if kind == "package":
+                instead[target] = f"stage/{name}"
+            elif name in starters:
+                instead[target] = f"bootstrap/{name}"
+
+        def staged(targets: List[str]) -> List[str]:
+            return [instead.get(target, target) for target in targets]
+
+        for name in starters:
+            without = self.left_out(self.recipes[name], instead, starters)
+            stand_in = make_stand_in(self.recipes[name], without, starters)
+            self.stand_ins[name] = stand_in
+            self.targets[f"bootstrap/{name}"] = staged(self.wanted(stand_in))
+        for target in group:
+            kind, _, name = target.partition("/")
+            if kind == "package":
+                maker = self.stand_ins.get(self.makers[name], self.recipes[self.makers[name]])
+                self.targets[f"stage/{name}"] = staged(self.to_install(name, maker))
+            else:
+                self.targets[target] = staged(self.targets[target])
+                recipe = self.recipes[name]
+                self.recipes[name] = recipe.replace(stand_ins=tuple(sorted(starters)))
+
+    def left_out(self, recipe: Recipe, inside: Iterable[str], starters: set) -> List[str]:
+        """The dependencies that the recipe's stand-in lacks: DEP, or PACKAGE/DEP of a package.
+
+        What a stand-in's package needs to run would close the cycle as well, unless that is a
+        stand-in's too.
+        """
+        allowed = recipe.fields["nobootstrap"]
+        closing = {
+            name for name in self.makers if f"package/{name}" in inside and not allowed.get(name)
+        }
+        without = [name for name in self.needs(recipe) if name in closing]
+        for package in recipe.packages:
+            for name in self.needs(recipe, package):
+                if name in closing and self.makers[name] not in starters:
+                    without.append(f"{package}/{name}")
+        return list(dict.fromkeys(without))
+
+    def report_cycle(self, start: str, group: List[str]) -> None:
+        """Make the cycle a problem of the recipe that the target START builds.
+
+        That one fails then and waits for nothing, and so the others of the cycle fail after it.
+        """
+        path = self.way_back(start, set(group))
+        words = []
+        for target, after in zip(path, path[1:] + [path[0]]):
+            kind, _, name = target.partition("/")
+            if kind == "bootstrap":
+                words.append(f"{name}'s stand-in")
+            elif kind == "recipe" or after.startswith(("package/", "stage/")):
+                words.append(name)
+        name = start.partition("/")[2]
+        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
+        if any(target.startswith("bootstrap/") for target in path):
+            way_out = "`nobootstrap` forbids the way out"
+        self.problems[name] = (
+            f"{self.recipes[name].path}: build dependencies in a cycle: "
+            f"{' -> '.join(words)}; {way_out}"
+        )
+        self.targets[f"recipe/{name}"] = []
+        if name in self.stand_ins:
+            self.targets[f"bootstrap/{name}"] = [f"recipe/{name}"]
+
+    def way_back(self, start: str, inside: set) -> List[str]:
+        """The shortest way from the target START back to it, through those INSIDE."""
+        came_from: Dict[str, str] = {}
+        queue = [start]
+        for target in queue:
+            for need in self.targets[target]:
+                if need in inside and need not in came_from:
+                    came_from[need] = target
+                    queue.append(need)
+        path = [start, came_from[start]]
+        while path[-1] != start:
+            path.append(came_from[path[-1]])
+        return path[::-1]
+
+
+def make_stand_in(recipe: Recipe, without: Iterable[str], stand_ins: Iterable[str]) -> Recipe:
+    """The RECIPE as it makes its stand-in: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
+    left_out = set(without)
+    fields = dict(recipe.fields)
+    fields["builddependencies"] = [
+        text for text in fields["builddependencies"] if relation_name(text) not in left_out
+    ]
+    fields["packages"] = {
+        name: {
+            **package,
+            "dependencies": [
+                text
+                for text in package["dependencies"]
+                if f"{name}/{relation_name(text)}" not in left_out
+            ],
+        }
+        for name, package in recipe.packages.items()
+    }
+    return recipe.replace(
+        fields=fields, stand_ins=tuple(sorted(stand_ins)), without=tuple(without)
+    )
+
+
+def strong_groups(graph: Dict[str, List[str]]) -> List[List[str]]:
+    """The nodes of GRAPH in groups that reach one another, each after the groups it leads to.
+
+    Gabow's algorithm, without recursion: a chain may be longer than Python's stack.
+    """
+    groups: List[List[str]] = []
+    met: Dict[str, int] = {}
+    done: set = set()
+    waiting: List[str] = []  # met, their group not known yet
+    firsts: List[str] = []  # those of them that no later one is known to lead before
+    for root in graph:
+        trail = [] if root in met else [(root, iter(graph[root]))]
+        while trail:
+            node, needs = trail[-1]
+            if node not in met:
+                met[node] = len(met)
+                waiting.append(node)
+                firsts.append(node)
+            for need in needs:
+                if need not in met:
+                    trail.append((need, iter(graph[need])))
+                    break
+                while need not in done and met[firsts[-1]] > met[need]:
+                    firsts.pop()
+            else:
+                trail.pop()
+                if firsts[-1] == node:
+                    firsts.pop()
+                    at = len(waiting) - 1
+                    while waiting[at] != node:
+                        at -= 1
+                    groups.append(waiting[at:])
+                    done.update(waiting[at:])
+                    del waiting[at:]
+    return groups
 
 
 def find_recipes(folder: str) -> List[str]:
@@ -2429,49 +2912,273 @@ def find_recipes(folder: str) -> List[str]:
     return paths
 
 
-def stale_recipes(tree: Tree, work: Work) -> List[str]:
-    """The recipes that have to be built, and those after them, which may have to be."""
-    stale: Dict[str, None] = {}
-    for name in tree.order:
-        recipe = tree.recipes[name]
-        if name in tree.problems:
-            continue
-        if any(need in stale for need in tree.before[name]) or not is_fresh(recipe, work):
-            stale[name] = None
-    return list(stale)
+def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
+    """The targets that have to be built, and those after them, which may have to be."""
+    stale: Dict[str, Optional[Recipe]] = {}
+    for target in tree.order:
+        recipe = tree.builds.get(target)
+        is_behind = any(need in stale for need in tree.targets[target])
+        if is_behind or (recipe and not is_fresh(recipe, work)):
+            stale[target] = recipe
+    return {target: recipe for target, recipe in stale.items() if recipe}
 
 
-def world_mk(folder: str, tree: Tree, work: Work, stale: List[str]) -> str:
+def world_mk(folder: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
     """The makefile that builds every recipe of TREE; those of STALE have something to do."""
     names = sorted({*tree.recipes, *tree.problems})
-    packages = sorted(tree.makers)
-    rules = [recipe_rule(tree, name, name in stale) for name in names]
-    rules += [
-        f"package/{name}: {' '.join('recipe/' + maker for maker in tree.installed_with([name]))}\n"
-        for name in packages
-    ]
-    rules += fetch_rules(tree.recipes[name] for name in stale).values()
-    phony = [f"recipe/{name}" for name in names] + [f"package/{name}" for name in packages]
+    targets = sorted({*tree.targets, *(f"recipe/{name}" for name in names)})
+    rules = [target_rule(tree, target, stale.get(target)) for target in targets]
+    rules += fetch_rules(stale.values()).values()
     return WORLD_MK.format(
         folder=printable(folder),
         arch=work.arch,
         pkggen=pkggen_command(),
-        phony="".join(f" \\\n\t{target}" for target in phony),
+        phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
         all="".join(f" recipe/{name}" for name in names),
         rules="".join("\n" + rule for rule in rules),
     )
 
 
-def recipe_rule(tree: Tree, name: str, stale: bool) -> str:
+def target_name(target: str) -> str:
+    """The target as a makefile names it; a package may provide `so:NAME`."""
+    return target.replace(":", "\\:")
+
+
+def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
+    """The rule for the target, with a command when the recipe that it builds is STALE."""
+    kind, _, name = target.partition("/")
+    if kind == "recipe" and name in tree.problems:
+        return failing_rule(target, tree.problems[name])
+    needs = [target_name(need) for need in tree.targets[target]]
+    command = ""
+    if stale:
+        needs += [source_target(source) for source in stale.sources if not source.is_local]
+        command = f"\t@$(PKGGEN) build {quote_command(build_arguments(stale, tree.options))}\n"
+    return f"{target_name(target)}: {' '.join(needs)}".rstrip() + "\n" + command
+
+
+def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
+    """What `pkggen.py build` is to be given to build the recipe as OPTIONS had it loaded."""
+    arguments = [recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch]
+    arguments += ["--lenient"] if options.lenient else []
+    for key, value in options.data.items():
+        arguments += ["-D", f"{key}={value}"]
+    arguments += ["--bootstrap"] if recipe.is_stand_in else []
+    for name in recipe.without or ():
+        arguments += ["--without", name]
+    for name in recipe.stand_ins:
+        arguments += ["--stand-in", name]
+    return arguments
+
+
+# ==== Why a recipe is built, and a picture of the tree ============================================
+
+
+def find_recipe(tree: Tree, folder: str, package: str) -> str:
+    """The name of the recipe that makes PACKAGE, or of the recipe of that name."""
+    name = tree.makers.get(package, package)
+    if name not in tree.recipes and name not in tree.problems:
+        hint = did_you_mean(package, sorted({*tree.makers, *tree.recipes}))
+        raise Fail(f"{folder}: no recipe makes the package {package}{hint}")
+    return name
+
+
+def why(tree: Tree, work: Work, name: str) -> List[str]:
+    """Lines that say what of the recipe NAME changed since its last good build, and what follows.
+
+    A recipe with a stand-in is built twice, and has something to say of each.
+    """
     if name in tree.problems:
-        return failing_rule(f"recipe/{name}", tree.problems[name])
+        return [f"{name}: it can't be built: {tree.problems[name]}"]
+    targets = [f"bootstrap/{name}"] * (name in tree.stand_ins) + [f"recipe/{name}"]
+    stale = stale_builds(tree, work)
+    lines = []
+    for target in targets:
+        lines += why_one(tree.builds[target], work)
+        needed = reached(tree.order[::-1], tree.targets, [target]) - {target}
+        first = [stale[need] for need in tree.order if need in needed and need in stale]
+        titles = [recipe.title for recipe in first if not is_fresh(recipe, work)]
+        lines += [f"  before it is built: {', '.join(titles)}"] if titles else []
+        never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
+        lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
+    changed = [target for target in targets if target in stale]
+    behind = reached(tree.order, needed_by(tree), changed).intersection(tree.builds)
+    names = sorted({tree.builds[target].name for target in behind} - {name})
+    return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
+
+
+def needed_by(tree: Tree) -> Dict[str, List[str]]:
+    """The targets of TREE, each with those that need it."""
+    needed: Dict[str, List[str]] = {target: [] for target in tree.order}
+    for target in tree.order:
+        for need in tree.targets[target]:
+            needed[need].append(target)
+    return needed
+
+
+def reached(order: List[str], edges: Dict[str, List[str]], starts: List[str]) -> set:
+    """STARTS and the targets that EDGES lead to from there; each edge goes onward in ORDER."""
+    found = set(starts)
+    for target in order:
+        if target in found:
+            found.update(edges[target])
+    return found
+
+
+def why_one(recipe: Recipe, work: Work) -> List[str]:
+    built = work.built.get(recipe.key)
+    if built is None:
+        return [f"{recipe.title}: never built"]
+    now = build_inputs(recipe, work)
+    changed = [name for name in {**now, **built.inputs} if now.get(name) != built.inputs.get(name)]
+    lines = []
+    for name in changed:
+        what = change(built.inputs.get(name), now.get(name))
+        lines.append(f"  {input_name(recipe, name)} {what}")
+        if name in built.texts:
+            lines += changed_lines(built.texts[name], build_texts(recipe)[name])
+    if not work.is_here(built):
+        lines.append(f"  a package is not in {work.packages_folder(recipe)} as it was built")
+    state = "what changed since it was built" if lines else "up to date"
+    return [f"{recipe.title}: {state}", *lines]
+
+
+def input_name(recipe: Recipe, name: str) -> str:
+    """What an input of `build_inputs` is called for a person."""
+    local = {f"source {source.name}" for source in recipe.sources if source.is_local}
+    return name.replace("source", "file", 1) if name in local else name
+
+
+def change(before: Optional[str], now: Optional[str]) -> str:
+    if before is None:
+        return "is new"
+    if now is None:
+        return "is gone"
+    if not now.strip():
+        return "is missing"
+    is_mode = before.split(" ")[0] == now.split(" ")[0] and "program" in before + now
+    return "has another mode" if is_mode else "changed"
+
+
+def changed_lines(before: str, now: str) -> List[str]:
+    """What differs between two texts of a build's inputs, JSON or a makefile."""
+    import difflib
+
+    def lines(text: str) -> List[str]:
+        is_json = text.startswith("{")
+        return (json.dumps(json.loads(text), indent=1) if is_json else text).split("\n")
+
+    difference = list(difflib.unified_diff(lines(before), lines(now), n=0, lineterm=""))
+    shown = [f"    {line[0]} {line[1:]}" for line in difference[2:] if not line.startswith("@@")]
+    more = [f"    and {len(shown) - LOG_LINES} lines more"] if len(shown) > LOG_LINES else []
+    return shown[:LOG_LINES] + more
+
+
+# ---- the picture ---------------------------------------------------------------------------------
+
+GRAPH = """\
+digraph recipes {{
+  graph [rankdir=LR, ranksep=0.7, nodesep=0.15, fontname="sans-serif", fontsize=10, label={title}]
+  node [shape=box, style="rounded,filled", color="#8a94a6", fillcolor="#eef1f6", penwidth=1,
+        fontname="sans-serif", fontsize=11, margin="0.12,0.06", height=0.3]
+  edge [color="#7a8699", arrowsize=0.6]
+{body}}}
+"""
+# Fills for the groups of recipes, in the order in which they come.
+GROUP_FILLS = "#e3eefb #e7f5e4 #fdf1dc #f3e8fa #fde8e8 #e2f5f4 #f4f0e6 #ececec".split()
+BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stand-in breaks
+
+
+def graph_dot(folder: str, tree: Tree, work: Work) -> str:
+    """The recipes of TREE as a graph in Graphviz's language."""
+    edges = graph_edges(tree)
+    packages = sum(len(recipe.packages) for recipe in tree.recipes.values())
+    title = (
+        f"{folder}: {len(tree.recipes)} recipes, {packages} packages. An arrow leads to what is "
+        "needed to build; a dashed one, to run."
+    )
+    groups = sorted({os.path.dirname(recipe.folder) for recipe in tree.recipes.values()})
+    fills = dict(zip(groups, itertools.cycle(GROUP_FILLS)))
+    names = sorted({*tree.recipes, *tree.problems, *(other for _, other in edges)})
+    lines = [graph_node(tree, work, name, fills) for name in names]
+    for (name, other), style in sorted(edges.items()):
+        attributes = {"style": style} if style == "dashed" else {}
+        color = cycle_color(tree, name, other)
+        attributes.update({"color": color, "penwidth": "2"} if color else {})
+        lines.append(f"  {dot_text(name)} -> {dot_text(other)}{dot_attributes(attributes)}\n")
+    return GRAPH.format(title=dot_text(title + cycle_legend(tree)), body="".join(lines))
+
+
+def graph_edges(tree: Tree) -> Dict[Tuple[str, str], str]:
+    """(recipe, recipe that it needs) to the style of the edge."""
+    edges: Dict[Tuple[str, str], str] = {}
+    for name, recipe in tree.recipes.items():
+        for need in tree.needs(recipe):
+            edges[name, tree.makers.get(need, need)] = "solid"
+        for package in recipe.packages:
+            for need in tree.needs(recipe, package):
+                if tree.makers.get(need) != name:
+                    edges.setdefault((name, tree.makers.get(need, need)), "dashed")
+    return edges
+
+
+def graph_node(tree: Tree, work: Work, name: str, fills: Dict[str, str]) -> str:
+    if name not in tree.recipes:
+        tooltip = tree.problems.get(name, "no recipe makes it")
+        attributes = {"color": BROKEN, "style": "rounded,dashed", "tooltip": tooltip}
+        return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
     recipe = tree.recipes[name]
-    needs = [f"recipe/{other}" for other in tree.before[name]]
-    if not stale:
-        return f"recipe/{name}: {' '.join(needs)}".rstrip() + "\n"
-    needs += [source_target(source) for source in recipe.sources if not source.is_local]
-    command = quote_command([recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch])
-    return f"recipe/{name}: {' '.join(needs)}".rstrip() + f"\n\t@$(PKGGEN) build {command}\n"
+    label = [f"{name} {recipe.version}"]
+    built = work.built.get(name)
+    if built:
+        size = sum(facts["size"] for facts in built.packages.values())
+        label.append(f"{built.seconds:.0f} s, {human_size(size)}")
+    attributes = {
+        "label": "\n".join(label),
+        "tooltip": tree.problems.get(name) or recipe.fields["summary"] or name,
+        "fillcolor": fills[os.path.dirname(recipe.folder)],
+    }
+    color = BROKEN if name in tree.problems else cycle_color(tree, name, name)
+    attributes.update({"color": color, "penwidth": "2"} if color else {})
+    attributes.update({"peripheries": "2"} if name in tree.stand_ins else {})
+    return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
+
+
+def cycle_color(tree: Tree, name: str, other: str) -> str:
+    """The colour of what joins two recipes of one cycle; empty where they are in none."""
+    for cycle in tree.cycles:
+        if name in cycle and other in cycle:
+            return BROKEN if cycle.intersection(tree.problems) else BROKEN_UP
+    return ""
+
+
+def cycle_legend(tree: Tree) -> str:
+    return " Thick: a cycle; twice framed: has a stand-in." if tree.cycles else ""
+
+
+def dot_attributes(attributes: Dict[str, str]) -> str:
+    texts = [f"{key}={dot_text(value)}" for key, value in attributes.items()]
+    return f" [{', '.join(texts)}]" if texts else ""
+
+
+def dot_text(text: str) -> str:
+    """TEXT as a string of Graphviz's language."""
+    lines = [printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in text.split("\n")]
+    return '"' + "\\n".join(lines) + '"'
+
+
+def run_dot(text: str) -> bytes:
+    """The SVG that Graphviz draws of TEXT."""
+    try:
+        done = subprocess.run(["dot", "-Tsvg"], input=to_bytes(text), capture_output=True)
+    except FileNotFoundError:
+        raise Fail(
+            "Graphviz's dot is missing; `apt-get install graphviz`, or -o FILE.dot without it"
+        ) from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+        raise Fail(f"dot: {said.splitlines()[-1]}; -o FILE.dot keeps what it was given")
+    return done.stdout
 
 
 # ==== Fetching ====================================================================================
@@ -2574,62 +3281,73 @@ def open_or_create(path: str, flags: int) -> int:
 
 def download(url: str, part: Any, name: str, folder: str) -> None:
     """Bring what URL names into the open file PART."""
-    if url.startswith("deb-src:"):
+    by_program = {"deb-src": download_by_apt, "git+https": download_by_git}
+    if url.partition(":")[0] in by_program:
         part.truncate(0)
-        download_by_apt(url, part, name, folder)
+        part.seek(0)
+        by_program[url.partition(":")[0]](url, part, name, folder)
         return
-    host = url_host(url)
-    if is_dead(folder, host):
-        raise Unreachable(f"{host} gave no answer within the last {DEAD_SECONDS} s")
     for attempt in range(3):
         have = part.seek(0, os.SEEK_END)
         try:
-            return download_rest(url, part, have, name)
+            return download_rest(url, part, have, name, folder)
         except Cut as reason:
             # A cut connection goes on where it was cut, as long as each attempt brings something.
             if attempt == 2 or part.seek(0, os.SEEK_END) == have:
                 raise Unreachable(str(reason)) from None
-        except NoAnswer as reason:
-            mark_dead(folder, host)
-            raise Unreachable(str(reason)) from None
 
 
 class Cut(Exception):
     """The connection ended before the file did."""
 
 
-class NoAnswer(Exception):
-    """The host can't be reached at all."""
+class NothingLeft(Exception):
+    """The server has no byte after those that are here."""
 
 
-def download_rest(url: str, part: Any, have: int, name: str) -> None:
+class NoAnswer(Unreachable):
+    """The host can't be reached at all, or stays silent."""
+
+
+def download_rest(url: str, part: Any, have: int, name: str, folder: str) -> None:
     """Append to PART, which has HAVE bytes already, the rest of what URL names."""
     import http.client
+
+    try:
+        with asking(folder, url_host(url)):
+            reply = open_url(url, have)
+        with reply:
+            if getattr(reply, "status", None) != 206:
+                have = 0
+                part.truncate(0)
+            part.seek(have)
+            receive(reply, part, have, name)
+    except NothingLeft:  # what is there is of another file, or whole
+        part.truncate(0)
+        raise Cut("what was there did not fit") from None
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        raise Cut(str(error) or type(error).__name__) from None
+
+
+def open_url(url: str, have: int) -> Any:
+    """The server's answer to a request for URL from byte HAVE on."""
     import urllib.error
     import urllib.request
     from ssl import SSLCertVerificationError
 
     headers = {"User-Agent": f"pkggen/{VERSION}", **({"Range": f"bytes={have}-"} if have else {})}
     try:
-        with urllib.request.urlopen(
+        return urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-        ) as reply:
-            if getattr(reply, "status", None) != 206:
-                have = 0
-                part.truncate(0)
-            part.seek(have)
-            receive(reply, part, have, name)
+        )
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing after HAVE: what is there is of another file, or whole
-            part.truncate(0)
-            raise Cut("what was there did not fit") from None
-        raise Unreachable(f"{error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
+        kind = NothingLeft if error.code == 416 else Unreachable
+        raise kind(f"{error.code} {error.reason}") from None
+    except OSError as error:
         # Who shows a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
-        kind = Unreachable if isinstance(error.reason, SSLCertVerificationError) else NoAnswer
-        raise kind(str(getattr(error.reason, "strerror", None) or error.reason)) from None
-    except (http.client.HTTPException, OSError, ValueError) as error:
-        raise Cut(str(error) or type(error).__name__) from None
+        reason = getattr(error, "reason", error)
+        kind = Unreachable if isinstance(reason, SSLCertVerificationError) else NoAnswer
+        raise kind(str(getattr(reason, "strerror", None) or reason)) from None
 
 
 def receive(reply: Any, part: Any, have: int, name: str) -> None:
@@ -2665,22 +3383,102 @@ class Meter:
         progress(text)
 
 
-def dead_mark(folder: str, host: str) -> str:
-    return os.path.join(folder, ".dead", urllib.parse.quote(host, safe=""))
+@contextlib.contextmanager
+def asking(folder: str, host: str) -> Iterator[None]:
+    """Around a first word to HOST. It gives none: NoAnswer is raised here, and the host is dead.
 
-
-def is_dead(folder: str, host: str) -> bool:
-    try:
-        return time.time() - os.stat(dead_mark(folder, host)).st_mtime < DEAD_SECONDS
-    except OSError:
-        return False
-
-
-def mark_dead(folder: str, host: str) -> None:
+    Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
+    .dead/HOST in the cache FOLDER: not empty, and as old as the last try.
+    """
     os.makedirs(os.path.join(folder, ".dead"), exist_ok=True)
-    with open(dead_mark(folder, host), "w"):
-        pass
-    os.utime(dead_mark(folder, host))
+    mark = os.path.join(folder, ".dead", urllib.parse.quote(host, safe="") or "-")
+    with lock_part(mark) as file:
+        state = os.fstat(file.fileno())
+        if state.st_size and time.time() - state.st_mtime < DEAD_SECONDS:
+            raise Unreachable(f"{host} gave no answer within the last {DEAD_SECONDS} s")
+        file.truncate(0)
+        try:
+            yield
+        except NoAnswer:
+            file.write(b"dead\n")
+            raise
+        finally:
+            if not os.fstat(file.fileno()).st_size:
+                os.unlink(mark)
+
+
+# ---- git+https: a commit as a tar, by git without the user's own configuration -------------------
+
+
+def download_by_git(url: str, part: Any, name: str, folder: str) -> None:
+    """Bring the tar of the commit that URL names, its files below NAME-COMMIT/.
+
+    They are as git keeps them: the commit's own .gitattributes change nothing. git itself checks
+    that they are what the commit's hash says.
+    """
+    match = GIT.fullmatch(url)
+    if not match:
+        raise Unreachable("not git+https://HOST/PATH#COMMIT with all 40 digits of the commit")
+    commit = match["commit"]
+    with tempfile.TemporaryDirectory(prefix=".git-", dir=folder) as place:
+        run_git(["init", "-q", "--bare", "--template="], place, name)
+        os.mkdir(os.path.join(place, "info"))
+        with open(os.path.join(place, "info", "attributes"), "w") as file:
+            file.write("* -export-subst -export-ignore -text -ident -filter\n")
+        with asking(folder, url_host(url)):
+            pass  # it is not known to be dead; others need not wait for all of this
+        try:
+            fetch_commit(match["url"], commit, place, name)
+        except NoAnswer:
+            with asking(folder, url_host(url)):  # which notes it
+                raise
+        form = ["--format=tar", f"--prefix={match['name']}-{commit}/"]
+        run_git(["archive", *form, f"{commit}^{{commit}}"], place, name, part)
+
+
+def fetch_commit(url: str, commit: str, place: str, name: str) -> None:
+    """Fetch COMMIT alone; from a server that gives no commit by its hash, all that it has."""
+    fetch = ["fetch", "-q", "--no-tags", "--no-recurse-submodules"]
+    try:
+        run_git([*fetch, "--depth=1", "--", url, commit], place, name)
+    except NoAnswer:
+        raise
+    except Unreachable:
+        everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
+        run_git([*fetch, "--", url, *everything], place, name)
+
+
+def run_git(arguments: List[str], place: str, name: str, stdout: Any = None) -> None:
+    slow = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1"]
+    settings = [word for text in (*slow, "tar.umask=0022") for word in ("-c", text)]
+    command = ["git", "--git-dir=.", *settings, *arguments]
+    status, errors = run_fetcher(command, place, name, "git", git_environment(), stdout)
+    if status:
+        reasons = [line[7:] for line in errors if line.startswith(("fatal: ", "error: "))]
+        reason = (reasons or errors)[0]
+        silent = re.search("Could not resolve|Failed to connect|timed? ?out|too slow", reason)
+        raise (NoAnswer if silent else Unreachable)(f"git: {reason}")
+
+
+def git_environment() -> Dict[str, str]:
+    """Nothing asks for a password, no configuration or program of the user's, https alone."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
+        or not name.startswith(("GIT_", "SSH_ASKPASS"))
+    }
+    if "SSL_CERT_FILE" in kept:  # as the other fetches heed it
+        kept.setdefault("GIT_SSL_CAINFO", kept["SSL_CERT_FILE"])
+    return {
+        **kept,
+        "LC_ALL": "C",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_ALLOW_PROTOCOL": "https",
+    }
 
 
 # ---- deb-src: the original tarball, by the host's own apt with a configuration of our own --------
@@ -2779,35 +3577,56 @@ def apt_source_lines() -> List[str]:
 
 
 def run_apt(arguments: List[str], folder: str, name: str) -> None:
-    process = subprocess.Popen(
-        ["apt-get", *arguments],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    try:
-        while process.poll() is None:
-            progress(f"fetch   {name}: by apt, {human_size(folder_size(folder))}")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.3)
-        errors = process.stderr.read().decode(errors="replace").splitlines()
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode:
-        reasons = (
-            [line[3:] for line in errors if line.startswith("E: ")] or errors or ["no reason given"]
-        )
+    environment = {**os.environ, "LC_ALL": "C"}
+    status, errors = run_fetcher(["apt-get", *arguments], folder, name, "apt", environment)
+    if status:
+        reasons = [line[3:] for line in errors if line.startswith("E: ")] or errors
         raise Unreachable(f"apt: {reasons[0]}")
+
+
+def run_fetcher(
+    command: List[str],
+    folder: str,
+    name: str,
+    by: str,
+    environment: Dict[str, str],
+    stdout: Any = None,
+) -> Tuple[int, List[str]]:
+    """Run COMMAND, which fills FOLDER; its status, and its errors: at least one line."""
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or subprocess.DEVNULL,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,  # it ends with the programs that it began
+            )
+        except FileNotFoundError:
+            raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
+        try:
+            while process.poll() is None:
+                progress(f"fetch   {name}: by {by}, {human_size(folder_size(folder))}")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.3)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").splitlines()
+    return process.returncode, lines or ["no reason given"]
 
 
 def folder_size(folder: str) -> int:
     size = 0
-    for entry in os.scandir(folder):
-        with contextlib.suppress(OSError):
-            size += entry.stat(follow_symlinks=False).st_size
+    for path, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(path, file)).st_size
     return size
 
 
@@ -2838,35 +3657,37 @@ exit $status
 def build_recipe(recipe: Recipe, work: Work) -> None:
     """Build the recipe's packages, unless all that goes in went into the last good build too."""
     check_hashes(recipe)
-    for folder in (work.records, work.logs, work.repository):
+    record, log = (os.path.join(folder, recipe.key) for folder in (work.records, work.logs))
+    for folder in (os.path.dirname(record), os.path.dirname(log), work.packages_folder(recipe)):
         os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(work.records, recipe.name + ".lock"), "w") as lock:
+    with open(record + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         work = Work(work.arch)
         if is_fresh(recipe, work):
-            say(f"fresh   {recipe.name} {recipe.version}")
+            say(f"fresh   {recipe.title}")
         else:
             build_now(recipe, work)
 
 
 def build_now(recipe: Recipe, work: Work) -> None:
     inputs = build_inputs(recipe, work)
-    before = work.built.get(recipe.name)
+    before = work.built.get(recipe.key)
     started = time.monotonic()
-    say(f"build   {recipe.name} {recipe.version}")
+    say(f"build   {recipe.title}")
     with tempfile.TemporaryFile(dir=work.logs) as tar_in, tempfile.TemporaryFile(
         dir=work.logs
     ) as tar_out:
         write_input(recipe, work, tar_in)
         run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
         packages = pack(recipe, work, tar_out)
-    built = Built(inputs, packages, round(time.monotonic() - started, 1))
-    work.record(recipe.name, built)
+    seconds = round(time.monotonic() - started, 1)
+    built = Built(inputs, packages, seconds, build_texts(recipe))
+    work.record(recipe.key, built)
     remove_former(work, before, built)
     size = sum(facts["size"] for facts in packages.values())
     same = ", the same bytes as before" if before and before.packages == packages else ""
     say(
-        f"built   {recipe.name} {recipe.version}: {' '.join(packages)}, {human_size(size)}, "
+        f"built   {recipe.title}: {' '.join(packages)}, {human_size(size)}, "
         f"{built.seconds:.0f} s{same}"
     )
 
@@ -2930,7 +3751,7 @@ def write_sysroot(
                 f"{recipe.path}: it needs {name}, which is not built; "
                 f"`make world PKG={next(iter(recipe.packages))}` builds that first"
             )
-        path = os.path.join(work.repository, facts["file"])
+        path = work.package_path(facts)
         if not os.path.isfile(path) or hash_file(path) != facts["sha256"]:
             raise Fail(f"{path}: not the file that was built; remove it, and {name} is built again")
         paths.append(os.path.abspath(path))
@@ -2962,8 +3783,8 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
             "there is no builder image; `make world` makes it, "
             "`world/engine world/builder` makes it alone"
         )
-    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.name)}-{os.getpid()}"
-    log = os.path.join(work.logs, recipe.name + ".log")
+    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.key)}-{os.getpid()}"
+    log = os.path.join(work.logs, recipe.key + ".log")
     environment = {**os.environ, "BUILD": name, "IMAGE": image}
     command = f"exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
     process = subprocess.Popen(
@@ -3029,23 +3850,24 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
     for line in lines[-LOG_LINES:]:
         say(f"  {line}")
     what = "input or output was cut" if status == 100 else f"status {status}"
-    return f"{recipe.name} {recipe.version}: the build failed ({what}); the whole log is {log}"
+    return f"{recipe.title}: the build failed ({what}); the whole log is {log}"
 
 
 def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
     """Have lpkg make the packages of what came out, and give their records."""
     meta = metadata(recipe)
+    folder = work.packages_folder(recipe)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, tempfile.TemporaryFile(
         "w+"
     ) as listing:
         json.dump(meta, file)
         file.flush()
-        run_lpkg(["pack", "--meta", file.name, "-o", work.repository], tar_out, listing)
+        run_lpkg(["pack", "--meta", file.name, "-o", folder], tar_out, listing)
         listing.seek(0)
         rows = [line.split() for line in listing]
     return {
         name: {
-            "file": path,
+            "file": os.path.relpath(os.path.join(folder, path), work.repository),
             "size": int(size),
             "sha256": digest,
             "depends": meta["packages"][name]["depends"],
@@ -3061,7 +3883,423 @@ def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
     for facts in before.packages.values() if before else ():
         if facts["file"] not in files:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(work.repository, facts["file"]))
+                os.unlink(work.package_path(facts))
+
+
+# ==== Lint ========================================================================================
+#
+# Lint loads a recipe as a build does, but goes on after what it finds. A script it looks at as the
+# shell will get it: rendered, and with what is make's replaced by a word. Each line is traced back
+# to the recipe: the template is rendered once more with a mark before each of its lines.
+
+
+class Finding(NamedTuple):
+    """What is wrong at a place of a recipe; line and column count from 1."""
+
+    path: str
+    line: int
+    column: int
+    what: str
+
+
+class Linter(Reader):
+    """A reader that gathers what is wrong in `found` and goes on with what it can read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.found: List[Finding] = []
+        self.is_broken = False
+
+    def add(self, node: Any, what: str) -> None:
+        self.problem(self.fail(node, what))
+
+    def problem(self, problem: Fail) -> None:
+        text = str(problem)
+        match = re.match(r":(\d+)(?::(\d+))?: ", text[len(self.path) :])
+        if text.startswith(self.path) and match:
+            place, text = (int(match[1]), int(match[2] or 1)), text[len(self.path) + match.end() :]
+        else:
+            place, text = (1, 1), text.replace(f"{self.path}: ", "", 1)
+        self.found.append(Finding(self.path, *place, text.partition("\n")[0]))
+
+    def read(self, field: Field, node: Any) -> Any:
+        try:
+            return super().read(field, node)
+        except Fail as problem:
+            self.problem(problem)
+            self.is_broken = True
+            return EMPTY[field.kind]()
+
+    def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
+        values = super().struct(node, table, what)
+        order = [field.key for field in table]
+        last = 0
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            index = order.index(key.value) if key.value in order else last
+            if index < last:
+                self.add(key, f"{key.value} belongs before {order[last]}")
+            last = max(last, index)
+        return values
+
+
+def lint_recipe(argument: str, options: argparse.Namespace) -> List[Finding]:
+    reader = Linter(recipe_path(argument))
+    try:
+        recipe = load_recipe(argument, options, reader)
+    except Fail as problem:
+        if not reader.is_broken:  # else it may well follow from what is known
+            reader.problem(problem)
+        return reader.found
+    nodes = {key.value: value for key, value in compose(recipe.path).value}
+    lint_sources(recipe, reader, nodes)
+    lint_packages(recipe, reader, nodes["packages"])
+    for key, text in (("script", recipe.script), ("check", recipe.check)):
+        if text:
+            places = script_places(recipe, key, nodes[key])
+            for line, column, what in lint_script(recipe, text):
+                place = places[line - 1]
+                same = place.text == text.split("\n")[line - 1]
+                column = place.column + (column - 1 if same else 0)
+                reader.problem(Fail(f"{recipe.path}:{place.line}:{column}: {what}"))
+    return reader.found
+
+
+def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
+    for (texts, place), source in zip(recipe.fields["sources"], recipe.sources):
+        if not source.is_local and any(digest is None for _, digest in source.alternatives):
+            hint = f"`pkggen.py hash {recipe.folder}` writes one"
+            reader.problem(Fail(f"{place}: {source.name} has no sha256; {hint}"))
+        for url, _ in source.alternatives[: len(texts)]:
+            if url.startswith("http:"):
+                reader.problem(Fail(f"{place}: {url} is plain http; use https"))
+    if any(url.startswith("http:") for url in recipe.fields["mirrors"]):
+        reader.add(nodes["mirrors"], "a mirror with plain http; use https")
+
+
+def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
+    """Find packages that stay empty; one without any script has dependencies alone."""
+    if not recipe.script or re.search(r"\bout(/\$|/?[\s\"'*]|$)", recipe.script, re.MULTILINE):
+        return  # `cd out`, or a shell variable for the package's name: there is no telling
+    for key, _ in node.value:
+        if not re.search(rf"\bout/{re.escape(key.value)}(?![\w+.-])", recipe.script):
+            reader.add(key, f"nothing in the script installs into out/{key.value}")
+
+
+class Place(NamedTuple):
+    """Where a line of a script stands in the recipe, and its text if it stands there as it is."""
+
+    line: int
+    column: int
+    text: str
+
+
+def script_places(recipe: Recipe, key: str, node: Any) -> List[Place]:
+    """The place of each line of the rendered script; all its first where they can't be told."""
+    with open(recipe.path, encoding="utf-8") as file:
+        file_lines = file.read().split("\n")
+    template = "\n".join(recipe.fields[key])
+    lines = template.split("\n")
+    places = []
+    for (line, column), text in zip(source_lines(node, file_lines), lines):
+        in_file = "".join(file_lines[line : line + 1])  # YAML has more ends of lines than \n
+        if not in_file.startswith(text, column):  # folded, or with escapes
+            column, text = len(in_file) - len(in_file.lstrip()), ""
+        places.append(Place(line + 1, column + 1, text))
+    marked, before = "", ""
+    for number, line in enumerate(lines):
+        # YAML has no NUL. A line that begins within an action gets no mark.
+        inside = before.count("{{") != before.count("}}")
+        marked += ("" if inside else f"\0{number}\0") + line + "\n"
+        before += line
+    script = getattr(recipe, key)
+    try:
+        rendered = render(marked[:-1], recipe_dot(recipe), shortcuts(recipe), recipe.path)
+    except Fail:
+        rendered = ""
+    if re.sub("\0[0-9]+\0", "", rendered) != script:
+        return [places[0]._replace(text="")] * (script.count("\n") + 1)
+    found, current = [], 0
+    for line in rendered.split("\n"):
+        marks = [int(mark) for mark in re.findall("\0([0-9]+)\0", line)]
+        found.append(places[marks[0] if marks else current])
+        current = marks[-1] if marks else current
+    return found
+
+
+# ---- what is wrong in a rendered script, at a line and column counted from 1 ---------------------
+
+# No pattern here is compiled before lint uses it: the other verbs start the sooner.
+MAKE_REFERENCE = (
+    r"\$(?:(?P<dollar>\$)|\((?P<round>(?:[^()]|\([^()]*\))*)\)|\{(?P<curly>[^{}]*)\}|.|$)"
+)
+MAKE_FUNCTIONS = frozenset(
+    "abspath addprefix addsuffix and basename call dir error eval file filter filter-out "
+    "findstring firstword flavor foreach if info join lastword notdir or origin patsubst realpath "
+    "shell sort strip subst suffix value warning wildcard word wordlist words".split()
+)
+SHELL_TOKEN = r"""(?xs)
+        (?P<newline>\n) | \\. | '[^']*' | "(?:[^"\\]|\\.)*" | (?<![^\s;&|(])\#[^\n]*
+      | \(\([^\n]*?\)\) | <<<
+      | <<(?P<tabs>-?)[ \t]*(?P<word>'[^'\n]*' | "[^"\n]*" | \\?[\w.-]+) | ."""
+SETUID = r"(?P<mode>0*[2-7][0-7]{3}|[ugoa,rwxXt=+]*[+=][rwxXt]*s\S*)(?=\s)"
+SETUID_COMMAND = (
+    rf"\bchmod\s+(?:-\S+\s+)*{SETUID}[^\n;&|)]*"
+    rf"|\binstall\s[^\n;&|)]*?(?:-\w*m\s*|--mode[= ]){SETUID.replace('mode', 'bits')}[^\n;&|)]*"
+)
+
+
+def lint_script(recipe: Recipe, text: str) -> Iterator[Tuple[int, int, str]]:
+    for at, what in lint_make(text):
+        yield text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at), what
+    shell = re.sub(MAKE_REFERENCE, seen_by_shell, text)
+    found = [
+        (shell.count("\n", 0, at) + 1, at - shell.rfind("\n", 0, at), what)
+        for at, what in (*lint_shell(shell), *lint_setuid(recipe, shell))
+    ]
+    if not any("heredoc" in what for _, _, what in found):  # else shellcheck trips over the same
+        found += shellcheck(shell)
+    lines = text.split("\n")
+    for line, column, what in found:
+        line = min(line, len(lines))  # of what is never closed, shellcheck names the end
+        yield line, before_make(lines[line - 1], column), what
+
+
+def before_make(line: str, column: int) -> int:
+    """The column in LINE of what stands at COLUMN when make's references are replaced."""
+    more = 0
+    for match in re.finditer(MAKE_REFERENCE, line):
+        if match.start() - more >= column - 1:
+            break
+        more += len(match[0]) - len(seen_by_shell(match))
+    return column + more
+
+
+def seen_by_shell(match: Any) -> str:
+    """A word for what make puts in the place of a reference; the lines stay as many."""
+    inner = match["round"] or match["curly"]
+    if inner is None:
+        return match[0][-1]
+    words = re.findall(r"[\w-]+", inner) or ["x"]
+    return {"CURDIR": "/build"}.get(words[0], words[0]) + "\n" * inner.count("\n")
+
+
+def lint_make(text: str) -> Iterator[Tuple[int, str]]:
+    """(offset, what) of a `$` that was meant for the shell, and that make takes."""
+    variables = re.findall(r"^(?:export )?(\w+) [:?]=", BUILD_MK, re.MULTILINE)
+    variables += ["MAKE", "CURDIR", "SHELL", "PATH", "HOME"]
+    for match in re.finditer(MAKE_REFERENCE, text):
+        inner = match["round"] or match["curly"] or ""
+        name, blank, _ = re.fullmatch(r"([\w-]*)(\s?)(.*)", inner, re.DOTALL).groups()
+        known = name in (MAKE_FUNCTIONS if blank else variables)
+        if not match["dollar"] and not known:
+            word = match[0].partition("\n")[0]
+            what = f"make takes {word} and has no such variable; for the shell write ${word}"
+            yield match.start(), what
+
+
+def lint_shell(text: str) -> Iterator[Tuple[int, str]]:
+    """(offset, what) of heredocs that never end, and of make's prefixes before commands."""
+    text = "\n" + text
+    tokens = re.compile(SHELL_TOKEN)
+    position, waiting = 0, []
+    while position < len(text) or waiting:
+        token = tokens.match(text, position)
+        position = token.end() if token else position
+        if token and token["word"]:
+            waiting.append((token.start() - 1, token["tabs"], token["word"].strip("\\'\"")))
+        if token and not token["newline"]:
+            continue
+        for at, tabs, word in waiting:
+            blanks = "\t*" if tabs else ""
+            end = re.compile(f"^{blanks}{re.escape(word)}$", re.M).search(text, position)
+            if not end:
+                yield at, f"this heredoc never ends; close it by a line that is {word} alone"
+                return
+            position = end.end() + 1
+        waiting = []
+        prefix = re.compile(r"[ \t]*([@+-])").match(text, position)
+        if prefix:
+            hint = "; `|| :` after a command lets it fail" if prefix[1] == "-" else ""
+            yield prefix.end() - 2, f"{prefix[1]} before a command is make's, not the shell's{hint}"
+
+
+def lint_setuid(recipe: Recipe, text: str) -> Iterator[Tuple[int, str]]:
+    declared = {
+        (name, path.strip("/"))
+        for name, package in recipe.packages.items()
+        for path, owner in package["owners"].items()
+        if re.match(SETUID, owner.rpartition(":")[2] + " ")
+    }
+    for match in re.finditer(SETUID_COMMAND, text + "\n"):
+        named = re.findall(r"\bout/([^/\s]+)/(\S+)", match[0])
+        for name, path in named or ([] if declared else [(next(iter(recipe.packages)), "PATH")]):
+            path = path.strip("/\"'")
+            if not any((name, path) in ((n, p), (n, os.path.dirname(p))) for n, p in declared):
+                mode = match["mode"] or match["bits"]
+                what = f"mode {mode} of {path} is not declared; add it to the owners of {name}"
+                yield match.start(), f"{what}, as in `/{path}: 0:0:4755`"
+
+
+def shellcheck(script: str) -> Iterator[Tuple[int, int, str]]:
+    """What shellcheck warns of; nothing where there is none."""
+    # SC2155: `export X="$(command)"`, which is usual, and where set -e overlooks a failure.
+    command = "shellcheck --norc --shell=sh --severity=warning --exclude=SC2155 --format=json -"
+    text = to_bytes("#!/bin/sh -e\n" + script + "\n")
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(command.split(), input=text, stdout=subprocess.PIPE)
+        for comment in json.loads(done.stdout or b"[]"):
+            what = f"{comment['message']} (SC{comment['code']})"
+            yield max(comment["line"] - 1, 1), comment["column"], what
+
+
+# ==== A recipe to start from ======================================================================
+#
+# `new` looks at the names of what is in the archive, and at what configure's --help would say; it
+# runs nothing of it. A library is what has a .pc file or a name like libNAME. Which headers and
+# static libraries it installs shows when it is built, so the script moves those that it finds.
+
+ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
+# What it is built by: (in words, build dependencies, script). The first that fits counts; what the
+# builder image has the tools for comes first.
+BUILD_KINDS: Dict[str, Tuple[str, str, str]] = {
+    "autoconf": ("autoconf's configure", "make", """\
+'{{configure "NAME"}}'
+$(MAKE) -C NAME
+$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
+    "configure": ("a configure of its own", "make", """\
+(cd NAME && ./configure --prefix=/usr)
+$(MAKE) -C NAME
+$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
+    "Makefile": ("a Makefile", "make", """\
+$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr
+$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr DESTDIR=$(CURDIR)/out/NAME install"""),
+    "Makefile without DESTDIR": ("a Makefile that knows no DESTDIR", "make", """\
+$(MAKE) -C NAME CC=$(CC) PREFIX=/usr
+$(MAKE) -C NAME CC=$(CC) PREFIX=$(CURDIR)/out/NAME/usr prefix=$(CURDIR)/out/NAME/usr install"""),
+    "configure.ac": ("autoconf, and no configure", "make, autoconf, automake, libtool", """\
+(cd NAME && autoreconf -fi)
+'{{configure "NAME"}}'
+$(MAKE) -C NAME
+$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
+    "meson.build": ("meson", "meson, ninja", """\
+meson setup --prefix=/usr --buildtype=minsize NAME-build NAME
+ninja -C NAME-build
+DESTDIR=$(CURDIR)/out/NAME ninja -C NAME-build install"""),
+    "CMakeLists.txt": ("CMake", "make, cmake", """\
+cmake -S NAME -B NAME-build -DCMAKE_INSTALL_PREFIX=/usr -DCMAKE_BUILD_TYPE=MinSizeRel
+$(MAKE) -C NAME-build
+$(MAKE) -C NAME-build DESTDIR=$(CURDIR)/out/NAME install"""),
+}
+LIBRARY = """\
+mkdir -p out/NAME-dev/usr/lib
+'{{pkmv "usr/include" "NAME" "NAME-dev"}}'
+rm -f out/NAME/usr/lib/*.la
+>-
+    for path in out/NAME/usr/lib/*.a out/NAME/usr/lib/pkgconfig;
+    do test ! -e $$path || mv $$path out/NAME-dev/usr/lib; done"""
+NEW_RECIPE = """\
+packages:
+  NAME:
+    dependencies: [musl]
+{development}version: {version}
+summary:  # one line that says what it is
+license:  # as SPDX writes it
+sources:
+  - {url}
+sha256:
+  {file}: {digest}
+builddependencies: [musl-dev, {tools}, gcc]
+script:
+  # It is built by {what}.
+{script}"""
+
+
+class Archive(NamedTuple):
+    """The files of a source, as many folders DEEP in it, and which of BUILD_KINDS it is."""
+
+    deep: int
+    files: List[str]
+    kind: str
+
+
+def look_into(path: str, name: str) -> Archive:
+    """The archive at PATH, the source NAME."""
+    import lzma
+    import zlib
+
+    try:
+        with tarfile.open(path) as tar:
+            members = {os.path.normpath(member.name): member for member in tar}
+            dots = all(f"{member.name}/".startswith("./") for member in members.values())
+            members.pop(".", None)
+            tops = {member.partition("/")[0] for member in members}
+            prefix = min(tops) + "/" if len(tops) == 1 and members.keys() != tops else ""
+            texts = {
+                file: tar.extractfile(members[prefix + file]).read(1 << 22)
+                for file in ("configure", "GNUmakefile", "makefile", "Makefile")
+                if prefix + file in members and members[prefix + file].isfile()
+            }
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError):
+        raise Fail(f"{name}: no whole tar archive; write the recipe by hand") from None
+    files = [file[len(prefix) :] for file in members]
+    return Archive(dots + bool(prefix), files, build_kind(files, texts))
+
+
+def build_kind(files: List[str], texts: Dict[str, bytes]) -> str:
+    """The key of BUILD_KINDS for an archive with FILES and the TEXTS of some; empty for none."""
+    configure = texts.pop("configure", None)
+    if configure is not None:
+        return "autoconf" if b"--localstatedir=DIR" in configure else "configure"
+    for text in texts.values():
+        return "Makefile" if b"DESTDIR" in text else "Makefile without DESTDIR"
+    return next((kind for kind in BUILD_KINDS if "." in kind and kind in files), "")
+
+
+def version_of(file: str, name: str) -> str:
+    """The version in the name of a source FILE of NAME, as in NAME-1.2.tar.gz or v1.2.tar.gz."""
+    stem = re.sub(ARCHIVE, "", file)
+    stem = re.sub(rf"^{re.escape(name)}(?=[-_.])", "", stem, flags=re.IGNORECASE)
+    match = re.search(r"(?<![A-Za-z0-9])v?([0-9][\w.+-]*)$", stem)
+    if not match or not NAME.fullmatch(file):
+        raise Fail(f"{file}: no name like {name}-1.2.tar.gz; write the recipe by hand")
+    return match[1]
+
+
+def new_recipe(name: str, url: str, digest: str, archive: Archive) -> str:
+    """The text of a recipe that builds the source at URL."""
+    file = source_name(url, "new")
+    version = version_of(file, name)
+    what, tools, script = BUILD_KINDS[archive.kind]
+    named = f'(printf "{file.replace(version, "%s", 1)}" .Version)'
+    unpack = f"'{{{{unpack \"NAME\" {named}}}}}'"
+    if archive.deep != 1:
+        options = f"--strip-components={archive.deep} -C NAME"
+        unpack = f"mkdir NAME\n'tar {options} -xf {{{{printf \"src/%s\" {named}}}}}'"
+    script = f"{unpack}\n{script}"
+    development = ""
+    if name.startswith("lib") or any(re.search(r"\.pc(\.|$)", path) for path in archive.files):
+        development = "  NAME-dev:\n    dependencies: [NAME]\n"
+        script += "\n" + LIBRARY
+    lines = [line if line[0] == " " else f"  - {line}" for line in script.split("\n")]
+    return NEW_RECIPE.replace("NAME", name).format(
+        development=development.replace("NAME", name),
+        version=version,
+        url=versioned_url(url, version),
+        file=quote_key(file),
+        digest=digest,
+        tools=tools,
+        what=what,
+        script="\n".join(lines).replace("NAME", name) + "\n",
+    )
+
+
+def versioned_url(url: str, version: str) -> str:
+    """URL as a template, in YAML: a plain 2 may be of other things than the version."""
+    folder, slash, file = url.rpartition("/")
+    if "." in version:
+        folder = re.sub(rf"(?<![0-9.]){re.escape(version)}(?![0-9])", "{{.Version}}", folder)
+    text = folder + slash + file.replace(version, "{{.Version}}", 1)
+    return text if re.fullmatch(r"[\w:/.~+?=&%@{}-]+", text) else json.dumps(text)
 
 
 # ==== Commands ====================================================================================
@@ -3086,7 +4324,7 @@ def cmd_fetch_mk(options: argparse.Namespace) -> None:
 def cmd_world_mk(options: argparse.Namespace) -> None:
     tree = Tree(options.folder, options)
     work = Work(options.arch)
-    stale = stale_recipes(tree, work)
+    stale = stale_builds(tree, work)
     output(options, world_mk(options.folder, tree, work, stale))
     if not stale and not tree.problems:
         packages = sum(len(tree.recipes[name].packages) for name in tree.recipes)
@@ -3095,25 +4333,105 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
         return
     missing = {
         source_target(source)
-        for name in stale
-        for source in tree.recipes[name].sources
+        for recipe in stale.values()
+        for source in recipe.sources
         if not source.is_local and not cached_path(source.alternatives, SOURCES)
     }
-    known = [work.built[name].seconds for name in stale if name in work.built]
+    keys = [recipe.key for recipe in stale.values()]
+    known = [work.built[key].seconds for key in keys if key in work.built]
     seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
+    stand_ins = sum(recipe.is_stand_in for recipe in stale.values())
+    first = f"{stand_ins} stand-in{'s' * (stand_ins > 1)} and " if stand_ins else ""
     say(
-        f"world   {len(stale)} of {len(tree.recipes)} recipes to build or to look at, "
-        f"at most {len(missing)} sources to fetch{seconds}"
+        f"world   {first}{len(stale) - stand_ins} of {len(tree.recipes)} recipes to build or to "
+        f"look at, at most {len(missing)} sources to fetch{seconds}"
     )
+
+
+def cmd_why(options: argparse.Namespace) -> None:
+    tree = Tree(options.folder, options)
+    name = find_recipe(tree, options.folder, options.package)
+    lines = why(tree, Work(options.arch), name)
+    output(options, "".join(printable(line) + "\n" for line in lines))
+
+
+def cmd_graph(options: argparse.Namespace) -> None:
+    tree = Tree(options.folder, options)
+    for problem in tree.problems.values():
+        say(f"pkggen: {problem}")
+    text = graph_dot(options.folder, tree, Work(options.arch))
+    is_svg = (options.output or "").endswith(".svg")
+    output(options, run_dot(text).decode() if is_svg else text)
 
 
 def cmd_meta(options: argparse.Namespace) -> None:
     output(options, json.dumps(metadata(load_recipe(options.recipe, options)), indent=1) + "\n")
 
 
+def cmd_schema(options: argparse.Namespace) -> None:
+    output(options, json.dumps(json_schema(), indent=1) + "\n")
+
+
+def cmd_lint(options: argparse.Namespace) -> None:
+    import shutil
+
+    paths = options.recipe or find_recipes("recipes")
+    found = sorted({finding for path in paths for finding in lint_recipe(path, options)})
+    output(options, "".join(printable("%s:%d:%d: %s" % finding) + "\n" for finding in found))
+    if not shutil.which("shellcheck"):
+        say("lint    there is no shellcheck, so the scripts were looked at only in part")
+    if found:
+        count = len({finding.path for finding in found})
+        raise Fail(f"lint found something in {count} of {len(paths)} recipes")
+
+
+def cmd_new(options: argparse.Namespace) -> None:
+    """Write a recipe for the source at a URL into a new folder."""
+    name, url = options.name, without_hash(options.url)
+    folder = options.output or os.path.join("recipes", "core", name)
+    path = os.path.join(folder, RECIPE_FILE)
+    if not NAME.fullmatch(name) or not NAME.fullmatch(os.path.basename(os.path.abspath(folder))):
+        raise Fail(f"{folder}: no recipe can be called that; use letters, digits and + . _ -")
+    if os.path.lexists(path):
+        raise Fail(f"{path}: there is one already; remove it, or give another folder with -o")
+    file = source_name(url, "new")
+    version_of(file, name)
+    digest = None if url.startswith(LOCAL) else fetched_hash(file, url)
+    if digest is None:
+        raise Fail(f"{url}: there is nothing to be had; give a URL that can be fetched")
+    archive = look_into(os.path.join(SOURCES, digest), file)
+    if not archive.kind:
+        known = "configure, Makefile, configure.ac, meson.build, CMakeLists.txt"
+        raise Fail(f"{file}: it has none of {known}; write the recipe by hand")
+    text = new_recipe(name, url, digest, archive)
+    os.makedirs(folder, exist_ok=True)
+    with open(path, "x", encoding="utf-8") as recipe:
+        recipe.write(text)
+    load_recipe(folder, options)
+    what, tools, _ = BUILD_KINDS[archive.kind]
+    say(f"new     {path}: {name} {version_of(file, name)}, with {what}")
+    missing = [tool for tool in tools.split(", ") if tool not in BUILDER_TOOLS]
+    if missing:
+        say(f"new     the builder has no {', '.join(missing)}: it builds once recipes make them")
+
+
 def cmd_build(options: argparse.Namespace) -> None:
     for recipe in load_all(options):
+        recipe.stand_ins = tuple(options.stand_in)
+        if options.bootstrap:
+            recipe = make_stand_in(recipe, options.without, options.stand_in)
         build_recipe(recipe, Work(options.arch))
+
+
+def cmd_input(options: argparse.Namespace) -> None:
+    """Write the tar that goes into the recipe's build, for who runs it elsewhere or by hand."""
+    recipe, work = load_recipe(options.recipe, options), Work(options.arch)
+    if not options.output:
+        raise Fail("input: the tar is no text for a terminal; name its file, as in -o in.tar")
+    check_hashes(recipe)
+    os.makedirs(work.logs, exist_ok=True)
+    with open(options.output, "w+b") as file:
+        write_input(recipe, work, file)
 
 
 def cmd_fetch(options: argparse.Namespace) -> None:
@@ -3135,6 +4453,8 @@ def cmd_fetch(options: argparse.Namespace) -> None:
     if hash_file(path) != os.path.basename(path):
         raise Fail(f"{path}: its bytes are not what its name says; remove it")
     os.replace(path, options.output)
+    with contextlib.suppress(OSError):  # not when a dead host is noted there
+        os.rmdir(os.path.join(folder, ".dead"))
 
 
 def cmd_hash(options: argparse.Namespace) -> None:
@@ -3160,7 +4480,7 @@ def cmd_hash(options: argparse.Namespace) -> None:
                 f"{recipe.path}: none of the places of {missing[0]} answers; nothing is written"
             )
         with open(recipe.path, encoding="utf-8", newline="") as file:
-            text = with_hashes(file.read(), found).encode()
+            text = with_hashes(recipe.path, file.read(), found).encode()
         if not found.items() <= hash_map(recipe.path, text).items():
             raise Fail(
                 f"{recipe.path}: no place for the hashes; write an empty line `sha256:` where they "
@@ -3196,52 +4516,71 @@ def hash_map(path: str, text: bytes) -> Dict[str, str]:
         return {}
 
 
-HASH_LINE = re.compile(
-    r"""(?P<key>\s+(?P<name>"[^"]*"|'[^']*'|[^\s:#"']+):)"""
-    r"""(?P<blank>[ \t]*)["']?\w*["']?(?P<after>.*)""",
-    re.DOTALL,
-)
-
-
-def with_hashes(text: str, hashes: Dict[str, str]) -> str:
-    """A recipe's TEXT with HASHES in its sha256 map; comments and all other lines stay."""
-    lines = text.split("\n")
-    last = len(lines) if lines[-1] else len(lines) - 1
-    heads = [index for index, line in enumerate(lines) if re.match(r"sha256:\s*(#.*)?$", line)]
-    start = heads[0] if heads else hash_place(lines, last)
-    if not heads:
-        lines.insert(start, "sha256:")
-        last += 1
+def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
+    """The TEXT of the recipe PATH with HASHES in its sha256 map; all else stays as it is."""
+    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
+        return "\ufeff" + with_hashes(path, text[1:], hashes)
+    root = compose_text(path, text.encode())
+    node = {key.value: value for key, value in root.value}.get("sha256")
     left = dict(hashes)
-    end = start + 1
-    while end < last and re.match(r"\s|#|$", lines[end]):
-        lines[end] = with_hash_in_line(lines[end], left)
-        end += 1
-    while end > start + 1 and not re.match(r"\s+[^\s#]", lines[end - 1]):
-        end -= 1
-    lines[end:end] = [f"  {quote_key(name)}: {digest}" for name, digest in left.items()]
-    return "\n".join(lines)
+    edits = []
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        digest = left.pop(key.value, None)
+        if digest:
+            edits.append((value.start_mark.index, value.end_mark.index, digest))
+    if left:
+        if node and is_null(node) and not root.flow_style:
+            edits.append((node.start_mark.index, node.end_mark.index, ""))  # a ~
+        lines = [f"{quote_key(name)}: {digest}" for name, digest in left.items()]
+        edits.append(added_hashes(text, root, node, lines))
+    for start, end, new in sorted(edits, key=lambda edit: edit[0])[::-1]:
+        gap = " " if text[start - 1 : start] == ":" and new[:1] not in "\r\n" else ""
+        text = text[:start] + gap + new + text[end:]
+    return text
 
 
-def with_hash_in_line(line: str, left: Dict[str, str]) -> str:
-    """LINE of a sha256 map with the hash of its name, which is taken out of LEFT."""
-    match = HASH_LINE.fullmatch(line)
-    digest = left.pop(match["name"].strip("\"'"), None) if match else None
-    if digest is None:
-        return line
-    gap = " " if match["after"].startswith("#") else ""
-    return match["key"] + (match["blank"] or " ") + digest + gap + match["after"]
+def added_hashes(text: str, root: Any, node: Any, lines: List[str]) -> Tuple[int, int, str]:
+    """The edit (start, end, new text) that brings LINES into the sha256 map NODE of ROOT."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    margin = " " * root.start_mark.column
+    indented = "".join(f"{newline}{margin}  {line}" for line in lines)
+    if node is None and root.flow_style:
+        return (root.value[-1][1].end_mark.index,) * 2 + (f", sha256: {{{', '.join(lines)}}}",)
+    if node is None:
+        place = hash_place(text, root)
+        if place == len(text) and not text.endswith("\n"):
+            return place, place, f"{newline}{margin}sha256:{indented}"
+        return place, place, f"{margin}sha256:{indented}{newline}"
+    if is_null(node) and root.flow_style:
+        return node.start_mark.index, node.end_mark.index, f"{{{', '.join(lines)}}}"
+    if is_null(node):
+        return (end_of_line(text, node),) * 2 + (indented,)
+    if node.flow_style:
+        end = node.value[-1][1].end_mark.index if node.value else node.end_mark.index - 1
+        return end, end, (", " if node.value else "") + ", ".join(lines)
+    end = end_of_line(text, node.value[-1][1])
+    margin = " " * node.start_mark.column
+    return end, end, "".join(f"{newline}{margin}{line}" for line in lines)
 
 
-def hash_place(lines: List[str], last: int) -> int:
+def end_of_line(text: str, node: Any) -> int:
+    """Where the line ends that NODE ends in."""
+    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
+
+
+def hash_place(text: str, root: Any) -> int:
     """Where the map belongs: before the first key that comes after it, and that key's comment."""
     keys = [field.key for field in RECIPE_FIELDS]
     after = keys[keys.index("sha256") + 1 :]
-    places = (index for index, line in enumerate(lines) if line.partition(":")[0] in after)
-    place = next(places, last)
-    while place and lines[place - 1].startswith("#"):
-        place -= 1
-    return place
+    places = (key.start_mark.index for key, _ in root.value if key.value in after)
+    place = next(places, len(text))
+    start = text.rfind("\n", 0, place) + 1 if place < len(text) else place
+    while start:
+        previous = text.rfind("\n", 0, start - 1) + 1
+        if place == len(text) or not text[previous:start].lstrip(" ").startswith("#"):
+            break
+        start = previous
+    return start
 
 
 def quote_key(name: str) -> str:
@@ -3267,7 +4606,13 @@ COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], N
     "build-mk": ("print the makefile that builds a recipe", ("recipe",), cmd_build_mk),
     "fetch-mk": ("print the makefile that fetches the sources", ("recipe...",), cmd_fetch_mk),
     "world-mk": ("print the makefile that builds a tree of recipes", ("folder",), cmd_world_mk),
+    "why": ("say what a package's recipe is built for, if it is", ("folder", "package"), cmd_why),
+    "graph": ("draw what needs what, as DOT, or as SVG with -o FILE.svg", ("folder",), cmd_graph),
     "meta": ("print what lpkg pack needs to know, as JSON", ("recipe",), cmd_meta),
+    "input": ("write the tar that goes into a recipe's build", ("recipe",), cmd_input),
+    "new": ("write a recipe to start from, for the source at a URL", ("name", "url"), cmd_new),
+    "lint": ("say what is wrong or odd in recipes; all below recipes/", ("recipe*",), cmd_lint),
+    "schema": ("print the JSON Schema of a pkgen.yaml, for editors", (), cmd_schema),
 }
 
 
@@ -3282,17 +4627,22 @@ def parse_arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"pkggen {VERSION}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    for verb, (what, arguments, _) in COMMANDS.items():
+    argv = sys.argv[1:] if argv is None else argv
+    wanted = argv[:1] if argv and argv[0] in COMMANDS else COMMANDS  # all take 10 ms
+    for verb in wanted:
+        what, arguments, _ = COMMANDS[verb]
         command = verbs.add_parser(verb, help=what, description=what)
         for name in arguments:
-            command.add_argument(name.rstrip("."), nargs="+" if name.endswith("...") else None)
+            many = "+" if name.endswith("...") else "*" if name.endswith("*") else None
+            command.add_argument(name.rstrip(".*"), nargs=many)
         add_options(command, verb)
     return parser.parse_args(argv)
 
 
 def add_options(command: argparse.ArgumentParser, verb: str) -> None:
+    what, default = ("DIR", "recipes/core/NAME") if verb == "new" else ("FILE", "stdout")
     command.add_argument(
-        "-o", dest="output", metavar="FILE", help="write to FILE instead of stdout"
+        "-o", dest="output", metavar=what, help=f"write to {what} instead of {default}"
     )
     if verb == "fetch":
         command.add_argument("--sha256", help="the hash that the file must have")
@@ -3314,6 +4664,27 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
         help="a value for .Data of the templates",
     )
     command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
+    if verb == "build":
+        add_stand_in_options(command)
+
+
+def add_stand_in_options(command: argparse.ArgumentParser) -> None:
+    """What world.mk says of a recipe in a cycle ("A tree of recipes")."""
+    command.add_argument("--bootstrap", action="store_true", help="build the recipe's stand-in")
+    command.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="DEP",
+        help="what the stand-in is built without, or PACKAGE/DEP: what a package of it lacks",
+    )
+    command.add_argument(
+        "--stand-in",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="a recipe whose stand-in is in the sysroot in its place",
+    )
 
 
 def arch(text: str) -> str:
@@ -3345,7 +4716,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         options.data = dict(getattr(options, "define", []))
         COMMANDS[options.verb][2](options)
     except Fail as problem:
-        say(f"pkggen: {problem}")
+        for line in f"pkggen: {problem}".split("\n"):     # a template's has a line with a caret
+            say(line)
         return 1
     except OSError as error:
         say(f"pkggen: {error.filename or options.verb}: {error.strerror}")

@@ -5,19 +5,24 @@ The cases are text files: data/templates/README says how they look.
 
 import json
 import pathlib
+import re
+import subprocess
 import sys
 import time
+import types
 
 import pytest
 
-from conftest import load_tool
+from conftest import ROOT, load_tool
 
 pkggen = load_tool("pkggen")
 CASES = pathlib.Path(__file__).parent / "data" / "templates"
+RECIPE = types.SimpleNamespace(fields={"version": "1"}, arch="x86_64", hostarch="x86_64")
+PKMV = {"pkmv": pkggen.shortcuts(RECIPE)["pkmv"]}
 
 
 def read_cases():
-    """(file and name, template, data, output or None, message) of every case."""
+    """(file and name, template, data, output or None, Go's and our message) of every case."""
     for path in sorted(CASES.glob("*.txt")):
         text = path.read_bytes().decode()
         for part in ("\n" + text).split("\n=== ")[1:]:
@@ -26,16 +31,17 @@ def read_cases():
 
 
 def split_case(body):
-    """The template, data, output and message of a case's BODY."""
+    """The template, data, output or None, and Go's message and ours, of a case's BODY."""
     body, _, output = body.partition("\n--- output\n")
     failing = "\n--- error" in body
     body, _, message = body.partition("\n--- error")
+    message = message.partition("\n")[::2]
     template, _, text = body.partition("\n--- data\n")
     data = json.loads(text) if text else None
     if not text:
         template, _, text = body.partition("\n--- struct\n")
         data = pkggen.Struct(json.loads(text)) if text else None
-    return template, data, None if failing else output, message.strip()
+    return template, data, None if failing else output, message
 
 
 ALL = list(read_cases())
@@ -45,20 +51,36 @@ def fail(template, data=None, funcs=None, name="template"):
     """What render says of a TEMPLATE that must fail."""
     with pytest.raises(pkggen.Fail) as caught:
         pkggen.render(template, data, funcs, name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    message, shown, caret = str(caught.value).split("\n")
+    place = re.match(r"(\d+):(\d+): ", message[len(name) + 1:])
+    line = template.split("\n")[int(place[1]) - 1]
+    assert_caret_is_at(shown, caret, line, int(place[2]) - 1)
+    return message
+
+
+def assert_caret_is_at(shown, caret, line, column):
+    """CARET points, in what is SHOWN of LINE, at the character of COLUMN, or behind the end."""
+    assert caret.strip(" ") == "^" and len(caret) <= 100 and shown[:4] == "    "
+    line = "".join(c if c.isprintable() else " " for c in line)
+    before = len(caret) - len("    ^")
+    assert line[column - before:].startswith(shown[4:])
+    assert shown[len(caret) - 1:len(caret)].strip() == line[column:column + 1].strip()
 
 
 def test_there_are_cases():
-    assert len(ALL) > 250
+    assert len(ALL) > 1000
 
 
 @pytest.mark.parametrize("template, data, output, message", ALL)
 def test_case(template, data, output, message):
-    if output is None:
-        assert message in fail(template, data)
-    else:
-        assert pkggen.render(template, data) == output
+    if output is not None:
+        assert pkggen.render(template, data, PKMV) == output
+        return
+    theirs, ours = message
+    said = fail(template, data, PKMV)
+    assert ours in said
+    line = re.match(r": template: template:(\d+):\d+: executing ", theirs)
+    assert not line or said.startswith(f"template:{line[1]}:")
 
 
 @pytest.mark.parametrize("template, place", [
@@ -73,7 +95,7 @@ def test_case(template, data, output, message):
     ("x {{1", "1:3"),
     ('{{"a}}', "1:3"),
     ("{{if 1}}{{else}}{{else}}{{end}}", "1:19"),
-    ("{{.m.k.z}}", "1:3"),
+    ("{{.m.k.z}}", "1:7"),
     ("{{define \"x\"}}\n{{index 1 2}}{{end}}{{template \"x\"}}", "2:3"),
     ("{{range 3}}{{end}}", "1:9"),
     ("{{print (index .m 1)}}", "1:10"),
@@ -81,9 +103,29 @@ def test_case(template, data, output, message):
 def test_errors_say_where(template, place):
     data = {"m": {"k": "v"}, "x": None}
     if place is None:
-        assert fail(template, data, name="zlib/script").startswith("zlib/script:2:7: ")
+        assert fail(template, data, name="zlib/script").startswith("zlib/script:2:9: ")
     else:
         assert fail(template, data).startswith(f"template:{place}: ")
+
+
+def test_an_error_shows_as_much_of_a_long_line_as_fits():
+    assert fail("é" * 5000 + "{{$x}}" + "z" * 5000) == "template:1:5003: undefined variable $x"
+    assert fail("\ta\x1b[2J\u202e{{$x}}\n") == "template:1:10: undefined variable $x"
+
+
+def test_the_command_line_shows_the_caret(tmp_path):
+    (tmp_path / "r").mkdir()
+    text = "packages: {p: }\nversion: 1\nscript:\n  - make\n  - cc {{.Verson}}\n"
+    (tmp_path / "r/pkgen.yaml").write_text(text)
+    command = [sys.executable, ROOT / "pkggen.py", "script", "r"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "pkggen: r/pkgen.yaml:5:10: can't evaluate field Verson in type Recipe; "
+        "did you mean Version?",
+        "    cc {{.Verson}}",
+        "         ^",
+    ]
 
 
 def test_functions_are_added():
@@ -132,7 +174,16 @@ def test_structs():
     text = pkggen.render("{{.Version}} {{.Data.b}} {{.}}", recipe)
     assert text == "1.2 <no value> {1.2 map[a:1]}"
     assert fail("{{.Verson}}", recipe) == \
-        "template:1:3: can't evaluate field Verson in type Recipe"
+        "template:1:3: can't evaluate field Verson in type Recipe; did you mean Version?"
+
+
+def test_annotations_of_functions_may_be_strings():
+    def double(number: "int", *more: "str") -> "int":
+        return 2 * number
+
+    assert pkggen.render("{{double 2}}", None, {"double": double}) == "4"
+    assert "1:10: double takes int here" in fail('{{double "a"}}', None, {"double": double})
+    assert "1:12: double takes string here" in fail("{{double 1 2}}", None, {"double": double})
 
 
 def test_strings_that_are_no_utf8_keep_their_bytes():
@@ -149,6 +200,9 @@ def test_data_of_yaml():
     assert pkggen.render("{{.}} {{printf \"%6.1f\" .}}", float("inf")) == "+Inf   +Inf"
     assert pkggen.render("{{.}}", float("-inf")) == "-Inf"
     assert pkggen.render("{{.}}", float("nan")) == "NaN"
+    form = '{{printf "%+v % v %6v|%-6v|%06v" . . . . .}}'
+    assert pkggen.render(form, float("inf")) == "+Inf  Inf   +Inf|+Inf  |  +Inf"
+    assert pkggen.render(form, float("nan")) == "NaN  NaN    NaN|NaN   |   NaN"
 
 
 ENDLESS = {
@@ -184,7 +238,7 @@ def test_what_does_not_end_fails_in_time(template):
 
 def test_templates_nest_deeper_than_python_does():
     down = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}'
-    assert pkggen.render(down + '{{template "r" .}}ok', "x" * 5_000) == "ok"
+    assert pkggen.render(down + '{{template "r" .}}ok', "x" * 4_000) == "ok"
     chain = "{{if 0}}" + "{{else if 0}}" * 5_000 + "{{else}}ok{{end}}"
     assert pkggen.render(chain, None) == "ok"
 

@@ -5,6 +5,7 @@
 import contextlib
 import hashlib
 import http.server
+import io
 import json
 import os
 import pathlib
@@ -224,6 +225,21 @@ def containers():
     return output_of("docker", "ps", "-a", "--format", "{{.Names}}")[1].split()
 
 
+def test_a_cycle_that_a_stand_in_breaks(tree):
+    """cc and libc need each other; the stand-in is in cc's sysroot, the final libc in user's."""
+    how = "if [ -e /sysroot/cc ]; then echo final; else echo stand-in; fi >out/libc/how"
+    tree.recipe("libc", [how], builder="bootstrap", builddependencies=["cc"])
+    tree.recipe("cc", ["cp /sysroot/how out/cc/cc"], builddependencies=["libc"])
+    tree.recipe("user", ["cp /sysroot/how out/user/had"], builddependencies=["libc"])
+    status, text = tree.world()
+    assert status == 0, text
+    assert tree.file("cc", "cc") == "stand-in\n"
+    assert tree.file("libc", "how") == tree.file("user", "had") == "final\n"
+    assert len(re.findall("^built ", text, re.MULTILINE)) == 4
+    status, text = tree.world()
+    assert status == 0 and not built(text), text
+
+
 def test_s25_a_build_sees_nothing_of_the_host(tree):
     """Its own processes, host name and network; no route out; nothing of the host is mounted."""
     tree.recipe("look", [
@@ -364,6 +380,233 @@ def test_a_build_cut_short_is_not_taken_for_a_good_one(tree):
     assert not list((tree.out / ARCH / "mk").glob("*.built"))
 
 
+def test_a_recipe_that_new_wrote_builds(tree, serve):
+    """zlib, whose configure is none of autoconf's, with the world's musl."""
+    cache = pathlib.Path(os.environ.get("SOURCES") or BUILD / "sources")
+    digests = re.findall(r"[0-9a-f]{64}", (ROOT / "recipes/core/zlib/pkgen.yaml").read_text())
+    source = next(cache / digest for digest in digests if (cache / digest).exists())
+    top = tree.folder / "served/zlib-1.2.13"
+    top.mkdir(parents=True)
+    output_of("tar", "-xf", source, "--strip-components=1", "-C", top)
+    output_of("tar", "-czf", f"{top}.tar.gz", "-C", top.parent, top.name)
+    shutil.copytree(ROOT / "recipes/core/musl", tree.recipes / "musl")
+    shutil.copy(BUILD / ARCH / "mk/musl.built", tree.out / ARCH / "mk")
+    repository = tree.out / "repo" / ARCH
+    repository.mkdir(parents=True)
+    for path in REPOSITORY.glob("musl*.lpkg"):
+        shutil.copy(path, repository)
+    run_tool("pkggen", "new", "zlib", serve(top.parent) + f"{top.name}.tar.gz",
+             "-o", tree.recipes / "zlib", env=tree.environment())
+    status, text = tree.world()
+    assert status == 0 and built(text) == {"zlib"}, text
+    for package, expected in (
+        ("zlib", {"usr/lib/libz.so.1", "usr/lib/libz.so.1.2.13"}),
+        ("zlib-dev", {"usr/include/zlib.h", "usr/lib/libz.a", "usr/lib/pkgconfig/zlib.pc"}),
+    ):
+        with tarfile.open(repository / f"{package}-1.2.13-0.{ARCH}.lpkg") as tar:
+            assert expected <= set(tar.getnames())
+
+
+# ---- the recipe author's loop --------------------------------------------------------------------
+
+@pytest.fixture
+def author(tree):
+    """A tree with the house's Makefile and scripts: a function that runs a target in it."""
+    for name in ("Makefile", "pkggen.py", "lpkg.py", "world"):
+        (tree.folder / name).symlink_to(ROOT / name)
+
+    def run(*arguments, typed="", **changes):
+        variables = {**tree.environment(), "PYTHON": sys.executable, **changes}
+        return output_of("make", "-s", *arguments, input=typed, env=variables, cwd=tree.folder)
+
+    yield run
+    assert not [name for name in containers() if re.match("panux-(shell|menuconfig)-", name)]
+    assert sorted(path.name for path in (tree.out / ARCH).iterdir()) in (["log", "mk"], ["mk"])
+
+
+HELLO = {
+    "hello.c": "int main(void)\n{\n\tretrun 0;\n}\n",
+    "README": "hello\n",
+    "sub dir/data": "one\ntwo\n",
+}
+
+
+def recipe_of_hello(tree, *more_lines, **fields):
+    """A recipe of a program that does not compile, from a tarball beside it."""
+    script = ["tar -xf src/hello-1.tar.gz", "mv hello-1 hello", *more_lines,
+              "$(HOSTCC) -o hello/hello hello/hello.c", "cp -r hello out/hello/"]
+    given = {"sources": ["file:hello-1.tar.gz", *fields.pop("patches", [])], **fields}
+    folder = tree.recipe("hello", script, **given)
+    with tarfile.open(folder / "hello-1.tar.gz", "w:gz") as tar:
+        for name, text in HELLO.items():
+            member = tarfile.TarInfo("hello-1/" + name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return folder
+
+
+def test_a_patch_from_the_shell_of_a_failed_build(tree, author):
+    """What was changed, added and removed by hand is in it, and nothing that was built."""
+    folder = recipe_of_hello(tree)
+    status, text = author("shell", "PKG=hello", typed="""
+        echo "in $PWD: CC=$CC AR=$AR $SOURCE_DATE_EPOCH"; ls -d /sysroot
+        sed -i s/retrun/return/ hello/hello.c
+        sed -i s/two/three/ 'hello/sub dir/data'
+        gcc -c -o hello/hello.o hello/hello.c
+        touch hello/README hello/junk.c
+        rm hello/README
+        cd hello && echo new >new.c && new new.c
+        false
+    """)
+    assert status == 0, text
+    assert "the build of hello failed (status 2)" in text
+    assert f"in /build: CC={ARCH}-linux-musl-gcc AR=x86_64-linux-gnu-ar 946684800" in text
+    assert "\n/sysroot\n" in text and "files that differ: 4; make patch PKG=hello NAME=fix" in text
+
+    status, text = author("patch", "PKG=hello", "NAME=fix")
+    assert status == 0, text
+    assert "- file:fix.patch\n" in text and "- patch -p1 <src/fix.patch\n" in text
+    patch = (folder / "fix.patch").read_text()
+    assert re.findall(r"^[+-]{3} (.*?)\t?$", patch, re.MULTILINE) == [
+        "a/hello/README", "/dev/null", "a/hello/hello.c", "b/hello/hello.c",
+        "/dev/null", "b/hello/new.c", "a/hello/sub dir/data", "b/hello/sub dir/data"]
+    assert author("patch", "PKG=hello", "NAME=fix")[0] != 0
+    recipe_of_hello(tree, "patch -p1 <src/fix.patch", patches=["file:fix.patch"])
+    status, text = tree.world()
+    assert status == 0, text
+    names = set(tree.open("hello").getnames())
+    assert {"hello/hello", "hello/new.c"} <= names and "hello/README" not in names
+    assert tree.file("hello", "hello/sub dir/data") == "one\nthree\n"
+
+
+def test_a_second_patch_is_on_top_of_the_first(tree, author):
+    folder = recipe_of_hello(tree, "sed -i s/retrun/return/ hello/hello.c")
+    status, text = author("shell", "PKG=hello", typed="sed -i s/0/1/ hello/hello.c\n")
+    assert status == 0 and "the build of hello is done" in text, text
+    assert author("patch", "PKG=hello", "NAME=one")[0] == 0
+    patch = (folder / "one.patch").read_text()
+    assert "-\treturn 0;\n+\treturn 1;\n" in patch and "retrun" not in patch
+
+
+def test_a_shell_at_a_terminal(tree, author):
+    """It has a prompt, and nothing that was changed makes no patch."""
+    recipe_of_hello(tree, "sed -i s/retrun/return/ hello/hello.c")
+    keyboard, terminal = os.openpty()
+    variables = {**tree.environment(), "PYTHON": sys.executable, "TERM": "vt100"}
+    with subprocess.Popen(["make", "-s", "shell", "PKG=hello"], env=variables, cwd=tree.folder,
+                          stdin=terminal, stdout=terminal, stderr=terminal) as make:
+        os.close(terminal)
+        said = read_until(keyboard, b"hello /build # ")
+        os.write(keyboard, b"tty && exit\r")
+        said += read_until(keyboard, b"no source was changed")
+        make.wait(60)
+    os.close(keyboard)
+    assert b"/dev/pts/" in said and make.returncode == 0
+    assert "nothing was changed yet" in author("patch", "PKG=hello", "NAME=x")[1]
+
+
+def read_until(reader, wanted):
+    said = b""
+    while wanted not in said:
+        assert select.select([reader], [], [], 60)[0], said
+        said += os.read(reader, 4096)
+    return said
+
+
+def test_an_interrupt_ends_the_shell_and_its_container(tree, author):
+    recipe_of_hello(tree)
+    with subprocess.Popen(["make", "-s", "shell", "PKG=hello"], cwd=tree.folder, text=True,
+                          env={**tree.environment(), "PYTHON": sys.executable},
+                          stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                          start_new_session=True) as make:
+        for line in make.stderr:
+            if "make a patch" in line:
+                break
+        assert [name for name in containers() if name.startswith("panux-shell-hello")]
+        os.killpg(make.pid, signal.SIGINT)
+        make.communicate(timeout=60)
+    assert make.returncode != 0
+
+
+def test_menuconfig_by_text_writes_the_recipe_s_configuration(tree, author):
+    """busybox's own oldconfig asks for the one symbol that is not there; the answer is kept."""
+    folder = tree.recipes / "busybox"
+    shutil.copytree(ROOT / "recipes/core/busybox", folder)
+    text = (folder / "pkgen.yaml").read_text()
+    (folder / "pkgen.yaml").write_text(text.replace("musl-dev, linux-headers, ", ""))
+    config = folder / "busybox.config"
+    before = config.read_text()
+    assert "CONFIG_CKSUM=y\n" in before
+    config.write_text(before.replace("CONFIG_CKSUM=y\n", ""))
+    variables = {"SOURCES": str(BUILD / "sources"), "CONFIG": "oldconfig"}
+    status, text = author("menuconfig", "PKG=busybox", typed="n\n", **variables)
+    assert status == 0 and "busybox.config: 1 lines differ" in text, text
+    assert config.read_text() == before.replace("CONFIG_CKSUM=y\n", "") + (
+        "# CONFIG_CKSUM is not set\n")
+
+
+def test_menuconfig_opens_the_menu_on_a_terminal(tree, author):
+    shutil.copytree(ROOT / "recipes/core/busybox", tree.recipes / "busybox")
+    text = (tree.recipes / "busybox/pkgen.yaml").read_text()
+    (tree.recipes / "busybox/pkgen.yaml").write_text(text.replace("musl-dev, linux-headers, ", ""))
+    leader, follower = os.openpty()
+    variables = {"SOURCES": BUILD / "sources", "PYTHON": sys.executable, "TERM": "xterm"}
+    with subprocess.Popen(["make", "-s", "menuconfig", "PKG=busybox"], cwd=tree.folder,
+                          env={**tree.environment(), **variables}, stdin=follower,
+                          stdout=follower, stderr=follower, start_new_session=True):
+        os.close(follower)
+        read_until(leader, b"Busybox Settings")
+        os.write(leader, b"\x1b\x1b")                   # leave
+        read_until(leader, b"nothing was changed")
+    os.close(leader)
+
+
+def test_the_author_s_targets_say_what_they_lack(tree, author):
+    tree.recipe("plain", ["true"], packages={"plain-dev": {}})
+    for arguments, message in (
+        (["shell"], "name a package, as in: make shell PKG=zlib"),
+        (["shell", "PKG=no"], "no recipe makes the package no"),
+        (["patch", "PKG=../x", "NAME=x"], "PKG=../x is no package name"),
+        (["patch", "PKG=plain", "NAME=../x"], "name the patch by letters"),
+        (["menuconfig", "PKG=plain"], "recipes/plain has no *.config, or several"),
+        (["shell", "PKG=plain", "RUN=true"], "it needs Docker, and no RUN of one's own"),
+    ):
+        status, text = author(*arguments)
+        assert status != 0 and message in text, text
+        assert len([line for line in text.splitlines() if "***" not in line]) == 1, text
+
+
+def tidy_recipe(tree, name, script, **more):
+    """A recipe in which lint finds nothing."""
+    facts = {"summary": "x", "license": "MIT", "url": "https://example.org/"}
+    fields = {"packages": {name: None}, "version": "1", **facts, "script": script, **more}
+    text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items())
+    (tree.recipes / name).mkdir(parents=True, exist_ok=True)
+    (tree.recipes / name / "pkgen.yaml").write_text(text)
+
+
+def test_check_recipe(tree, author):
+    """The same bytes twice, or the files that are not; what comes out; its check: is run."""
+    tidy_recipe(tree, "good", ["echo x >out/good/file"], check=["test -s out/good/file"])
+    status, text = author("check-recipe", "PKG=good")
+    assert status == 0, text
+    assert f"good-1-0.{ARCH}.lpkg\n  file\n" in text and "good: twice the same bytes" in text
+    assert not list((tree.out / "repo").rglob("good*")), "it is built aside"
+    tidy_recipe(tree, "bad", ["pwd >out/bad/place", "echo x >out/bad/same"])
+    status, text = author("check-recipe", "PKG=bad")
+    assert status != 0, text
+    assert "not the same bytes in another folder" in text and "1/place" in text
+    assert "1/same" not in text and "the recipe has no check:" in text
+    tidy_recipe(tree, "bad", ["true"], check=["echo tested", "false"])
+    status, text = author("check-recipe", "PKG=bad")
+    assert status != 0 and "bad does not build; its log is kept" in text
+    assert "tested" in (tree.out / ARCH / "log/bad.log").read_text()
+    image = (tree.out / ARCH / "mk/builder").read_text().splitlines()[0]
+    own = f"docker run --rm -i --network none --name $BUILD {image}"
+    status, text = author("check-recipe", "PKG=good", RUN=own)
+    assert status == 0 and "good: twice the same bytes" in text, text
+
+
 # ---- the private engine --------------------------------------------------------------------------
 
 def wait_until(condition, limit):
@@ -412,6 +655,20 @@ def test_private_engine_serves_its_users_and_ends_with_the_last(tmp_path):
     assert len(daemons(tmp_path)) == 1, "the first still uses it"
     assert first.wait(60) == 0
     assert daemons(tmp_path) == []
+
+
+def test_private_engine_passes_on_stdin_and_terminal(tmp_path):
+    """Only so can `make shell` read what is typed."""
+    command = [ROOT / "world/engine", "sh", "-c", "cat; test ! -t 0 || tty"]
+    variables = engine_environment(tmp_path)
+    status, text = output_of(*command, env=variables, input="typed\n")
+    assert status == 0 and text.endswith("\ntyped\n"), text
+    keyboard, terminal = os.openpty()
+    os.write(keyboard, b"typed\n\x04")
+    status, text = output_of(*command, env=variables, stdin=terminal)
+    assert status == 0 and re.search("\ntyped\n/dev/pts/.*\n$", text), text
+    os.close(keyboard)
+    os.close(terminal)
 
 
 def test_private_engine_ends_on_an_interrupt(tmp_path):
