@@ -545,22 +545,6 @@ def test_menuconfig_by_text_writes_the_recipe_s_configuration(tree, author):
         "# CONFIG_CKSUM is not set\n")
 
 
-def test_menuconfig_opens_the_menu_on_a_terminal(tree, author):
-    shutil.copytree(ROOT / "recipes/core/busybox", tree.recipes / "busybox")
-    text = (tree.recipes / "busybox/pkgen.yaml").read_text()
-    (tree.recipes / "busybox/pkgen.yaml").write_text(text.replace("musl-dev, linux-headers, ", ""))
-    leader, follower = os.openpty()
-    variables = {"SOURCES": BUILD / "sources", "PYTHON": sys.executable, "TERM": "xterm"}
-    with subprocess.Popen(["make", "-s", "menuconfig", "PKG=busybox"], cwd=tree.folder,
-                          env={**tree.environment(), **variables}, stdin=follower,
-                          stdout=follower, stderr=follower, start_new_session=True):
-        os.close(follower)
-        read_until(leader, b"Busybox Settings")
-        os.write(leader, b"\x1b\x1b")                   # leave
-        read_until(leader, b"nothing was changed")
-    os.close(leader)
-
-
 def test_the_author_s_targets_say_what_they_lack(tree, author):
     tree.recipe("plain", ["true"], packages={"plain-dev": {}})
     for arguments, message in (
@@ -643,6 +627,18 @@ def test_with_a_run_of_ones_own_no_engine_is_wanted(tmp_path):
         assert output_of(*command, env=variables) == (0, "")
         assert (tmp_path / ARCH / "mk/builder").read_text() == "x\nRUN podman run $IMAGE\n"
         assert not list(tmp_path.rglob("*.new"))
+
+
+def test_a_record_of_another_builder_is_none(tmp_path):
+    """So that a change of the builder's definition is seen before anything is called up to date."""
+    record = tmp_path / ARCH / "mk/builder"
+    record.parent.mkdir(parents=True)
+    check = [ROOT / "world/builder", "--check"]
+    variables = environment(O=tmp_path, ARCH=ARCH)
+    shutil.copy(BUILD / ARCH / "mk/builder", record)
+    assert output_of(*check, env=variables) == (0, "") and record.exists()
+    variables["BUILDER_BASE"] = "debian:another"
+    assert output_of(*check, env=variables) == (0, "") and not record.exists()
 
 
 def test_private_engine_serves_its_users_and_ends_with_the_last(tmp_path):
