@@ -111,7 +111,8 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """One line of talk on stderr; over a progress line it starts afresh."""
     clear = "\r\033[K" if sys.stderr.isatty() else ""
-    print(clear + printable(text), file=sys.stderr, flush=True)
+    # The newline too: print writes it by itself, and a parallel build's line may come in between.
+    print(clear + printable(text) + "\n", end="", file=sys.stderr, flush=True)
 
 
 def progress(text: str) -> None:

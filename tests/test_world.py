@@ -332,7 +332,7 @@ def test_two_builds_run_at_once(tree):
     status, text = tree.world("-j2")
     assert status == 0, text
     order = re.findall(r"^(build|built) ", text, re.MULTILINE)
-    assert order == ["build", "build", "built", "built"]
+    assert order == ["build", "build", "built", "built"], text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
