@@ -1335,7 +1335,7 @@ def test_what_a_service_starts_with(one):
     assert (where, mask) == ("/", "0022")
     names = {line.partition("=")[0] for line in variables}
     assert names - {"_", "PWD", "OLDPWD", "SHLVL"} == {
-        "PATH", "LINITSOCK", "LINIT_INITD", "LINIT_RCD", "LINIT_FD"}
+        "PATH", "LINITSOCK", "LINIT_INITD", "LINIT_RCD"}
 
 
 # ---- PID 1 ---------------------------------------------------------------------------------------
