@@ -8,7 +8,7 @@
 In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var/lib/lpkg,
 installed/NAME (a package and its files), world (what was asked for), held, serials (what was seen
 of each index), lock and, while something is being changed, staged and journal. On the repository's
-side it writes *.lpkg, index.json, index.json.gz and index.json.minisig.
+side it writes *.lpkg, index.json, index.json.gz, index.json.minisig and index.html.
 
 The invariant: whenever a run was cut, the root is the old system or the new one, and its database
 agrees with its files. Nothing that no trusted key has signed is parsed, inflated or left on the
@@ -36,11 +36,21 @@ STATE = "var/lib/lpkg"
 INSTALLED = STATE + "/installed"
 WORLD = STATE + "/world"
 HELD = STATE + "/held"
+CHOICES = STATE + "/alternatives"   # which of several packages has a path, where the user said so
+SCRIPTS = STATE + "/scripts"        # PACKAGE.SCRIPT
+QUEUE = STATE + "/queue"            # scripts that are still to be run
+HISTORY = STATE + "/history"
+HOOK = STATE + "/hooks/lpkg-alt"
+HOOK_TEXT = b"#!/bin/sh\n# lpkg keeps alternatives itself; a package's hook has nothing to update.\n"
+SCRIPT_ENVIRONMENT = (("PATH", f"/usr/sbin:/usr/bin:/sbin:/bin:/{STATE}/hooks"), ("HOME", "/"))
+
+INDEXES = STATE + "/index"          # what each repository of REPOS offers, as update has seen it
 SERIALS = STATE + "/serials"
 LOCK = STATE + "/lock"
 SPOOL = STATE + "/spool"            # has this name for an instant only, then none
 STAGED = STATE + "/staged"          # how to undo what is staged; counts until the journal is there
 JOURNAL = STATE + "/journal"        # how to finish what is committed
+CACHE = "var/cache/lpkg"            # packages that were fetched, where this folder is
 KEYS = "etc/lpkg/keys"
 REPOS = "etc/lpkg/repos"
 INFO_PATH = ".lpkg/info.json"
@@ -56,6 +66,9 @@ ID_LIMIT = 0o7777777                # the largest uid or gid, and
 SIZE_LIMIT = 0o77777777777          # the largest file, that a plain tar header holds
 COUNT_LIMIT = 1 << 53               # below it, integers of JSON are exact in every language
 SOLVER_STEPS = 200_000              # choices that the resolver tries before it gives up
+REMEDIES = 20                       # wants that are left out, one by one, to see what is in the way
+HISTORY_LENGTH = 100                # transactions that are remembered
+SCRIPT_LIMIT = 1 << 20              # bytes of a package's script
 DAY = 86400                         # seconds
 CLOCK_IS_SET = 1577836800           # 2020-01-01: a clock before it was never set
 
@@ -200,8 +213,18 @@ class Relation(Record):
     __slots__ = ("text", "name", "operator", "version", "negative")
 
 
+PARSED = {}                         # text -> Relation: most are the same few, thousands of times
+
+
 def parse_relation(text: object) -> Relation:
     """`name`, `name>=1.2`, `name~1.2` or one of these after `!`; Fail for anything else."""
+    if not isinstance(text, str) or text not in PARSED:
+        PARSED[text] = read_relation(text)
+    return PARSED[text]
+
+
+def read_relation(text: object) -> Relation:
+    """What parse_relation remembers."""
     body = str(text)[1:] if str(text).startswith("!") else str(text)
     end = 0
     while end < len(body) and body[end] not in "<>=~":
@@ -237,8 +260,8 @@ def version_fits(version: str, operator: str, wanted: str) -> bool:
 # Every value that comes from outside passes one of these tables before it is used. Keys that they
 # do not name are ignored, so that a later lpkg can add some.
 
-def parse_json(data: bytes, what: str) -> dict:
-    """The JSON object in DATA; Fail for anything else, however deep, long or strange."""
+def json_decoder() -> object:
+    """A decoder that refuses what no index or manifest of ours has."""
     import json
 
     def integer(digits: str) -> int:
@@ -249,13 +272,73 @@ def parse_json(data: bytes, what: str) -> dict:
     def constant(name: str) -> None:
         raise ValueError(f"{name} is no number")
 
+    return json.JSONDecoder(parse_int=integer, parse_constant=constant)
+
+
+def parse_json(data: bytes, what: str) -> dict:
+    """The JSON object in DATA; Fail for anything else, however deep, long or strange."""
     try:
-        value = json.loads(data.decode(), parse_int=integer, parse_constant=constant)
+        value = json_decoder().decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise Fail(f"{what}: no valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise Fail(f"{what}: not a JSON object")
     return value
+
+
+def json_members(data: bytes, what: str) -> object:
+    """(key, value) of each member of the JSON object in DATA; of the list `packages`, each element
+    by itself, then (`packages`, Index): so ten thousand are never in memory at once."""
+    try:
+        text = data.decode()
+        yield from scan_members(text)
+    except (ValueError, RecursionError) as error:
+        raise Fail(f"{what}: no valid JSON: {error}") from None
+
+
+def scan_members(text: str) -> object:
+    """What json_members yields; ValueError for anything but an object."""
+    read = json_decoder().raw_decode
+    position = after(text, 0, "{")
+    while True:
+        key, position = read(text, skip_blanks(text, position))
+        position = skip_blanks(text, after(text, position, ":"))
+        if not isinstance(key, str):
+            raise ValueError(f"a key that is no text at character {position}")
+        if key == "packages" and text[position:position + 1] == "[":
+            position = skip_blanks(text, position + 1)
+            while not text.startswith("]", position):
+                value, position = read(text, skip_blanks(text, position))
+                yield key, value
+                position = skip_blanks(text, position)
+                if not text.startswith("]", position):
+                    position = after(text, position, ",")
+            yield key, Index
+            position += 1
+        else:
+            value, position = read(text, position)
+            yield key, value
+        position = skip_blanks(text, position)
+        if text.startswith("}", position):
+            break
+        position = after(text, position, ",")
+    if skip_blanks(text, position + 1) != len(text):
+        raise ValueError("something follows the object")
+
+
+def skip_blanks(text: str, position: int) -> int:
+    """Where in TEXT, from POSITION on, JSON's white space ends."""
+    while text[position:position + 1] in (" ", "\t", "\n", "\r"):
+        position += 1
+    return position
+
+
+def after(text: str, position: int, char: str) -> int:
+    """The place after CHAR, which must come next in TEXT; ValueError when something else does."""
+    position = skip_blanks(text, position)
+    if text[position:position + 1] != char:
+        raise ValueError(f"{char!r} should stand at character {position}")
+    return position + 1
 
 
 def has_control(text: str) -> bool:
@@ -299,28 +382,51 @@ def is_path(path: object, limit: int = PATH_LIMIT) -> bool:
     return parts[0] != ".lpkg" and not path.startswith(STATE + "/")
 
 
+def is_record(fields: dict) -> object:
+    """A test for an object that has FIELDS; like that for relations, it fails in words."""
+    return lambda value: check_fields(value, fields, "one of them") is None
+
+
+def is_owner(value: object) -> bool:
+    """Whether VALUE is UID:GID."""
+    return isinstance(value, str) and all(map(str.isdecimal, value.split(":", 1)))
+
+
 is_count = is_int(COUNT_LIMIT - 1)
 is_names = is_list(is_name)
 is_paths = is_list(is_path)
 is_relations = is_list(parse_relation)      # which is more than true or false: it fails in words
 is_sha256 = is_digits(HEX, 64)
 
+SCRIPT_NAMES = ("pre-install", "post-install", "pre-upgrade", "post-upgrade", "pre-remove",
+                "post-remove", "oninstall")
+SCRIPT_FIELDS = {
+    "name": lambda value: isinstance(value, str) and value in SCRIPT_NAMES,
+    "size": is_int(SCRIPT_LIMIT), "sha256": is_sha256,
+}
+ALTERNATIVE_FIELDS = {"path": is_path, "target": is_target, "priority": is_count}
 INFO_FIELDS = {
     "name": is_name, "version": is_version, "arch": is_name, "summary": is_text,
     "license": is_text, "url": is_text, "recipe": is_text, "depends": is_relations,
-    "provides": is_relations, "conflicts": is_relations, "conffiles": is_paths,
-    "services": is_names, "size": is_count,
+    "provides": is_relations, "conflicts": is_relations, "replaces": is_relations,
+    "conffiles": is_paths, "services": is_names, "size": is_count,
+    "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
+    "scripts": is_list(is_record(SCRIPT_FIELDS)),
 }
 OFFER_FIELDS = {                    # of a package in an index
     "name": is_name, "version": is_version, "file": is_text, "size": is_count, "sha256": is_sha256,
     "installed_size": is_count, "summary": is_text, "depends": is_relations,
-    "provides": is_relations, "conflicts": is_relations, "license": is_text, "url": is_text,
-    "recipe": is_text, "services": is_names, "setuid": is_paths,
+    "provides": is_relations, "conflicts": is_relations, "replaces": is_relations,
+    "license": is_text, "url": is_text, "recipe": is_text, "services": is_names,
+    "scripts": is_list(lambda value: value in SCRIPT_NAMES), "setuid": is_paths,
+    "owners": is_list(is_owner),
 }
+# What packages and indexes had not yet at first, as it is where it isn't said.
+DEFAULTS = {"replaces": [], "alternatives": [], "scripts": [], "owners": []}
 INDEX_FIELDS = {
     "serial": is_count, "created": is_count, "arch": is_name,
     "expires": lambda value: value is None or is_count(value),
-    "packages": is_list(lambda value: isinstance(value, dict)),
+    "packages": lambda value: value is Index,
 }
 ENTRY_FIELDS = {
     "path": is_path, "mode": is_digits("01234567", 4),
@@ -335,12 +441,15 @@ TYPE_FIELDS = {
 
 
 def check_fields(record: object, fields: dict, what: str) -> None:
-    """Fail unless RECORD has each of FIELDS, with a value that the field's test accepts."""
+    """Fail unless RECORD has each of FIELDS, with a value that the field's test accepts; what may
+    be left out is filled in."""
     if not isinstance(record, dict):
         raise Fail(f"{what}: not a JSON object")
     for key, test in fields.items():
         if key not in record:
-            raise Fail(f"{what}: {key} is missing")
+            if key not in DEFAULTS:
+                raise Fail(f"{what}: {key} is missing")
+            record[key] = DEFAULTS[key]
         try:
             valid = test(record[key])
         except Fail as error:
@@ -368,15 +477,11 @@ def check_info(info: dict, what: str) -> None:
     for path in info["conffiles"]:
         if kinds.get(path) != "file":
             raise Fail(f"{what}: conffile {path} is no file of the package")
-
-
-def check_index(index: dict, arch: str, what: str) -> None:
-    """Fail unless INDEX is one of ARCH, all its packages well described."""
-    check_fields(index, INDEX_FIELDS, what)
-    if index["arch"] != arch:
-        raise Fail(f"{what}: made for {index['arch']}, and {arch} is wanted")
-    for offer in index["packages"]:
-        check_fields(offer, OFFER_FIELDS, f"{what}: package {str(offer.get('name'))[:60]!r}")
+    for one in info["alternatives"]:
+        path = one["path"]
+        if path in kinds or kinds.get(path.rpartition("/")[0]) != "dir":
+            raise Fail(f"{what}: alternative {path} is a file of the package, or in none of its "
+                       "folders")
 
 
 def setuid_paths(files: list) -> list:
@@ -385,39 +490,63 @@ def setuid_paths(files: list) -> list:
             if entry["type"] == "file" and int(entry["mode"], 8) & SETUID]
 
 
+def foreign_owners(files: list) -> list:
+    """The owners of FILES that aren't root, as UID:GID."""
+    owners = {(entry["uid"], entry["gid"]) for entry in files}
+    return [f"{uid}:{gid}" for uid, gid in sorted(owners - {(0, 0)})]
+
+
+def offered(info: dict) -> dict:
+    """What an index says of a package that has this INFO: its files summed up."""
+    return dict(info, setuid=setuid_paths(info["files"]), owners=foreign_owners(info["files"]),
+                scripts=[script["name"] for script in info["scripts"]],
+                installed_size=info["size"])
+
+
 class Package:
     """A package: installed, offered by a repository, or in a local file."""
-    __slots__ = ("name", "version", "info", "origin", "size", "sha256", "start", "parsed")
+    __slots__ = ("name", "version", "info", "origin", "size", "sha256", "start", "parsed", "key")
 
     def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = ""):
         self.name = info["name"]
         self.version = info["version"]
-        self.info = info                # of an index at first, its own info.json once fetched
+        self.info = info                # an index's of it at first, its info.json once fetched
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
         self.sha256 = sha256
         self.start = 0                  # where its bytes begin in the spool
         self.parsed = {}
+        self.key = None
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
+    def version_key(self) -> tuple:
+        """The key of its version, which is made once."""
+        self.key = self.key or version_key(self.version)
+        return self.key
+
     def relations(self, key: str) -> list:
-        """The relations under KEY (depends, conflicts); `!x` among depends is a conflict."""
+        """The relations under KEY: depends, replaces, or conflicts, among which are `!x` of depends
+        and what is replaced, for the two are never there together."""
         if not self.parsed:
-            depends = [parse_relation(text) for text in self.info["depends"]]
-            conflicts = [parse_relation(text) for text in self.info["conflicts"]]
-            self.parsed["depends"] = [one for one in depends if not one.negative]
-            self.parsed["conflicts"] = conflicts + [one for one in depends if one.negative]
+            wants = [parse_relation(text) for text in self.info["depends"]]
+            foes = [parse_relation(text) for text in self.info["conflicts"]]
+            replaces = [parse_relation(text) for text in self.info["replaces"]]
+            self.parsed["depends"] = [one for one in wants if not one.negative]
+            self.parsed["replaces"] = replaces
+            self.parsed["conflicts"] = foes + replaces + [one for one in wants if one.negative]
         return self.parsed[key]
+
+    def files(self) -> list:
+        """The manifest's entries: of an installed package they are read when they are asked for."""
+        if isinstance(self.info["files"], bytes):
+            self.info["files"] = read_entries(self.info["files"], str(self))
+        return self.info["files"]
 
     def installed_size(self) -> int:
         """Bytes of its files."""
-        return self.info.get("installed_size", self.info["size"])
-
-    def setuid(self) -> list:
-        """Its setuid and setgid files, from the index or from the manifest."""
-        return self.info["setuid"] if "setuid" in self.info else setuid_paths(self.info["files"])
+        return self.info.get("installed_size", self.info.get("size", 0))
 
     def names(self) -> list:
         """(name, version) of all it can be asked for by: its own, and what it provides."""
@@ -426,10 +555,249 @@ class Package:
 
     def satisfies(self, relation: Relation) -> bool:
         """Whether this package, by its name or by what it provides, is what RELATION speaks of."""
+        if self.name == relation.name and not relation.operator:
+            return True
         operator, wanted = relation.operator, relation.version
         return any(name == relation.name and (not operator or version
                                               and version_fits(version, operator, wanted))
                    for name, version in self.names())
+
+
+# ---- records as text ---------------------------------------------------------------------------
+#
+# What lpkg keeps for itself is lines of columns, which tabs separate: a person can read them, and
+# a program needs no parser for the lines that it doesn't want. In a column `\\` is a backslash,
+# `\n` a newline, `\t` a tab; the members of a list are separated by blanks, and in them `\s` is a
+# blank. No path has a tab or a newline, so paths stand as they are.
+#
+# An installed package: lines `KEY TAB VALUE`, an empty line, then its files, one a line: PATH,
+# type, mode, uid, gid and, of a file, size and SHA-256 or, of a symlink, its target.
+
+LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
+             "owners")
+NUMBER_KEYS = ("size", "installed_size")
+TABLE_KEYS = {"alternatives": ("path", "target", "priority"), "scripts": ("name", "size", "sha256")}
+ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
+
+
+def escape(text: str) -> str:
+    """TEXT as it stands in a column."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    for plain, escaped in ESCAPES:
+        text = text.replace(plain, escaped)
+    return text
+
+
+def unescape(text: str) -> str:
+    """What escape made TEXT of."""
+    if "\\" not in text:
+        return text
+    parts = text.split("\\\\")
+    for plain, escaped in (*ESCAPES[1:], (" ", "\\s")):
+        parts = [part.replace(escaped, plain) for part in parts]
+    return "\\".join(parts)
+
+
+def column(value: object) -> str:
+    """A number, a text or a list of texts as a column."""
+    if isinstance(value, list):
+        return " ".join(escape(one).replace(" ", "\\s") for one in value)
+    return escape(str(value))
+
+
+def uncolumn(key: str, text: str) -> object:
+    """The value of KEY that a column holds."""
+    if key in NUMBER_KEYS:
+        return int(text)
+    if key in LIST_KEYS:
+        return [unescape(one) for one in text.split(" ")] if text else []
+    return unescape(text)
+
+
+def entry_line(entry: dict) -> str:
+    """A file of a package as a line."""
+    path, kind = entry["path"], entry["type"]
+    line = f"{path}\t{kind}\t{entry['mode']}\t{entry['uid']}\t{entry['gid']}"
+    if kind == "file":
+        return f"{line}\t{entry['size']}\t{entry['sha256']}"
+    return line if kind == "dir" else f"{line}\t{entry['target']}"
+
+
+def read_entry(line: str) -> dict:
+    """The file that a line of the database describes."""
+    path, kind, mode, uid, gid, *rest = line.split("\t")
+    entry = {"path": path, "type": kind, "mode": mode, "uid": int(uid), "gid": int(gid)}
+    if kind == "file":
+        entry["size"] = int(rest[0])
+        entry["sha256"] = rest[1]
+    elif kind == "link":
+        entry["target"] = rest[0]
+    return entry
+
+
+def read_entries(data: bytes, what: str) -> list:
+    """The files that the lines DATA describe; Fail, naming WHAT they are of, for other lines."""
+    try:
+        return [read_entry(line) for line in data.decode().split("\n")[:-1]]
+    except (ValueError, IndexError):
+        raise Fail(f"{what}: its list of files is damaged; `lpkg fix NAME` writes it anew") from None
+
+
+def record_text(info: dict) -> bytes:
+    """INFO, with all files, as the database has it."""
+    lines = [f"{key}\t{column(value)}" for key, value in info.items()
+             if key not in TABLE_KEYS and key != "files"]
+    for key, names in TABLE_KEYS.items():
+        lines += ["\t".join([key, *(str(one[name]) for name in names)]) for one in info[key]]
+    return "\n".join([*lines, "", *map(entry_line, info["files"]), ""]).encode()
+
+
+def read_record(data: bytes, what: str) -> dict:
+    """The info that record_text made DATA of, its files still as bytes; Fail for other DATA."""
+    head, gap, files = data.partition(b"\n\n")
+    info = {"alternatives": [], "scripts": [], "files": files}
+    try:
+        for line in head.decode().split("\n"):
+            key, _, value = line.partition("\t")
+            if key in TABLE_KEYS:
+                info[key].append(read_row(TABLE_KEYS[key], value))
+            else:
+                info[key] = uncolumn(key, value)
+        check_fields(info, RECORD_FIELDS, what)
+    except (ValueError, Fail) as error:
+        raise Fail(f"{what}: damaged: {error}; restore it or remove it") from None
+    if not gap:
+        raise Fail(f"{what}: damaged: it ends too early; restore it or remove it")
+    return info
+
+
+def read_row(names: tuple, text: str) -> dict:
+    """A row of a table whose columns are NAMES."""
+    row = dict(zip(names, text.split("\t")))
+    return {name: int(value) if name in ("size", "priority") else value
+            for name, value in row.items()}
+
+
+RECORD_FIELDS = {key: INFO_FIELDS[key] for key in ("name", "version", "arch")}
+
+
+# ---- the index, as lines -----------------------------------------------------------------------
+#
+# What a repository offers, sorted by name and, of one name, the newest first. A line is the
+# columns OFFER_COLUMNS of a package; or NAME, `<` and the names of those that provide NAME; or
+# NAME, `^` and those that replace it. A name is found by bisection in the bytes: of ten thousand
+# lines some fourteen are looked at. The first line says where the index came from.
+
+OFFER_COLUMNS = tuple(OFFER_FIELDS)
+OFFER_LISTS = LIST_KEYS + ("scripts",)
+PROVIDED, REPLACED = "<", "^"
+
+
+class Index:
+    """What a repository offers, as lines; a package is made of its line when it is asked for, and
+    is the same one each time."""
+
+    def __init__(self, data: bytes, repository: "Repository"):
+        self.data = data
+        self.repository = repository
+        self.found = {}                 # name -> (packages, those that provide it, that replace it)
+
+    def find(self, name: str) -> tuple:
+        """(packages called NAME, names of those that provide it, names of those that replace it)"""
+        if name not in self.found:
+            packages, others = [], {PROVIDED: [], REPLACED: []}
+            for line in self.lines(name):
+                columns = line.split("\t")
+                if columns[1] in others:
+                    others[columns[1]] = columns[2].split(" ")
+                else:
+                    packages.append(self.package(columns))
+            self.found[name] = (packages, others[PROVIDED], others[REPLACED])
+        return self.found[name]
+
+    def lines(self, name: str) -> object:
+        """The lines that begin with NAME."""
+        wanted = name.encode() + b"\t"
+        low, high = 0, len(self.data)
+        while low < high:
+            start = self.data.rfind(b"\n", low, (low + high) // 2) + 1 or low
+            if self.data[start:start + len(wanted)] < wanted:
+                low = self.data.index(b"\n", start) + 1
+            else:
+                high = start
+        while self.data.startswith(wanted, low):
+            end = self.data.index(b"\n", low)
+            yield self.data[low:end].decode()
+            low = end + 1
+
+    def package(self, columns: list) -> Package:
+        """The package of a line's COLUMNS."""
+        info = {key: uncolumn(key, text) for key, text in zip(OFFER_COLUMNS, columns)}
+        info["scripts"] = columns[OFFER_COLUMNS.index("scripts")].split()
+        return Package(info, self.repository, info["size"], info["sha256"])
+
+    def packages(self) -> object:
+        """Every package."""
+        for line in self.data.decode().split("\n")[:-1]:
+            columns = line.split("\t")
+            if columns[1] not in (PROVIDED, REPLACED):
+                yield self.package(columns)
+
+    def search(self, word: str) -> object:
+        """The newest package of each name that has WORD in its name or summary, in small letters or
+        large ones, or that provides it."""
+        wanted = word.lower()
+        text = self.data.decode()
+        lowered = text.lower() if len(text.lower()) == len(text) else text
+        place = lowered.find(wanted)
+        seen = set()
+        while place >= 0:
+            start = text.rfind("\n", 0, place) + 1
+            end = text.index("\n", place)
+            columns = text[start:end].split("\t")
+            if columns[1] not in (PROVIDED, REPLACED) and columns[0] not in seen:
+                package = self.package(columns)
+                seen.add(package.name)
+                if wanted in package.name.lower() or wanted in package.info["summary"].lower():
+                    yield package
+            elif columns[1] == PROVIDED and columns[0].lower() == wanted:
+                yield from (self.find(name)[0][0] for name in columns[2].split(" "))
+            place = lowered.find(wanted, end)
+
+    def answering(self, name: str) -> list:
+        """The packages that NAME asks for: those called so, then those that provide it."""
+        packages, providers, _ = self.find(name)
+        return packages + [package for provider in providers for package in self.find(provider)[0]
+                           if any(name == one for one, _ in package.names()[1:])]
+
+    def names(self) -> set:
+        """All names that can be asked for."""
+        return {line.partition(b"\t")[0].decode() for line in self.data.split(b"\n")[:-1]}
+
+
+def index_lines(offers: object) -> bytes:
+    """The lines of an Index of OFFERS (dicts with OFFER_FIELDS)."""
+    lines = {}                          # name -> (version, line) of each
+    others = {}                         # (name, PROVIDED or REPLACED) -> names
+    for offer in offers:
+        name = offer["name"]
+        lines.setdefault(name, []).append(
+            (offer["version"], "\t".join(column(offer[key]) for key in OFFER_COLUMNS)))
+        for kind, key in ((PROVIDED, "provides"), (REPLACED, "replaces")):
+            for text in offer[key]:
+                others.setdefault((parse_relation(text).name, kind), {})[name] = True
+    for (name, kind), names in others.items():
+        lines.setdefault(name, []).append(("", f"{name}\t{kind}\t{' '.join(sorted(names))}"))
+    return "".join(f"{line}\n" for name in sorted(lines)
+                   for line in newest_first(lines[name])).encode()
+
+
+def newest_first(lines: list) -> list:
+    """The lines of (version, line) pairs; one without a version comes last."""
+    if len(lines) > 1:
+        lines.sort(key=lambda pair: version_key(pair[0]) if pair[0] else (-1,), reverse=True)
+    return [line for _, line in lines]
 
 
 # ---- the archive -------------------------------------------------------------------------------
@@ -495,9 +863,25 @@ def file_entry(path: str, data: bytes) -> dict:
             "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def text_entry(path: str, data: bytes) -> dict:
+    """The entry of a file of lpkg's own, which is run if it is a script."""
+    return dict(file_entry(path, data), mode="0755" if data.startswith(b"#!") else "0644")
+
+
 def folder_entry(path: str) -> dict:
     """The manifest's entry of a directory that nobody described."""
     return {"path": path, "type": "dir", "mode": "0755", "uid": 0, "gid": 0}
+
+
+def link_entry(path: str, target: str) -> dict:
+    """The manifest's entry of a symlink."""
+    return {"path": path, "type": "link", "mode": "0777", "uid": 0, "gid": 0, "target": target}
+
+
+def script_entry(script: dict) -> dict:
+    """The entry of a package's SCRIPT in its archive."""
+    return {"path": f".lpkg/scripts/{script['name']}", "type": "file", "mode": "0755", "uid": 0,
+            "gid": 0, "size": script["size"], "sha256": script["sha256"]}
 
 
 def info_text(info: dict) -> bytes:
@@ -709,24 +1093,38 @@ def scrypt_cost(operations: int, memory: int) -> tuple:
 # ---- the resolver ------------------------------------------------------------------------------
 #
 # An agenda of wants is worked off from the left: what was asked for, then that each installed
-# package stays in some version; what a chosen package depends on is appended as it is chosen. A
-# want that something chosen satisfies already costs nothing. For any other its candidates are
-# tried, best first; one is possible when no package of its name is chosen and none that it
-# quarrels with. When there is none, the latest choice was wrong: it is taken back with all that
-# it appended, and its next candidate is tried. Packages are only ever added, and quarrels are
+# package stays in some version, or what replaces it; what a chosen package depends on is appended
+# as it is chosen. A want that something chosen satisfies already costs nothing. For any other its
+# candidates are tried, best first; one is possible when no package of its name is chosen and none
+# that it quarrels with. When there is none, the latest choice was wrong: it is taken back with all
+# that it appended, and its next candidate is tried. Packages are only ever added, and quarrels are
 # looked for both ways at each addition, so a choice makes no earlier answer untrue, and the end
 # of the agenda is a solution; and as every candidate gets its turn, one is found if there is any
 # (or the steps run out, which is said). The first dead end, where everything was still the
 # newest, is the one that the user is told.
 
 class Want(Record):
-    """A relation that WHO wants satisfied, by FIXED alone unless that is None; ASKED for by the
-    user, who means the newest, where others are content with what is there."""
-    __slots__ = ("relation", "who", "fixed", "asked")
+    """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository FROM,
+    unless these are None; ASKED for by the user, who means the newest, where others are content
+    with what is there; KEPT, what is installed, which a package that replaces it satisfies, too;
+    PARENT, the want that brought WHO."""
+    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "parent")
 
     def met_by(self, package: Package) -> bool:
         """Whether PACKAGE, once chosen, is what is wanted."""
-        return package is self.fixed if self.fixed else package.satisfies(self.relation)
+        if self.fixed:
+            return package is self.fixed
+        if self.source and getattr(package.origin, "name", None) != self.source:
+            return False
+        return package.satisfies(self.relation) or self.kept is not None and any(
+            map(self.kept.satisfies, package.relations("replaces")))
+
+
+def want(relation: object, who: str, fixed: "Package | None" = None, source: "str | None" = None,
+         asked: bool = False, kept: "Package | None" = None, parent: "Want | None" = None) -> Want:
+    """A Want; RELATION may be text."""
+    parsed = relation if isinstance(relation, Relation) else parse_relation(relation)
+    return Want(parsed, who, fixed, source, asked, kept, parent)
 
 
 class Universe:
@@ -738,63 +1136,136 @@ class Universe:
 
     def __init__(self, installed: dict, repositories: list, local: list):
         self.installed = installed
-        self.named = {}                 # name -> packages that have or provide it, newest first
-        self.foes = {}                  # name -> packages that conflict with some version of it
-        known = {repository.name for repository in repositories}
-        self.home = {name: package.info["repository"] for name, package in installed.items()
-                     if package.info.get("repository") in known}
+        self.repositories = repositories
+        self.near = {}                  # name -> installed and local packages that answer to it
+        self.found = {}                 # name -> packages that answer to it
         for package in [*local, *installed.values()]:
-            self.add(package, None)
-        for repository in repositories:
-            for package in repository.packages:
-                self.add(package, repository.name)
-        for packages in self.named.values():
-            packages.sort(key=lambda package: version_key(package.version), reverse=True)
+            for name in {name for name, _ in package.names()}:
+                self.near.setdefault(name, []).append(package)
 
-    def add(self, package: Package, home: "str | None") -> None:
-        """Let PACKAGE answer to its name and to each name that it provides."""
-        for name in {name for name, _ in package.names()}:
-            if home is None or self.home.setdefault(name, home) == home:
-                self.named.setdefault(name, []).append(package)
-        for relation in package.relations("conflicts"):
-            self.foes.setdefault(relation.name, []).append(package)
+    def home(self, name: str) -> list:
+        """The repositories that may answer for NAME, the first first."""
+        package = self.installed.get(name)
+        wanted = package.info.get("repository") if package else None
+        return ([one for one in self.repositories if one.name == wanted] or self.repositories)
+
+    def named(self, name: str) -> list:
+        """The packages that have the NAME or provide it, the newest first."""
+        if name not in self.found:
+            offers = (one.index.answering(name) for one in self.home(name))
+            packages = [package for package in next(filter(None, offers), [])
+                        if not self.is_installed(package)]
+            packages = packages + self.near.get(name, [])
+            self.found[name] = sorted(packages, key=Package.version_key, reverse=True)
+        return self.found[name]
+
+    def is_installed(self, package: Package) -> bool:
+        """Whether what is installed is this PACKAGE, to the byte: not only the same version,
+        rebuilt."""
+        there = self.installed.get(package.name)
+        return (there is not None and there.version == package.version
+                and there.info.get("package_sha256", package.sha256) == package.sha256)
+
+    def replacing(self, package: Package) -> list:
+        """The packages that replace the installed PACKAGE, which its own repository offers."""
+        for repository in self.home(package.name):
+            _, _, names = repository.index.find(package.name)
+            found = [other for name in names for other in repository.index.find(name)[0]
+                     if any(map(package.satisfies, other.relations("replaces")))]
+            if found:
+                return found
+        return []
 
     def candidates(self, want: Want) -> list:
         """The packages that satisfy WANT, best first: real names before provided ones, then, unless
-        the user asks, what is installed; then the newest."""
+        the user asks, what is installed, then the newest; before all, where the user asks for what
+        is installed, what replaces it."""
         if want.fixed:
             return [want.fixed]
         name = want.relation.name
-        found = [package for package in self.named.get(name, ())
-                 if package.satisfies(want.relation)]
-        return sorted(found, key=lambda package: (
+        if want.source:
+            found = [package for one in self.repositories if one.name == want.source
+                     for package in one.index.answering(name)]
+        else:
+            found = self.named(name)
+        found = sorted((package for package in found if want.met_by(package)), key=lambda package: (
             package.name != name, want.asked or self.installed.get(package.name) is not package))
+        heirs = self.replacing(want.kept) if want.kept else []
+        return heirs + found if want.asked else found + heirs
+
+    def names(self) -> set:
+        """Every name that can be asked for."""
+        return set(self.near).union(*(one.index.names() for one in self.repositories))
 
 
-def quarrel(package: Package, universe: Universe, chosen: dict) -> str:
-    """Why PACKAGE can't be beside the CHOSEN ones, in words; empty when it can."""
-    if package.name in chosen:
-        return f"{chosen[package.name]} is needed as well"
-    pairs = [(package, other) for relation in package.relations("conflicts")
-             for other in universe.named.get(relation.name, ())]
-    pairs += [(foe, package) for name, _ in package.names() for foe in universe.foes.get(name, ())]
-    for one, two in pairs:
-        other = two if one is package else one
-        if chosen.get(other.name) is other and any(map(two.satisfies, one.relations("conflicts"))):
-            return f"{one} conflicts with {two}"
-    return ""
+class System:
+    """The packages that are chosen, NAME -> Package, and what each of them answers to and won't
+    have beside it."""
+
+    def __init__(self):
+        self.chosen = {}
+        self.answers = {}               # name -> chosen packages that have or provide it
+        self.foes = {}                  # name -> chosen packages that conflict with some of it
+
+    def add(self, package: Package) -> None:
+        """Choose PACKAGE."""
+        self.chosen[package.name] = package
+        for name in {name for name, _ in package.names()}:
+            self.answers.setdefault(name, []).append(package)
+        for relation in package.relations("conflicts"):
+            self.foes.setdefault(relation.name, []).append(package)
+
+    def drop(self, name: str) -> None:
+        """Take the latest choice, called NAME, back."""
+        package = self.chosen.pop(name)
+        for name in {name for name, _ in package.names()}:
+            self.answers[name].pop()
+        for relation in package.relations("conflicts"):
+            self.foes[relation.name].pop()
+
+    def meets(self, want: Want) -> bool:
+        """Whether what is chosen satisfies WANT."""
+        return any(map(want.met_by, self.answers.get(want.relation.name, ()))) or (
+            want.kept is not None and any(map(want.met_by, self.foes.get(want.kept.name, ()))))
+
+    def quarrel(self, package: Package) -> str:
+        """Why PACKAGE can't be beside what is chosen, in words; empty when it can."""
+        if package.name in self.chosen:
+            return f"{self.chosen[package.name]} is needed as well"
+        for relation in package.relations("conflicts"):
+            for other in self.answers.get(relation.name, ()):
+                if other.satisfies(relation):
+                    return f"{package} conflicts with {other}"
+        for name, _ in package.names():
+            for foe in self.foes.get(name, ()):
+                if any(map(package.satisfies, foe.relations("conflicts"))):
+                    return f"{foe} conflicts with {package}"
+        return ""
 
 
-def dead_end(want: Want, universe: Universe, chosen: dict) -> str:
-    """In words, why WANT can't be satisfied."""
+def dead_end(want: Want, universe: Universe, system: System) -> str:
+    """In words, why WANT can't be satisfied: who wants it, up to the user, and what is in the
+    way."""
     name = want.relation.name
-    reasons = [f"{package} won't do: {quarrel(package, universe, chosen)}"
+    reasons = [f"{package} won't do: {system.quarrel(package)}"
                for package in universe.candidates(want)[:3]]
-    if not reasons and name in universe.named:
-        reasons = ["there is only " + ", ".join(map(str, universe.named[name][:3]))]
+    if not reasons and universe.named(name):
+        reasons = ["there is only " + ", ".join(map(str, universe.named(name)[:3]))]
     if not reasons:
-        reasons = ["no repository has it" + nearest(name, universe.named)]
-    return f"{want.who} {want.relation.text}, but {'; '.join(reasons)}"
+        reasons = ["no repository has it" + hint(name, universe)]
+    chain = [f"{want.who} {want.relation.text}"]
+    while want.parent and len(chain) < 6:
+        want = want.parent
+        chain.insert(0, f"{want.who} {want.relation.text}")
+    return f"{', '.join(chain)}, but {'; '.join(reasons)}"
+
+
+def hint(name: str, universe: Universe) -> str:
+    """What a NAME that is nowhere may have meant: a command that packages bring, or one alike."""
+    bring = universe.named(f"cmd:{name}")
+    if bring:
+        return f"; the command {name} is in {', '.join(package.name for package in bring[:3])}"
+    return nearest(name, (one for one in universe.names() if ":" not in one))
 
 
 def nearest(word: str, words: object) -> str:
@@ -810,48 +1281,73 @@ class Choice(Record):
     __slots__ = ("position", "length", "name", "others")
 
 
-def solve(universe: Universe, wants: list) -> dict:
-    """NAME -> Package of a system that satisfies WANTS and keeps what is installed, or Fail."""
-    agenda = [*wants, *(Want(parse_relation(name), "what is installed needs", None, False)
-                        for name in universe.installed)]
-    chosen = {}
+def solve(universe: Universe, wants: list, steps: int = SOLVER_STEPS) -> dict:
+    """NAME -> Package of a system that satisfies WANTS, each in its turn by its best candidate with
+    which the rest can be had; Fail, in words, when there is none."""
+    agenda = list(wants)
+    system = System()
     choices = []
     position = 0
     complaint = ""
-    for _ in range(SOLVER_STEPS):
+    for _ in range(steps):
         if position == len(agenda):
-            return chosen
+            return system.chosen
         want = agenda[position]
-        if any(chosen.get(package.name) is package and want.met_by(package)
-               for package in universe.named.get(want.relation.name, ())):
+        if system.meets(want):
             position += 1
             continue
-        possible = [one for one in universe.candidates(want) if not quarrel(one, universe, chosen)]
+        possible = [one for one in universe.candidates(want) if not system.quarrel(one)]
         if not possible and not complaint:
-            complaint = dead_end(want, universe, chosen)
+            complaint = dead_end(want, universe, system)
         choices.append(Choice(position, len(agenda), "", possible[::-1]))
-        position = advance(choices, agenda, chosen)
+        position = advance(choices, agenda, system)
         if position < 0:
             raise Fail(complaint)
     raise Fail("too tangled: no answer within the steps that the resolver takes; ask for less")
 
 
-def advance(choices: list, agenda: list, chosen: dict) -> int:
+def advance(choices: list, agenda: list, system: System) -> int:
     """Try the next candidate of the latest choice that has one left: the agenda's position after
     it, or -1 when no choice has any."""
     while choices:
         choice = choices[-1]
-        chosen.pop(choice.name, None)
+        if choice.name:
+            system.drop(choice.name)
+        choice.name = ""
         del agenda[choice.length:]
         if choice.others:
             package = choice.others.pop()
             choice.name = package.name
-            chosen[package.name] = package
-            agenda.extend(Want(relation, f"{package} needs", None, False)
+            system.add(package)
+            parent = agenda[choice.position]
+            agenda.extend(want(relation, f"{package} needs", parent=parent)
                           for relation in package.relations("depends"))
             return choice.position + 1
         choices.pop()
     return -1
+
+
+def keep(package: Package, asked: bool = False) -> Want:
+    """The want that an installed PACKAGE stays, in some version."""
+    who = "you want" if asked else "what is installed needs"
+    return want(package.name, who, asked=asked, kept=package)
+
+
+def remedy(universe: Universe, wants: list) -> str:
+    """What would make a set of WANTS that can't be had possible: one of them to be given up."""
+    for one in wants[-1:-REMEDIES - 1:-1] + wants[:REMEDIES]:
+        try:
+            solve(universe, [other for other in wants if other is not one], SOLVER_STEPS // 100)
+        except Fail:
+            continue
+        name = one.relation.text
+        if one.who == "you hold":
+            return f"; it would work after `lpkg unhold {name}`"
+        if one.kept:
+            return f"; it would work without {name}: `lpkg remove {name}` first"
+        several = sum(other.who == one.who and not other.kept for other in wants) > 1
+        return f"; it would work without {name}" if several else ""
+    return ""
 
 
 # ---- what a change means, path by path ---------------------------------------------------------
@@ -863,7 +1359,7 @@ def merge_manifests(packages: list) -> dict:
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
     for package in packages:
-        for entry in package.info["files"]:
+        for entry in package.files():
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
@@ -876,6 +1372,29 @@ def merge_manifests(packages: list) -> dict:
             if other == plain:
                 claims[path] = (package.name, entry)
     return claims
+
+
+def winners(packages: list, choices: dict) -> dict:
+    """PATH -> (package, entry of its symlink) of each path for which PACKAGES are alternatives:
+    the one of CHOICES (path -> package's name), else the highest priority, else the first by
+    name."""
+    best = {}
+    for package in sorted(packages, key=lambda package: package.name):
+        for one in package.info["alternatives"]:
+            path = one["path"]
+            rank = (choices.get(path) == package.name, one["priority"])
+            if path not in best or rank > best[path][0]:
+                best[path] = (rank, package, link_entry(path, one["target"]))
+    return {path: (package, entry) for path, (_, package, entry) in best.items()}
+
+
+def add_winners(claims: dict, won: dict) -> None:
+    """Add the symlinks of WON to the CLAIMS of the files; Fail where there is such a file."""
+    for path, (package, entry) in won.items():
+        if path in claims:
+            raise Fail(f"{claims[path][0]} brings {path}, for which {package.name} is an "
+                       "alternative; install only one")
+        claims[path] = (package.name, entry)
 
 
 def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
@@ -1128,10 +1647,11 @@ class Archive:
 
 
 def unpack(package: Package, spool: object) -> object:
-    """(entry, content in pieces) of each entry of PACKAGE; the content must be read to its end."""
+    """(entry, content in pieces) of each script of PACKAGE, then of each file; the content must be
+    read to its end."""
     archive = Archive(spool.fileno(), package.start, package.size, str(package))
     archive.begin()
-    for entry in package.info["files"]:
+    for entry in [*map(script_entry, package.info["scripts"]), *package.files()]:
         archive.expect(tar_header(entry), entry["path"])
         yield entry, archive.content(entry) if entry["type"] == "file" else ()
     archive.finish()
@@ -1240,9 +1760,9 @@ def linked(tar: object, member: object, prefix: str) -> object:
     return tar.getmember(member.linkname)
 
 
-def add_parents(tree: dict) -> None:
-    """Give each path of TREE the folders it lies in."""
-    for path in list(tree):
+def add_parents(tree: dict, more: list) -> None:
+    """Give each path of TREE, and each of MORE, the folders it lies in."""
+    for path in [*tree, *filter(is_path, more)]:
         parent = path.rpartition("/")[0]
         while parent and parent not in tree:
             tree[parent] = Member(folder_entry(parent), None)
@@ -1256,8 +1776,9 @@ def apply_owners(tree: dict, owners: dict, name: str) -> None:
         member = tree.get(path.strip("/"))
         if member is None:
             raise Fail(f"{name}: owners: {path} is not in the package")
-        if len(words) != 3 or not all(word.isdecimal() and len(word) < 10 for word in words):
-            raise Fail(f"{name}: owners: {path}: {text!r} is not UID:GID:MODE")
+        if (len(words) != 3 or not all(word.isdecimal() and len(word) < 10 for word in words)
+                or words[2].strip("01234567")):
+            raise Fail(f"{name}: owners: {path}: {text!r} is not UID:GID:MODE, the mode in octal")
         member.entry.update(uid=int(words[0]), gid=int(words[1]), mode=words[2].zfill(4))
 
 
@@ -1268,25 +1789,140 @@ def hash_files(tar: object, tree: dict) -> None:
             member.entry["sha256"] = sha256_of(pieces(tar.extractfile(member.source)))
 
 
-def make_info(meta: dict, name: str, tree: dict) -> dict:
-    """The info.json of package NAME, checked as the one who installs it will."""
+def take_scripts(tar: object, tree: dict, texts: dict) -> dict:
+    """NAME -> bytes of a package's scripts: the TEXTS that META has, and Panux's .oninstall, which
+    leaves the TREE."""
+    scripts = {}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise Fail(f"scripts: {name} is no text")
+        scripts[name] = (text if text.startswith("#!") else "#!/bin/sh\n" + text).encode()
+    if ".oninstall" in tree:
+        member = tree.pop(".oninstall")
+        if member.entry["type"] != "file":
+            raise Fail("stdin: .oninstall is no file")
+        scripts["oninstall"] = tar.extractfile(member.source).read(SCRIPT_LIMIT + 1)
+    return scripts
+
+
+ALTERNATIVES = "etc/lpkg.d/alt.d/"
+
+
+def take_alternatives(tar: object, tree: dict) -> list:
+    """Panux's alternatives, which leave the TREE: alt.d/NAME/NN_WHO.provider is a symlink to what
+    has the priority NN, and alt.d/NAME/.target is a file with the path for it."""
+    found = []
+    for path in [path for path in tree if path.startswith(ALTERNATIVES)]:
+        folder, _, name = path.rpartition("/")
+        entry = tree[path].entry
+        if entry["type"] != "link" or not name.endswith(".provider"):
+            continue
+        place = tree.get(folder + "/.target")
+        digits = name[:len(name) - len(name.lstrip(DIGITS))]
+        if not digits or place is None or place.entry["type"] != "file":
+            raise Fail(f"stdin: {path}: it begins with no priority, or has no .target beside it")
+        text = tar.extractfile(place.source).read(PATH_LIMIT).decode(errors="replace")
+        found.append({"path": text.strip().strip("/"), "target": entry["target"],
+                      "priority": int(digits)})
+    if found:
+        for path in [path for path in tree if (path + "/").startswith(ALTERNATIVES)]:
+            del tree[path]
+    return found
+
+
+def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> dict:
+    """The info.json of package NAME, checked as the one who installs it will; SCRIPTS are its
+    scripts' bytes, and FOUND the alternatives and relations that its files show."""
     part = meta["packages"][name]
     info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
     info.update(name=name, version=meta.get("version"), arch=meta.get("arch"))
     info.update({key: meta[key] for key in ("license", "url", "recipe") if key in meta})
-    info.update({key: part[key] for key in part if key in INFO_FIELDS})
+    info.update({key: part[key] for key in part if key in INFO_FIELDS and key != "scripts"})
     if isinstance(info["conffiles"], list):
         info["conffiles"] = sorted(str(path).strip("/") for path in info["conffiles"])
+    for key, values in found.items():
+        if isinstance(info[key], list):
+            info[key] = info[key] + [value for value in values if value not in info[key]]
     files = [tree[path].entry for path in sorted(tree)]
     info.update(size=sum(entry.get("size", 0) for entry in files), files=files)
+    info["scripts"] = [
+        {"name": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for key, data in scripts.items()]
     check_info(info, name)
     return info
 
 
-def package_pieces(tar: object, tree: dict, info: dict) -> object:
+# -- what a package's files need and provide
+
+LIBRARIES = ("lib", "usr/lib")
+PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin")
+
+
+def find_relations(tar: object, tree: dict, alternatives: list) -> dict:
+    """What the files of TREE provide, and depend on: `so:` and the names of shared libraries, by
+    their ELF headers, and `cmd:` and the names of commands."""
+    provides, needs = set(), set()
+    for path, member in tree.items():
+        folder, _, name = path.rpartition("/")
+        entry = member.entry
+        if folder in PROGRAMS and (entry["type"] == "link" or entry["type"] == "file"
+                                   and int(entry["mode"], 8) & 0o111):
+            provides.add(f"cmd:{name}")
+        if entry["type"] == "file" and entry["size"] >= 64:
+            soname, needed = elf_links(tar.extractfile(member.source))
+            needs.update(f"so:{library}" for library in needed)
+            if folder in LIBRARIES and soname is not None and ".so" in name:
+                provides.add(f"so:{soname or name}")
+    provides.update("cmd:" + one["path"].rpartition("/")[2] for one in alternatives
+                    if str(one.get("path")).rpartition("/")[0] in PROGRAMS)
+    sound = [text for text in sorted(provides) if is_name(text.replace(":", ""))]
+    return {"provides": sound, "alternatives": alternatives,
+            "depends": sorted(text for text in needs - provides if is_name(text.replace(":", "")))}
+
+
+def elf_links(file: object) -> tuple:
+    """(name of the shared library that the ELF FILE is, "" for none, names of those that it needs)
+    by its dynamic section (System V ABI, chapter 5); (None, []) where it has none."""
+    def read(offset: int, count: int) -> bytes:
+        file.seek(offset)
+        return file.read(min(count, PIECE))
+
+    def number(data: bytes, offset: int, size: int) -> int:
+        return int.from_bytes(data[offset:offset + size], order)
+
+    head = read(0, 64)
+    if head[:4] != b"\x7fELF" or head[4] not in (1, 2):
+        return None, []
+    order = "big" if head[5] == 2 else "little"
+    word, places = (8, (32, 54, 8, 16, 32)) if head[4] == 2 else (4, (28, 42, 4, 8, 16))
+    table, sizes, offset_at, address_at, size_at = places
+    each, count = number(head, sizes, 2), number(head, sizes + 2, 2)
+    headers = read(number(head, table, word), each * count)
+    segments = [(number(headers, at, 4), number(headers, at + offset_at, word),
+                 number(headers, at + address_at, word), number(headers, at + size_at, word))
+                for at in range(0, len(headers), each or 1)]
+    dynamic = next((read(offset, size) for kind, offset, _, size in segments if kind == 2), b"")
+    tags = [(number(dynamic, at, word), number(dynamic, at + word, word))
+            for at in range(0, len(dynamic), 2 * word)]
+    texts = dict(tags).get(5)
+    strings = next((read(offset + texts - address, dict(tags).get(10, 0))
+                    for kind, offset, address, size in segments
+                    if kind == 1 and texts is not None and address <= texts < address + size), b"")
+    named = [(tag, strings[value:].partition(b"\0")[0].decode(errors="replace"))
+             for tag, value in tags if tag in (1, 14)]
+    if not dynamic:
+        return None, []
+    return (next((name for tag, name in named if tag == 14), ""),
+            [name for tag, name in named if tag == 1])
+
+
+def package_pieces(tar: object, tree: dict, info: dict, scripts: dict) -> object:
     """The tar of a package, in pieces."""
     text = info_text(info)
     yield info_header(len(text)) + text + padding(len(text))
+    for script in info["scripts"]:
+        data = scripts[script["name"]]
+        yield tar_header(script_entry(script)) + data + padding(len(data))
     for entry in info["files"]:
         yield tar_header(entry)
         if entry["type"] == "file":
@@ -1310,8 +1946,11 @@ def read_meta(path: str) -> dict:
     if not isinstance(packages, dict) or not packages or not all(map(is_name, packages)):
         raise Fail(f"{path}: packages is no object of names")
     for name, part in packages.items():
-        if not isinstance(part, dict) or not isinstance(part.get("owners", {}), dict):
-            raise Fail(f"{path}: packages: {name}, or its owners, is no object")
+        if not isinstance(part, dict) or not all(
+                isinstance(part.get(key, {}), dict) for key in ("owners", "scripts")):
+            raise Fail(f"{path}: packages: {name}, its owners or its scripts are no object")
+        if not is_list(lambda one: isinstance(one, dict))(part.get("alternatives", [])):
+            raise Fail(f"{path}: packages: {name}: alternatives is no list of objects")
     return meta
 
 
@@ -1323,14 +1962,17 @@ def cmd_pack(options: "Options") -> int:
     with spool_stdin(folder) as spool, NewFiles() as new:
         tar, trees = read_build(spool, list(meta["packages"]))
         for name, tree in sorted(trees.items()):
-            add_parents(tree)
-            apply_owners(tree, meta["packages"][name].get("owners", {}), name)
+            part = meta["packages"][name]
+            scripts = take_scripts(tar, tree, part.get("scripts", {}))
+            offers = part.get("alternatives", []) + take_alternatives(tar, tree)
+            add_parents(tree, [str(one.get("path")) for one in offers])
+            apply_owners(tree, part.get("owners", {}), name)
             hash_files(tar, tree)
-            info = make_info(meta, name, tree)
+            info = make_info(meta, name, tree, scripts, find_relations(tar, tree, offers))
             file_name = f"{name}-{info['version']}.{info['arch']}.lpkg"
             file = new.create(os.path.join(folder, file_name))
             meter = Meter(f"packing {name}", info["size"])
-            content = gzip_pieces(meter.count(package_pieces(tar, tree, info)))
+            content = gzip_pieces(meter.count(package_pieces(tar, tree, info, scripts)))
             sha256 = sha256_of(tee(content, file))
             lines.append(f"{name} {file_name} {file.tell()} {sha256}")
         progress("")
@@ -1464,18 +2106,16 @@ def cmd_sign(options: "Options") -> int:
 def make_offer(package: Package, file_name: str) -> dict:
     """The entry of PACKAGE in an index."""
     import urllib.parse
-    info = package.info
-    offer = {"name": info["name"], "version": info["version"],
-             "file": urllib.parse.quote(file_name), "size": package.size,
-             "sha256": package.sha256, "installed_size": info["size"]}
-    offer.update({key: info[key] for key in OFFER_FIELDS if key in info and key not in offer})
-    offer["setuid"] = package.setuid()
-    return offer
+    said = dict(offered(package.info), file=urllib.parse.quote(file_name), size=package.size,
+                sha256=package.sha256)
+    return {key: said[key] for key in OFFER_FIELDS}
 
 
-def scan_packages(folder: str, arch: str) -> list:
-    """The offers of the packages in FOLDER: by name, then by version, the newest first."""
+def scan_packages(folder: str, arch: str) -> tuple:
+    """The offers of the packages in FOLDER, by name, then by version, the newest first; and of
+    each (name, version) the paths of its files."""
     offers = {}
+    files = {}
     for file_name in sorted(os.listdir(folder)):
         if not file_name.endswith(".lpkg"):
             continue
@@ -1488,9 +2128,10 @@ def scan_packages(folder: str, arch: str) -> list:
             raise Fail(f"{folder}: {file_name} and {offers[key]['file']} are both {package}; "
                        "remove one")
         offers[key] = make_offer(package, file_name)
+        files[key] = file_paths(package.info["files"])      # the rest of the manifest may go
     progress("")
     newest = sorted(offers.values(), key=lambda offer: version_key(offer["version"]), reverse=True)
-    return sorted(newest, key=lambda offer: offer["name"])
+    return sorted(newest, key=lambda offer: offer["name"]), files
 
 
 def next_serial(folder: str, serial_file: str, now: int) -> int:
@@ -1520,10 +2161,10 @@ def index_expiry(text: str, created: int) -> "int | None":
 def cmd_index(options: "Options") -> int:
     """Write and sign the index of a folder of packages.
 
-    The serial is used up first, so that no crash makes two indexes of one serial. The three files
-    are written and synced under temporary names, then renamed: .gz, .minisig, .json. Only between
-    the last two does the signature not fit; a run that is cut just there is put right by the next
-    one, and until then clients refuse the index and keep what they have."""
+    The serial is used up first, so that no crash makes two indexes of one serial. The four files
+    are written and synced under temporary names, then renamed: index.html, .gz, .minisig, .json.
+    Only between the last two does the signature not fit; a run that is cut just there is put right
+    by the next one, and until then clients refuse the index and keep what they have."""
     import json
     folder = os.path.realpath(options.words[0])
     secret = options.need("secret")
@@ -1532,18 +2173,408 @@ def cmd_index(options: "Options") -> int:
     created = int(time.time())
     expires = index_expiry(options.expires or "365", created)
     serial = next_serial(folder, serial_file, created)
+    packages, files = scan_packages(folder, arch)
     index = {"serial": serial, "created": created, "expires": expires, "arch": arch,
-             "packages": scan_packages(folder, arch)}
+             "packages": packages}
     data = json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n"
     signature = sign_hash(hashlib.blake2b(data).digest(), f"index {arch} serial {serial}", secret)
     write_atomic(serial_file, b"%d\n" % serial)
     base = os.path.join(folder, "index.json")
     with NewFiles() as new:
+        new.create(os.path.join(folder, "index.html")).write(page_text(index, files))
         new.create(base + ".gz").write(b"".join(gzip_pieces([data])))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
-    say(f"{options.words[0]}: {how_many(index['packages'])}, serial {serial}")
+    say(f"{options.words[0]}: {how_many(packages)}, serial {serial}")
     return 0
+
+
+# ---- the page, for people who look at a repository with a browser ------------------------------
+#
+# index.html holds all that it shows: the index and the paths of the packages' files, as gzip'd JSON
+# in base64, which the browser inflates and keeps; nothing is fetched. What packages say comes from
+# outside, so the script only ever makes text and elements of it, never HTML, and follows no URL but
+# http: and https:. The policy lets the browser run this one script and load nothing else.
+
+PAGE = r"""<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="@POLICY@">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>Packages</title>
+<style>
+:root {
+  color-scheme: light dark;
+  --paper: #fff; --ink: #1c2128; --dim: #5b6570; --line: #e4e7eb; --link: #0a5c9e; --soft: #f4f6f8;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #15181c; --ink: #dfe3e8; --dim: #98a2ae; --line: #2b3138; --link: #79b8f3;
+    --soft: #1e2329;
+  }
+}
+* { box-sizing: border-box; margin: 0; padding: 0; }
+body {
+  max-width: 46rem; margin: 0 auto; padding: 0 1.25rem 4rem; overflow-wrap: anywhere;
+  background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif;
+}
+header { position: sticky; top: 0; padding: 1rem 0 .75rem; background: var(--paper); }
+header a { font-weight: 600; color: var(--ink); }
+input, button {
+  font: inherit; color: inherit; border: 1px solid var(--line); border-radius: .5rem;
+}
+input { width: 100%; margin-top: .5rem; padding: .55rem .8rem; background: var(--soft); }
+input:focus { outline: none; border-color: var(--link); }
+button { margin: .75rem 0; padding: .35rem .9rem; background: none; cursor: pointer; }
+a:focus-visible, button:focus-visible { outline: 2px solid var(--link); outline-offset: 1px; }
+a { color: var(--link); text-decoration: none; }
+a:hover { text-decoration: underline; }
+ul { list-style: none; }
+code { font: .875em/1.5 ui-monospace, Menlo, Consolas, monospace; }
+h1 { margin-top: .75rem; font-size: 1.6rem; line-height: 1.25; }
+h1 + p { margin: .25rem 0 1.25rem; }
+h2 { margin: 1.75rem 0 .35rem; font-size: 1rem; }
+h1 small, h2 small { font-size: 1rem; font-weight: 400; }
+small, dt, .dim { color: var(--dim); }
+dl { display: grid; grid-template-columns: 7.5rem 1fr; gap: .15rem 1rem; }
+.hit { display: block; padding: .6rem 0; border-top: 1px solid var(--line); color: var(--ink); }
+.hit:hover { background: var(--soft); text-decoration: none; }
+.hit b { color: var(--link); font-weight: 600; }
+.hit .size, .keys { float: right; margin: .15rem 0 0 1rem; }
+.hit span, .hit code { display: block; }
+.count { padding: .25rem 0 .5rem; }
+.late { animation: late 0s 4s both; }
+@keyframes late { from { visibility: hidden; } }
+@media (pointer: coarse), (max-width: 40rem) { .keys { display: none; } }
+@media (scripting: none) { .late { display: none; } }
+</style>
+<header>
+<a href="#">Packages</a> <small></small>
+<small class="keys">/ searches, Enter opens the first, Escape clears</small>
+<input type="search" aria-label="Search" placeholder="Search: zlib, cmd:vi, /bin/vi"
+  autocomplete="off" autocapitalize="off" spellcheck="false">
+</header>
+<main>
+<noscript><p>This page needs JavaScript to search; in a terminal, <code>lpkg search WORD</code>
+searches the same packages.</p></noscript>
+<p class="late">Reading the packages… If nothing else appears here, this browser is too old for the
+page; in a terminal, <code>lpkg search WORD</code> searches the same packages.</p>
+</main>
+<script type="application/octet-stream">@DATA@</script>
+<script>
+"use strict";
+const STEP = 200;               // how much is shown at first of the list of packages,
+const FEW = 30;                 // and of each list that a package has
+const RELATION = /^!?([^<>=~]*)(.*)$/;
+const [home, about, search, main, data] =
+  ["a", "small", "input", "main", "script"].map(name => document.querySelector(name));
+const packages = new Map();     // a name, or name=version -> that package; a name's is the newest
+const providers = new Map();    // a name -> the packages that are called so, or provide it
+const askers = {depends: new Map(), conflicts: new Map(), replaces: new Map()};
+                                // a name -> the packages that say so of it, each with the relation
+const newest = [];              // of each name the newest package
+let shown = "";                 // the name of the package that is shown; none: the list is
+let list = null;                // the list,
+let hits = [];                  // what is in it,
+let answered = null;            // the search that it answers,
+let scrolled = 0;               // and how far down it was left
+
+// An element. What is text stays text, whatever is in it.
+function make(tag, values, ...children) {
+  const element = Object.assign(document.createElement(tag), values);
+  element.append(...children);
+  return element;
+}
+
+function push(map, key, value) {
+  map.has(key) ? map.get(key).push(value) : map.set(key, [value]);
+}
+
+function human(bytes) {
+  const units = ["B", "kB", "MB", "GB"];
+  for (; bytes >= 1000 && units.length > 1; units.shift()) bytes /= 1000;
+  return `${units[0] === "B" ? bytes : bytes.toFixed(1)} ${units[0]}`;
+}
+
+const number = value => value.toLocaleString("en");
+const lower = text => text.toLowerCase();
+const slash = path => "/" + path;
+const refuses = relation => relation.startsWith("!");
+const nameIn = relation => RELATION.exec(relation)[1];
+const providing = name => providers.get(name) || [];
+const namesOf = one => new Set([one.name, ...one.provides.map(nameIn)]);
+
+function take(all) {
+  for (const one of all) {
+    one.conflicts.push(...one.depends.filter(refuses).map(text => text.slice(1)));
+    one.depends = one.depends.filter(text => !refuses(text));
+    one.replaces = one.replaces || [];
+    one.low = [one.name, `\n${one.provides.join("\n")}\n`, one.summary].map(lower);
+    if (!packages.has(one.name)) newest.push(one);
+    for (const name of [one.name, `${one.name}=${one.version}`])
+      if (!packages.has(name)) packages.set(name, one);
+    for (const name of namesOf(one)) push(providers, name, one);
+    for (const key in askers)
+      for (const text of one[key]) push(askers[key], nameIn(text), [one, text]);
+  }
+}
+
+// ---- the list
+
+// How well a package fits a word: 0 best, Infinity not at all. Only a slash looks into files.
+function rank(one, word) {
+  const [name, provides, summary] = one.low;
+  if (name === word) return 0;
+  if (provides.includes(`\n${word}\n`) || provides.includes(`:${word}\n`)) return 1;
+  if (name.startsWith(word)) return 2;
+  if (name.includes(word)) return 3;
+  if (provides.includes(word)) return 4;
+  if (summary.includes(word)) return 5;
+  if (!word.includes("/")) return Infinity;
+  one.paths = one.paths || lower(`\n${one.files.map(slash).join("\n")}\n`);
+  return one.paths.includes(`\n${word}\n`) ? 1 : one.paths.includes(word) ? 6 : Infinity;
+}
+
+function find(words) {
+  const ranks = [];
+  for (const one of newest) {
+    const total = words.reduce((sum, word) => sum + rank(one, word), 0);
+    if (total < Infinity) (ranks[total] = ranks[total] || []).push(one);
+  }
+  return ranks.flat();
+}
+
+// What a package provides or holds that a word was found in, if that is in no line of its hit.
+function reason(one, word) {
+  if (one.low[0].includes(word) || one.low[2].includes(word)) return [];
+  const texts = [...one.provides, ...(word.includes("/") ? one.files.map(slash) : [])];
+  const fit = texts.find(text => lower(text).endsWith(word))
+    || texts.find(text => lower(text).includes(word));
+  return [make("code", {className: "dim"}, fit)];
+}
+
+function hit(one, words) {
+  return make("li", {}, make("a", {className: "hit", href: address(one)},
+    make("small", {className: "size"}, human(one.size)),
+    make("b", {}, one.name), " ", make("small", {}, one.version), make("span", {}, one.summary),
+    ...words.flatMap(word => reason(one, word))));
+}
+
+function answer(query) {
+  const words = lower(query).split(/\s+/).filter(word => word);
+  hits = find(words);
+  if (!hits.length) {
+    return make("div", {}, make("h1", {}, "Nothing found"), make("p", {},
+      `No package fits “${query.trim()}”. Words are looked for in names, summaries and what `
+      + "packages provide; one with a slash, such as /bin/vi, in the paths of their files, too."));
+  }
+  const all = `${number(newest.length)} ${newest.length === 1 ? "package" : "packages"}`;
+  return make("div", {},
+    make("p", {className: "count dim"}, words.length ? `${number(hits.length)} of ${all}` : all),
+    ...grown(hits, STEP, one => hit(one, words)));
+}
+
+// A list of what draw() makes of items: the first few of them, and a button for more.
+function grown(items, few, draw) {
+  const lines = make("ul", {});
+  const button = make("button", {onclick: grow});
+  function grow() {
+    const had = lines.children.length;
+    for (const item of items.slice(had, Math.max(few, 5 * had))) lines.append(draw(item));
+    const left = items.length - lines.children.length;
+    button.textContent = `Show more (${number(left)} left)`;
+    button.hidden = !left;
+  }
+  grow();
+  return [lines, button];
+}
+
+// ---- a package
+
+const isNewest = one => packages.get(one.name) === one;
+const label = one => isNewest(one) ? one.name : `${one.name} ${one.version}`;
+const address = one => "#" + encodeURIComponent(label(one).replace(" ", "="));
+const link = one => make("a", {href: address(one)}, label(one));
+const commas = nodes => nodes.flatMap((node, place) => place ? [", ", node] : [node]);
+
+function section(title, items, draw) {
+  if (!items.length) return [];
+  return [make("h2", {}, title + " ", make("small", {}, number(items.length))),
+          ...grown(items, FEW, draw)];
+}
+
+// A relation of a package, and who else is meant by it here.
+function relation(text) {
+  const [, name, version] = RELATION.exec(text);
+  const own = packages.get(name);
+  const others = providing(name).filter(one => one.name !== name).map(link);
+  const note = others.length ? [own ? " – or " : " – ", ...commas(others)]
+    : own ? [] : [" – not in this repository"];
+  return make("li", {}, own ? link(own) : make("code", {}, name), version,
+    make("span", {className: "dim"}, ...note));
+}
+
+// The packages whose relations under that key mean this one, and what they say.
+function asking(one, key) {
+  const found = new Map();
+  for (const name of namesOf(one))
+    for (const [other, text] of askers[key].get(name) || [])
+      if (other !== one) push(found, other, text);
+  return [...found];
+}
+
+function asker([one, texts]) {
+  return make("li", {}, link(one), " ", make("small", {}, texts.join(", ")));
+}
+
+function file(path) {
+  const end = path.lastIndexOf("/", path.length - 2) + 1;
+  const folder = make("span", {className: "dim"}, slash(path.slice(0, end)));
+  return make("li", {}, make("code", {}, folder, path.slice(end)));
+}
+
+function facts(one) {
+  const source = /^https?:\/\//i.test(one.url)
+    ? make("a", {href: one.url, rel: "noreferrer"}, one.url) : one.url;
+  const others = providing(one.name).filter(other => other.name === one.name && other !== one);
+  const rows = {
+    "Licence": [one.license], "Source": [source],
+    "Download": [make("a", {href: "./" + one.file}, human(one.size))],
+    "Installed": [human(one.installed_size)], "Services": [one.services.join(", ")],
+    "Scripts": [(one.scripts || []).join(", ")], "Setuid": [one.setuid.map(slash).join(", ")],
+    "Recipe": [one.recipe], "SHA-256": [make("code", {}, one.sha256)],
+    "Other versions": commas(others.map(link)),
+  };
+  return Object.entries(rows).filter(([, nodes]) => nodes.length && nodes[0])
+    .flatMap(([name, nodes]) => [make("dt", {}, name), make("dd", {}, ...nodes)]);
+}
+
+function page(one) {
+  return make("article", {},
+    make("h1", {}, one.name + " ", make("small", {}, one.version)), make("p", {}, one.summary),
+    make("dl", {}, ...facts(one)),
+    ...section("Needs", one.depends, relation),
+    ...section("Needed by", asking(one, "depends"), asker),
+    ...section("Provides", one.provides, text => make("li", {}, make("code", {}, text))),
+    ...section("Conflicts with", one.conflicts, relation),
+    ...section("Refused by", asking(one, "conflicts"), asker),
+    ...section("Replaces", one.replaces, relation),
+    ...section("Replaced by", asking(one, "replaces"), asker),
+    ...section("Files", one.files, file));
+}
+
+function missing(name) {
+  const found = providing(name).map(link);
+  return make("div", {}, make("h1", {}, name), make("p", {},
+    ...(found.length ? ["Provided by ", ...commas(found), "."]
+      : ["This repository has no such package. ", make("a", {href: "#"}, "See all packages")])));
+}
+
+// ---- what is shown, and keys
+
+function render() {
+  if (!shown) scrolled = scrollY;
+  try {
+    shown = decodeURIComponent(location.hash.slice(1));
+  } catch (error) {
+    shown = location.hash.slice(1);
+  }
+  if (!shown && answered !== search.value) {
+    answered = search.value;
+    list = answer(answered);
+    scrolled = 0;
+  }
+  main.replaceChildren(!shown ? list : packages.has(shown) ? page(packages.get(shown))
+    : missing(shown));
+  document.title = shown || "Packages";
+  home.textContent = shown ? "‹ Packages" : "Packages";
+  scrollTo(0, shown ? 0 : scrolled);
+}
+
+function seek() {
+  if (location.hash) location.hash = "";    // a step from a package to the list; Back undoes it
+  render();
+}
+
+function clear() {
+  search.value = "";
+  seek();
+}
+
+function key(event) {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+  if (event.key === "/" && document.activeElement !== search) {
+    search.focus();
+    search.select();
+  } else if (event.key === "Escape") clear();
+  else if (event.key === "Enter" && document.activeElement === search) {
+    if (hits.length) location.hash = address(hits[0]);
+    search.blur();
+  } else return;
+  event.preventDefault();
+}
+
+async function start() {
+  const bytes = Uint8Array.from(atob(data.textContent), char => char.charCodeAt(0));
+  data.remove();
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const index = await new Response(stream).json();
+  take(index.packages);
+  const made = new Date(1000 * index.created).toISOString();
+  about.textContent = `for ${index.arch}, ${made.slice(0, 10)}`;
+  history.scrollRestoration = "manual";
+  addEventListener("hashchange", render);
+  addEventListener("keydown", key);
+  search.addEventListener("input", seek);
+  home.addEventListener("click", () => { if (!shown) clear(); });
+  if (!location.hash) search.focus();
+  render();
+}
+
+if (!self.DecompressionStream)
+  main.textContent = "This browser is too old for this page; `lpkg search` in a terminal is not.";
+else
+  start().catch(error => { main.textContent = `The page is damaged: ${error.message}`; });
+</script>
+"""
+
+
+def file_paths(files: list) -> list:
+    """The paths of FILES, a manifest's; of its folders only those, with a slash after them, in
+    which nothing of the package lies."""
+    parents = {entry["path"].rpartition("/")[0] for entry in files}
+    return [entry["path"] + ("/" if entry["type"] == "dir" else "")
+            for entry in files if entry["path"] not in parents]
+
+
+def page_data(index: dict, files: dict) -> object:
+    """What the page knows, as JSON, a package at a time; see page_text."""
+    import json
+    head = {key: index[key] for key in ("arch", "serial", "created")}
+    yield json.dumps(head)[:-1].encode() + b', "packages": ['
+    comma = b""
+    for offer in index["packages"]:
+        paths = files[offer["name"], offer["version"]]
+        yield comma + json.dumps({**offer, "files": paths}, ensure_ascii=False).encode()
+        comma = b",\n"
+    yield b"]}"
+
+
+def policy_hash(tag: str) -> str:
+    """How a content security policy names the text between <TAG> and </TAG> of the page."""
+    text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    return f"'sha256-{encode_base64(hashlib.sha256(text.encode()).digest())}'"
+
+
+def page_text(index: dict, files: dict) -> bytes:
+    """index.html for INDEX, whose packages, named by (name, version), hold FILES[package], paths;
+    the same for the same."""
+    policy = (f"default-src 'none'; img-src data:; style-src {policy_hash('style')}; "
+              f"script-src {policy_hash('script')}; base-uri 'none'; form-action 'none'")
+    data = b"".join(gzip_pieces(page_data(index, files)))
+    return PAGE.replace("@POLICY@", policy).replace("@DATA@", encode_base64(data)).encode()
 
 
 # ---- the root ----------------------------------------------------------------------------------
@@ -1732,36 +2763,52 @@ def take_lock(root: Root) -> None:
 
 
 def load_installed(root: "Root | None") -> dict:
-    """NAME -> Package of what is installed."""
+    """NAME -> Package of what is installed; the lists of their files are read when they are asked
+    for."""
     installed = {}
     for name in filter(is_name, root.names(INSTALLED) if root else []):
         path = f"{INSTALLED}/{name}"
-        info = parse_json(root.read(path, INFO_LIMIT), root.name(path))
-        check_info(info, root.name(path))
+        info = read_record(root.read(path, INFO_LIMIT), root.name(path))
         installed[name] = Package(info, None)
     return installed
 
 
-def load_world(root: "Root | None") -> set:
-    """The names that the user asked for."""
-    return set(root.read(WORLD, INFO_LIMIT).decode(errors="replace").split()) if root else set()
+def load_names(root: "Root | None", path: str) -> set:
+    """The names in the file PATH (WORLD, HELD)."""
+    return set(root.read(path, INFO_LIMIT).decode(errors="replace").split()) if root else set()
 
 
-def load_held(root: "Root | None") -> set:
-    """The names that no upgrade touches."""
-    return set(root.read(HELD, INFO_LIMIT).decode(errors="replace").split()) if root else set()
-
-
-def world_text(world: set) -> bytes:
+def names_text(names: set) -> bytes:
     """The file of a set of names."""
-    return "".join(f"{name}\n" for name in sorted(world)).encode()
+    return "".join(f"{name}\n" for name in sorted(names)).encode()
+
+
+def load_choices(root: "Root | None") -> dict:
+    """PATH -> name of the package that the user chose among its alternatives."""
+    lines = root.read(CHOICES, INFO_LIMIT).decode(errors="replace").split("\n") if root else []
+    return dict(line.split("\t", 1) for line in lines if "\t" in line)
+
+
+def choices_text(choices: dict) -> bytes:
+    """The file of what was chosen."""
+    return "".join(f"{path}\t{name}\n" for path, name in sorted(choices.items())).encode()
 
 
 # ---- the network -------------------------------------------------------------------------------
 
-class Repository(Record):
-    """A folder of packages for several architectures, somewhere; what its index for ARCH offers."""
-    __slots__ = ("name", "url", "arch", "packages")
+class Repository:
+    """A folder of packages for several architectures, somewhere; the INDEX of what it offers for
+    ARCH, and the HEAD of that as a cache has it, where it is to be kept. OFFLINE: it isn't asked
+    for packages."""
+    __slots__ = ("name", "url", "arch", "index", "head", "offline")
+
+    def __init__(self, name: str, url: str, arch: str, index: "Index | None"):
+        self.name = name
+        self.url = url
+        self.arch = arch
+        self.index = index
+        self.head = b""
+        self.offline = False
 
     def is_remote(self) -> bool:
         """Whether a network is in between."""
@@ -1899,41 +2946,133 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, trusted: list, serials: Serials) -> None:
-    """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages."""
+def load_index(repository: Repository, trusted: list, serials: Serials, known: bytes = b"") -> bytes:
+    """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
+    line of a cached index: KNOWN is the one there is, which stays good while the signature that is
+    offered is the same."""
     what = f"{repository.url}/{repository.arch}/index.json"
     signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
+    seal = hashlib.sha256(signature).hexdigest()
+    if known and seal == known.split(b"\t")[-1].decode():
+        return known
     data = fetch_bytes(what, INDEX_LIMIT)
     key, comment = check_signature(data, signature, trusted, what)
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
-    index = parse_json(data, what)
-    check_index(index, repository.arch, what)
+    index, lines = read_index(data, repository.arch, what)
     check_comment(comment, index, what)
     check_expiry(index, repository, max(serials.now(), index["created"]), what)
     serials.accept(key, index, data, what)
-    repository.packages = [Package(offer, repository, offer["size"], offer["sha256"])
-                           for offer in index["packages"]]
+    repository.index = Index(lines, repository)
+    expires = "never" if index["expires"] is None else index["expires"]
+    return f"#lpkg\t{repository.url}\t{repository.arch}\t{expires}\t{seal}".encode()
 
 
-def load_repositories(options: "Options", root: "Root | None", arch: str, serials: Serials) -> list:
-    """The repositories of --repo, else the root's, loaded; trusted are --key, else its keys."""
+def read_index(data: bytes, arch: str, what: str) -> tuple:
+    """(the index.json DATA without its packages, the lines of those); Fail unless it is one of
+    ARCH, all its packages well described."""
+    index = {}
+
+    def offers() -> object:
+        for key, value in json_members(data, what):
+            if key != "packages" or value is Index:
+                index[key] = value
+                continue
+            shown = value.get("name") if isinstance(value, dict) else value
+            check_fields(value, OFFER_FIELDS, f"{what}: package {str(shown)[:60]!r}")
+            yield value
+
+    lines = index_lines(offers())
+    check_fields(index, INDEX_FIELDS, what)
+    if index["arch"] != arch:
+        raise Fail(f"{what}: made for {index['arch']}, and {arch} is wanted")
+    return index, lines
+
+
+def load_repositories(options: "Options", root: "Root | None", arch: str, serials: Serials,
+                      fresh: bool = False) -> list:
+    """The repositories of --repo, which are asked each time; else those of the root: as update saw
+    them last or, where it never did or FRESH is wanted, asked now."""
     pairs = [(url, url) for url in options.repo]
-    if not pairs and root:
+    listed = not pairs and root is not None
+    if listed:
         pairs = parse_repositories(root.read(REPOS).decode(errors="replace"))
+    found = [Repository(name, url.rstrip("/"), arch, None) for name, url in pairs]
+    for repository in found:
+        repository.offline = options.offline and repository.is_remote()
+    if not (listed and not fresh and all(load_cached(root, one, serials) for one in found)):
+        ask_repositories(options, root, found, serials, listed)
+    return found
+
+
+def ask_repositories(options: "Options", root: "Root | None", found: list, serials: Serials,
+                     listed: bool) -> None:
+    """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
+    keys = trusted_keys(options, root)
+    if any(one.offline for one in found):
+        raise Later("--offline: no index of it is here; `lpkg update` fetches one, with a network")
+    if found and not keys:
+        raise Fail(f"no key is trusted; say --key FILE, or put the .pub file into {KEYS}")
+    if found and time.time() < CLOCK_IS_SET:
+        say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
+            "only by the newest date that was seen; set it with date")
+    for repository in found:
+        known = cached_line(root, repository) if listed else b""
+        head = load_index(repository, keys, serials, known)
+        if head == known:
+            load_cached(root, repository, serials)
+        elif listed:
+            repository.head = head
+
+
+def trusted_keys(options: "Options", root: "Root | None") -> list:
+    """The keys of --key, else the root's."""
     keys = [parse_public_key(read_file(path), path) for path in options.key]
     if not keys and root:
         names = [f"{KEYS}/{name}" for name in root.names(KEYS) if name.endswith(".pub")]
         keys = [parse_public_key(root.read(name), root.name(name)) for name in names]
-    if pairs and not keys:
-        raise Fail(f"no key is trusted; say --key FILE, or put the .pub file into {KEYS}")
-    if pairs and time.time() < CLOCK_IS_SET:
-        say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
-            "only by the newest date that was seen; set it with date")
-    found = [Repository(name, url.rstrip("/"), arch, []) for name, url in pairs]
-    for repository in found:
-        load_index(repository, keys, serials)
-    return found
+    return keys
+
+
+def cached_line(root: Root, repository: Repository) -> bytes:
+    """The first line of the cached index of REPOSITORY; nothing where there is none of its URL."""
+    line = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")[0]
+    place = f"#lpkg\t{repository.url}\t{repository.arch}\t".encode()
+    return line if line.startswith(place) else b""
+
+
+def load_cached(root: Root, repository: Repository, serials: Serials) -> bool:
+    """Let the cached index of REPOSITORY offer its packages, if there is one of its URL."""
+    line, _, lines = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")
+    place = f"#lpkg\t{repository.url}\t{repository.arch}\t".encode()
+    if not line.startswith(place):
+        return False
+    expires = line.split(b"\t")[3]
+    check_expiry({"expires": None if expires == b"never" else int(expires)}, repository,
+                 serials.now(), f"{repository.name}: the index that update fetched")
+    repository.index = Index(lines, repository)
+    return True
+
+
+def save_indexes(root: Root, found: list, serials: Serials) -> None:
+    """Keep what was fetched of the repositories FOUND, and what was seen of their keys."""
+    fresh = [one for one in found if one.head]
+    for repository in fresh:
+        write_state(root, f"{INDEXES}/{repository.name}",
+                    repository.head + b"\n" + repository.index.data)
+    if fresh:
+        write_state(root, SERIALS, serials.text())
+
+
+def write_state(root: Root, path: str, data: bytes) -> None:
+    """Replace the file PATH of lpkg's own by DATA, durably; its folder is made if need be."""
+    parent = path.rpartition("/")[0]
+    if root.lstat(parent) is None:
+        folder, name = root.place(parent)
+        os.mkdir(name, 0o755, dir_fd=folder)
+    root.remove(path + ".new")
+    write_text(root, path + ".new", data)
+    root.publish(path)
 
 
 def machine() -> str:
@@ -1954,26 +3093,84 @@ class Plan(Record):
         """Whether no package comes or goes."""
         return not self.new and not self.old
 
+    def removed(self) -> list:
+        """The packages that go and are not upgraded."""
+        coming = {package.name for package in self.new}
+        return [package for name, package in sorted(self.old.items()) if name not in coming]
+
+
+def parse_words(words: list, offers: list) -> list:
+    """The wants of the WORDS of a command line: relations, each perhaps with @REPOSITORY."""
+    wants = []
+    for word in words:
+        text, at, source = word.partition("@")
+        relation = parse_relation(text)
+        if relation.negative:
+            raise Usage(f"{word}: to be rid of a package, say `lpkg remove {relation.name}`")
+        if at and source not in [one.name for one in offers]:
+            raise Fail(f"{word}: no repository is called {source}; `lpkg repo list` shows them")
+        wants.append(want(relation, "you want", source=source or None, asked=True))
+    return wants
+
 
 def plan_install(installed: dict, world: set, offers: list, words: list, local: list,
                  held: set = frozenset()) -> Plan:
     """The plan that brings WORDS (relations) and LOCAL (packages) to what is INSTALLED; of that,
     the names HELD stay as they are."""
-    holds = [Want(parse_relation(name), "you hold", installed[name], False)
-             for name in sorted(held & installed.keys())]
-    wants = [Want(parse_relation(package.name), "you want", package, True) for package in local]
-    for word in words:
-        relation = parse_relation(word)
-        if relation.negative:
-            raise Usage(f"{word}: to be rid of a package, say `lpkg remove {relation.name}`")
-        wants.append(Want(relation, "you want", None, True))
-    chosen = solve(Universe(installed, offers, local), holds + wants)
+    wants = [want(package.name, "you want", package, asked=True) for package in local]
+    wants += parse_words(words, offers)
+    universe = Universe(installed, offers, local)
+    stays = [keep(package) for name, package in installed.items() if name not in held]
+    plan = plan_wants(universe, holds(installed, held), wants, stays)
+    asked = {package.name for one in wants for package in plan.new + plan.stay
+             if one.met_by(package)}
+    plan.world = heirs(plan, world) | asked
+    return plan
+
+
+def plan_upgrade(installed: dict, world: set, offers: list, names: list, held: set) -> Plan:
+    """The plan that upgrades NAMES of what is INSTALLED."""
+    universe = Universe(installed, offers, [])
+    newest = [keep(installed[name], asked=True) for name in names if name not in held]
+    stays = [keep(package) for name, package in installed.items()
+             if name not in held and name not in names]
+    plan = plan_wants(universe, holds(installed, held), newest, stays)
+    plan.world = heirs(plan, world)
+    return plan
+
+
+def holds(installed: dict, held: set) -> list:
+    """The wants that the names HELD stay as they are."""
+    return [want(name, "you hold", installed[name]) for name in sorted(held & installed.keys())]
+
+
+def heirs(plan: Plan, world: set) -> set:
+    """WORLD, with what replaces a package in the place of what it replaces."""
+    for package in plan.removed():
+        takes = {other.name for other in plan.new
+                 if any(map(package.satisfies, other.relations("replaces")))}
+        if package.name in world and takes:
+            world = world - {package.name} | takes
+    return world
+
+
+def plan_wants(universe: Universe, holds: list, wants: list, stays: list) -> Plan:
+    """The plan that satisfies all three kinds of wants, in this order of importance; Fail, with
+    what would make it work, when there is none."""
+    try:
+        chosen = solve(universe, holds + wants + stays)
+    except Fail as error:
+        raise Fail(f"{error}{remedy(universe, holds + wants + stays)}") from None
+    return plan_system(universe.installed, chosen)
+
+
+def plan_system(installed: dict, chosen: dict) -> Plan:
+    """The plan that makes the packages CHOSEN of those that are INSTALLED."""
     new = [package for name, package in sorted(chosen.items())
            if package is not installed.get(name)]
-    old = {package.name: installed[package.name] for package in new if package.name in installed}
+    old = {name: package for name, package in installed.items() if chosen.get(name) is not package}
     stay = [package for name, package in installed.items() if chosen.get(name) is package]
-    asked = {package.name for want in wants for package in chosen.values() if want.met_by(package)}
-    return Plan(new, old, stay, world | asked)
+    return Plan(new, old, stay, set())
 
 
 def reasons(installed: dict, world: set) -> dict:
@@ -2005,43 +3202,74 @@ def plan_remove(installed: dict, world: set, names: list) -> Plan:
     for name in names:
         if name not in installed:
             raise Fail(f"{name} is not installed{nearest(name, installed)}")
-    stay = [package for name, package in installed.items() if name not in names]
+    going = set(names)
+    stay = [package for name, package in installed.items() if name not in going]
+    answers = {}
+    for package in stay:
+        for name, _ in package.names():
+            answers.setdefault(name, []).append(package)
     for package in stay:
         for relation in package.relations("depends"):
-            if not any(other.satisfies(relation) for other in stay):
+            if not any(other.satisfies(relation) for other in answers.get(relation.name, ())):
                 raise Fail(f"{package.name} needs {relation.text}; remove {package.name} as well")
-    return Plan([], {name: installed[name] for name in names}, stay, world - set(names))
+    return Plan([], {name: installed[name] for name in names}, stay, world - going)
 
 
-def plan_lines(plan: Plan) -> list:
-    """The plan, as a person reads it: packages, cost, what grows in risk, what is left to do."""
-    lines = [package_line(package, plan.old.get(package.name)) for package in plan.new]
-    coming = {package.name for package in plan.new}
-    lines += [f"remove   {package}" for name, package in sorted(plan.old.items())
-              if name not in coming]
+def plan_lines(plan: Plan, free: "int | None" = None) -> list:
+    """The plan, as a person reads it: packages, cost, what grows in risk, what is left to do; FREE
+    is what the root's file system has left, in bytes."""
+    rows = [package_row(package, plan.old.get(package.name)) for package in plan.new]
+    rows += [("remove", package.name, package.version, "", disk_text(-package.installed_size()))
+             for package in plan.removed()]
     fetched = sum(package.size for package in plan.new)
     grows = (sum(package.installed_size() for package in plan.new)
              - sum(package.installed_size() for package in plan.old.values()))
-    lines.append((f"download {human_size(fetched)}, " if fetched else "")
-                 + f"disk {'-' if grows < 0 else '+'}{human_size(abs(grows))}")
+    total = (f"download {human_size(fetched)}, " if fetched else "") + f"disk {disk_text(grows)}"
+    lines = table(rows) + [total + (f", {human_size(free)} free" if free is not None else "")]
     for package in plan.new:
-        old = plan.old.get(package.name)
-        for path in package.setuid():
-            if not old or path not in old.setuid():
-                lines.append(f"setuid   /{path} of {package.name}")
-        for service in package.info["services"]:
-            if not old or service not in old.info["services"]:
-                lines.append(f"service  linitctl enable {service}  starts it at boot")
+        lines += risk_lines(package, plan.old.get(package.name))
     return lines
 
 
-def package_line(package: Package, old: "Package | None") -> str:
-    """The line of a package that comes, perhaps in the place of an OLD one."""
+def table(rows: list) -> list:
+    """ROWS of texts as lines whose columns stand below each other."""
+    widths = [max(map(len, texts)) for texts in zip(*rows)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip()
+            for row in rows]
+
+
+def disk_text(count: int) -> str:
+    """COUNT bytes more, or fewer, of a disk."""
+    return f"{'-' if count < 0 else '+'}{human_size(abs(count))}"
+
+
+def package_row(package: Package, old: "Package | None") -> tuple:
+    """The row of a package that comes, perhaps in the place of an OLD one."""
+    grows = package.installed_size() - (old.installed_size() if old else 0)
+    rest = (human_size(package.size), disk_text(grows))
     if old is None:
-        return f"install  {package}  {human_size(package.size)}"
-    ours, theirs = version_key(package.version), version_key(old.version)
-    word = "replace" if ours == theirs else "upgrade" if ours > theirs else "downgrade"
-    return f"{word}  {old} -> {package.version}  {human_size(package.size)}"
+        return ("install", package.name, package.version, *rest)
+    ours, theirs = package.version_key(), old.version_key()
+    word = "rebuilt" if ours == theirs else "upgrade" if ours > theirs else "downgrade"
+    return (word, package.name, f"{old.version} -> {package.version}", *rest)
+
+
+def risk_lines(package: Package, old: "Package | None") -> list:
+    """What grows in risk with PACKAGE, compared with the OLD one, and what it leaves to do."""
+    ours = package.info if "setuid" in package.info else offered(package.info)
+    theirs = (offered(dict(old.info, files=old.files())) if old
+              else {"setuid": [], "owners": [], "scripts": [], "services": []})
+
+    def grown(key: str) -> list:
+        return [one for one in ours[key] if one not in theirs[key]]
+
+    lines = [f"setuid   /{path} of {package.name}" for path in grown("setuid")]
+    lines += [f"owner    {package.name} has files of {owner}" for owner in grown("owners")]
+    lines += [f"script   {package.name} runs its {script}" for script in grown("scripts")]
+    lines += [f"service  linitctl enable {service}  starts it at boot"
+              for service in grown("services")]
+    kept = [service for service in ours["services"] if service in theirs["services"]]
+    return lines + [f"service  linitctl restart {service}  runs the new one" for service in kept]
 
 
 # ---- the transaction ---------------------------------------------------------------------------
@@ -2055,12 +3283,15 @@ def package_line(package: Package, old: "Package | None") -> str:
 # stage     `staged` is written: the list of all temporaries and new directories, as a journal
 #           that undoes them. Then they are made: each new file beside its place under an
 #           unpredictable name, with its owner and mode; the new database entries likewise; last
-#           the journal, as journal.new.
+#           the journal, as journal.new. The packages' scripts for before the change are run.
 # commit    sync, then one rename: journal.new -> journal. A run that dies before it is undone by
 #           the next one, a run that dies after it is finished.
 # apply     the journal's lines on files: renames, removals. Each is safe to do twice.
-# register  its lines on the database, in the same way.
+# register  its lines on the database, in the same way; `queue`, the scripts for after the change,
+#           is a part of that.
 # forget    sync; `staged` goes, then `journal`; in this order, for a lone `staged` means undo.
+#
+# Then the queue is run. A run that dies there leaves what is left of it to the next one.
 
 class Transaction:
     """One change of a root, from its plan to its end."""
@@ -2069,10 +3300,12 @@ class Transaction:
         self.root = root
         self.plan = plan
         self.texts = texts              # final path -> bytes of what lpkg itself writes
+        self.choices = load_choices(root)       # of alternatives, as they will be
         self.spool = None
         self.token = os.urandom(8).hex()
         self.temporaries = {}           # final path -> temporary path
         self.folders = {}               # directories to make (the keys), parents first
+        self.links = {}                 # path -> entry of an alternative's symlink that changes
         self.removals = []              # journal lines
         self.claims = {}                # path -> (package, entry) of the system as it will be
         self.gone = {}                  # path -> (package, entry) of what goes, or is replaced
@@ -2100,6 +3333,7 @@ def run_transaction(tx: Transaction) -> None:
         fetch(tx)
         verify(tx)
         stage(tx)
+        prepare(tx)
         commit(tx)
     except BaseException:
         recover(tx.root, "undoing what was staged")
@@ -2123,7 +3357,7 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
         for line in parse_journal(root.read(STAGED, INFO_LIMIT), root.name(STAGED)):
             carry_out(root, line)
         forget(root)
-    for path in (STAGED + ".new", JOURNAL + ".new", SPOOL):
+    for path in (STAGED + ".new", JOURNAL + ".new", SPOOL, CACHE + "/new"):
         root.remove(path)
 
 
@@ -2148,16 +3382,51 @@ def fetch(tx: Transaction) -> None:
     tx.root.remove(SPOOL)
     tx.spool = tx.root.create(SPOOL)
     tx.root.remove(SPOOL)
-    fetch_packages(tx.plan.new, tx.spool)
+    fetch_packages(tx.plan.new, tx.spool, tx.root)
 
 
-def fetch_packages(packages: list, spool: object) -> None:
-    """Append the bytes of PACKAGES to the SPOOL and read what each says of itself."""
+def fetch_packages(packages: list, spool: object, root: "Root | None") -> None:
+    """Append the bytes of PACKAGES to the SPOOL and read what each says of itself. Where ROOT has a
+    cache, they come from there or are kept there."""
+    caching = root is not None and root.lstat(CACHE) is not None
     meter = Meter(f"fetching {how_many(packages)}", sum(package.size for package in packages))
     for package in packages:
-        fetch_package(package, spool, meter)
+        cached = caching and isinstance(package.origin, Repository)
+        if not (cached and take_cached(root, package, spool, meter)):
+            fetch_package(package, spool, meter)
+            if cached:
+                save_cached(root, package, spool)
         read_manifest(package, spool)
     progress("")
+
+
+def cache_path(package: Package) -> str:
+    """Where the cache has PACKAGE: by its bytes, so that a rebuilt one is another."""
+    return f"{CACHE}/{package.name}-{package.version}.{package.sha256[:16]}.lpkg"
+
+
+def take_cached(root: Root, package: Package, spool: object, meter: Meter) -> bool:
+    """Append the bytes of PACKAGE from the cache to the SPOOL, if it has them, unaltered."""
+    there = root.lstat(cache_path(package))
+    if there is None or not stat.S_ISREG(there.st_mode) or there.st_size != package.size:
+        return False
+    with root.open(cache_path(package)) as file:
+        if sha256_of(pieces(file)) != package.sha256:
+            return False
+        file.seek(0)
+        append(package, pieces(file), spool, meter, root.name(cache_path(package)))
+    return True
+
+
+def save_cached(root: Root, package: Package, spool: object) -> None:
+    """Keep a copy of the PACKAGE that was fetched into the SPOOL."""
+    root.remove(CACHE + "/new")
+    with root.create(CACHE + "/new", 0o644) as file:
+        for start in range(0, package.size, PIECE):
+            length = min(PIECE, package.size - start)
+            write_all(file, os.pread(spool.fileno(), length, package.start + start))
+    folder, name = root.place(cache_path(package))
+    os.rename("new", name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def how_many(packages: list) -> str:
@@ -2179,19 +3448,28 @@ def package_url(package: Package) -> str:
 
 
 def fetch_package(package: Package, spool: object, meter: Meter) -> None:
-    """Append the bytes of PACKAGE to the SPOOL; size and SHA-256 must be the promised ones."""
+    """Append the bytes of PACKAGE to the SPOOL, from where it comes from."""
+    if isinstance(package.origin, Repository) and package.origin.offline:
+        raise Later(f"{package}: --offline, and it is not in the cache; `lpkg fetch "
+                    f"{package.name}` puts it there, with a network")
     url = package_url(package)
+    append(package, download(url), spool, meter, url)
+
+
+def append(package: Package, content: object, spool: object, meter: Meter, what: str) -> None:
+    """Append the CONTENT of PACKAGE to the SPOOL; size and SHA-256 must be the promised ones."""
     digest = hashlib.sha256()
     package.start = spool.seek(0, os.SEEK_END)
     left = package.size
-    for piece in meter.count(download(url)):
+    for piece in meter.count(content):
         left -= len(piece)
         if left < 0:
             break
         digest.update(piece)
         write_all(spool, piece)
     if left or digest.hexdigest() != package.sha256:
-        raise Fail(f"{url}: not the {package.size} bytes that the signed index promises; refused")
+        raise Fail(f"{what}: not the {package.size} bytes that the signed index promises; refused; "
+                   "if the repository has changed, `lpkg update` and try again")
 
 
 def write_all(file: object, data: bytes) -> None:
@@ -2204,11 +3482,13 @@ def write_all(file: object, data: bytes) -> None:
 def read_manifest(package: Package, spool: object) -> None:
     """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
     info = Archive(spool.fileno(), package.start, package.size, str(package)).info()
-    said = dict(info, setuid=setuid_paths(info["files"]))
+    said = offered(info)
     if isinstance(package.origin, Repository):
         package.info["arch"] = package.origin.arch
-    for key in ("name", "version", "arch", "depends", "provides", "conflicts", "services",
-                "setuid"):
+    else:
+        package.info = said
+    for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
+                "services", "setuid", "scripts", "owners"):
         if said[key] != package.info.get(key, said[key]):
             raise Fail(f"{package}: {key} is {said[key]!r} in the package, {package.info[key]!r} "
                        "in the index; refused")
@@ -2221,17 +3501,32 @@ def verify(tx: Transaction) -> None:
     """Look at everything that could be in the way; Fail before anything is changed."""
     tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new])
     for package in tx.plan.old.values():
-        for entry in package.info["files"]:
+        for entry in package.files():
             tx.gone[entry["path"]] = (package, entry)
     for package in tx.plan.new:
-        for entry in package.info["files"]:
+        for entry in package.files():
             if entry["type"] == "dir":
                 tx.add_folder(entry["path"])
             else:
                 verify_file(tx, package, entry)
+    verify_alternatives(tx)
     plan_texts(tx)
     plan_removals(tx)
     check_room(tx)
+
+
+def verify_alternatives(tx: Transaction) -> None:
+    """Decide which symlinks of alternatives come, change or go."""
+    before = winners([*tx.plan.stay, *tx.plan.old.values()], load_choices(tx.root))
+    after = winners([*tx.plan.stay, *tx.plan.new], tx.choices)
+    add_winners(tx.claims, after)
+    for path, (package, entry) in before.items():
+        if after.get(path, (None, None))[1] != entry:
+            tx.gone[path] = (package, entry)
+    for path, (package, entry) in after.items():
+        if before.get(path, (None, None))[1] != entry:
+            tx.links[path] = entry
+            verify_file(tx, package, entry)
 
 
 def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
@@ -2258,8 +3553,15 @@ def plan_texts(tx: Transaction) -> None:
     """The database as it will be."""
     for package in tx.plan.new:
         tx.texts[f"{INSTALLED}/{package.name}"] = registration(package)
-    tx.texts[WORLD] = world_text(tx.plan.world)
-    for path in tx.texts:
+    tx.texts[WORLD] = names_text(tx.plan.world)
+    if tx.choices != load_choices(tx.root):
+        tx.texts[CHOICES] = choices_text(tx.choices)
+    queue = load_queue(tx.root)
+    if queue != (later := queue_after(tx.plan, queue, can_run(tx))):
+        tx.texts[QUEUE] = queue_text(later)
+    if any(line[2] == "oninstall" for line in later):
+        tx.texts[HOOK] = HOOK_TEXT
+    for path in [*tx.texts, *script_paths(tx.plan.new)]:
         if path in tx.claims:
             raise Fail(f"{path}: brought by {tx.claims[path][0]} and to be written; leave one out")
         tx.add_folder(path.rpartition("/")[0])
@@ -2271,7 +3573,7 @@ def registration(package: Package) -> bytes:
     info = dict(package.info, package_sha256=package.sha256)
     if isinstance(package.origin, Repository):
         info["repository"] = package.origin.name
-    return info_text(info)
+    return record_text(info)
 
 
 def plan_removals(tx: Transaction) -> None:
@@ -2282,9 +3584,17 @@ def plan_removals(tx: Transaction) -> None:
             folders.append(["rmdir", path])
         elif path not in tx.claims and is_removable(tx.root, package, entry):
             tx.removals.append(["rm", path])
-    coming = {package.name for package in tx.plan.new}
     tx.removals += folders[::-1]
-    tx.removals += [["rm", f"{INSTALLED}/{name}"] for name in tx.plan.old if name not in coming]
+    tx.removals += [["rm", f"{INSTALLED}/{package.name}"] for package in tx.plan.removed()]
+    tx.removals += [["rm", path] for path in sorted(stale_scripts(tx.plan) - tx.temporaries.keys())]
+
+
+def stale_scripts(plan: Plan) -> set:
+    """The paths of the scripts of what goes, but those that are to be run after it is gone."""
+    going = {package.name for package in plan.removed()}
+    return {script_path(package.name, script["name"]) for package in plan.old.values()
+            for script in package.info["scripts"]
+            if not (package.name in going and script["name"] == "post-remove")}
 
 
 def is_removable(root: Root, package: Package, entry: dict) -> bool:
@@ -2309,7 +3619,7 @@ def check_room(tx: Transaction) -> None:
     needed = {}                         # device -> (bytes, a folder on it)
     places = {}
     for package in tx.plan.new:
-        for entry in package.info["files"]:
+        for entry in package.files():
             parent = entry["path"].rpartition("/")[0]
             if parent not in places:
                 places[parent] = nearest_folder(tx.root, parent)
@@ -2349,18 +3659,28 @@ def stage(tx: Transaction) -> None:
     meter = Meter(f"writing {how_many(tx.plan.new)}", sum(p.info["size"] for p in tx.plan.new))
     for package in tx.plan.new:
         for entry, content in unpack(package, tx.spool):
-            stage_entry(tx, entry, meter.count(content))
+            stage_entry(tx, final_path(package, entry), entry, meter.count(content))
     progress("")
+    for path, entry in tx.links.items():
+        stage_link(tx.root, tx.temporaries[path], entry)
     for final, data in tx.texts.items():
         write_text(tx.root, tx.temporaries[final], data)
     write_text(tx.root, JOURNAL + ".new", journal)
+
+
+def final_path(package: Package, entry: dict) -> str:
+    """Where an entry of PACKAGE's archive goes."""
+    path = entry["path"]
+    if path.startswith(".lpkg/"):
+        return script_path(package.name, path.rpartition("/")[2])
+    return path
 
 
 def write_text(root: Root, path: str, data: bytes) -> None:
     """Make the file PATH of lpkg's own; it is synced with all others, or when it is published."""
     with root.create(path) as file:
         write_all(file, data)
-        own(file.fileno(), file_entry(path, data))
+        own(file.fileno(), text_entry(path, data))
 
 
 def mode_here(entry: dict) -> int:
@@ -2386,10 +3706,10 @@ def stage_folder(tx: Transaction, path: str) -> None:
     own(tx.root.folder(path), tx.claims[path][1] if path in tx.claims else folder_entry(path))
 
 
-def stage_entry(tx: Transaction, entry: dict, content: object) -> None:
-    """Make the temporary of ENTRY; the CONTENT of a conffile that isn't wanted is checked too."""
-    beside = tx.temporaries.get(entry["path"] + ".lpkg-new")
-    temporary = tx.temporaries.get(entry["path"], beside)
+def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> None:
+    """Make the temporary of ENTRY, which will be PATH; the CONTENT of a conffile that isn't wanted
+    is checked too."""
+    temporary = tx.temporaries.get(path) or tx.temporaries.get(path + ".lpkg-new")
     if temporary is None:
         for _ in content:
             pass
@@ -2408,6 +3728,150 @@ def stage_link(root: Root, temporary: str, entry: dict) -> None:
     os.symlink(entry["target"], name, dir_fd=folder)
     if os.geteuid() == 0:
         os.chown(name, entry["uid"], entry["gid"], dir_fd=folder, follow_symlinks=False)
+
+
+# -- the scripts of packages
+
+def script_path(name: str, script: str) -> str:
+    """Where the SCRIPT of the package NAME is."""
+    return f"{SCRIPTS}/{name}.{script}"
+
+
+def script_paths(packages: list) -> list:
+    """Where all scripts of PACKAGES are."""
+    return [script_path(package.name, script["name"])
+            for package in packages for script in package.info["scripts"]]
+
+
+def scripts_before(plan: Plan) -> list:
+    """(package, script, arguments) of what is to be run before the commit of PLAN."""
+    calls = []
+    for package in plan.new:
+        old = plan.old.get(package.name)
+        if old:
+            calls.append((package, "pre-upgrade", [package.version, old.version]))
+        else:
+            calls.append((package, "pre-install", [package.version]))
+    for package in plan.removed():
+        calls.append((package, "pre-remove", [package.version]))
+        calls.append((package, "oninstall", ["remove", "/"]))
+    return [call for call in calls if has_script(*call[:2])]
+
+
+def has_script(package: Package, name: str) -> bool:
+    """Whether PACKAGE has a script called NAME."""
+    return any(script["name"] == name for script in package.info["scripts"])
+
+
+def can_run(tx: Transaction) -> bool:
+    """Whether scripts can run in the root as it is: it has a shell, of this architecture."""
+    return not scripts_before(tx.plan) or run_script(tx.root, "bin/sh", ["-c", ":"]) == 0
+
+
+def prepare(tx: Transaction) -> None:
+    """Run the scripts for before the change; Fail, and so undo all, when one fails. Where there is
+    no shell yet, pre-install is in the queue."""
+    if not can_run(tx):
+        return
+    for package, script, arguments in scripts_before(tx.plan):
+        path = script_path(package.name, script)
+        status = run_script(tx.root, tx.temporaries.get(path, path), arguments)
+        if status is None:
+            say(f"{package}: its script {script} can't run here and is passed over")
+        elif status:
+            raise Fail(f"{package}: its script {script} ended with status {status}; nothing was "
+                       "changed")
+
+
+def queue_after(plan: Plan, queue: list, ready: bool) -> list:
+    """The QUEUE as it is after PLAN: lines [state, package, script, argument…]; READY: scripts can
+    run before the change."""
+    touched = {package.name for package in plan.new} | set(plan.old)
+    lines = [line for line in queue if line[1] not in touched]
+    for package in plan.new:
+        old = plan.old.get(package.name)
+        versions = [package.version] + ([old.version] if old else [])
+        calls = [] if old or ready else [("pre-install", versions)]
+        calls += [("post-upgrade" if old else "post-install", versions),
+                  ("oninstall", ["update" if old else "install", "/"])]
+        lines += [["waits", package.name, script, *arguments] for script, arguments in calls
+                  if has_script(package, script)]
+    lines += [["waits", package.name, "post-remove", package.version]
+              for package in plan.removed() if has_script(package, "post-remove")]
+    return lines
+
+
+def load_queue(root: Root) -> list:
+    """The scripts that are still to be run, as queue_after has them."""
+    lines = root.read(QUEUE, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]
+    queue = [line.split("\t") for line in lines]
+    for line in queue:
+        if len(line) < 3 or not is_name(line[1]) or line[2] not in SCRIPT_NAMES:
+            raise Fail(f"{root.name(QUEUE)}: line {line!r} is not understood; remove it")
+    return queue
+
+
+def queue_text(queue: list) -> bytes:
+    """The file of a QUEUE."""
+    return "".join("\t".join(line) + "\n" for line in queue).encode()
+
+
+def run_queue(root: Root, again: bool = False) -> int:
+    """Run the scripts that wait, and AGAIN those that failed: the number of those that failed."""
+    queue = load_queue(root)
+    left = []
+    for number, line in enumerate(queue):
+        state, name, script, *arguments = line
+        status = None
+        if again or state == "waits":
+            progress(f"{name}: {script}")
+            status = run_script(root, script_path(name, script), arguments)
+        if status == 0:
+            write_state(root, QUEUE, queue_text(left + queue[number + 1:]))
+            if root.lstat(f"{INSTALLED}/{name}") is None:
+                root.remove(script_path(name, script))
+            continue
+        if status is not None:
+            say(f"{name}: its script {script} ended with status {status}; mend what it says, and "
+                "`lpkg fix` runs it again")
+            line[0] = "failed"
+        left.append(line)
+    progress("")
+    if left != queue or any(line[0] == "failed" for line in left):
+        write_state(root, QUEUE, queue_text(left))
+    if queue and not left:
+        root.remove(QUEUE)
+    waiting = [line for line in left if line[0] == "waits"]
+    if waiting:
+        say(f"{len(waiting)} scripts can't run here (no shell yet, another architecture, or not "
+            "root); they run when the root boots")
+    return len(left) - len(waiting)
+
+
+def run_script(root: Root, path: str, arguments: list) -> "int | None":
+    """Run the file PATH inside ROOT, its output on stderr: its exit status; None when it can't be
+    run there."""
+    folder = root.folder("")
+    sys.stderr.flush()
+    reader, writer = os.pipe()          # closed by the exec; a byte in it says that it failed
+    pid = os.fork()
+    if pid == 0:
+        try:
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.fchdir(folder)
+            os.chroot(".")
+            os.dup2(nothing, 0)
+            os.dup2(2, 1)
+            os.execve("/" + path, ["/" + path, *arguments], dict(SCRIPT_ENVIRONMENT))
+        except BaseException:
+            os.write(writer, b"!")
+        finally:
+            os._exit(127)
+    os.close(writer)
+    failed = os.read(reader, 1)
+    os.close(reader)
+    _, status = os.waitpid(pid, 0)
+    return None if failed else os.waitstatus_to_exitcode(status)
 
 
 # -- commit, apply, register, forget
@@ -2493,7 +3957,38 @@ def open_root(options: "Options", change: bool = False) -> "Root | None":
     if change and not options.dry_run:
         take_lock(root)
         recover(root)
+        run_queue(root)
     return root
+
+
+class State:
+    """What a command knows of the root that it works on: the ROOT (None: it is still to be made),
+    the packages INSTALLED, the names of the WORLD and those HELD, the SERIALS that were seen."""
+
+    def __init__(self, options: "Options", change: bool = True):
+        self.options = options
+        self.root = open_root(options, change)
+        self.installed = load_installed(self.root)
+        self.world = load_names(self.root, WORLD)
+        self.held = load_names(self.root, HELD)
+        self.serials = Serials(self.root.read(SERIALS) if self.root else b"")
+        self.found = []                 # the repositories, once they are asked
+
+    def repositories(self, local: list = (), fresh: bool = False) -> list:
+        """The repositories; LOCAL packages may say for which architecture."""
+        arch = choose_arch(self.options, self.installed, local)
+        self.found = load_repositories(self.options, self.root, arch, self.serials, fresh)
+        if self.root and self.root.lock is not None:
+            save_indexes(self.root, self.found, self.serials)
+        return self.found
+
+    def packages(self, names: list) -> list:
+        """The installed packages called NAMES, all of them for none; Fail for one that isn't
+        there."""
+        for name in names:
+            if name not in self.installed:
+                raise Fail(f"{name} is not installed{nearest(name, self.installed)}")
+        return [self.installed[name] for name in names] or list(self.installed.values())
 
 
 def is_file_word(word: str) -> bool:
@@ -2527,41 +4022,113 @@ def choose_arch(options: "Options", installed: dict, local: list) -> str:
 
 def cmd_install(options: "Options") -> int:
     """Install packages with what they need, or upgrade them."""
-    root = open_root(options, change=True)
-    installed, world = load_installed(root), load_world(root)
-    serials = Serials(root.read(SERIALS) if root else b"")
+    state = State(options)
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
-    offers = load_repositories(options, root, choose_arch(options, installed, local), serials)
-    plan = plan_install(installed, world, offers, names, local, load_held(root))
-    if plan.is_empty() and plan.world == world:
+    plan = plan_install(state.installed, state.world, state.repositories(local), names, local,
+                        state.held)
+    if plan.is_empty() and plan.world == state.world:
         say("nothing to do: it is installed already")
         return 0
-    return change_root(options, root, plan, {SERIALS: serials.text()})
+    return change_root(state, plan)
 
 
 def cmd_upgrade(options: "Options") -> int:
     """Upgrade installed packages, all of them when none is named, with what they need then."""
-    root = open_root(options, change=True)
-    installed, world = load_installed(root), load_world(root)
-    names = [package.name for package in find_installed(root, options.words)]
-    serials = Serials(root.read(SERIALS) if root else b"")
-    offers = load_repositories(options, root, choose_arch(options, installed, []), serials)
-    plan = plan_install(installed, world, offers, names, [], load_held(root))
-    plan.world = world                  # who upgrades a package need not have asked for it
+    state = State(options)
+    names = [package.name for package in state.packages(options.words)]
+    offers = state.repositories(fresh=not options.offline)
+    plan = plan_upgrade(state.installed, state.world, offers, names, state.held)
     if plan.is_empty():
         say("nothing to do: what is installed is the newest")
         return 0
-    return change_root(options, root, plan, {SERIALS: serials.text()})
+    return change_root(state, plan)
+
+
+def cmd_downgrade(options: "Options") -> int:
+    """Install an older version of packages: the one that is named, else the next older one."""
+    state = State(options)
+    universe = Universe(state.installed, state.repositories(), [])
+    words = [word if "=" in word else older(universe, state.packages([word])[0])
+             for word in options.words]
+    plan = plan_install(state.installed, state.world, state.found, words, [], state.held)
+    plan.world = state.world
+    if plan.is_empty():
+        say("nothing to do: it is installed already")
+        return 0
+    say("the next upgrade brings the newer one again, unless you `lpkg hold` it")
+    return change_root(state, plan)
+
+
+def older(universe: Universe, package: Package) -> str:
+    """`NAME=VERSION` of the newest version below that of PACKAGE."""
+    for other in universe.named(package.name):
+        if other.name == package.name and other.version_key() < package.version_key():
+            return f"{other.name}={other.version}"
+    raise Fail(f"{package}: no repository has an older version of it")
+
+
+def cmd_update(options: "Options") -> int:
+    """Fetch the indexes of the repositories anew."""
+    state = State(options)
+    if state.root is None:
+        raise Fail(f"{options.root}: no lpkg database there; `lpkg --root {options.root} install "
+                   "NAME` makes one")
+    for repository in state.repositories(fresh=True):
+        say(f"{repository.name}: {repository.url}")
+    return 0
+
+
+def cmd_fetch(options: "Options") -> int:
+    """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache."""
+    state = State(options)
+    if state.root is None:
+        raise Fail(f"{options.root}: no lpkg database there; make it with install or bootstrap")
+    if options.words:
+        plan = plan_install(state.installed, state.world, state.repositories(), options.words, [],
+                            state.held)
+    else:
+        offers = state.repositories(fresh=True)
+        plan = plan_upgrade(state.installed, state.world, offers, list(state.installed), state.held)
+    make_folder(state.root, CACHE)
+    state.root.remove(SPOOL)
+    spool = state.root.create(SPOOL)
+    state.root.remove(SPOOL)
+    fetch_packages(plan.new, spool, state.root)
+    say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
+    return 0
+
+
+def make_folder(root: Root, path: str) -> None:
+    """Make the folder PATH, and those that it lies in, where they aren't there."""
+    if path and root.lstat(path) is None:
+        make_folder(root, path.rpartition("/")[0])
+        folder, name = root.place(path)
+        os.mkdir(name, 0o755, dir_fd=folder)
+
+
+def cmd_clean(options: "Options") -> int:
+    """Remove the packages that were fetched, and the indexes of repositories that are gone."""
+    state = State(options)
+    if state.root is None:
+        return 0
+    text = state.root.read(REPOS).decode(errors="replace")
+    known = {name for name, _ in parse_repositories(text)}
+    paths = [f"{CACHE}/{name}" for name in state.root.names(CACHE)]
+    paths += [f"{INDEXES}/{name}" for name in state.root.names(INDEXES) if name not in known]
+    size = sum(state.root.lstat(path).st_size for path in paths)
+    for path in paths:
+        state.root.remove(path)
+    say(f"{len(paths)} files, {human_size(size)} freed")
+    return 0
 
 
 def cmd_remove(options: "Options") -> int:
     """Remove packages."""
-    root = open_root(options, change=True)
-    installed, world = load_installed(root), load_world(root)
-    plan = plan_remove(installed, world, options.words)
-    status = change_root(options, root, plan, {})
-    before = set(installed) - set(reasons(installed, world))
+    state = State(options)
+    plan = plan_remove(state.installed, state.world, options.words)
+    status = change_root(state, plan)
+    before = set(state.installed) - set(reasons(state.installed, state.world))
     rest = {package.name: package for package in plan.stay}
     unneeded = sorted(set(rest) - set(reasons(rest, plan.world)) - before)
     if unneeded:
@@ -2571,12 +4138,12 @@ def cmd_remove(options: "Options") -> int:
 
 def cmd_autoremove(options: "Options") -> int:
     """Remove what came along with others and is needed by none any more."""
-    root = open_root(options, change=True)
-    plan = plan_autoremove(load_installed(root), load_world(root))
+    state = State(options)
+    plan = plan_autoremove(state.installed, state.world)
     if plan.is_empty():
         say("nothing to do: all that is installed is needed")
         return 0
-    return change_root(options, root, plan, {})
+    return change_root(state, plan)
 
 
 def cmd_hold(options: "Options") -> int:
@@ -2591,20 +4158,19 @@ def cmd_unhold(options: "Options") -> int:
 
 def change_held(options: "Options", change: object) -> int:
     """Write the names HELD anew: what CHANGE makes of them and the names that are given."""
-    root = open_root(options, change=True)
-    names = {package.name for package in find_installed(root, options.words)}
-    root.remove(HELD + ".new")
-    with root.create(HELD + ".new", 0o644) as file:
-        file.write(world_text(change(load_held(root), names)))
-    root.publish(HELD)
+    state = State(options)
+    names = {package.name for package in state.packages(options.words)}
+    write_state(state.root, HELD, names_text(change(state.held, names)))
     return 0
 
 
-def change_root(options: "Options", root: "Root | None", plan: Plan, texts: dict) -> int:
-    """Show PLAN, ask, and carry it out: in a new root when there is no ROOT yet, which vanishes
-    again if that fails."""
-    for line in plan_lines(plan):
-        print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
+def change_root(state: State, plan: Plan, texts: "dict | None" = None,
+                choices: "dict | None" = None, record: bool = True) -> int:
+    """Show PLAN, ask, and carry it out, with TEXTS (path -> bytes) to be written besides: in a new
+    root when there is none yet, which vanishes again if that fails."""
+    options, root = state.options, state.root
+    texts = dict(texts or {})
+    show_plan(options, plan, free_space(options.root))
     if options.dry_run:
         return 0
     confirm(options.yes)
@@ -2613,12 +4179,343 @@ def change_root(options: "Options", root: "Root | None", plan: Plan, texts: dict
         made = create_root(options.root)
         root = Root(options.root)
         take_lock(root)
+    if state.serials.text() != root.read(SERIALS):
+        texts[SERIALS] = state.serials.text()
+    if record:
+        texts[HISTORY] = history_text(root.read(HISTORY, INFO_LIMIT), plan, state.world,
+                                      options.title())
+    tx = Transaction(root, plan, texts)
+    tx.choices = tx.choices if choices is None else choices
     try:
-        run_transaction(Transaction(root, plan, texts))
+        run_transaction(tx)
     except BaseException:
         if root.lstat(JOURNAL) is None:
             discard_root(made)
         raise
+    return 1 if run_queue(root) else 0
+
+
+def show_plan(options: "Options", plan: Plan, free: "int | None") -> None:
+    """PLAN, on stdout for --dry-run, else on stderr."""
+    if options.dry_run and options.json:
+        show_json([plan_object(package, plan) for package in [*plan.new, *plan.removed()]])
+        return
+    for line in plan_lines(plan, free):
+        print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
+
+
+def plan_object(package: Package, plan: Plan) -> dict:
+    """What PLAN does with PACKAGE, for --json."""
+    old = plan.old.get(package.name)
+    row = package_row(package, old)[0] if package is not old else "remove"
+    return {"action": row, "name": package.name, "version": package.version,
+            "old_version": old.version if old else None, "download": package.size,
+            "installed_size": package.installed_size()}
+
+
+def free_space(path: str) -> "int | None":
+    """Bytes that are free where PATH is, or will be; None on a file system without a limit."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(os.path.abspath(path))
+    there = os.statvfs(path)
+    return there.f_bavail * there.f_frsize if there.f_blocks else None
+
+
+# -- history and undo
+#
+# A transaction in the history is a line `transaction TAB NUMBER TAB TIME TAB COMMAND`, and a line
+# for each thing that it changed: `+ NAME VERSION SHA256` came, `- NAME VERSION SHA256` went,
+# `= NAME VERSION SHA256 VERSION SHA256` was replaced, `asked NAME` and `unasked NAME` changed the
+# world; columns are separated by tabs. Undoing one is a transaction, too.
+
+def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
+    """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
+    records = before.decode(errors="replace").split("transaction\t")[1:]
+    last = records[-1].partition("\t")[0] if records else "0"
+    number = int(last) + 1 if last.isdecimal() else 1
+    lines = [f"{number}\t{int(time.time())}\t{escape(title)}"]
+    for package in plan.new:
+        old = plan.old.get(package.name)
+        word = "=" if old else "+"
+        lines.append("\t".join([word, package.name, *(stamp(old) if old else ()), *stamp(package)]))
+    lines += ["\t".join(["-", package.name, *stamp(package)]) for package in plan.removed()]
+    lines += [f"asked\t{name}" for name in sorted(plan.world - world)]
+    lines += [f"unasked\t{name}" for name in sorted(world - plan.world)]
+    records = [*records[1 - HISTORY_LENGTH:], "\n".join(lines) + "\n"]
+    return "".join("transaction\t" + record for record in records).encode()
+
+
+def stamp(package: Package) -> tuple:
+    """(version, SHA-256) of PACKAGE."""
+    return package.version, package.sha256 or package.info.get("package_sha256", "-")
+
+
+def load_history(root: Root) -> list:
+    """The transactions of ROOT: dicts of number, time, command and changes (lists of columns)."""
+    found = []
+    for line in root.read(HISTORY, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]:
+        word, *rest = line.split("\t")
+        lengths = {"transaction": 3, "+": 3, "-": 3, "=": 5, "asked": 1, "unasked": 1}
+        if lengths.get(word) != len(rest) or not found and word != "transaction":
+            raise Fail(f"{root.name(HISTORY)}: line {line!r} is not understood; remove the file")
+        if word == "transaction":
+            number, when = (int(text) if text.isdecimal() else 0 for text in rest[:2])
+            found.append({"number": number, "time": when, "command": unescape(rest[2]),
+                          "changes": []})
+        else:
+            found[-1]["changes"].append([word, *rest])
+    return found
+
+
+def history_line(one: dict) -> str:
+    """A transaction as a person reads it."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(one["time"], 1 << 37)))
+    changes = []
+    for word, name, *rest in one["changes"]:
+        if word in "+-":
+            changes.append(f"{word}{name} {rest[0]}")
+        elif word == "=":
+            changes.append(f"{name} {rest[0]} -> {rest[2]}")
+    return f"{one['number']:4}  {when}  {one['command']}: {', '.join(changes) or 'no package'}"
+
+
+def cmd_history(options: "Options") -> int:
+    """List what was changed, the latest last."""
+    print_all(options, load_history(open_root(options)), history_line)
+    return 0
+
+
+def cmd_undo(options: "Options") -> int:
+    """Undo a transaction: the one with that number in the history, else the latest."""
+    state = State(options)
+    history = load_history(state.root) if state.root else []
+    wanted = options.words[0] if options.words else str(history[-1]["number"] if history else 0)
+    one = next((one for one in history if str(one["number"]) == wanted), None)
+    if one is None:
+        raise Fail(f"no transaction {wanted} is in the history; `lpkg history` shows them")
+    plan = plan_undo(state, one["changes"])
+    if plan.is_empty() and plan.world == state.world:
+        say("nothing to do: that is as it was before")
+        return 0
+    return change_root(state, plan)
+
+
+def plan_undo(state: State, changes: list) -> Plan:
+    """The plan that takes CHANGES back."""
+    came = {words[1] for words in changes if words[0] == "+"}
+    wants = []
+    offers = state.repositories()
+    for word, name, *rest in changes:
+        if word in "-=":
+            package = find_old(state, name, *rest[:2])
+            wants.append(want(name, "you undo to", package, asked=True))
+    universe = Universe(state.installed, offers, [one.fixed for one in wants])
+    back = {one.fixed.name for one in wants}
+    stays = [keep(package) for name, package in state.installed.items() if name not in came | back]
+    plan = plan_wants(universe, [], wants, stays)
+    asked = {words[1] for words in changes if words[0] == "asked"}
+    unasked = {words[1] for words in changes if words[0] == "unasked"}
+    plan.world = state.world - asked | unasked
+    return plan
+
+
+def find_old(state: State, name: str, version: str, sha256: str) -> Package:
+    """The package that was there once: a repository's of those bytes or, if none has them, of that
+    version; or the cache's."""
+    offers = [package for one in state.found for package in one.index.find(name)[0]
+              if package.version == version]
+    offers.sort(key=lambda package: package.sha256 != sha256)
+    if offers:
+        return offers[0]
+    cached = f"{CACHE}/{name}-{version}.{sha256[:16]}.lpkg"
+    if state.root.lstat(cached) is None:
+        raise Fail(f"{name} {version} is in no repository any more, and not in the cache")
+    package = read_local(state.root.name(cached))
+    if package.sha256 != sha256:
+        raise Fail(f"{state.root.name(cached)}: not what was installed once; remove it")
+    return package
+
+
+# -- conffiles and repairs
+
+def conffile_states(root: Root, packages: list) -> list:
+    """Of the conffiles of PACKAGES, those that were changed or have a new version beside them."""
+    found = []
+    for package in packages:
+        entries = {entry["path"]: entry for entry in package.files()} if package.info[
+            "conffiles"] else {}
+        for path in package.info["conffiles"]:
+            if root.lstat(path + ".lpkg-new") is not None:
+                found.append({"path": path, "what": "new version", "package": package.name})
+            elif (content := root.content(path)) != entry_content(entries[path]):
+                what = "changed" if content else "missing"
+                found.append({"path": path, "what": what, "package": package.name})
+    return found
+
+
+def cmd_audit(options: "Options") -> int:
+    """List the conffiles that were changed here, and those with a new version beside them."""
+    state = State(options, change=False)
+    print_all(options, conffile_states(state.root, state.packages(options.words)),
+              lambda one: f"{one['path']}: {one['what']}")
+    return 0
+
+
+def cmd_fix(options: "Options") -> int:
+    """Finish what is left to do: scripts that wait or failed, conffiles with a new version beside
+    them; and put the packages that are named back as they were packed."""
+    state = State(options)
+    if state.root is None:
+        return 0
+    failed = run_queue(state.root, again=True)
+    if options.words:
+        return change_root(state, plan_repair(state, options.words)) or bool(failed)
+    for one in conffile_states(state.root, list(state.installed.values())):
+        if one["what"] == "new version":
+            fix_conffile(options, state.root, one["path"])
+    return 1 if failed else 0
+
+
+def plan_repair(state: State, names: list) -> Plan:
+    """The plan that replaces the packages NAMES by themselves."""
+    state.repositories()
+    packages = {package.name: package for package in state.packages(names)}
+    new = [find_old(state, name, package.version, package.info.get("package_sha256", ""))
+           for name, package in sorted(packages.items())]
+    stay = [package for name, package in state.installed.items() if name not in packages]
+    return Plan(new, packages, stay, state.world)
+
+
+def fix_conffile(options: "Options", root: Root, path: str) -> None:
+    """Show how the new version of the conffile PATH differs, and take it, or keep what is there."""
+    import difflib
+    texts = [root.read(name, INFO_LIMIT).decode(errors="replace").splitlines()
+             for name in (path, path + ".lpkg-new")]
+    for line in difflib.unified_diff(*texts, path, path + ".lpkg-new", lineterm=""):
+        say(line)
+    answer = "t" if options.take else "k" if options.keep else ask_conffile(root, path)
+    if answer == "t":
+        folder, name = root.place(path)
+        os.rename(name + ".lpkg-new", name, src_dir_fd=folder, dst_dir_fd=folder)
+    elif answer == "k":
+        root.remove(path + ".lpkg-new")
+    words = {"t": "the new one is taken", "k": "stays as it is"}
+    say(f"{root.name(path)}: {words.get(answer, 'left for later')}")
+
+
+def ask_conffile(root: Root, path: str) -> str:
+    """t, k or nothing: what to do with the new version of the conffile PATH."""
+    if not sys.stdin or not sys.stdin.isatty():
+        raise Fail(f"{root.name(path)}: a new version lies beside it; say --take or --keep")
+    print("[t]ake the new one, [k]eep this one, anything else: later? ", end="", file=sys.stderr,
+          flush=True)
+    return sys.stdin.readline().strip().lower()[:1]
+
+
+# -- alternatives, repositories, keys
+
+def cmd_alternatives(options: "Options") -> int:
+    """List the paths that several packages offer; choose one, or let the priorities choose."""
+    verb, *words = options.words or ["list"]
+    if verb == "list" and not words:
+        state = State(options, change=False)
+        print_all(options, alternative_objects(state), lambda one: "{path} -> {target}  {package} "
+                  "{priority}{mark}".format(mark=" *" if one["current"] else "", **one))
+        return 0
+    if not (verb == "set" and len(words) == 2 or verb == "auto" and len(words) == 1):
+        raise Usage("write lpkg alternatives list, set PATH PACKAGE, or auto PATH")
+    state = State(options)
+    path = os.path.normpath("/" + words[0].lstrip("/"))[1:]
+    offers = [one for one in alternative_objects(state) if one["path"] == path]
+    if not offers:
+        raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
+    choices = load_choices(state.root)
+    choices.pop(path, None)
+    if verb == "set":
+        names = [one["package"] for one in offers]
+        if words[1] not in names:
+            raise Fail(f"/{path}: {words[1]} is no alternative; there are {', '.join(names)}")
+        choices[path] = words[1]
+    options.yes = True                  # it was said which
+    stay = list(state.installed.values())
+    return change_root(state, Plan([], {}, stay, state.world), choices=choices, record=False)
+
+
+def alternative_objects(state: State) -> list:
+    """The alternatives of what is installed, by path, the current one of each marked."""
+    packages = list(state.installed.values())
+    won = winners(packages, load_choices(state.root))
+    found = [dict(one, package=package.name, current=won[one["path"]][0] is package)
+             for package in packages for one in package.info["alternatives"]]
+    return sorted(found, key=lambda one: (one["path"], -one["priority"], one["package"]))
+
+
+def cmd_repo(options: "Options") -> int:
+    """Add, list or remove repositories."""
+    verb, *words = options.words or ["list"]
+    if (verb, len(words)) not in (("list", 0), ("add", 2), ("remove", 1)):
+        raise Usage("write lpkg repo list, add NAME URL, or remove NAME")
+    state = State(options, change=verb != "list")
+    lines = state.root.read(REPOS).decode(errors="replace").splitlines()
+    pairs = parse_repositories("\n".join(lines))
+    if verb == "list":
+        print_all(options, [{"name": name, "url": url} for name, url in pairs],
+                  lambda one: f"{one['name']} {one['url']}")
+        return 0
+    names = [name for name, _ in pairs]
+    if (words[0] in names) == (verb == "add"):
+        raise Fail(f"{words[0]}: is {'there already' if verb == 'add' else 'no repository of it'}; "
+                   "`lpkg repo list` shows them")
+    if verb == "add":
+        lines.append(" ".join(words))
+        parse_repositories(lines[-1])
+    else:
+        lines = [line for line in lines if line.split()[:1] != words]
+        state.root.remove(f"{INDEXES}/{words[0]}")
+    write_configuration(state.root, REPOS, "".join(f"{line}\n" for line in lines).encode())
+    return 0
+
+
+def write_configuration(root: Root, path: str, data: bytes) -> None:
+    """Replace a file of etc/lpkg by DATA."""
+    make_folder(root, path.rpartition("/")[0])
+    write_state(root, path, data)
+
+
+def cmd_key(options: "Options") -> int:
+    """Add, list or remove the keys that are trusted."""
+    verb, *words = options.words or ["list"]
+    if (verb, len(words)) not in (("list", 0), ("add", 1), ("remove", 1)):
+        raise Usage("write lpkg key list, add FILE, or remove NAME")
+    state = State(options, change=verb != "list")
+    names = [name for name in state.root.names(KEYS) if name.endswith(".pub")]
+    if verb == "list":
+        keys = [(name, parse_public_key(state.root.read(f"{KEYS}/{name}"), name)) for name in names]
+        print_all(options, [{"name": name[:-4], "id": key_name(key.id)} for name, key in keys],
+                  lambda one: f"{one['name']} {one['id']}")
+        return 0
+    if verb == "add":
+        return add_key(options, state.root, words[0], names)
+    if words[0] + ".pub" not in names:
+        raise Fail(f"{words[0]}: no such key; `lpkg key list` shows them")
+    state.root.remove(f"{KEYS}/{words[0]}.pub")
+    for name in state.root.names(INDEXES):      # it may be what that key has signed
+        state.root.remove(f"{INDEXES}/{name}")
+    return 0
+
+
+def add_key(options: "Options", root: Root, path: str, names: list) -> int:
+    """Trust the key in the file PATH, after asking."""
+    data = read_file(path)
+    key = parse_public_key(data, path)
+    name = os.path.basename(path).removesuffix(".pub") + ".pub"
+    if not is_name(name):
+        raise Fail(f"{path}: call it NAME.pub, with letters and digits")
+    if name in names:
+        raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name[:-4]}` first")
+    say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here")
+    confirm(options.yes)
+    write_configuration(root, f"{KEYS}/{name}", data)
     return 0
 
 
@@ -2638,10 +4535,15 @@ def cmd_bootstrap(options: "Options") -> int:
     serials = Serials(b"")
     plan = plan_bootstrap(options, words, serials)
     texts = bootstrap_texts(options, serials)
-    if options.tar is None or options.dry_run:
+    if options.tar is not None and options.dry_run:
+        show_plan(options, plan, None)
+    elif options.tar is not None:
+        bootstrap_tar(options, plan, texts)
+    else:
         options.yes = True              # there is nothing yet that could be harmed
-        return change_root(options, None, plan, texts)
-    bootstrap_tar(options, plan, texts)
+        state = State(options)
+        state.serials = serials
+        return change_root(state, plan, texts)
     return 0
 
 
@@ -2688,7 +4590,7 @@ def bootstrap_tar(options: "Options", plan: Plan, texts: dict) -> None:
     if options.tar == "-" and sys.stdout.isatty():
         raise Fail("stdout is a terminal; send the tar into a file or a pipe")
     with tempfile.TemporaryFile(buffering=0) as spool, NewFiles() as new:
-        fetch_packages(plan.new, spool)
+        fetch_packages(plan.new, spool, None)
         file = sys.stdout.buffer if options.tar == "-" else new.create(options.tar)
         for piece in root_pieces(plan, texts, spool, options.no_database):
             file.write(piece)
@@ -2696,31 +4598,52 @@ def bootstrap_tar(options: "Options", plan: Plan, texts: dict) -> None:
 
 
 def root_pieces(plan: Plan, texts: dict, spool: object, no_database: bool) -> object:
-    """The root of PLAN as a tar, in pieces: all directories, each package's files, lpkg's own."""
+    """The root of PLAN as a tar, in pieces: all directories, each package's files, the symlinks of
+    alternatives, lpkg's own."""
     claims = merge_manifests(plan.new)
-    texts.update({f"{INSTALLED}/{package.name}": registration(package) for package in plan.new})
-    texts[WORLD] = world_text(plan.world)
+    won = winners(plan.new, {})
+    add_winners(claims, won)
+    texts.update(database_texts(plan))
     kept = sorted((path, data) for path, data in texts.items()
                   if not (no_database and path.startswith(STATE + "/")))
-    for _, entry in sorted(tar_folders(claims, dict(kept)).items()):
+    scripts = [] if no_database else script_paths(plan.new)
+    for _, entry in sorted(tar_folders(claims, [*dict(kept), *scripts]).items()):
         yield tar_header(entry)
     meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
     for package in plan.new:
         for entry, content in unpack(package, spool):
-            if entry["type"] != "dir":
-                yield tar_header(entry)
-                yield from meter.count(content)
-                yield padding(entry.get("size", 0))
+            path = final_path(package, entry)
+            if entry["type"] == "dir" or no_database and path.startswith(STATE + "/"):
+                for _ in content:
+                    pass
+                continue
+            yield tar_header(dict(entry, path=path))
+            yield from meter.count(content)
+            yield padding(entry.get("size", 0))
     progress("")
+    for _, (_, entry) in sorted(won.items()):
+        yield tar_header(entry)
     for path, data in kept:
-        yield tar_header(file_entry(path, data)) + data + padding(len(data))
+        yield tar_header(text_entry(path, data)) + data + padding(len(data))
     yield TAR_END
 
 
-def tar_folders(claims: dict, texts: dict) -> dict:
-    """PATH -> entry of a new root's directories; Fail where a package brings one of the TEXTS."""
+def database_texts(plan: Plan) -> dict:
+    """PATH -> bytes of the database of a new root; all scripts wait for its first boot."""
+    texts = {f"{INSTALLED}/{package.name}": registration(package) for package in plan.new}
+    texts[WORLD] = names_text(plan.world)
+    queue = queue_after(plan, [], False)
+    if queue:
+        texts[QUEUE] = queue_text(queue)
+        texts[HOOK] = HOOK_TEXT
+    return texts
+
+
+def tar_folders(claims: dict, paths: list) -> dict:
+    """PATH -> entry of a new root's directories; Fail where a package brings one of lpkg's own
+    PATHS."""
     folders = {path: entry for path, (_, entry) in claims.items() if entry["type"] == "dir"}
-    for path in texts:
+    for path in paths:
         if path in claims:
             raise Fail(f"{path}: brought by {claims[path][0]} and to be written; leave one out")
         while "/" in path:
@@ -2730,15 +4653,6 @@ def tar_folders(claims: dict, texts: dict) -> dict:
 
 
 # -- queries
-
-def find_installed(root: Root, names: list) -> list:
-    """The installed packages called NAMES, all of them for none; Fail for one that isn't there."""
-    installed = load_installed(root)
-    for name in names:
-        if name not in installed:
-            raise Fail(f"{name} is not installed{nearest(name, installed)}")
-    return [installed[name] for name in names] or list(installed.values())
-
 
 def print_all(options: "Options", objects: list, line: object) -> None:
     """OBJECTS as JSON with --json, else each as LINE(object) says."""
@@ -2756,17 +4670,10 @@ def summary(package: Package) -> dict:
 
 def cmd_list(options: "Options") -> int:
     """List what is installed."""
-    packages = find_installed(open_root(options), [])
+    packages = State(options, change=False).packages([])
     print_all(options, list(map(summary, packages)),
               lambda info: f"{info['name']} {info['version']}")
     return 0
-
-
-def load_offers(options: "Options", root: Root, installed: dict) -> list:
-    """The packages that the repositories offer, by name, the newest first."""
-    serials = Serials(root.read(SERIALS))
-    found = load_repositories(options, root, choose_arch(options, installed, []), serials)
-    return [package for repository in found for package in repository.packages]
 
 
 def cmd_info(options: "Options") -> int:
@@ -2785,23 +4692,23 @@ def describe(options: "Options", word: str) -> Package:
     """The package that WORD names."""
     if is_file_word(word):
         return read_local(word)
-    root = open_root(options)
-    known = load_installed(root)
-    if word not in known and (options.repo or root.read(REPOS)):
-        for package in load_offers(options, root, known):
-            known.setdefault(package.name, package)
-    if word not in known:
-        raise Fail(f"{word} is neither installed nor in a repository{nearest(word, known)}")
-    return known[word]
+    state = State(options, change=False)
+    if word in state.installed:
+        return state.installed[word]
+    universe = Universe(state.installed, state.repositories(), [])
+    found = [package for package in universe.named(word) if package.name == word]
+    if not found:
+        raise Fail(f"{word} is neither installed nor in a repository{hint(word, universe)}")
+    return found[0]
 
 
 def cmd_files(options: "Options") -> int:
     """List the files of packages."""
     entries = []
     for word in options.words:
-        is_file = is_file_word(word)
-        package = read_local(word) if is_file else find_installed(open_root(options), [word])[0]
-        entries += package.info["files"]
+        packages = ([read_local(word)] if is_file_word(word)
+                    else State(options, change=False).packages([word]))
+        entries += packages[0].files()
     print_all(options, entries, lambda entry: entry["path"])
     return 0
 
@@ -2809,11 +4716,13 @@ def cmd_files(options: "Options") -> int:
 def cmd_owner(options: "Options") -> int:
     """Which package brought a path."""
     found = []
-    installed = find_installed(open_root(options), [])
+    root = open_root(options)
+    files = {name: b"\n" + root.read(f"{INSTALLED}/{name}", INFO_LIMIT).partition(b"\n\n")[2]
+             for name in filter(is_name, root.names(INSTALLED))}
     for word in options.words:
         path = os.path.normpath("/" + word.lstrip("/"))[1:]
-        owners = [package.name for package in installed
-                  if any(entry["path"] == path for entry in package.info["files"])]
+        line = b"\n" + os.fsencode(path) + b"\t"
+        owners = [name for name, text in files.items() if line in text] or alternative(root, path)
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
@@ -2821,12 +4730,17 @@ def cmd_owner(options: "Options") -> int:
     return 0
 
 
+def alternative(root: Root, path: str) -> list:
+    """The name of the package whose alternative PATH is, if it is one."""
+    won = winners(list(load_installed(root).values()), load_choices(root))
+    return [won[path][0].name] if path in won else []
+
+
 def cmd_why(options: "Options") -> int:
     """Why a package is there: who needs it, up to what the user asked for."""
-    root = open_root(options)
-    installed = load_installed(root)
-    name = find_installed(root, options.words)[0].name
-    needed = reasons(installed, load_world(root))
+    state = State(options, change=False)
+    name = state.packages(options.words)[0].name
+    needed = reasons(state.installed, state.world)
     if name not in needed:
         raise Fail(f"{name}: nobody needs it; `lpkg autoremove` removes it")
     steps = []
@@ -2840,15 +4754,21 @@ def cmd_why(options: "Options") -> int:
 
 def cmd_verify(options: "Options") -> int:
     """Compare what is in the root with what was installed, conffiles aside."""
-    root = open_root(options)
-    expected = merge_manifests(find_installed(root, []))
+    state = State(options, change=False)
+    root = state.root
+    packages = state.packages([])
+    expected = merge_manifests(packages)
+    won = winners(packages, load_choices(root))
+    add_winners(expected, won)
     faults = []
-    for package in find_installed(root, options.words):
+    for package in state.packages(options.words):
         progress(f"verifying {package}")
-        for entry in package.info["files"]:
-            if entry["path"] not in package.info["conffiles"]:
-                faults += [{"path": entry["path"], "what": what, "package": package.name}
-                           for what in differences(root, expected[entry["path"]][1])]
+        paths = [entry["path"] for entry in package.files()]
+        paths += [path for path, (winner, _) in won.items() if winner is package]
+        for path in paths:
+            if path not in package.info["conffiles"]:
+                faults += [{"path": path, "what": what, "package": package.name}
+                           for what in differences(root, expected[path][1])]
     progress("")
     print_all(options, faults, lambda fault: f"{fault['path']}: {fault['what']}")
     return 1 if faults else 0
@@ -2878,13 +4798,13 @@ def differences(root: Root, entry: dict) -> list:
 
 def cmd_search(options: "Options") -> int:
     """Search the repositories for a word in names and summaries."""
-    root = open_root(options)
-    word = options.words[0].lower()
+    state = State(options, change=False)
+    word = options.words[0]
     found = {}
-    for package in load_offers(options, root, load_installed(root)):
-        if word in package.name.lower() or word in package.info["summary"].lower():
+    for repository in state.repositories():
+        for package in repository.index.search(word):
             found.setdefault(package.name, summary(package))
-    print_all(options, list(found.values()),
+    print_all(options, [found[name] for name in sorted(found)],
               lambda info: f"{info['name']} {info['version']}  {info['summary']}")
     return 0
 
@@ -2903,7 +4823,8 @@ class Verb(Record):
 
 
 ANY = 1 << 30
-FROM = "--root --repo --key --arch "
+FROM = "--root --repo --key --arch --offline "
+CHANGE = "--yes --dry-run --json "
 
 OPTIONS = [
     Option("--root", "root", "DIR", "the root to work on (default /)", False),
@@ -2913,7 +4834,10 @@ OPTIONS = [
     Option("--yes", "yes", "", "don't ask", False),
     Option("--dry-run", "dry_run", "", "show the plan on stdout and stop", False),
     Option("--json", "json", "", "print an array of objects", False),
+    Option("--offline", "offline", "", "ask no network: only what was fetched before", False),
     Option("--allow-unsigned", "allow_unsigned", "", "take unsigned .lpkg files", False),
+    Option("--take", "take", "", "take the new version of conffiles", False),
+    Option("--keep", "keep", "", "keep conffiles as they are", False),
     Option("--meta", "meta", "FILE", "what the packages are (pkggen.py meta)", False),
     Option("-o", "output", "DIR", "where the packages go", False),
     Option("--secret", "secret", "KEY", "the secret key to sign with", False),
@@ -2929,13 +4853,20 @@ OPTIONS = [
 ]
 
 VERBS = {
-    "install": Verb(cmd_install, 1, ANY, "NAME[=VERSION]|FILE...",
-                    FROM + "--yes --dry-run --allow-unsigned", "install or upgrade packages"),
-    "upgrade": Verb(cmd_upgrade, 0, ANY, "[NAME...]", FROM + "--yes --dry-run",
+    "install": Verb(cmd_install, 1, ANY, "NAME[=VERSION][@REPO]|FILE...",
+                    FROM + CHANGE + "--allow-unsigned", "install or upgrade packages"),
+    "upgrade": Verb(cmd_upgrade, 0, ANY, "[NAME...]", FROM + CHANGE,
                     "upgrade packages, all of them when none is named"),
-    "remove": Verb(cmd_remove, 1, ANY, "NAME...", "--root --yes --dry-run", "remove packages"),
-    "autoremove": Verb(cmd_autoremove, 0, 0, "", "--root --yes --dry-run",
+    "downgrade": Verb(cmd_downgrade, 1, ANY, "NAME[=VERSION]...", FROM + CHANGE,
+                      "go back to an older version"),
+    "remove": Verb(cmd_remove, 1, ANY, "NAME...", "--root " + CHANGE, "remove packages"),
+    "autoremove": Verb(cmd_autoremove, 0, 0, "", "--root " + CHANGE,
                        "remove what nobody needs any more"),
+    "undo": Verb(cmd_undo, 0, 1, "[NUMBER]", FROM + CHANGE, "take a transaction back"),
+    "history": Verb(cmd_history, 0, 0, "", "--root --json", "list what was changed"),
+    "update": Verb(cmd_update, 0, 0, "", "--root --key --arch", "fetch the indexes anew"),
+    "fetch": Verb(cmd_fetch, 0, ANY, "[NAME...]", FROM, "fetch packages into the cache"),
+    "clean": Verb(cmd_clean, 0, 0, "", "--root", "empty the cache"),
     "hold": Verb(cmd_hold, 1, ANY, "NAME...", "--root", "keep packages as they are"),
     "unhold": Verb(cmd_unhold, 1, ANY, "NAME...", "--root", "let packages be upgraded again"),
     "search": Verb(cmd_search, 1, 1, "WORD", FROM + "--json", "search names and summaries"),
@@ -2945,6 +4876,15 @@ VERBS = {
     "owner": Verb(cmd_owner, 1, ANY, "PATH...", "--root --json", "say who brought a path"),
     "why": Verb(cmd_why, 1, 1, "NAME", "--root --json", "say who needs a package"),
     "verify": Verb(cmd_verify, 0, ANY, "[NAME...]", "--root --json", "compare files and database"),
+    "audit": Verb(cmd_audit, 0, ANY, "[NAME...]", "--root --json", "list changed conffiles"),
+    "fix": Verb(cmd_fix, 0, ANY, "[NAME...]", FROM + CHANGE + "--take --keep",
+                "finish what waits, merge conffiles; repair packages"),
+    "alternatives": Verb(cmd_alternatives, 0, 3, "[list | set PATH PACKAGE | auto PATH]",
+                         "--root --json --dry-run", "choose among packages that offer one path"),
+    "repo": Verb(cmd_repo, 0, 3, "[list | add NAME URL | remove NAME]", "--root --json",
+                 "the repositories"),
+    "key": Verb(cmd_key, 0, 2, "[list | add FILE | remove NAME]", "--root --json --yes",
+                "the keys that are trusted"),
     "bootstrap": Verb(cmd_bootstrap, 1, ANY, "ROOT|--tar FILE NAME...",
                       "--repo --key --arch --tar --no-database --repo-url "
                       "--allow-unsigned --dry-run", "make a new root"),
@@ -2962,10 +4902,15 @@ class Options:
     """The command line, parsed: one attribute an option, and the words that are none."""
 
     def __init__(self):
+        self.verb = None
         self.words = []
         for option in OPTIONS:
             value = [] if option.many else None if option.value else False
             setattr(self, option.attribute, value)
+
+    def title(self) -> str:
+        """The command, as the history names it."""
+        return " ".join([self.verb or "", *self.words])
 
     def need(self, attribute: str) -> str:
         """The value of an option; Usage when it was not given."""
@@ -2993,7 +4938,7 @@ def parse_arguments(arguments: list) -> tuple:
         set_option(options, flags[flag], [value] if equals else rest, bool(equals))
         given.append(flag)
     options.words += rest[1:]
-    verb = options.words.pop(0) if options.words else None
+    verb = options.verb = options.words.pop(0) if options.words else None
     if not options.help and not options.version and (verb or given):
         check_arguments(verb, options, given)
     options.root = options.root or "/"
