@@ -41,7 +41,7 @@ SCRIPTS = STATE + "/scripts"        # PACKAGE.SCRIPT
 QUEUE = STATE + "/queue"            # scripts that are still to be run
 HISTORY = STATE + "/history"
 HOOK = STATE + "/hooks/lpkg-alt"
-HOOK_TEXT = b"#!/bin/sh\n# lpkg keeps alternatives itself; a package's hook has nothing to update.\n"
+HOOK_TEXT = b"#!/bin/sh\n# lpkg keeps alternatives itself: there is nothing to update.\n"
 SCRIPT_ENVIRONMENT = (("PATH", f"/usr/sbin:/usr/bin:/sbin:/bin:/{STATE}/hooks"), ("HOME", "/"))
 
 INDEXES = STATE + "/index"          # what each repository of REPOS offers, as update has seen it
@@ -641,7 +641,7 @@ def read_entries(data: bytes, what: str) -> list:
     try:
         return [read_entry(line) for line in data.decode().split("\n")[:-1]]
     except (ValueError, IndexError):
-        raise Fail(f"{what}: its list of files is damaged; `lpkg fix NAME` writes it anew") from None
+        raise Fail(f"{what}: its list of files is damaged; restore {INSTALLED}") from None
 
 
 def record_text(info: dict) -> bytes:
@@ -2259,8 +2259,8 @@ dl { display: grid; grid-template-columns: 7.5rem 1fr; gap: .15rem 1rem; }
 <main>
 <noscript><p>This page needs JavaScript to search; in a terminal, <code>lpkg search WORD</code>
 searches the same packages.</p></noscript>
-<p class="late">Reading the packages… If nothing else appears here, this browser is too old for the
-page; in a terminal, <code>lpkg search WORD</code> searches the same packages.</p>
+<p class="late">Reading the packages… If nothing else appears here, this browser is too old for
+the page; in a terminal, <code>lpkg search WORD</code> searches the same packages.</p>
 </main>
 <script type="application/octet-stream">@DATA@</script>
 <script>
@@ -2946,7 +2946,7 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, trusted: list, serials: Serials, known: bytes = b"") -> bytes:
+def load_index(repository: Repository, trusted: list, serials: Serials, known: bytes) -> bytes:
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
     offered is the same."""
@@ -3784,7 +3784,7 @@ def prepare(tx: Transaction) -> None:
 
 
 def queue_after(plan: Plan, queue: list, ready: bool) -> list:
-    """The QUEUE as it is after PLAN: lines [state, package, script, argument…]; READY: scripts can
+    """The QUEUE as it is after PLAN: lines [state, package, script, arguments…]; READY: scripts can
     run before the change."""
     touched = {package.name for package in plan.new} | set(plan.old)
     lines = [line for line in queue if line[1] not in touched]

@@ -185,14 +185,32 @@ RECIPE_FIELDS = (
     Field("tools", "any", "accepted and ignored"),
 )
 
+PACKAGE_SCRIPTS = (
+    "pre-install",
+    "post-install",
+    "pre-upgrade",
+    "post-upgrade",
+    "pre-remove",
+    "post-remove",
+)
+
 PACKAGE_FIELDS = (
     Field("dependencies", "texts", "packages it needs to run"),
     Field("summary", "text", "one line; the recipe's when absent"),
     Field("provides", "texts", "other names it answers to"),
     Field("conflicts", "texts", "packages it can't be installed beside"),
+    Field("replaces", "texts", "packages whose place it takes"),
     Field("conffiles", "texts", "files that their owner may change"),
     Field("services", "texts", "init scripts it brings"),
     Field("owners", "text map", "path to UID:GID:MODE"),
+    Field("scripts", "text map", "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
+    Field("alternatives", "alternatives", "symlinks that other packages may offer as well"),
+)
+
+ALTERNATIVE_FIELDS = (
+    Field("path", "text", "where the symlink is"),
+    Field("target", "text", "where it points"),
+    Field("priority", "integer", "the highest wins"),
 )
 
 BUILDERS = {
@@ -232,7 +250,9 @@ KIND_SCHEMAS: Dict[str, Dict[str, Any]] = {
 
 def json_schema() -> Dict[str, Any]:
     """The JSON Schema (draft 7) of a pkgen.yaml."""
-    package = table_schema(PACKAGE_FIELDS)
+    alternative = {**table_schema(ALTERNATIVE_FIELDS), "required": ["path", "target"]}
+    alternatives = {"type": ["array", "null"], "items": alternative}
+    package = table_schema(PACKAGE_FIELDS, alternatives=alternatives)
     packages = {
         "type": "object",
         "minProperties": 1,
@@ -1748,7 +1768,11 @@ class Reader:
         return packages
 
     def check_package(self, fields: Dict[str, Any], node: Any) -> None:
-        for key in ("dependencies", "provides", "conflicts"):
+        for name in fields["scripts"]:
+            if name not in PACKAGE_SCRIPTS:
+                hint = did_you_mean(name, PACKAGE_SCRIPTS)
+                raise self.fail(node, f"unknown script {name} of a package{hint}")
+        for key in ("dependencies", "provides", "conflicts", "replaces"):
             for text in fields[key]:
                 if not RELATION.fullmatch(text):
                     raise self.fail(
@@ -1757,6 +1781,17 @@ class Reader:
         for path, text in fields["owners"].items():
             if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
                 raise self.fail(node, f"{text!r} of {path} is no UID:GID:MODE, as in 0:0:4755")
+
+    def alternatives(self, node: Any, what: str) -> List[Dict[str, Any]]:
+        """[{path, target, priority}, ...], the paths without a leading slash."""
+        found = []
+        for item in self.items(node, what):
+            one = self.struct(item, ALTERNATIVE_FIELDS, "an alternative")
+            one["path"] = one["path"].strip("/")
+            if not one["path"] or not one["target"]:
+                raise self.fail(item, "an alternative has a path, and the target of its symlink")
+            found.append(one)
+        return found
 
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
         """A map whose keys are TABLE's; a key that is absent has its kind's empty value."""
@@ -1838,6 +1873,7 @@ READERS: Dict[str, Callable[[Reader, Any, str], Any]] = {
     "boolean map": Reader.boolean_map,
     "any map": Reader.any_map,
     "sources": Reader.sources,
+    "alternatives": Reader.alternatives,
     "packages": Reader.packages,
 }
 EMPTY: Dict[str, Callable[[], Any]] = {
@@ -1850,6 +1886,7 @@ EMPTY: Dict[str, Callable[[], Any]] = {
     "boolean map": dict,
     "any map": dict,
     "sources": list,
+    "alternatives": list,
     "packages": dict,
 }
 
@@ -2403,7 +2440,8 @@ def metadata(recipe: Recipe) -> Dict[str, Any]:
             "depends": [text for text in package["dependencies"] if text],
             **{
                 key: package[key]
-                for key in ("provides", "conflicts", "conffiles", "services", "owners")
+                for key in ("provides", "conflicts", "replaces", "conffiles", "services", "owners",
+                            "scripts", "alternatives")
             },
         }
     return {

@@ -411,8 +411,7 @@ def solver_info(words):
 def offering(name, infos):
     """A repository that offers packages with these INFOS."""
     repository = lpkg.Repository(name, "", "", None)
-    offers = [dict(offer_of(info, "", b""), replaces=info.get("replaces", []), scripts=[], owners=[])
-              for info in infos]
+    offers = [dict(lpkg.DEFAULTS, **offer_of(info, "", b"")) for info in infos]
     repository.index = lpkg.Index(lpkg.index_lines(offers), repository)
     return repository
 
@@ -1133,8 +1132,7 @@ class Browser:
 @pytest.fixture
 def browser(tmp_path):
     """A Browser, whose pages must neither complain nor ask for anything but themselves."""
-    if not shutil.which("chromium"):
-        pytest.skip("there is no chromium; world/setup test installs it")
+    assert shutil.which("chromium"), "there is no chromium; world/setup test installs it"
     browser = Browser(tmp_path)
     yield browser
     complaints = browser.seen(

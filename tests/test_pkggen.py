@@ -410,6 +410,14 @@ def test_meta(tmp_path):
 packages:
   p: {dependencies: [musl>=1.2, "!q"], conffiles: [etc/p], owners: {/bin/p: "0:0:4755"}}
   p-dev: {summary: headers, provides: [p-headers=1], services: [pd], conflicts: [o]}
+  q:
+    replaces: [old-q<2]
+    scripts:
+      post-install: |
+        ldconfig
+        echo done
+    alternatives:
+      - {path: /usr/bin/vi, target: q, priority: 20}
 version: 1.10
 build: 2
 summary: a p
@@ -418,7 +426,15 @@ url: https://example.org/
 """
     folder = write_recipe(tmp_path / "r", text)
     meta = json.loads(run_tool("pkggen", "meta", folder, "--arch", "aarch64").stdout)
-    empty = {"provides": [], "conflicts": [], "conffiles": [], "services": [], "owners": {}}
+    empty = {
+        "provides": [], "conflicts": [], "replaces": [], "conffiles": [], "services": [],
+        "owners": {}, "scripts": {}, "alternatives": [],
+    }
+    q = {
+        "summary": "a p", "depends": [], "replaces": ["old-q<2"],
+        "scripts": {"post-install": "ldconfig\necho done\n"},
+        "alternatives": [{"path": "usr/bin/vi", "target": "q", "priority": 20}],
+    }
     p = {"summary": "a p", "depends": ["musl>=1.2", "!q"], "conffiles": ["etc/p"]}
     dev = {"summary": "headers", "depends": [], "provides": ["p-headers=1"], "services": ["pd"]}
     assert meta == {
@@ -430,6 +446,7 @@ url: https://example.org/
         "packages": {
             "p": {**empty, **p, "owners": {"/bin/p": "0:0:4755"}},
             "p-dev": {**empty, **dev, "conflicts": ["o"]},
+            "q": {**empty, **q},
         },
     }
 
@@ -2694,7 +2711,7 @@ def test_what_is_refused_is_not_valid_by_the_schema(tmp_path, text):
 
 
 def test_every_kind_of_field_has_a_schema():
-    assert {*pkggen.KIND_SCHEMAS, "packages"} == set(pkggen.READERS)
+    assert {*pkggen.KIND_SCHEMAS, "alternatives", "packages"} == set(pkggen.READERS)
 
 
 def tarball(files, top="hello-1.2/"):
