@@ -389,7 +389,7 @@ def is_record(fields: dict) -> object:
 
 def is_owner(value: object) -> bool:
     """Whether VALUE is UID:GID."""
-    return isinstance(value, str) and all(map(str.isdecimal, value.split(":", 1)))
+    return isinstance(value, str) and list(map(str.isdecimal, value.split(":"))) == [True, True]
 
 
 is_count = is_int(COUNT_LIMIT - 1)
@@ -553,6 +553,17 @@ class Package:
         provided = [text.partition("=")[::2] for text in self.info["provides"]]
         return [(self.name, self.version), *provided]
 
+    def source(self) -> "str | None":
+        """The name of the repository that offers it, or that it was installed from."""
+        if self.origin is None:
+            return self.info.get("repository")
+        return self.origin.name if isinstance(self.origin, Repository) else None
+
+    def replaces(self, other: "Package") -> bool:
+        """Whether this package takes the place of OTHER, whose own name it must say."""
+        return any(relation.name == other.name and other.satisfies(relation)
+                   for relation in self.relations("replaces"))
+
     def satisfies(self, relation: Relation) -> bool:
         """Whether this package, by its name or by what it provides, is what RELATION speaks of."""
         if self.name == relation.name and not relation.operator:
@@ -646,8 +657,8 @@ def read_entries(data: bytes, what: str) -> list:
 
 def record_text(info: dict) -> bytes:
     """INFO, with all files, as the database has it."""
-    lines = [f"{key}\t{column(value)}" for key, value in info.items()
-             if key not in TABLE_KEYS and key != "files"]
+    lines = [f"{key}\t{column(info[key])}" for key in RECORD_KEYS
+             if key in info and key not in TABLE_KEYS]
     for key, names in TABLE_KEYS.items():
         lines += ["\t".join([key, *(str(one[name]) for name in names)]) for one in info[key]]
     return "\n".join([*lines, "", *map(entry_line, info["files"]), ""]).encode()
@@ -656,7 +667,7 @@ def record_text(info: dict) -> bytes:
 def read_record(data: bytes, what: str) -> dict:
     """The info that record_text made DATA of, its files still as bytes; Fail for other DATA."""
     head, gap, files = data.partition(b"\n\n")
-    info = {"alternatives": [], "scripts": [], "files": files}
+    info = {"alternatives": [], "scripts": []}
     try:
         for line in head.decode().split("\n"):
             key, _, value = line.partition("\t")
@@ -664,6 +675,7 @@ def read_record(data: bytes, what: str) -> dict:
                 info[key].append(read_row(TABLE_KEYS[key], value))
             else:
                 info[key] = uncolumn(key, value)
+        info["files"] = files
         check_fields(info, RECORD_FIELDS, what)
     except (ValueError, Fail) as error:
         raise Fail(f"{what}: damaged: {error}; restore it or remove it") from None
@@ -674,12 +686,18 @@ def read_record(data: bytes, what: str) -> dict:
 
 def read_row(names: tuple, text: str) -> dict:
     """A row of a table whose columns are NAMES."""
-    row = dict(zip(names, text.split("\t")))
+    texts = text.split("\t")
+    if len(texts) != len(names):
+        raise ValueError(f"{text!r} should be {' '.join(names)}")
+    row = dict(zip(names, texts))
     return {name: int(value) if name in ("size", "priority") else value
             for name, value in row.items()}
 
 
-RECORD_FIELDS = {key: INFO_FIELDS[key] for key in ("name", "version", "arch")}
+# All must be there, but a value is looked at when it is used: many are never.
+RECORD_FIELDS = {**dict.fromkeys(INFO_FIELDS, lambda value: True),
+                 **{key: INFO_FIELDS[key] for key in ("name", "version", "arch")}}
+RECORD_KEYS = (*INFO_FIELDS, "package_sha256", "repository")
 
 
 # ---- the index, as lines -----------------------------------------------------------------------
@@ -749,10 +767,10 @@ class Index:
         large ones, or that provides it."""
         wanted = word.lower()
         text = self.data.decode()
-        lowered = text.lower() if len(text.lower()) == len(text) else text
+        lowered = text.replace("\u0130", "i").lower()   # the one whose small letter is two
         place = lowered.find(wanted)
         seen = set()
-        while place >= 0:
+        while 0 <= place < len(text):
             start = text.rfind("\n", 0, place) + 1
             end = text.index("\n", place)
             columns = text[start:end].split("\t")
@@ -763,7 +781,7 @@ class Index:
                     yield package
             elif columns[1] == PROVIDED and columns[0].lower() == wanted:
                 yield from (self.find(name)[0][0] for name in columns[2].split(" "))
-            place = lowered.find(wanted, end)
+            place = lowered.find(wanted, end + 1)
 
     def answering(self, name: str) -> list:
         """The packages that NAME asks for: those called so, then those that provide it."""
@@ -1104,27 +1122,30 @@ def scrypt_cost(operations: int, memory: int) -> tuple:
 # newest, is the one that the user is told.
 
 class Want(Record):
-    """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository FROM,
-    unless these are None; ASKED for by the user, who means the newest, where others are content
-    with what is there; KEPT, what is installed, which a package that replaces it satisfies, too;
-    PARENT, the want that brought WHO."""
-    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "parent")
+    """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
+    SOURCE, unless these are None; ASKED for by the user, who means the newest, where others are
+    content with what is there; KEPT, what is installed and stays, in some version, unless a package
+    of its HOMES replaces it; PARENT, the want that brought WHO."""
+    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "parent")
 
     def met_by(self, package: Package) -> bool:
         """Whether PACKAGE, once chosen, is what is wanted."""
         if self.fixed:
             return package is self.fixed
-        if self.source and getattr(package.origin, "name", None) != self.source:
+        if self.source and package.source() != self.source:
             return False
-        return package.satisfies(self.relation) or self.kept is not None and any(
-            map(self.kept.satisfies, package.relations("replaces")))
+        if self.kept is None:
+            return package.satisfies(self.relation)
+        return package.name == self.kept.name or package.replaces(self.kept) and (
+            not isinstance(package.origin, Repository) or package.origin in self.homes)
 
 
 def want(relation: object, who: str, fixed: "Package | None" = None, source: "str | None" = None,
-         asked: bool = False, kept: "Package | None" = None, parent: "Want | None" = None) -> Want:
+         asked: bool = False, kept: "Package | None" = None, homes: list = (),
+         parent: "Want | None" = None) -> Want:
     """A Want; RELATION may be text."""
     parsed = relation if isinstance(relation, Relation) else parse_relation(relation)
-    return Want(parsed, who, fixed, source, asked, kept, parent)
+    return Want(parsed, who, fixed, source, asked, kept, homes, parent)
 
 
 class Universe:
@@ -1139,6 +1160,7 @@ class Universe:
         self.repositories = repositories
         self.near = {}                  # name -> installed and local packages that answer to it
         self.found = {}                 # name -> packages that answer to it
+        self.keepers = {}               # name -> the repository that answers for it
         for package in [*local, *installed.values()]:
             for name in {name for name, _ in package.names()}:
                 self.near.setdefault(name, []).append(package)
@@ -1149,10 +1171,20 @@ class Universe:
         wanted = package.info.get("repository") if package else None
         return ([one for one in self.repositories if one.name == wanted] or self.repositories)
 
+    def owns(self, package: Package) -> bool:
+        """Whether PACKAGE is of the repository that answers for its name: what another one has
+        under that name can't come as a provider or an heir either."""
+        name = package.name
+        if name not in self.keepers:
+            self.keepers[name] = next(
+                (one for one in self.home(name) if one.index.answering(name)), None)
+        return package.origin is self.keepers[name]
+
     def named(self, name: str) -> list:
         """The packages that have the NAME or provide it, the newest first."""
         if name not in self.found:
-            offers = (one.index.answering(name) for one in self.home(name))
+            offers = ([package for package in one.index.answering(name)
+                       if package.name == name or self.owns(package)] for one in self.home(name))
             packages = [package for package in next(filter(None, offers), [])
                         if not self.is_installed(package)]
             packages = packages + self.near.get(name, [])
@@ -1166,12 +1198,18 @@ class Universe:
         return (there is not None and there.version == package.version
                 and there.info.get("package_sha256", package.sha256) == package.sha256)
 
+    def at_hand(self, package: Package) -> Package:
+        """What is installed, if it is this PACKAGE and came from its repository; else PACKAGE."""
+        there = self.installed.get(package.name)
+        same = self.is_installed(package) and there.source() == package.source()
+        return there if same else package
+
     def replacing(self, package: Package) -> list:
         """The packages that replace the installed PACKAGE, which its own repository offers."""
         for repository in self.home(package.name):
             _, _, names = repository.index.find(package.name)
             found = [other for name in names for other in repository.index.find(name)[0]
-                     if any(map(package.satisfies, other.relations("replaces")))]
+                     if other.replaces(package) and self.owns(other)]
             if found:
                 return found
         return []
@@ -1184,7 +1222,7 @@ class Universe:
             return [want.fixed]
         name = want.relation.name
         if want.source:
-            found = [package for one in self.repositories if one.name == want.source
+            found = [self.at_hand(package) for one in self.repositories if one.name == want.source
                      for package in one.index.answering(name)]
         else:
             found = self.named(name)
@@ -1327,15 +1365,18 @@ def advance(choices: list, agenda: list, system: System) -> int:
     return -1
 
 
-def keep(package: Package, asked: bool = False) -> Want:
+def keep(universe: Universe, package: Package, asked: bool = False) -> Want:
     """The want that an installed PACKAGE stays, in some version."""
     who = "you want" if asked else "what is installed needs"
-    return want(package.name, who, asked=asked, kept=package)
+    return want(package.name, who, asked=asked, kept=package, homes=universe.home(package.name))
 
 
 def remedy(universe: Universe, wants: list) -> str:
     """What would make a set of WANTS that can't be had possible: one of them to be given up."""
+    asked = [one for one in wants if not one.kept and one.who != "you hold"]
     for one in wants[-1:-REMEDIES - 1:-1] + wants[:REMEDIES]:
+        if asked == [one]:
+            continue                    # to give that up is no advice
         try:
             solve(universe, [other for other in wants if other is not one], SOLVER_STEPS // 100)
         except Fail:
@@ -1345,8 +1386,7 @@ def remedy(universe: Universe, wants: list) -> str:
             return f"; it would work after `lpkg unhold {name}`"
         if one.kept:
             return f"; it would work without {name}: `lpkg remove {name}` first"
-        several = sum(other.who == one.who and not other.kept for other in wants) > 1
-        return f"; it would work without {name}" if several else ""
+        return f"; it would work without {name}"
     return ""
 
 
@@ -1882,38 +1922,42 @@ def find_relations(tar: object, tree: dict, alternatives: list) -> dict:
 
 def elf_links(file: object) -> tuple:
     """(name of the shared library that the ELF FILE is, "" for none, names of those that it needs)
-    by its dynamic section (System V ABI, chapter 5); (None, []) where it has none."""
-    def read(offset: int, count: int) -> bytes:
-        file.seek(offset)
-        return file.read(min(count, PIECE))
+    by its dynamic section (System V ABI, chapter 5); (None, []) where it has none. Of tables that
+    are longer than any compiler makes them, the beginning is read."""
+    def read(offset: int, count: int, most: int) -> bytes:
+        file.seek(min(offset, SIZE_LIMIT))
+        return file.read(min(count, most))
 
     def number(data: bytes, offset: int, size: int) -> int:
         return int.from_bytes(data[offset:offset + size], order)
 
-    head = read(0, 64)
+    head = read(0, 64, 64)
     if head[:4] != b"\x7fELF" or head[4] not in (1, 2):
         return None, []
     order = "big" if head[5] == 2 else "little"
     word, places = (8, (32, 54, 8, 16, 32)) if head[4] == 2 else (4, (28, 42, 4, 8, 16))
     table, sizes, offset_at, address_at, size_at = places
     each, count = number(head, sizes, 2), number(head, sizes + 2, 2)
-    headers = read(number(head, table, word), each * count)
+    if each < size_at + word:
+        return None, []
+    headers = read(number(head, table, word), each * count, 1 << 15)
     segments = [(number(headers, at, 4), number(headers, at + offset_at, word),
                  number(headers, at + address_at, word), number(headers, at + size_at, word))
-                for at in range(0, len(headers), each or 1)]
-    dynamic = next((read(offset, size) for kind, offset, _, size in segments if kind == 2), b"")
-    tags = [(number(dynamic, at, word), number(dynamic, at + word, word))
-            for at in range(0, len(dynamic), 2 * word)]
-    texts = dict(tags).get(5)
-    strings = next((read(offset + texts - address, dict(tags).get(10, 0))
-                    for kind, offset, address, size in segments
-                    if kind == 1 and texts is not None and address <= texts < address + size), b"")
-    named = [(tag, strings[value:].partition(b"\0")[0].decode(errors="replace"))
-             for tag, value in tags if tag in (1, 14)]
+                for at in range(0, len(headers), each)]
+    dynamic = next((read(offset, size, 1 << 14) for kind, offset, _, size in segments
+                    if kind == 2), b"")
     if not dynamic:
         return None, []
+    tags = [(number(dynamic, at, word), number(dynamic, at + word, word))
+            for at in range(0, len(dynamic), 2 * word)]
+    tags = tags[:[*(tag for tag, _ in tags), 0].index(0)]
+    texts = dict(tags).get(5, -1)
+    strings = next((offset + texts - address for kind, offset, address, size in segments
+                    if kind == 1 and address <= texts < address + size), SIZE_LIMIT)
+    named = [(tag, read(strings + value, 256, 256).partition(b"\0")[0].decode(errors="replace"))
+             for tag, value in tags if tag in (1, 14)]
     return (next((name for tag, name in named if tag == 14), ""),
-            [name for tag, name in named if tag == 1])
+            [name for tag, name in named if tag == 1 and name])
 
 
 def package_pieces(tar: object, tree: dict, info: dict, scripts: dict) -> object:
@@ -2088,6 +2132,8 @@ def cmd_keygen(options: "Options") -> int:
 
 def cmd_sign(options: "Options") -> int:
     """Sign a file: FILE.minisig."""
+    if options.renew:
+        return renew_index(options)
     path = options.words[0]
     comment = options.comment
     if comment is None:
@@ -2159,21 +2205,27 @@ def index_expiry(text: str, created: int) -> "int | None":
 
 
 def cmd_index(options: "Options") -> int:
-    """Write and sign the index of a folder of packages.
+    """Write and sign the index of a folder of packages."""
+    folder = os.path.realpath(options.words[0])
+    arch = options.arch or os.path.basename(folder)
+    packages, files = scan_packages(folder, arch)
+    return write_index(options, folder, arch, packages, files)
+
+
+def write_index(options: "Options", folder: str, arch: str, packages: list,
+                files: "dict | None") -> int:
+    """Write and sign an index of PACKAGES in FOLDER, and its page unless there are no FILES.
 
     The serial is used up first, so that no crash makes two indexes of one serial. The four files
     are written and synced under temporary names, then renamed: index.html, .gz, .minisig, .json.
     Only between the last two does the signature not fit; a run that is cut just there is put right
     by the next one, and until then clients refuse the index and keep what they have."""
     import json
-    folder = os.path.realpath(options.words[0])
     secret = options.need("secret")
-    arch = options.arch or os.path.basename(folder)
     serial_file = options.serial_file or os.path.join(os.path.dirname(secret), f"serial-{arch}")
     created = int(time.time())
     expires = index_expiry(options.expires or "365", created)
     serial = next_serial(folder, serial_file, created)
-    packages, files = scan_packages(folder, arch)
     index = {"serial": serial, "created": created, "expires": expires, "arch": arch,
              "packages": packages}
     data = json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n"
@@ -2181,12 +2233,67 @@ def cmd_index(options: "Options") -> int:
     write_atomic(serial_file, b"%d\n" % serial)
     base = os.path.join(folder, "index.json")
     with NewFiles() as new:
-        new.create(os.path.join(folder, "index.html")).write(page_text(index, files))
+        if files is not None:
+            new.create(os.path.join(folder, "index.html")).write(page_text(index, files))
         new.create(base + ".gz").write(b"".join(gzip_pieces([data])))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
-    say(f"{options.words[0]}: {how_many(packages)}, serial {serial}")
+    say(f"{folder}: {how_many(packages)}, serial {serial}")
     return 0
+
+
+def renew_index(options: "Options") -> int:
+    """Sign an index.json anew, with a new serial and a new time to expire, as it stands: its present
+    signature must be good, by this key or by one of --key."""
+    path = os.path.realpath(options.words[0])
+    key_id, seed = read_secret_key(options.need("secret"))
+    own = PublicKey(key_id, bytes(import_signing().SigningKey(seed).verify_key))
+    keys = [own, *(parse_public_key(read_file(name), name) for name in options.key)]
+    data = read_file(path, INDEX_LIMIT)
+    check_signature(data, read_file(path + ".minisig"), keys, path)
+    index = parse_json(data, path)
+    read_index(data, str(index.get("arch")), path)
+    return write_index(options, os.path.dirname(path), index["arch"], index["packages"], None)
+
+
+def cmd_check(options: "Options") -> int:
+    """Look at a whole repository as whoever installs from it does: the index, its signature, each
+    package to its last byte, what the packages need of each other."""
+    import tempfile
+    folder = os.path.realpath(options.words[0])
+    arch = options.arch or os.path.basename(folder)
+    paths = options.key or [os.path.join(os.path.dirname(folder), "panux.pub")]
+    keys = [parse_public_key(read_file(path), path) for path in paths]
+    repository = Repository("check", os.path.dirname(folder), arch, None)
+    load_index(repository, keys, Serials(b""), b"")
+    universe = Universe({}, [repository], [])
+    packages = list(repository.index.packages())
+    meter = Meter(f"checking {how_many(packages)}", sum(package.size for package in packages))
+    faults = []
+    for package in packages:
+        needs = [text for text in package.relations("depends")
+                 if not any(other.satisfies(text) for other in universe.named(text.name))]
+        faults += [(str(package), f"needs {relation.text}, which is not here")
+                   for relation in needs]
+        with tempfile.TemporaryFile(buffering=0) as spool:
+            faults += [(str(package), what) for what in archive_faults(package, spool, meter)]
+    progress("")
+    print_all(options, [{"package": name, "what": what} for name, what in faults],
+              lambda one: f"{one['package']}: {one['what']}")
+    return 1 if faults else 0
+
+
+def archive_faults(package: Package, spool: object, meter: "Meter") -> list:
+    """What is wrong with the file of PACKAGE, in words: nothing or one thing."""
+    try:
+        fetch_package(package, spool, meter)
+        read_manifest(package, spool)
+        for _, content in unpack(package, spool):
+            for _ in content:
+                pass
+    except (Fail, OSError) as error:
+        return [explain(error) if isinstance(error, OSError) else str(error)]
+    return []
 
 
 # ---- the page, for people who look at a repository with a browser ------------------------------
@@ -2898,7 +3005,8 @@ class Serials:
         self.seen = {}
         for line in data.decode(errors="replace").splitlines():
             words = line.split()
-            if len(words) != 5 or not words[2].isdecimal() or not words[3].isdecimal():
+            if len(words) != 5 or not all(one.isdecimal() and len(one) < 20
+                                          for one in words[2:4]):
                 raise Fail(f"{SERIALS}: line {line!r} is not understood; restore or remove it")
             self.seen[words[0], words[1]] = (int(words[2]), int(words[3]), words[4])
 
@@ -2965,7 +3073,8 @@ def load_index(repository: Repository, trusted: list, serials: Serials, known: b
     serials.accept(key, index, data, what)
     repository.index = Index(lines, repository)
     expires = "never" if index["expires"] is None else index["expires"]
-    return f"#lpkg\t{repository.url}\t{repository.arch}\t{expires}\t{seal}".encode()
+    check = zlib.crc32(lines)
+    return f"#lpkg\t{repository.url}\t{repository.arch}\t{expires}\t{check}\t{seal}".encode()
 
 
 def read_index(data: bytes, arch: str, what: str) -> tuple:
@@ -3000,9 +3109,20 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
     found = [Repository(name, url.rstrip("/"), arch, None) for name, url in pairs]
     for repository in found:
         repository.offline = options.offline and repository.is_remote()
-    if not (listed and not fresh and all(load_cached(root, one, serials) for one in found)):
+    if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
+
+
+def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
+    """Whether the cached index of REPOSITORY will do: one that has expired won't, if another can be
+    had."""
+    try:
+        return load_cached(root, repository, serials)
+    except Fail:
+        if repository.offline:
+            raise
+        return False
 
 
 def ask_repositories(options: "Options", root: "Root | None", found: list, serials: Serials,
@@ -3017,7 +3137,7 @@ def ask_repositories(options: "Options", root: "Root | None", found: list, seria
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
     for repository in found:
-        known = cached_line(root, repository) if listed else b""
+        known = read_cached(root, repository)[0] if listed else b""
         head = load_index(repository, keys, serials, known)
         if head == known:
             load_cached(root, repository, serials)
@@ -3034,21 +3154,23 @@ def trusted_keys(options: "Options", root: "Root | None") -> list:
     return keys
 
 
-def cached_line(root: Root, repository: Repository) -> bytes:
-    """The first line of the cached index of REPOSITORY; nothing where there is none of its URL."""
-    line = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")[0]
+def read_cached(root: Root, repository: Repository) -> tuple:
+    """(first line, other lines) of the cached index of REPOSITORY; nothing where there is none of
+    its URL, or a damaged one."""
+    line, _, lines = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")
     place = f"#lpkg\t{repository.url}\t{repository.arch}\t".encode()
-    return line if line.startswith(place) else b""
+    check = line[len(place):].split(b"\t")[1:-1]
+    sound = line.startswith(place) and check == [b"%d" % zlib.crc32(lines)]
+    return (line, lines) if sound else (b"", b"")
 
 
 def load_cached(root: Root, repository: Repository, serials: Serials) -> bool:
     """Let the cached index of REPOSITORY offer its packages, if there is one of its URL."""
-    line, _, lines = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")
-    place = f"#lpkg\t{repository.url}\t{repository.arch}\t".encode()
-    if not line.startswith(place):
+    line, lines = read_cached(root, repository)
+    expires = line.split(b"\t")[3] if line else b""
+    if expires != b"never" and not expires.isdigit():
         return False
-    expires = line.split(b"\t")[3]
-    check_expiry({"expires": None if expires == b"never" else int(expires)}, repository,
+    check_expiry({"expires": None if expires == b"never" else int(expires[:18])}, repository,
                  serials.now(), f"{repository.name}: the index that update fetched")
     repository.index = Index(lines, repository)
     return True
@@ -3120,7 +3242,7 @@ def plan_install(installed: dict, world: set, offers: list, words: list, local: 
     wants = [want(package.name, "you want", package, asked=True) for package in local]
     wants += parse_words(words, offers)
     universe = Universe(installed, offers, local)
-    stays = [keep(package) for name, package in installed.items() if name not in held]
+    stays = [keep(universe, package) for name, package in installed.items() if name not in held]
     plan = plan_wants(universe, holds(installed, held), wants, stays)
     asked = {package.name for one in wants for package in plan.new + plan.stay
              if one.met_by(package)}
@@ -3131,8 +3253,8 @@ def plan_install(installed: dict, world: set, offers: list, words: list, local: 
 def plan_upgrade(installed: dict, world: set, offers: list, names: list, held: set) -> Plan:
     """The plan that upgrades NAMES of what is INSTALLED."""
     universe = Universe(installed, offers, [])
-    newest = [keep(installed[name], asked=True) for name in names if name not in held]
-    stays = [keep(package) for name, package in installed.items()
+    newest = [keep(universe, installed[name], asked=True) for name in names if name not in held]
+    stays = [keep(universe, package) for name, package in installed.items()
              if name not in held and name not in names]
     plan = plan_wants(universe, holds(installed, held), newest, stays)
     plan.world = heirs(plan, world)
@@ -3147,8 +3269,7 @@ def holds(installed: dict, held: set) -> list:
 def heirs(plan: Plan, world: set) -> set:
     """WORLD, with what replaces a package in the place of what it replaces."""
     for package in plan.removed():
-        takes = {other.name for other in plan.new
-                 if any(map(package.satisfies, other.relations("replaces")))}
+        takes = {other.name for other in plan.new if other.replaces(package)}
         if package.name in world and takes:
             world = world - {package.name} | takes
     return world
@@ -3357,7 +3478,9 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
         for line in parse_journal(root.read(STAGED, INFO_LIMIT), root.name(STAGED)):
             carry_out(root, line)
         forget(root)
-    for path in (STAGED + ".new", JOURNAL + ".new", SPOOL, CACHE + "/new"):
+    left = [f"{folder}/{name}" for folder, names in ((STATE, names), (INDEXES, root.names(INDEXES)))
+            for name in names if name.endswith(".new")]
+    for path in (*left, SPOOL, CACHE + "/new"):
         root.remove(path)
 
 
@@ -3503,30 +3626,33 @@ def verify(tx: Transaction) -> None:
     for package in tx.plan.old.values():
         for entry in package.files():
             tx.gone[entry["path"]] = (package, entry)
+    links = plan_alternatives(tx)
     for package in tx.plan.new:
         for entry in package.files():
             if entry["type"] == "dir":
                 tx.add_folder(entry["path"])
             else:
                 verify_file(tx, package, entry)
-    verify_alternatives(tx)
+    for package, entry in links:
+        verify_file(tx, package, entry)
     plan_texts(tx)
     plan_removals(tx)
     check_room(tx)
 
 
-def verify_alternatives(tx: Transaction) -> None:
-    """Decide which symlinks of alternatives come, change or go."""
+def plan_alternatives(tx: Transaction) -> list:
+    """Decide which symlinks of alternatives come, change or go: (package, entry) of those to be
+    made, among which are those of new packages that are not as they were."""
     before = winners([*tx.plan.stay, *tx.plan.old.values()], load_choices(tx.root))
     after = winners([*tx.plan.stay, *tx.plan.new], tx.choices)
     add_winners(tx.claims, after)
-    for path, (package, entry) in before.items():
-        if after.get(path, (None, None))[1] != entry:
-            tx.gone[path] = (package, entry)
+    new = set(tx.plan.new)
+    tx.gone.update(before)
     for path, (package, entry) in after.items():
-        if before.get(path, (None, None))[1] != entry:
+        if (before.get(path, (None, None))[1] != entry
+                or package in new and tx.root.content(path) != entry_content(entry)):
             tx.links[path] = entry
-            verify_file(tx, package, entry)
+    return [after[path] for path in tx.links]
 
 
 def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
@@ -3788,8 +3914,10 @@ def queue_after(plan: Plan, queue: list, ready: bool) -> list:
     run before the change."""
     touched = {package.name for package in plan.new} | set(plan.old)
     lines = [line for line in queue if line[1] not in touched]
-    for package in plan.new:
-        old = plan.old.get(package.name)
+    unfinished = {line[1] for line in queue if line[2] in ("pre-install", "post-install")
+                  or line[2:4] == ["oninstall", "install"]}
+    for package in plan.new:            # an upgrade of what never ran its scripts installs it
+        old = plan.old.get(package.name) if package.name not in unfinished else None
         versions = [package.version] + ([old.version] if old else [])
         calls = [] if old or ready else [("pre-install", versions)]
         calls += [("post-upgrade" if old else "post-install", versions),
@@ -3823,13 +3951,16 @@ def run_queue(root: Root, again: bool = False) -> int:
     for number, line in enumerate(queue):
         state, name, script, *arguments = line
         status = None
-        if again or state == "waits":
+        path = script_path(name, script)
+        if root.lstat(path) is None:        # it was the last of a package that is gone, and it ran
+            status = 0
+        elif again or state == "waits":
             progress(f"{name}: {script}")
-            status = run_script(root, script_path(name, script), arguments)
+            status = run_script(root, path, arguments)
         if status == 0:
-            write_state(root, QUEUE, queue_text(left + queue[number + 1:]))
             if root.lstat(f"{INSTALLED}/{name}") is None:
-                root.remove(script_path(name, script))
+                root.remove(path)
+            write_state(root, QUEUE, queue_text(left + queue[number + 1:]))
             continue
         if status is not None:
             say(f"{name}: its script {script} ended with status {status}; mend what it says, and "
@@ -3837,9 +3968,9 @@ def run_queue(root: Root, again: bool = False) -> int:
             line[0] = "failed"
         left.append(line)
     progress("")
-    if left != queue or any(line[0] == "failed" for line in left):
+    if any(line[0] == "failed" for line in left):
         write_state(root, QUEUE, queue_text(left))
-    if queue and not left:
+    if not left:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
     if waiting:
@@ -3857,6 +3988,8 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
     pid = os.fork()
     if pid == 0:
         try:
+            import signal               # while Python's own files can still be found
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.fchdir(folder)
             os.chroot(".")
@@ -3991,6 +4124,12 @@ class State:
         return [self.installed[name] for name in names] or list(self.installed.values())
 
 
+def existing(options: "Options", change: bool = True) -> State:
+    """The State of a root that must be there: these verbs make none."""
+    check_root(options.root, False)
+    return State(options, change)
+
+
 def is_file_word(word: str) -> bool:
     """Whether WORD means a .lpkg file, not a package's name."""
     return "/" in word or word.endswith(".lpkg")
@@ -4049,8 +4188,10 @@ def cmd_downgrade(options: "Options") -> int:
     """Install an older version of packages: the one that is named, else the next older one."""
     state = State(options)
     universe = Universe(state.installed, state.repositories(), [])
-    words = [word if "=" in word else older(universe, state.packages([word])[0])
-             for word in options.words]
+    words = []
+    for word in options.words:
+        package = state.packages([word.partition("=")[0]])[0]
+        words.append(word if "=" in word else older(universe, package))
     plan = plan_install(state.installed, state.world, state.found, words, [], state.held)
     plan.world = state.world
     if plan.is_empty():
@@ -4070,10 +4211,7 @@ def older(universe: Universe, package: Package) -> str:
 
 def cmd_update(options: "Options") -> int:
     """Fetch the indexes of the repositories anew."""
-    state = State(options)
-    if state.root is None:
-        raise Fail(f"{options.root}: no lpkg database there; `lpkg --root {options.root} install "
-                   "NAME` makes one")
+    state = existing(options)
     for repository in state.repositories(fresh=True):
         say(f"{repository.name}: {repository.url}")
     return 0
@@ -4081,9 +4219,7 @@ def cmd_update(options: "Options") -> int:
 
 def cmd_fetch(options: "Options") -> int:
     """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache."""
-    state = State(options)
-    if state.root is None:
-        raise Fail(f"{options.root}: no lpkg database there; make it with install or bootstrap")
+    state = existing(options)
     if options.words:
         plan = plan_install(state.installed, state.world, state.repositories(), options.words, [],
                             state.held)
@@ -4109,9 +4245,7 @@ def make_folder(root: Root, path: str) -> None:
 
 def cmd_clean(options: "Options") -> int:
     """Remove the packages that were fetched, and the indexes of repositories that are gone."""
-    state = State(options)
-    if state.root is None:
-        return 0
+    state = existing(options)
     text = state.root.read(REPOS).decode(errors="replace")
     known = {name for name, _ in parse_repositories(text)}
     paths = [f"{CACHE}/{name}" for name in state.root.names(CACHE)]
@@ -4232,7 +4366,7 @@ def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
     records = before.decode(errors="replace").split("transaction\t")[1:]
     last = records[-1].partition("\t")[0] if records else "0"
-    number = int(last) + 1 if last.isdecimal() else 1
+    number = int(last[:18]) + 1 if last.isdecimal() else 1
     lines = [f"{number}\t{int(time.time())}\t{escape(title)}"]
     for package in plan.new:
         old = plan.old.get(package.name)
@@ -4242,7 +4376,8 @@ def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     lines += [f"asked\t{name}" for name in sorted(plan.world - world)]
     lines += [f"unasked\t{name}" for name in sorted(world - plan.world)]
     records = [*records[1 - HISTORY_LENGTH:], "\n".join(lines) + "\n"]
-    return "".join("transaction\t" + record for record in records).encode()
+    return "".join("transaction\t" + record for record in records).encode(
+        errors="backslashreplace")      # a file's name in the command need not be UTF-8
 
 
 def stamp(package: Package) -> tuple:
@@ -4256,10 +4391,11 @@ def load_history(root: Root) -> list:
     for line in root.read(HISTORY, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]:
         word, *rest = line.split("\t")
         lengths = {"transaction": 3, "+": 3, "-": 3, "=": 5, "asked": 1, "unasked": 1}
-        if lengths.get(word) != len(rest) or not found and word != "transaction":
+        sound = word == "transaction" or found and is_name(rest[0] if rest else None)
+        if lengths.get(word) != len(rest) or not sound or not all(map(is_version, rest[1:4:2])):
             raise Fail(f"{root.name(HISTORY)}: line {line!r} is not understood; remove the file")
         if word == "transaction":
-            number, when = (int(text) if text.isdecimal() else 0 for text in rest[:2])
+            number, when = (int(text[:18]) if text.isdecimal() else 0 for text in rest[:2])
             found.append({"number": number, "time": when, "command": unescape(rest[2]),
                           "changes": []})
         else:
@@ -4311,8 +4447,9 @@ def plan_undo(state: State, changes: list) -> Plan:
             wants.append(want(name, "you undo to", package, asked=True))
     universe = Universe(state.installed, offers, [one.fixed for one in wants])
     back = {one.fixed.name for one in wants}
-    stays = [keep(package) for name, package in state.installed.items() if name not in came | back]
-    plan = plan_wants(universe, [], wants, stays)
+    stays = [keep(universe, package) for name, package in state.installed.items()
+             if name not in came | back | state.held]
+    plan = plan_wants(universe, holds(state.installed, state.held - came - back), wants, stays)
     asked = {words[1] for words in changes if words[0] == "asked"}
     unasked = {words[1] for words in changes if words[0] == "unasked"}
     plan.world = state.world - asked | unasked
@@ -4322,13 +4459,14 @@ def plan_undo(state: State, changes: list) -> Plan:
 def find_old(state: State, name: str, version: str, sha256: str) -> Package:
     """The package that was there once: a repository's of those bytes or, if none has them, of that
     version; or the cache's."""
+    universe = Universe(state.installed, state.found, [])
     offers = [package for one in state.found for package in one.index.find(name)[0]
-              if package.version == version]
+              if package.sha256 == sha256 or package.version == version and universe.owns(package)]
     offers.sort(key=lambda package: package.sha256 != sha256)
     if offers:
         return offers[0]
     cached = f"{CACHE}/{name}-{version}.{sha256[:16]}.lpkg"
-    if state.root.lstat(cached) is None:
+    if not is_sha256(sha256) or state.root.lstat(cached) is None:
         raise Fail(f"{name} {version} is in no repository any more, and not in the cache")
     package = read_local(state.root.name(cached))
     if package.sha256 != sha256:
@@ -4348,7 +4486,7 @@ def conffile_states(root: Root, packages: list) -> list:
             if root.lstat(path + ".lpkg-new") is not None:
                 found.append({"path": path, "what": "new version", "package": package.name})
             elif (content := root.content(path)) != entry_content(entries[path]):
-                what = "changed" if content else "missing"
+                what = "missing" if content is None else "changed"
                 found.append({"path": path, "what": what, "package": package.name})
     return found
 
@@ -4364,9 +4502,7 @@ def cmd_audit(options: "Options") -> int:
 def cmd_fix(options: "Options") -> int:
     """Finish what is left to do: scripts that wait or failed, conffiles with a new version beside
     them; and put the packages that are named back as they were packed."""
-    state = State(options)
-    if state.root is None:
-        return 0
+    state = existing(options)
     failed = run_queue(state.root, again=True)
     if options.words:
         return change_root(state, plan_repair(state, options.words)) or bool(failed)
@@ -4455,7 +4591,7 @@ def cmd_repo(options: "Options") -> int:
     verb, *words = options.words or ["list"]
     if (verb, len(words)) not in (("list", 0), ("add", 2), ("remove", 1)):
         raise Usage("write lpkg repo list, add NAME URL, or remove NAME")
-    state = State(options, change=verb != "list")
+    state = existing(options, verb != "list")
     lines = state.root.read(REPOS).decode(errors="replace").splitlines()
     pairs = parse_repositories("\n".join(lines))
     if verb == "list":
@@ -4468,7 +4604,8 @@ def cmd_repo(options: "Options") -> int:
                    "`lpkg repo list` shows them")
     if verb == "add":
         lines.append(" ".join(words))
-        parse_repositories(lines[-1])
+        if parse_repositories(lines[-1]) != [words]:
+            raise Fail(f"{lines[-1]}: write NAME URL")
     else:
         lines = [line for line in lines if line.split()[:1] != words]
         state.root.remove(f"{INDEXES}/{words[0]}")
@@ -4487,7 +4624,7 @@ def cmd_key(options: "Options") -> int:
     verb, *words = options.words or ["list"]
     if (verb, len(words)) not in (("list", 0), ("add", 1), ("remove", 1)):
         raise Usage("write lpkg key list, add FILE, or remove NAME")
-    state = State(options, change=verb != "list")
+    state = existing(options, verb != "list")
     names = [name for name in state.root.names(KEYS) if name.endswith(".pub")]
     if verb == "list":
         keys = [(name, parse_public_key(state.root.read(f"{KEYS}/{name}"), name)) for name in names]
@@ -4526,12 +4663,11 @@ def cmd_bootstrap(options: "Options") -> int:
     words = list(options.words)
     if options.tar is None:
         options.root = words.pop(0)
-        if options.no_database:
-            raise Usage("bootstrap: --no-database goes with --tar")
-        if has_database(options.root) or not is_vacant(options.root):
-            raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
+    if options.tar is None and options.no_database:
+        raise Usage("bootstrap: --no-database goes with --tar")
     if not words:
         raise Usage("bootstrap: name the packages that it shall hold")
+    state = vacant_state(options) if options.tar is None else None
     serials = Serials(b"")
     plan = plan_bootstrap(options, words, serials)
     texts = bootstrap_texts(options, serials)
@@ -4541,10 +4677,18 @@ def cmd_bootstrap(options: "Options") -> int:
         bootstrap_tar(options, plan, texts)
     else:
         options.yes = True              # there is nothing yet that could be harmed
-        state = State(options)
         state.serials = serials
         return change_root(state, plan, texts)
     return 0
+
+
+def vacant_state(options: "Options") -> State:
+    """The state of a root that is absent or empty; what a bootstrap that was cut has left in it is
+    undone first, or finished."""
+    state = State(options) if has_database(options.root) or is_vacant(options.root) else None
+    if state is None or state.installed or not is_vacant(options.root):
+        raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
+    return state
 
 
 def plan_bootstrap(options: "Options", words: list, serials: Serials) -> Plan:
@@ -4809,6 +4953,171 @@ def cmd_search(options: "Options") -> int:
     return 0
 
 
+# ---- does it work? -----------------------------------------------------------------------------
+#
+# A script that was copied alone onto a device proves itself there: signatures against the vectors
+# of RFC 8032 and one of minisign's, and archives that lie, each of which must be refused.
+
+VECTORS = (                         # RFC 8032, 7.1: public key, message, signature
+    ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
+     "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9"
+     "b46bd25bf5f0595bbe24655141438e7a100b"),
+    ("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+     "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f1"
+     "1d8c387b2eaeb4302aeeb00d291612bb0c00"),
+    ("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025", "af82",
+     "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984d"
+     "c6594a7c15e9716ed28dc027beceea1ec40a"),
+)
+
+
+def cmd_selftest(options: "Options") -> int:
+    """Show that this lpkg takes what is good and refuses what isn't."""
+    failed = 0
+    for what, good in [*signature_checks(), *archive_checks()]:
+        show(f"{'ok' if good else 'FAILED'}  {what}")
+        failed += not good
+    if failed:
+        raise Fail(f"{failed} checks failed; don't use this copy of lpkg, nor this Python")
+    return 0
+
+
+def signature_checks() -> object:
+    """(what, whether it is as it should be) of Ed25519."""
+    for number, texts in enumerate(VECTORS, 1):
+        public, message, signature = map(bytes.fromhex, texts)
+        yield f"RFC 8032's signature {number}", ed25519_verify(public, message, signature)
+        yield "and of another message: refused", not ed25519_verify(public, b"x", signature)
+    raised = signature[:32] + (int.from_bytes(signature[32:], "little") + L).to_bytes(32, "little")
+    yield "a signature with S + L: refused", not ed25519_verify(public, message, raised)
+    neutral = (1).to_bytes(32, "little")
+    yield "a key of small order: refused", not ed25519_verify(neutral, b"", neutral + bytes(32))
+
+
+def archive_checks() -> object:
+    """(what, whether it is as it should be) of packages that are good, and that lie."""
+    import tempfile
+    for what, data, good in sample_archives():
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            try:
+                info = Archive(file.fileno(), 0, len(data), "it").info()
+                for _, content in unpack(Package(info, "it", len(data)), file):
+                    for _ in content:
+                        pass
+                refused = False
+            except Fail:
+                refused = True
+        yield what if good else f"{what}: refused", refused != good
+
+
+def sample_archives() -> object:
+    """(what, bytes, whether it is good) of small packages."""
+    folder, file = folder_entry("d"), file_entry("d/f", b"data")
+    link = link_entry("d", "/etc")
+    body = tar_header(folder) + tar_header(file) + b"data" + padding(4)
+    yield "a package", sample([folder, file], body), True
+    for path in ("../f", "/f", "d/../../f", "d//f", "d/./f", STATE + "/world", ".lpkg/f", "a\0b"):
+        bad = file_entry(path, b"data")
+        yield f"a file {printable(path)!r}", sample([bad], tar_header(bad) + b"data"), False
+    yield "a file below a symlink", sample([link, file], tar_header(link) + body[512:]), False
+    setuid = dict(file, mode="4755")
+    hidden = tar_header(folder) + tar_header(setuid) + body[1024:]
+    yield "a setuid bit that isn't declared", sample([folder, file], hidden), False
+    yield "another content", sample([folder, file], body.replace(b"data", b"DATA")), False
+    yield "a member too many", sample([folder, file], body + tar_header(folder)), False
+    good = sample([folder, file], body)
+    yield "a cut archive", good[:-9], False
+    yield "something after the end", good + b"x", False
+    yield "a bomb", b"".join(gzip_pieces([info_header(INFO_LIMIT + 1), bytes(1 << 20)])), False
+
+
+def sample(entries: list, body: bytes) -> bytes:
+    """A package whose info.json has ENTRIES and whose archive has BODY."""
+    info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
+    info.update(name="sample", version="1-0", arch="any", size=0, files=entries)
+    text = info_text(info)
+    return b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))
+
+
+# ---- completion --------------------------------------------------------------------------------
+
+COMPLETIONS = {
+    "bash": r"""# lpkg's completions for bash: eval "$(lpkg completion bash)"
+_lpkg() {
+	local word=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]} words
+	[ "$COMP_CWORD" != 1 ] || verb=
+	case $verb in
+	"") words="@VERBS@" ;;
+	install | info | fetch) words=$(lpkg search "$word" 2>/dev/null | cut -d' ' -f1) ;;
+	@INSTALLED@) words=$(lpkg list 2>/dev/null | cut -d' ' -f1) ;;
+	esac
+	case $word in
+	-*) words="@OPTIONS@" ;;
+	esac
+	COMPREPLY=($(compgen -W "$words" -- "$word"))
+}
+complete -o default -F _lpkg lpkg
+command_not_found_handle() {
+	echo "$1: not found" >&2
+	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
+	return 127
+}
+""",
+    "zsh": r"""# lpkg's completions for zsh: eval "$(lpkg completion zsh)"
+_lpkg() {
+	local verb=$words[2]
+	[[ $CURRENT != 2 ]] || verb=
+	[[ $PREFIX != -* ]] || verb=-
+	case $verb in
+	-) compadd -- @OPTIONS@ ;;
+	"") compadd -- @VERBS@ ;;
+	install | info | fetch) compadd -- $(lpkg search "$PREFIX" 2>/dev/null | cut -d' ' -f1) ;;
+	@INSTALLED@) compadd -- $(lpkg list 2>/dev/null | cut -d' ' -f1) ;;
+	*) _files ;;
+	esac
+}
+compdef _lpkg lpkg
+command_not_found_handler() {
+	echo "$1: not found" >&2
+	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
+	return 127
+}
+""",
+    "fish": r"""# lpkg's completions for fish: lpkg completion fish | source
+complete -c lpkg -n __fish_use_subcommand -f -a "@VERBS@"
+complete -c lpkg -n "__fish_seen_subcommand_from install info fetch" -f \
+	-a "(lpkg search (commandline -ct) 2>/dev/null | cut -d' ' -f1)"
+complete -c lpkg -n "__fish_seen_subcommand_from @INSTALLED@" -f \
+	-a "(lpkg list 2>/dev/null | cut -d' ' -f1)"
+@FLAGS@
+function fish_command_not_found
+	echo "$argv[1]: not found" >&2
+	test "$argv[1]" = lpkg; or lpkg search "cmd:$argv[1]" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
+end
+""",
+}
+OF_INSTALLED = ("remove", "upgrade", "downgrade", "files", "why", "verify", "hold", "unhold", "audit",
+                "fix")
+
+
+def cmd_completion(options: "Options") -> int:
+    """Print what makes a shell complete lpkg's words, and name the packages of an unknown
+    command."""
+    shell = options.words[0]
+    if shell not in COMPLETIONS:
+        raise Usage(f"{shell}: write lpkg completion bash, zsh or fish")
+    flags = [option.flag for option in OPTIONS]
+    fish = "\n".join(f"complete -c lpkg {'-l ' + flag[2:] if flag[:2] == '--' else '-s ' + flag[1:]}"
+                     for flag in flags)
+    installed = (" " if shell == "fish" else " | ").join(OF_INSTALLED)
+    text = COMPLETIONS[shell].replace("@VERBS@", " ".join(VERBS))
+    text = text.replace("@OPTIONS@", " ".join(flags)).replace("@FLAGS@", fish)
+    print(text.replace("@INSTALLED@", installed), end="")
+    return 0
+
+
 # ---- the command line --------------------------------------------------------------------------
 
 class Option(Record):
@@ -4842,6 +5151,7 @@ OPTIONS = [
     Option("-o", "output", "DIR", "where the packages go", False),
     Option("--secret", "secret", "KEY", "the secret key to sign with", False),
     Option("--comment", "comment", "TEXT", "the trusted comment", False),
+    Option("--renew", "renew", "", "sign an index.json with a new serial and expiry", False),
     Option("--encrypt", "encrypt", "", "ask for a password (or take LPKG_PASSWORD)", False),
     Option("--expires", "expires", "DAYS", "until it expires, or never (default 365)", False),
     Option("--serial-file", "serial_file", "FILE", "default: serial-ARCH beside KEY", False),
@@ -4892,8 +5202,14 @@ VERBS = {
                  "make packages of a build's output"),
     "index": Verb(cmd_index, 1, 1, "DIR --secret KEY", "--secret --arch --expires --serial-file",
                   "write and sign the index of a folder of packages"),
-    "sign": Verb(cmd_sign, 1, 1, "FILE --secret KEY", "--secret --comment", "sign a file"),
+    "sign": Verb(cmd_sign, 1, 1, "FILE --secret KEY",
+                 "--secret --comment --renew --expires --serial-file --key",
+                 "sign a file, or an index.json anew"),
+    "check": Verb(cmd_check, 1, 1, "DIR", "--key --arch --json", "look at a whole repository"),
     "keygen": Verb(cmd_keygen, 1, 1, "BASENAME", "--encrypt", "make a key pair"),
+    "selftest": Verb(cmd_selftest, 0, 0, "", "", "show that this lpkg refuses what it should"),
+    "completion": Verb(cmd_completion, 1, 1, "bash|zsh|fish", "",
+                       "print completions, and a command-not-found, for a shell"),
 }
 BEGINNER = ("install", "remove", "upgrade", "search", "list")
 
