@@ -119,12 +119,18 @@ pytest = -p no:cacheprovider -q
 test: world ## show that everything works, the core world included
 	@world/setup test
 	+@$(again) image SYSTEM=base "PACKAGES=$(base)"
-	@world/engine $(python) -m pytest $(pytest) tests
+	@world/engine $(python) -m pytest $(pytest) -m "not long" tests
+
+.PHONY: test-long
+test-long: world ## what takes too long for that: lpkg in QEMU, and twenty cuts of the power
+	@world/setup test
+	@world/engine $(python) -m pytest $(pytest) -m long tests
 
 .PHONY: check
 check: ## unit tests and lint, in a few minutes
 	@world/setup test
-	@$(python) -m pytest $(pytest) tests --ignore tests/test_world.py --ignore tests/test_device.py
+	@$(python) -m pytest $(pytest) -m "not long" tests \
+		--ignore tests/test_world.py --ignore tests/test_device.py
 
 .PHONY: bench
 bench: ## figures of speed and memory, beside peers in the same run

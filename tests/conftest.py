@@ -45,7 +45,8 @@ def environment(**changes):
     return {**os.environ, **{key: str(value) for key, value in changes.items()}}
 
 
-def pytest_configure():
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: only `make test-long` runs it")
     # world/engine passes an interrupt on as TERM; pytest must then end as on Ctrl-C, fixtures and
     # all.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,6 +2,7 @@
 
 `make test` runs this after `make world`, under world/engine, so that a Docker engine answers.
 """
+import collections
 import contextlib
 import hashlib
 import http.server
@@ -9,11 +10,13 @@ import io
 import json
 import os
 import pathlib
+import random
 import re
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -23,7 +26,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import ROOT, environment, pythons, run_tool
+from conftest import ROOT, environment, load_tool, pythons, run_tool
+from test_lpkg import SHELL_FINISH, World, keys, snapshot       # keys is a fixture
+from test_lpkg import run as run_lpkg
 
 ARCH = os.environ.get("ARCH") or os.uname().machine
 BUILD = pathlib.Path(os.environ.get("O") or "build")
@@ -705,7 +710,7 @@ def test_engine_that_does_not_answer_is_one_line(tmp_path):
 class Console:
     """A machine in QEMU, spoken to over its serial console and, for its keyboard, over QMP."""
 
-    def __init__(self, packages, folder):
+    def __init__(self, packages, folder, *options):
         self.text = ""
         self.seen = 0
         self.port = free_port()
@@ -713,7 +718,7 @@ class Console:
         variables = environment(ARCH=ARCH, PORT=self.port,
                                 IMAGE_FOLDER=BUILD / ARCH / IMAGES[packages])
         self.process = subprocess.Popen(
-            [ROOT / "world/qemu", "-qmp", f"unix:{self.monitor},server=on,wait=off"],
+            [ROOT / "world/qemu", "-qmp", f"unix:{self.monitor},server=on,wait=off", *options],
             env=variables, cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
@@ -789,9 +794,9 @@ def free_port():
 
 
 @contextlib.contextmanager
-def booted(packages, folder):
-    """A machine that runs an image of PACKAGES; somebody is logged in as root."""
-    console = Console(packages, folder)
+def booted(packages, folder, *options):
+    """A machine that runs an image of PACKAGES; somebody is logged in as root. OPTIONS: QEMU's."""
+    console = Console(packages, folder, *options)
     try:
         yield console.log_in()
     finally:
@@ -1096,7 +1101,7 @@ def test_boot_lpkg_upgrades_one_package_of_a_key_that_was_added(device, serve, t
     device.check(f"wget -q -O /etc/lpkg/keys/test.pub {url}/test.pub")
     device.check(f"{install} install greeting 2>/dev/null")
     publish(tmp_path, "2-0")
-    assert "upgrade  greeting 1-0 -> 2-0" in device.check(f"{install} upgrade greeting 2>&1")
+    assert "upgrade  greeting  1-0 -> 2-0" in device.check(f"{install} upgrade greeting 2>&1")
     assert device.check("cat /etc/greeting") == "hello 2-0\n"
     assert "greeting 2-0" in device.check("lpkg list").splitlines()
     assert device.run("lpkg verify 2>/dev/null") == (0, "")
@@ -1115,3 +1120,322 @@ def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(device):
     order = stopped_in_order(device)
     assert order.index("httpd") < order.index("network") < order.index("loopback")
     assert order.index("getty") < order.index("hostname")
+
+
+# ---- power cuts ----------------------------------------------------------------------------------
+#
+# lpkg works on an ext4 of a machine in QEMU, and QEMU is killed: what the machine had in memory and
+# had not written is lost. QEMU also records each write and flush of the disk, so that one run gives
+# the disks of further cuts: at any earlier write, with a drive that had some of what it was given
+# since the last flush only in its own cache. Each disk is recovered by lpkg and, as a copy, by the
+# shell; then it must hold the old system or the new one.
+
+FILES = 600             # of each of the two packages: enough for kills to hit every step
+# What mount is told: what a user has, and what forgives least.
+MOUNTS = ("defaults", "data=writeback,noauto_da_alloc,commit=1")
+# What /proc/sys/vm is told: nothing, to write only what lpkg syncs, to write all very soon.
+WRITEBACKS = {"usual": {}, "lazy": {"writeback_centisecs": 0, "background_ratio": 90, "ratio": 95},
+              "eager": {"writeback_centisecs": 5, "expire_centisecs": 5}}
+# On the machine: our script, which Python keeps compiled only when it imports it.
+LPKG = ("python3 -IS -c 'import sys; sys.path.append(\"/tmp\"); import lpkg; "
+        "sys.exit(lpkg.main())'")
+
+
+def tree_of(version, part):
+    """A package's files: some stay, most change, come or go with the VERSION; a symlink turns."""
+    text = b"%d\n" % version
+    tree = {f"usr/lib/{part}/{number % 16}/{number}": text * (number % 99) * 5
+            for number in range(FILES) if number % 8 != version}
+    same = {f"usr/share/{part}/{number}": b"the same\n" * number for number in range(FILES // 8)}
+    return {**tree, **same, f"etc/{part}.conf": text, f"etc/{part}.mine": b"as given\n",
+            f"bin/{part}": (text, 0o4755), f"bin/{part}-link": f"-> {part}{version}",
+            f"usr/only{version}/{part}/deep/file": b"here\n", f"var/{part}/{version}": None}
+
+
+class Systems(World):
+    """A signed repository, and for each KIND of transaction a disk that holds the repository and a
+    root in which it is to happen."""
+    KINDS = {"install": ("one", "install two"), "upgrade": ("one two", "upgrade"),
+             "remove": ("one two", "remove two")}
+
+    def __init__(self, folder, keys):
+        super().__init__(folder, keys)
+        self.seconds = {}               # KIND -> how long it takes when nothing cuts it
+        self.disks, self.systems = {}, {}
+        self.offer(1)
+        for kind, (names, _) in self.KINDS.items():
+            root = folder / kind / "root"
+            root.parent.mkdir()
+            self.do("install", *names.split(), root=root).ok()
+            (root / "etc/one.mine").write_text("changed here\n")
+        self.offer(2)
+        for kind in self.KINDS:
+            self.make_disk(kind)
+
+    def offer(self, version):
+        """Have VERSION of both packages in the repository."""
+        parts = {part: {"conffiles": [f"etc/{part}.conf", f"etc/{part}.mine"],
+                        "owners": {f"usr/share/{part}/7": "12:34:0640"}} for part in ("one", "two")}
+        self.pack({part: tree_of(version, part) for part in parts}, f"{version}-0", **parts)
+        self.index()
+
+    def make_disk(self, kind):
+        """Make the disk of KIND, and know what it holds before and after."""
+        folder = self.folder / kind
+        for path in (self.repo, self.key):
+            output_of("cp", "-a", path, folder)
+        self.disks[kind] = self.folder / f"{kind}.disk"
+        status, text = output_of("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0",
+                                 "-d", folder, self.disks[kind], "64M")
+        assert status == 0, text
+        old = contents(folder / "root")
+        self.do(*self.KINDS[kind][1].split(), root=folder / "root").ok()
+        self.systems[kind] = {"old": old, "new": contents(folder / "root")}
+        assert len({str(system) for system in self.systems[kind].values()}) == 2
+
+    def command(self, kind):
+        """What is typed on the machine."""
+        repository = f"--repo /mnt/repo --key /mnt/{os.path.basename(self.key)} --arch x86_64"
+        source = repository if kind != "remove" else ""
+        return f"{LPKG} --root /mnt/root {source} --yes {self.KINDS[kind][1]}"
+
+
+def contents(root):
+    """PATH -> all that must be of the old or the new system in ROOT, the indexes seen included; but
+    not where the repository was, nor a symlink's mode, from which some kernels take the umask."""
+    serials = root / load_tool("lpkg").SERIALS
+    found = {**snapshot(root), "serials": serials.read_bytes() if serials.exists() else None}
+    for path, what in found.items():
+        if path.startswith(load_tool("lpkg").INSTALLED + "/"):
+            found[path] = (*what[:3], re.sub(rb"(?m)^.*\brepository\b.*$", b"", what[3]))
+        elif os.path.islink(root / path):
+            found[path] = what[3]
+    return found
+
+
+def differing(one, two):
+    """The paths whose contents() are not the same."""
+    return sorted(path for path in {*one, *two} if one.get(path) != two.get(path))
+
+
+@pytest.fixture(scope="module")
+def systems(keys, tmp_path_factory):
+    if os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
+        pytest.skip("only root can mount the disk that a power cut left")
+    return Systems(tmp_path_factory.mktemp("systems"), keys)
+
+
+class PowerCut:
+    """A transaction of KIND, by the lpkg of SCRIPT, on a machine whose power is cut."""
+
+    def __init__(self, systems, kind, folder, mount=MOUNTS[0], writeback="usual",
+                 script=ROOT / "lpkg.py"):
+        self.systems, self.kind, self.folder = systems, kind, folder
+        self.script = pathlib.Path(shutil.copy(script, folder / "script"))
+        self.mount, self.writeback = mount, writeback
+        self.disk, self.log = folder / "disk", folder / "log"
+        self.begun = 0                  # requests to the disk before lpkg began
+        self.done = None                # and before it said that it was done, if it did
+        self.requests = []
+
+    def run(self, seconds, linger=0):
+        """Kill the machine SECONDS after lpkg began or, if that is sooner, LINGER after its end."""
+        output_of("cp", "--sparse=always", self.systems.disks[self.kind], self.disk)
+        self.log.touch()
+        node = f"file.driver=file,file.filename={self.disk},log.driver=file,log.filename={self.log}"
+        with booted(
+                FULL, self.folder, "-blockdev", f"driver=blklogwrites,node-name=disk,{node}",
+                "-drive", f"if=none,id=script,format=raw,readonly=on,file={self.script}",
+                "-device", "virtio-blk-pci,drive=disk", "-device", "virtio-blk-pci,drive=script",
+        ) as console:
+            self.prepare(console)
+            self.transact(console, seconds, linger)
+        self.requests = read_log(self.log)
+        return self
+
+    def prepare(self, console):
+        """Mount the disk, and have lpkg compiled: the time that takes isn't worth a cut."""
+        for name, value in WRITEBACKS[self.writeback].items():
+            console.check(f"echo {value} >/proc/sys/vm/dirty_{name}")
+        console.check(f"mount -t ext4 -o {self.mount} /dev/vda /mnt")
+        console.check(f"head -c {self.script.stat().st_size} /dev/vdb >/tmp/lpkg.py")
+        console.check(f"{LPKG} --version && sync")
+
+    def transact(self, console, seconds, linger):
+        """Have lpkg at work for at most SECONDS."""
+        self.begun = len(read_log(self.log))
+        start = time.monotonic()
+        console.send(self.systems.command(self.kind) + "; printf '<%s %s>\\n' ended $?")
+        ended = None
+        while not ended and time.monotonic() < start + seconds:
+            assert console.read(start + seconds - time.monotonic()), console.text
+            ended = re.search(r"<ended (\d+)>", console.text)
+        if ended:
+            assert ended[1] == "0", console.text
+            self.done = len(read_log(self.log))
+            self.systems.seconds.setdefault(self.kind, time.monotonic() - start)
+            time.sleep(linger)
+
+    def moments(self, count, chance):
+        """COUNT numbers of requests before which to cut: half of them at the end of a flush."""
+        every = range(self.begun, len(self.requests) + 1)
+        flushed = [number for number in every if not self.requests[number - 1]]
+        count = min(count, len(every))
+        some = chance.sample(flushed, min(count // 2, len(flushed)))
+        return sorted(some + chance.sample(every, count - len(some)))
+
+    def disk_at(self, moment, chance):
+        """The disk of a cut before the request MOMENT: what came before the last flush is on it,
+        and of the rest what the drive had written by chance."""
+        path = self.folder / f"disk-{moment}"
+        output_of("cp", "--sparse=always", self.systems.disks[self.kind], path)
+        flushed = max(number for number in range(moment) if not self.requests[number])
+        likely = chance.choice((0, 0.5, 1))
+        with open(path, "r+b") as disk:
+            for number, request in enumerate(self.requests[:moment]):
+                if request and (number < flushed or chance.random() < likely):
+                    disk.seek(request[0])
+                    disk.write(request[1])
+        return path
+
+    def outcomes(self, disk):
+        """What DISK holds after each recovery, as in 'new, finished', or what is wrong with it."""
+        found = set()
+        for recover in (by_lpkg, by_shell):
+            copy = self.folder / "copy"
+            output_of("cp", "--sparse=always", disk, copy)
+            with mounted(copy, self.folder / "mnt") as folder:
+                how = recover(folder / "root")
+                found.add(f"{self.system_of(folder / 'root')}, {how}")
+            status, text = output_of("e2fsck", "-fn", copy)
+            assert status == 0, text
+        return found
+
+    def system_of(self, root):
+        """Which system ROOT holds: 'old' or 'new', or else which paths are of neither."""
+        found = contents(root)
+        for name, system in self.systems.systems[self.kind].items():
+            if found == system:
+                done = run_lpkg("--root", root, "verify")
+                return name if done.status == 0 else f"{name}, but {done.out}{done.err}"
+        return "neither: " + "; ".join(
+            f"not {name}: {' '.join(differing(found, system)[:9])}"
+            for name, system in self.systems.systems[self.kind].items())
+
+    def check(self, count, chance):
+        """Recover the disk as it was left and those of COUNT further cuts; give what came out."""
+        found = {len(self.requests): self.outcomes(self.disk)}
+        for moment in self.moments(count, chance):
+            disk = self.disk_at(moment, chance)
+            found[moment] = found.get(moment, set()) | self.outcomes(disk)
+            disk.unlink()
+        return found
+
+    def wrong(self, found):
+        """What of FOUND must not be: neither old nor new, or old when lpkg had said it is done."""
+        good = re.compile("(old|new), (as it was|undone|finished|finished by sh)")
+        return {moment: outcomes for moment, outcomes in found.items() if not all(
+            good.fullmatch(one) and (moment < (self.done or moment + 1) or one.startswith("new"))
+            for one in outcomes)}
+
+
+def by_lpkg(root):
+    """Have the next lpkg recover ROOT, and give what it did."""
+    done = run_lpkg("--root", root, "--yes", "remove", "no-such-package")
+    if "no-such-package is not installed" not in done.err:
+        return done.err
+    return ("finished" if ": finishing what" in done.err else
+            "undone" if ": undoing what" in done.err else "as it was")
+
+
+def by_shell(root):
+    """The same where a shell comes first, and is alone when there is something to finish."""
+    committed = (root / load_tool("lpkg").JOURNAL).exists()
+    status, text = output_of("sh", "-c", SHELL_FINISH, "sh", root)
+    return by_lpkg(root) if not committed else "finished by sh" if status == 0 else text
+
+
+@contextlib.contextmanager
+def mounted(disk, folder):
+    """The ext4 DISK, mounted at FOLDER: the kernel replays its journal."""
+    folder.mkdir(exist_ok=True)
+    status, text = output_of("mount", "-t", "ext4", "-o", "loop", disk, folder)
+    assert status == 0, text
+    try:
+        yield folder
+    finally:
+        assert output_of("umount", folder) == (0, "")
+
+
+def read_log(path):
+    """What a disk was asked for, in order: (offset, bytes) of a write, () of a flush.
+
+    PATH is what QEMU's blklogwrites wrote, in the format of Linux' dm-log-writes: after a sector of
+    its own, for each request a sector that begins with where, how many sectors, flags and unused,
+    64 bits each, and the data. A kill may leave the last request incomplete."""
+    requests = []
+    with open(path, "rb") as log:
+        log.seek(512)
+        while True:
+            head = log.read(512)
+            where, count, flags, _ = struct.unpack("<4Q", head[:32].ljust(32, b"\0"))
+            assert flags in (0, 1), "a request that is neither a write nor a flush"
+            data = log.read(count * 512)
+            if not count and not flags & 1 or len(data) < count * 512:
+                return requests
+            requests.append((where * 512, data) if count else ())
+
+
+def said(what, power_cut, found):
+    """A line for who runs the tests with -rP."""
+    counts = collections.Counter(one for outcomes in found.values() for one in outcomes)
+    done = "done" if power_cut.done else "cut"
+    seconds = power_cut.systems.seconds[power_cut.kind]
+    print(f"{what}: {power_cut.kind} of {seconds:.1f} s, {power_cut.mount}, {power_cut.writeback}, "
+          f"{done}, requests {power_cut.begun} to {len(power_cut.requests)}:",
+          ", ".join(f"{count} x {one[:200]}" for one, count in sorted(counts.items())))
+
+
+def test_s16_a_cut_of_the_power(systems, tmp_path):
+    """One upgrade, cut as soon as lpkg says that it is done, and at some moments before."""
+    power_cut = PowerCut(systems, "upgrade", tmp_path).run(BOOT_LIMIT)
+    found = power_cut.check(5, random.Random(1))
+    said("sample", power_cut, found)
+    assert power_cut.done and not power_cut.wrong(found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(20))
+def test_s16_the_power_cut_at_some_moment(systems, tmp_path, number):
+    """NUMBER decides what is done, when it is cut and what was written until then."""
+    chance = random.Random(number)
+    kind = list(systems.KINDS)[number % 3]
+    seconds = seconds_of(systems, kind, tmp_path / "whole") * chance.uniform(0.2, 1.2)
+    writeback = chance.choice(list(WRITEBACKS))
+    power_cut = PowerCut(systems, kind, tmp_path, chance.choice(MOUNTS), writeback)
+    power_cut.run(seconds, chance.uniform(0, 3))
+    found = power_cut.check(10, chance)
+    said(f"{number}", power_cut, found)
+    assert not power_cut.wrong(found)
+
+
+def seconds_of(systems, kind, folder):
+    """How long a machine of this speed takes for KIND."""
+    if kind not in systems.seconds:
+        folder.mkdir()
+        PowerCut(systems, kind, folder).run(BOOT_LIMIT)
+    return systems.seconds[kind]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mount", MOUNTS)
+def test_power_cuts_show_a_sync_that_is_missing(systems, tmp_path, mount):
+    """The lpkg that commits what may not be on the disk is found out: so these tests can fail."""
+    text = (ROOT / "lpkg.py").read_text()
+    script = tmp_path / "careless.py"
+    script.write_text(text.replace("    os.sync()\n    tx.root.publish(", "    tx.root.publish("))
+    assert len(script.read_text()) == len(text) - len("    os.sync()\n")
+    power_cut = PowerCut(systems, "upgrade", tmp_path, mount, "lazy", script).run(BOOT_LIMIT)
+    found = power_cut.check(12, random.Random(1))
+    said("without a sync", power_cut, found)
+    assert power_cut.wrong(found)
