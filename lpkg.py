@@ -24,7 +24,7 @@ if __name__ == "__main__" and not sys.flags.isolated:
 import binascii
 import errno
 import fcntl
-import hashlib
+import gc
 import os
 import stat
 import time
@@ -56,6 +56,9 @@ REPOS = "etc/lpkg/repos"
 INFO_PATH = ".lpkg/info.json"
 
 PIECE = 1 << 18                     # bytes that are read, inflated or hashed at a time
+LOCK_TRIES = 500                    # times 0.01 s that a killed lpkg's worker may take to end
+WORTH_A_WORKER = 2 << 20            # bytes from which a second process saves more than it costs
+OPEN_FOLDERS = 400                  # that many are kept open while a root is worked on
 INDEX_LIMIT = 64 << 20              # bytes of an index.json
 SMALL_LIMIT = 64 << 10              # bytes of a key, a signature, a list of repositories
 INFO_LIMIT = 32 << 20               # bytes of an info.json: some 100,000 files
@@ -349,7 +352,13 @@ def has_control(text: str) -> bool:
 
 def is_text(value: object) -> bool:
     """Whether VALUE is text that UTF-8 can hold."""
-    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:          # half of a surrogate pair
+        return False
+    return True
 
 
 def is_list(test: object) -> object:
@@ -374,12 +383,18 @@ def is_target(value: object) -> bool:
 
 def is_path(path: object, limit: int = PATH_LIMIT) -> bool:
     """Whether PATH is relative, stays where it is put, and leaves lpkg's own files alone."""
-    if not is_text(path) or has_control(path) or len(path.encode()) > limit:
+    if not is_text(path) or has_control(path):
         return False
+    size = len(path.encode())
     parts = path.split("/")
-    if any(part in ("", ".", "..") or len(part.encode()) > NAME_LIMIT for part in parts):
+    if size > limit or not NO_NAMES.isdisjoint(parts):
+        return False
+    if size > NAME_LIMIT and any(len(part.encode()) > NAME_LIMIT for part in parts):
         return False
     return parts[0] != ".lpkg" and not path.startswith(STATE + "/")
+
+
+NO_NAMES = frozenset(("", ".", ".."))
 
 
 def is_record(fields: dict) -> object:
@@ -466,8 +481,10 @@ def check_info(info: dict, what: str) -> None:
     last = ""
     for entry in info["files"]:
         check_fields(entry, ENTRY_FIELDS, what)
-        path = entry["path"]
-        check_fields(entry, TYPE_FIELDS[entry["type"]], f"{what}: {path}")
+        path, kind = entry["path"], sys.intern(entry["type"])
+        entry["type"], entry["mode"] = kind, sys.intern(entry["mode"])      # each is kept once
+        if kind != "dir":
+            check_fields(entry, TYPE_FIELDS[kind], f"{what}: {path}")
         if path <= last:
             raise Fail(f"{what}: {path} is there twice, or out of order")
         if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE and entry["type"] != "dir":
@@ -505,7 +522,8 @@ def offered(info: dict) -> dict:
 
 class Package:
     """A package: installed, offered by a repository, or in a local file."""
-    __slots__ = ("name", "version", "info", "origin", "size", "sha256", "start", "parsed", "key")
+    __slots__ = ("name", "version", "info", "origin", "size", "sha256", "spool", "start", "parsed",
+                 "key")
 
     def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = ""):
         self.name = info["name"]
@@ -514,7 +532,8 @@ class Package:
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
         self.sha256 = sha256
-        self.start = 0                  # where its bytes begin in the spool
+        self.spool = None               # the file that its bytes are in, once fetched, and
+        self.start = 0                  # where they begin
         self.parsed = {}
         self.key = None
 
@@ -836,15 +855,18 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
+USTAR_END = b"ustar\x0000" + bytes(64) + b"0000000\x000000000\0" + bytes(167)
+USTAR_SUM = sum(USTAR_END) + 8 * ord(" ")       # a checksum counts itself as blanks
+
+
 def ustar_block(name: bytes, kind: bytes, mode: int, owner: tuple, size: int,
                 target: bytes = b"") -> bytes:
     """One header block of POSIX.1-1988's ustar format, without times and names of users."""
-    before = (name[:100].ljust(100, b"\0") + b"%07o\0%07o\0%07o\0" % (mode, *owner)
-              + b"%011o\0%011o\0" % (size, 0))
-    after = (kind + target[:100].ljust(100, b"\0") + b"ustar\x0000" + bytes(64)
-             + b"0000000\x000000000\0" + bytes(167))
-    checksum = sum(before) + 8 * ord(" ") + sum(after)
-    return before + b"%06o\0 " % checksum + after
+    name, target = name[:100], target[:100]
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, *owner, size, 0)
+    checksum = sum(name + numbers + kind + target) + USTAR_SUM
+    return b"%b%b%06o\0 %b%b%b" % (name.ljust(100, b"\0"), numbers, checksum, kind,
+                                   target.ljust(100, b"\0"), USTAR_END)
 
 
 def pax_record(key: str, value: bytes) -> bytes:
@@ -877,6 +899,7 @@ def info_header(size: int) -> bytes:
 
 def file_entry(path: str, data: bytes) -> dict:
     """The manifest's entry of a file that lpkg itself writes."""
+    import hashlib
     return {"path": path, "type": "file", "mode": "0644", "uid": 0, "gid": 0, "size": len(data),
             "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -1007,6 +1030,7 @@ BASE = point_decode((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
 
 def ed25519_verify(public: bytes, message: bytes, signature: bytes) -> bool:
     """Whether SIGNATURE (64 bytes) is that of MESSAGE by the key PUBLIC (32 bytes)."""
+    import hashlib
     key = point_decode(public)
     s = int.from_bytes(signature[32:], "little")
     if key is None or s >= L or point_is_small(key):
@@ -1077,6 +1101,7 @@ def public_key_text(key_id: bytes, raw: bytes) -> str:
 
 def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
     """(key, trusted comment) of a minisign SIGNATURE of DATA by one of the TRUSTED, or Fail."""
+    import hashlib
     try:
         lines = split_lines(signature, ["untrusted comment: ", "", "trusted comment: ", ""])
         raw = decode_base64(lines[1], 74)
@@ -1118,15 +1143,16 @@ def scrypt_cost(operations: int, memory: int) -> tuple:
 # that it appended, and its next candidate is tried. Packages are only ever added, and quarrels are
 # looked for both ways at each addition, so a choice makes no earlier answer untrue, and the end
 # of the agenda is a solution; and as every candidate gets its turn, one is found if there is any
-# (or the steps run out, which is said). The first dead end, where everything was still the
-# newest, is the one that the user is told.
+# (or the steps run out, which is said). A package that needs what no package satisfies, or only
+# such packages, is hopeless wherever it is wanted, and isn't tried again. The first dead end, where
+# everything was still the newest, is the one that the user is told.
 
 class Want(Record):
     """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
     SOURCE, unless these are None; ASKED for by the user, who means the newest, where others are
     content with what is there; KEPT, what is installed and stays, in some version, unless a package
-    of its HOMES replaces it; PARENT, the want that brought WHO."""
-    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "parent")
+    of its HOMES replaces it; PARENT, the want that brought the NEEDER, a package that was chosen."""
+    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "parent", "needer")
 
     def met_by(self, package: Package) -> bool:
         """Whether PACKAGE, once chosen, is what is wanted."""
@@ -1142,10 +1168,10 @@ class Want(Record):
 
 def want(relation: object, who: str, fixed: "Package | None" = None, source: "str | None" = None,
          asked: bool = False, kept: "Package | None" = None, homes: list = (),
-         parent: "Want | None" = None) -> Want:
+         parent: "Want | None" = None, needer: "Package | None" = None) -> Want:
     """A Want; RELATION may be text."""
     parsed = relation if isinstance(relation, Relation) else parse_relation(relation)
-    return Want(parsed, who, fixed, source, asked, kept, homes, parent)
+    return Want(parsed, who, fixed, source, asked, kept, homes, parent, needer)
 
 
 class Universe:
@@ -1325,6 +1351,7 @@ def solve(universe: Universe, wants: list, steps: int = SOLVER_STEPS) -> dict:
     agenda = list(wants)
     system = System()
     choices = []
+    hopeless = set()
     position = 0
     complaint = ""
     for _ in range(steps):
@@ -1334,14 +1361,18 @@ def solve(universe: Universe, wants: list, steps: int = SOLVER_STEPS) -> dict:
         if system.meets(want):
             position += 1
             continue
-        possible = [one for one in universe.candidates(want) if not system.quarrel(one)]
+        candidates = [one for one in universe.candidates(want) if one not in hopeless]
+        possible = [one for one in candidates if not system.quarrel(one)]
         if not possible and not complaint:
             complaint = dead_end(want, universe, system)
+        if not candidates and want.needer:
+            hopeless.add(want.needer)
         choices.append(Choice(position, len(agenda), "", possible[::-1]))
         position = advance(choices, agenda, system)
         if position < 0:
             raise Fail(complaint)
-    raise Fail("too tangled: no answer within the steps that the resolver takes; ask for less")
+    raise Fail(f"too tangled: no answer within {steps} steps; ask for less, or mend this: "
+               f"{complaint}")
 
 
 def advance(choices: list, agenda: list, system: System) -> int:
@@ -1358,7 +1389,7 @@ def advance(choices: list, agenda: list, system: System) -> int:
             choice.name = package.name
             system.add(package)
             parent = agenda[choice.position]
-            agenda.extend(want(relation, f"{package} needs", parent=parent)
+            agenda.extend(want(relation, f"{package} needs", parent=parent, needer=package)
                           for relation in package.relations("depends"))
             return choice.position + 1
         choices.pop()
@@ -1444,18 +1475,21 @@ def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
     return "keep" if old == new else "beside"
 
 
-def parse_journal(data: bytes, what: str) -> list:
-    """The lines of a journal as lists [verb, path] or [`mv`, path, path]; Fail for any other line.
-    A rename stays in its folder."""
-    lines = []
-    for line in data.decode(errors="replace").split("\n")[:-1]:
-        words = line.split("\t")
+def journal_lines(data: bytes) -> object:
+    """The lines of a journal as lists [verb, path] or [`mv`, path, path]."""
+    return (line.split("\t") for line in data.decode(errors="replace").split("\n")[:-1])
+
+
+def check_journal(data: bytes, what: str) -> None:
+    """Fail for a journal with any other line. A rename stays in its folder; what is undone is
+    called as nothing else is."""
+    for words in journal_lines(data):
         folders = {path.rpartition("/")[0] for path in words[1:]}
-        if (len(words) != {"mv": 3, "rm": 2, "rmdir": 2}.get(words[0]) or len(folders) != 1
-                or not all(map(is_journal_path, words[1:]))):
+        strange = words[0] == "rmtree" and not words[-1].rpartition("/")[2].startswith(".lpkg.")
+        if (len(words) != {"mv": 3, "rm": 2, "rmdir": 2, "rmtree": 2}.get(words[0]) or strange
+                or len(folders) != 1 or not all(map(is_journal_path, words[1:]))):
+            line = "\t".join(words)
             raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
-        lines.append(words)
-    return lines
 
 
 def is_journal_path(path: str) -> bool:
@@ -1483,21 +1517,26 @@ def parse_repositories(text: str) -> list:
 class Meter:
     """Bytes done of a known total: a line that is redrawn on a terminal, one line elsewhere."""
 
-    def __init__(self, what: str, total: int):
+    def __init__(self, what: str, total: int, announce: bool = True):
         self.what = what
         self.total = total
+        self.weight = 1                 # of each byte that is counted: 2 where a worker has others
+        self.pid = os.getpid()
         self.done = 0
         self.began = self.drawn = time.monotonic()
-        if total and not sys.stderr.isatty():
+        if total and announce and not sys.stderr.isatty():
             say(f"{what}, {human_size(total)}")
 
     def add(self, count: int) -> None:
         """COUNT more bytes are done."""
-        self.done += count
+        self.done += count * self.weight
         now = time.monotonic()
         if now - self.drawn < 0.1:
             return
         self.drawn = now
+        if self.pid != os.getpid():     # a worker only looks whether its parent is still there
+            self.pid == os.getppid() or os._exit(1)
+            return
         rate = self.done / (now - self.began)
         progress(f"{self.what}: {human_size(self.done)} of {human_size(self.total)}, "
                  f"{human_size(rate)}/s, {max(self.total - self.done, 0) / rate:.0f} s left")
@@ -1529,6 +1568,95 @@ def confirm(yes: bool) -> None:
     print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Fail("nothing was changed")
+
+
+# ---- two processors ----------------------------------------------------------------------------
+#
+# One Python computes on one processor, so work on many packages is shared out to a second process,
+# which is forked, when there is enough of it. What it finds comes back through a pipe. It shares
+# the lock of its parent, and ends soon after that.
+
+class Worker:
+    """A second process that gives TASK(item) for each of ITEMS."""
+
+    def __init__(self, task: object, items: list):
+        import marshal
+        self.reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            answer = ("the second process was interrupted", 1, [])
+            try:
+                answer = ("", 0, [task(item) for item in items])
+            except Fail as error:
+                answer = (str(error), getattr(error, "status", 1), [])
+            except OSError as error:
+                answer = (explain(error), 1, [])
+            finally:
+                send_all(writer, marshal.dumps(answer))
+                os._exit(0)
+        os.close(writer)
+
+    def results(self) -> list:
+        """What it found, once it has ended; Fail with its complaint."""
+        import marshal
+        data = b"".join(iter(lambda: os.read(self.reader, PIECE), b""))
+        self.end()
+        if not data:
+            raise Fail("the second process was killed; run the command again")
+        complaint, status, results = marshal.loads(data)
+        if complaint:
+            raise (Later if status == Later.status else Fail)(complaint)
+        return results
+
+    def stop(self) -> None:
+        """End it at once."""
+        os.kill(self.pid, 9)
+        self.end()
+
+    def end(self) -> None:
+        """Wait for its end."""
+        os.close(self.reader)
+        os.waitpid(self.pid, 0)
+
+
+def send_all(descriptor: int, data: bytes) -> None:
+    """Write DATA into a pipe, whose reader may be gone."""
+    try:
+        write_all(descriptor, data)
+    except BrokenPipeError:
+        pass
+
+
+def share_out(packages: list, task: object, meter: "Meter") -> list:
+    """[TASK(package), ...] of all PACKAGES, in their order; what TASK gives is None, a list or a
+    dict of texts and numbers. METER, which TASK counts with, knows how much there is to do."""
+    worker = None
+    mine, others = packages, []
+    if meter.total >= WORTH_A_WORKER and len(os.sched_getaffinity(0)) > 1:
+        mine, others = halves(packages)
+    if others:
+        meter.weight = 2
+        worker = Worker(task, others)
+    try:
+        found = [task(package) for package in mine]
+    except BaseException:
+        if worker:
+            worker.stop()
+        raise
+    names = [package.name for package in mine + others]
+    by_name = dict(zip(names, found + (worker.results() if worker else [])))
+    return [by_name[package.name] for package in packages]
+
+
+def halves(packages: list) -> tuple:
+    """PACKAGES in two lists of about the same number of bytes."""
+    shares = ([], [])
+    sizes = [0, 0]
+    for package in sorted(packages, key=Package.installed_size, reverse=True):
+        smaller = sizes.index(min(sizes))
+        shares[smaller].append(package)
+        sizes[smaller] += package.installed_size()
+    return shares
 
 
 # ---- files anywhere ----------------------------------------------------------------------------
@@ -1565,6 +1693,7 @@ def pieces(file: object) -> object:
 
 def sha256_of(content: object) -> str:
     """The SHA-256 of CONTENT, given in pieces."""
+    import hashlib
     digest = hashlib.sha256()
     for piece in content:
         digest.update(piece)
@@ -1614,6 +1743,7 @@ class Archive:
         self.inflater = zlib.decompressobj(31)
         self.ready = b""                # inflated bytes, of which
         self.offset = 0                 # so many were read
+        self.ahead = BLOCK              # inflated at least; more once info.json has been read
         self.what = what
 
     def inflate(self, count: int) -> bool:
@@ -1636,7 +1766,7 @@ class Archive:
     def read(self, count: int) -> bytes:
         """Exactly COUNT bytes; Fail where the archive ends before."""
         while len(self.ready) - self.offset < count:
-            if not self.inflate(max(count, PIECE)):
+            if not self.inflate(max(count, self.ahead)):
                 raise Fail(f"{self.what}: the archive ends too early")
         self.offset += count
         return self.ready[self.offset - count:self.offset]
@@ -1654,6 +1784,7 @@ class Archive:
             raise Fail(f"{self.what}: no package: it doesn't begin with a {INFO_PATH} of ours")
         data = self.read(int(size, 8))
         self.expect(padding(len(data)), INFO_PATH)
+        self.ahead = PIECE
         return data
 
     def info(self) -> dict:
@@ -1663,7 +1794,21 @@ class Archive:
         return info
 
     def content(self, entry: dict) -> object:
-        """The bytes of the file ENTRY in pieces; Fail after the last if they were wrong."""
+        """The bytes of the file ENTRY in pieces; Fail after the last if they were wrong. Those of a
+        small file, as most are, are one piece, and looked at before."""
+        import hashlib
+        if entry["size"] > PIECE:
+            return self.long_content(entry)
+        size = entry["size"]
+        block = self.read(size + -size % BLOCK)
+        data = block[:size]
+        if block[size:] != padding(size) or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise Fail(f"{self.what}: {entry['path']} has another content than info.json says")
+        return (data,) if data else ()
+
+    def long_content(self, entry: dict) -> object:
+        """What content gives of a large file."""
+        import hashlib
         digest = hashlib.sha256()
         left = entry["size"]
         while left:
@@ -1686,10 +1831,10 @@ class Archive:
             raise Fail(f"{self.what}: the archive ends too early")
 
 
-def unpack(package: Package, spool: object) -> object:
-    """(entry, content in pieces) of each script of PACKAGE, then of each file; the content must be
-    read to its end."""
-    archive = Archive(spool.fileno(), package.start, package.size, str(package))
+def unpack(package: Package) -> object:
+    """(entry, content in pieces) of each script of the fetched PACKAGE, then of each file; the
+    content must be read to its end."""
+    archive = Archive(package.spool.fileno(), package.start, package.size, str(package))
     archive.begin()
     for entry in [*map(script_entry, package.info["scripts"]), *package.files()]:
         archive.expect(tar_header(entry), entry["path"])
@@ -1873,6 +2018,7 @@ def take_alternatives(tar: object, tree: dict) -> list:
 def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> dict:
     """The info.json of package NAME, checked as the one who installs it will; SCRIPTS are its
     scripts' bytes, and FOUND the alternatives and relations that its files show."""
+    import hashlib
     part = meta["packages"][name]
     info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
     info.update(name=name, version=meta.get("version"), arch=meta.get("arch"))
@@ -1932,7 +2078,7 @@ def elf_links(file: object) -> tuple:
         return int.from_bytes(data[offset:offset + size], order)
 
     head = read(0, 64, 64)
-    if head[:4] != b"\x7fELF" or head[4] not in (1, 2):
+    if len(head) < 64 or head[:4] != b"\x7fELF" or head[4] not in (1, 2):
         return None, []
     order = "big" if head[5] == 2 else "little"
     word, places = (8, (32, 54, 8, 16, 32)) if head[4] == 2 else (4, (28, 42, 4, 8, 16))
@@ -2062,6 +2208,7 @@ def ask_password(what: str) -> bytes:
 
 def scrypt_mask(data: bytes, password: bytes, salt: bytes, limits: tuple) -> bytes:
     """DATA under, or out of, the stream that scrypt makes of PASSWORD."""
+    import hashlib
     n, r, p = scrypt_cost(*limits)
     try:
         stream = hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=(1 << 31) - 1,
@@ -2073,6 +2220,7 @@ def scrypt_mask(data: bytes, password: bytes, salt: bytes, limits: tuple) -> byt
 
 def secret_key_text(secret: bytes, password: "bytes | None") -> bytes:
     """The secret key file of SECRET (id, seed, public key), encrypted if there is a PASSWORD."""
+    import hashlib
     raw = b"Ed\0\0B2" + bytes(48) + secret + bytes(32)
     if password is not None:
         salt = os.urandom(32)
@@ -2084,6 +2232,7 @@ def secret_key_text(secret: bytes, password: "bytes | None") -> bytes:
 
 def read_secret_key(path: str) -> tuple:
     """(key id, seed) of a minisign secret key file, whose password is asked for if it has one."""
+    import hashlib
     try:
         raw = decode_base64(split_lines(read_file(path), ["untrusted comment: ", ""])[1], 158)
     except ValueError as error:
@@ -2132,6 +2281,7 @@ def cmd_keygen(options: "Options") -> int:
 
 def cmd_sign(options: "Options") -> int:
     """Sign a file: FILE.minisig."""
+    import hashlib
     if options.renew:
         return renew_index(options)
     path = options.words[0]
@@ -2220,6 +2370,7 @@ def write_index(options: "Options", folder: str, arch: str, packages: list,
     are written and synced under temporary names, then renamed: index.html, .gz, .minisig, .json.
     Only between the last two does the signature not fit; a run that is cut just there is put right
     by the next one, and until then clients refuse the index and keep what they have."""
+    import hashlib
     import json
     secret = options.need("secret")
     serial_file = options.serial_file or os.path.join(os.path.dirname(secret), f"serial-{arch}")
@@ -2238,7 +2389,7 @@ def write_index(options: "Options", folder: str, arch: str, packages: list,
         new.create(base + ".gz").write(b"".join(gzip_pieces([data])))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
-    say(f"{folder}: {how_many(packages)}, serial {serial}")
+    say(f"{os.path.relpath(folder)}: {how_many(packages)}, serial {serial}")
     return 0
 
 
@@ -2287,8 +2438,8 @@ def archive_faults(package: Package, spool: object, meter: "Meter") -> list:
     """What is wrong with the file of PACKAGE, in words: nothing or one thing."""
     try:
         fetch_package(package, spool, meter)
-        read_manifest(package, spool)
-        for _, content in unpack(package, spool):
+        read_manifest(package)
+        for _, content in unpack(package):
             for _ in content:
                 pass
     except (Fail, OSError) as error:
@@ -2671,6 +2822,7 @@ def page_data(index: dict, files: dict) -> object:
 
 def policy_hash(tag: str) -> str:
     """How a content security policy names the text between <TAG> and </TAG> of the page."""
+    import hashlib
     text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"'sha256-{encode_base64(hashlib.sha256(text.encode()).digest())}'"
 
@@ -2695,36 +2847,35 @@ class Root:
 
     def __init__(self, path: str):
         self.path = path
-        self.parts = []                 # the folder that was walked to last
-        self.descriptors = [os.open(path, FOLDER_FLAGS & ~os.O_NOFOLLOW)]       # on the way to it
+        self.top = os.open(path, FOLDER_FLAGS & ~os.O_NOFOLLOW)
+        self.folders = {"": self.top}   # path -> descriptor of folders that were walked to
         self.lock = None
 
     def folder(self, path: str) -> int:
         """The descriptor of the folder PATH, "" for the root itself, good until the next call.
 
         FileNotFoundError when it isn't there, Fail when something else is in its place."""
-        parts = path.split("/") if path else []
-        same = 0
-        while same < min(len(parts), len(self.parts)) and parts[same] == self.parts[same]:
-            same += 1
-        self.leave(same)
-        for part in parts[same:]:
-            way = self.name("/".join([*self.parts, part]))
+        if path not in self.folders:
+            if len(self.folders) > OPEN_FOLDERS:
+                self.leave(len(self.folders) // 2)
+            parent, _, name = path.rpartition("/")
             try:
-                self.descriptors.append(os.open(part, FOLDER_FLAGS, dir_fd=self.descriptors[-1]))
+                descriptor = os.open(name, FOLDER_FLAGS, dir_fd=self.folder(parent))
             except OSError as error:
+                way = self.name(path) if error.filename == name else error.filename
                 if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                     raise OSError(error.errno, error.strerror, way) from None
                 raise Fail(f"{way}: no directory, and a symlink in the root is never followed; "
                            "put a directory there, or move it away") from None
-            self.parts.append(part)
-        return self.descriptors[-1]
+            self.folders[path] = descriptor
+        return self.folders[path]
 
-    def leave(self, depth: int = 0) -> None:
-        """Close the folders deeper than DEPTH: what is walked to after this is looked at again."""
-        while len(self.parts) > depth:
-            os.close(self.descriptors.pop())
-            self.parts.pop()
+    def leave(self, count: "int | None" = None) -> None:
+        """Close the folders, or COUNT of them: what is walked to after this is looked at again."""
+        del self.folders[""]
+        for path in list(self.folders)[:count]:
+            os.close(self.folders.pop(path))
+        self.folders[""] = self.top
 
     def name(self, path: str) -> str:
         """PATH as the user would name it."""
@@ -2783,17 +2934,30 @@ class Root:
         os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
 
-    def content(self, path: str) -> "str | None":
-        """What is at PATH, to be compared: a file's SHA-256, where a symlink points, None for
-        nothing, "" for a directory, a device or the like."""
-        there = self.lstat(path)
+    def content(self, path: str, there: "os.stat_result | None" = None) -> "str | None":
+        """What is at PATH (THERE, if that is known), to be compared: a file's SHA-256, where a
+        symlink points, None for nothing, "" for a directory, a device or the like."""
+        there = there or self.lstat(path)
         if there is None:
             return None
-        if stat.S_ISREG(there.st_mode):
-            with self.open(path) as file:
-                return sha256_of(pieces(file))
         folder, name = self.place(path)
+        if stat.S_ISREG(there.st_mode):
+            return self.file_sha256(folder, name)
         return "-> " + os.readlink(name, dir_fd=folder) if stat.S_ISLNK(there.st_mode) else ""
+
+    def file_sha256(self, folder: int, name: str) -> str:
+        """The SHA-256 of a regular file; "" where it is one no longer."""
+        import hashlib
+        digest = hashlib.sha256()
+        descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return ""
+            while data := os.read(descriptor, PIECE):
+                digest.update(data)
+        finally:
+            os.close(descriptor)
+        return digest.hexdigest()
 
 
 def entry_content(entry: "dict | None") -> "str | None":
@@ -2832,24 +2996,35 @@ def check_root(path: str, create: bool) -> bool:
     return False
 
 
-def create_root(path: str) -> list:
-    """Make the folders of a database in PATH: the paths that were made, in that order."""
-    made = []
+def create_root(path: str, made: list) -> Root:
+    """The new root PATH, locked; the folders that were made are added to MADE, in that order."""
+    try:
+        create_folders(path, made)
+        root = Root(path)
+        take_lock(root)
+    except OSError:
+        discard_root(made)
+        raise
+    return root
+
+
+def create_folders(path: str, made: list) -> None:
+    """Make the folders of a database in PATH."""
     parts = INSTALLED.split("/")
     for depth in range(len(parts) + 1):
         folder = os.path.join(path, *parts[:depth])
         if not os.path.isdir(folder):
             os.mkdir(folder, 0o755)
             made.append(folder)
-    return made
 
 
 def discard_root(made: list) -> None:
     """Remove the folders that create_root made: a refused install leaves nothing."""
     try:
         for folder in reversed(made):
-            if folder.endswith(STATE):
-                os.unlink(os.path.join(folder, "lock"))
+            lock = os.path.join(folder, "lock")
+            if folder.endswith(STATE) and os.path.lexists(lock):
+                os.unlink(lock)
             os.rmdir(folder)
     except OSError as error:
         say(f"{explain(error)} (while removing the new root again)")
@@ -2860,13 +3035,30 @@ def take_lock(root: Root) -> None:
     folder, name = root.place(LOCK)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     root.lock = os.open(name, flags, 0o644, dir_fd=folder)
-    try:
-        fcntl.flock(root.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.read(root.lock, 20).decode(errors="replace").strip()
-        raise Later(f"{root.path}: lpkg with pid {pid} is changing it; wait for it") from None
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(root.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            pid = os.pread(root.lock, 20, 0).decode(errors="replace").strip()
+        if is_running(pid):
+            raise Later(f"{root.path}: lpkg with pid {pid} is changing it; wait for it")
+        time.sleep(0.01)                # it was killed, and its worker is about to notice
+    else:
+        raise Later(f"{root.path}: a part of the lpkg with pid {pid} still runs; wait for it")
     os.truncate(root.lock, 0)
     os.write(root.lock, b"%d\n" % os.getpid())
+
+
+def is_running(pid: str) -> bool:
+    """Whether there is a process with this number."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def load_installed(root: "Root | None") -> dict:
@@ -3021,6 +3213,7 @@ class Serials:
 
     def accept(self, key: PublicKey, index: dict, data: bytes, what: str) -> None:
         """Rule 5; remembers the index."""
+        import hashlib
         name = (key_name(key.id), index["arch"])
         sha256 = hashlib.sha256(data).hexdigest()
         serial, _, known = self.seen.get(name, (-1, 0, ""))
@@ -3058,6 +3251,7 @@ def load_index(repository: Repository, trusted: list, serials: Serials, known: b
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
     offered is the same."""
+    import hashlib
     what = f"{repository.url}/{repository.arch}/index.json"
     signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
     seal = hashlib.sha256(signature).hexdigest()
@@ -3193,8 +3387,12 @@ def write_state(root: Root, path: str, data: bytes) -> None:
         folder, name = root.place(parent)
         os.mkdir(name, 0o755, dir_fd=folder)
     root.remove(path + ".new")
-    write_text(root, path + ".new", data)
-    root.publish(path)
+    try:
+        write_text(root, path + ".new", data)
+        root.publish(path)
+    except BaseException:
+        root.remove(path + ".new")
+        raise
 
 
 def machine() -> str:
@@ -3244,10 +3442,20 @@ def plan_install(installed: dict, world: set, offers: list, words: list, local: 
     universe = Universe(installed, offers, local)
     stays = [keep(universe, package) for name, package in installed.items() if name not in held]
     plan = plan_wants(universe, holds(installed, held), wants, stays)
-    asked = {package.name for one in wants for package in plan.new + plan.stay
+    answers = by_answer(plan.new + plan.stay)
+    asked = {package.name for one in wants for package in answers.get(one.relation.name, ())
              if one.met_by(package)}
     plan.world = heirs(plan, world) | asked
     return plan
+
+
+def by_answer(packages: list) -> dict:
+    """NAME -> those of PACKAGES that have it or provide it."""
+    answers = {}
+    for package in packages:
+        for name in {name for name, _ in package.names()}:
+            answers.setdefault(name, []).append(package)
+    return answers
 
 
 def plan_upgrade(installed: dict, world: set, offers: list, names: list, held: set) -> Plan:
@@ -3297,10 +3505,7 @@ def plan_system(installed: dict, chosen: dict) -> Plan:
 def reasons(installed: dict, world: set) -> dict:
     """NAME -> the name of an installed package that needs it, or None where the user asked for it;
     what is not in it nobody needs."""
-    named = {}
-    for package in installed.values():
-        for name, _ in package.names():
-            named.setdefault(name, []).append(package)
+    named = by_answer(list(installed.values()))
     found = {name: None for name in sorted(world) if name in installed}
     for name in (left := list(found)):          # it grows meanwhile
         for relation in installed[name].relations("depends"):
@@ -3325,10 +3530,7 @@ def plan_remove(installed: dict, world: set, names: list) -> Plan:
             raise Fail(f"{name} is not installed{nearest(name, installed)}")
     going = set(names)
     stay = [package for name, package in installed.items() if name not in going]
-    answers = {}
-    for package in stay:
-        for name, _ in package.names():
-            answers.setdefault(name, []).append(package)
+    answers = by_answer(stay)
     for package in stay:
         for relation in package.relations("depends"):
             if not any(other.satisfies(relation) for other in answers.get(relation.name, ())):
@@ -3422,10 +3624,11 @@ class Transaction:
         self.plan = plan
         self.texts = texts              # final path -> bytes of what lpkg itself writes
         self.choices = load_choices(root)       # of alternatives, as they will be
-        self.spool = None
         self.token = os.urandom(8).hex()
-        self.temporaries = {}           # final path -> temporary path
-        self.folders = {}               # directories to make (the keys), parents first
+        self.temporaries = {}           # final path -> number of its temporary
+        self.folders = {}               # directory to make -> where it is staged; parents first
+        self.kept = set()               # conffiles that stay as they are, and
+        self.beside = set()             # those that get the new version beside them
         self.links = {}                 # path -> entry of an alternative's symlink that changes
         self.removals = []              # journal lines
         self.claims = {}                # path -> (package, entry) of the system as it will be
@@ -3435,17 +3638,28 @@ class Transaction:
         """Have the directory PATH made, and those it lies in, unless they are there."""
         if path in self.folders or not path:
             return
-        there = self.root.lstat(path)
+        parent = path.rpartition("/")[0]
+        there = None if parent in self.folders else self.root.lstat(path)
         if there is None:
-            self.add_folder(path.rpartition("/")[0])
-            self.folders[path] = True
+            self.add_folder(parent)
+            self.add_file(path)
+            self.folders[path] = self.staged(path)
         elif not stat.S_ISDIR(there.st_mode):
             raise Fail(f"{self.root.name(path)}: in the way of a directory; move it away")
 
     def add_file(self, final: str) -> None:
-        """Give what will be FINAL an unpredictable name beside its place."""
-        parent, slash, _ = final.rpartition("/")
-        self.temporaries[final] = f"{parent}{slash}.lpkg.{self.token}.{len(self.temporaries)}"
+        """Give what will be FINAL an unpredictable name beside its place; in a directory that is
+        new itself it has its own."""
+        if final.rpartition("/")[0] not in self.folders:
+            self.temporaries[final] = len(self.temporaries)
+
+    def staged(self, final: str) -> "str | None":
+        """Where what will be FINAL is staged; None where nothing comes there."""
+        parent, slash, name = final.rpartition("/")
+        if parent in self.folders:
+            return f"{self.folders[parent]}/{name}"
+        number = self.temporaries.get(final)
+        return None if number is None else f"{parent}{slash}.lpkg.{self.token}.{number}"
 
 
 def run_transaction(tx: Transaction) -> None:
@@ -3460,6 +3674,7 @@ def run_transaction(tx: Transaction) -> None:
         recover(tx.root, "undoing what was staged")
         raise
     try:
+        tx.root.leave()                 # what is walked to now is looked at again
         finish(tx.root)
     except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
         finish(tx.root)
@@ -3472,24 +3687,39 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
     names = root.names(STATE)
     if "journal" in names:
         say(f"{root.path}: finishing what an earlier lpkg had begun")
+        load_modules()
+        check_journal(root.read(JOURNAL, INFO_LIMIT), root.name(JOURNAL))
         finish(root)
     elif "staged" in names:
         say(f"{root.path}: {undoing}")
-        for line in parse_journal(root.read(STAGED, INFO_LIMIT), root.name(STAGED)):
+        data = root.read(STAGED, INFO_LIMIT)
+        check_journal(data, root.name(STAGED))
+        for line in journal_lines(data):
             carry_out(root, line)
         forget(root)
     left = [f"{folder}/{name}" for folder, names in ((STATE, names), (INDEXES, root.names(INDEXES)))
             for name in names if name.endswith(".new")]
     for path in (*left, SPOOL, CACHE + "/new"):
         root.remove(path)
+    root.leave()                        # some of the folders are gone
+
+
+def load_modules() -> None:
+    """Load what is loaded late otherwise: once a journal is carried out, Python itself may be
+    another one, or not whole. What can't be loaded doesn't keep the journal from that."""
+    try:
+        printable("\n")                 # loads a codec
+        import difflib, encodings.idna, http.client, json, urllib.parse, urllib.request
+    except Exception:
+        pass
 
 
 def finish(root: Root) -> None:
     """Carry out the journal of ROOT: apply, register, forget."""
-    lines = parse_journal(root.read(JOURNAL, INFO_LIMIT), root.name(JOURNAL))
+    data = root.read(JOURNAL, INFO_LIMIT)
     try:
-        apply(root, [line for line in lines if not line[-1].startswith(STATE + "/")])
-        register(root, [line for line in lines if line[-1].startswith(STATE + "/")])
+        apply(root, (line for line in journal_lines(data) if not line[-1].startswith(STATE + "/")))
+        register(root, (line for line in journal_lines(data) if line[-1].startswith(STATE + "/")))
         forget(root)
     except (Fail, OSError) as error:
         reason = explain(error) if isinstance(error, OSError) else error
@@ -3499,27 +3729,45 @@ def finish(root: Root) -> None:
 # -- fetch
 
 def fetch(tx: Transaction) -> None:
-    """Copy the packages' bytes into the spool: a file without a name, which nobody can change."""
+    """Copy the packages' bytes into spools: files without a name, which nobody can change."""
     total = sum(package.size for package in tx.plan.new)
     check_space(os.fstatvfs(tx.root.folder(STATE)), total, tx.root.name(STATE))
-    tx.root.remove(SPOOL)
-    tx.spool = tx.root.create(SPOOL)
-    tx.root.remove(SPOOL)
-    fetch_packages(tx.plan.new, tx.spool, tx.root)
+    fetch_packages(tx.plan.new, lambda: nameless(tx.root), tx.root)
 
 
-def fetch_packages(packages: list, spool: object, root: "Root | None") -> None:
-    """Append the bytes of PACKAGES to the SPOOL and read what each says of itself. Where ROOT has a
-    cache, they come from there or are kept there."""
+def nameless(root: Root) -> object:
+    """A new file in ROOT that has no name, so that a killed run leaves nothing."""
+    root.remove(SPOOL)
+    file = root.create(SPOOL)
+    root.remove(SPOOL)
+    return file
+
+
+def fetch_packages(packages: list, make_spool: object, root: "Root | None") -> None:
+    """Copy the bytes of PACKAGES into spools and read what each says of itself. Where ROOT has a
+    cache, they come from there or are kept there. Only what lies here is shared out."""
     caching = root is not None and root.lstat(CACHE) is not None
     meter = Meter(f"fetching {how_many(packages)}", sum(package.size for package in packages))
-    for package in packages:
+    spools = (make_spool(), make_spool())       # one for each process
+    parent = os.getpid()
+
+    def fetch_one(package: Package) -> dict:
+        number = int(os.getpid() != parent)
         cached = caching and isinstance(package.origin, Repository)
-        if not (cached and take_cached(root, package, spool, meter)):
-            fetch_package(package, spool, meter)
+        if not (cached and take_cached(root, package, spools[number], meter)):
+            fetch_package(package, spools[number], meter)
             if cached:
-                save_cached(root, package, spool)
-        read_manifest(package, spool)
+                save_cached(root, package)
+        read_manifest(package)
+        return {"info": package.info, "start": package.start, "spool": number}
+
+    is_remote = any(isinstance(package.origin, Repository) and package.origin.is_remote()
+                    for package in packages)
+    found = list(map(fetch_one, packages)) if is_remote or caching else share_out(
+        packages, fetch_one, meter)
+    for package, one in zip(packages, found):
+        package.info, package.start = one["info"], one["start"]
+        package.spool = spools[one["spool"]]
     progress("")
 
 
@@ -3541,13 +3789,14 @@ def take_cached(root: Root, package: Package, spool: object, meter: Meter) -> bo
     return True
 
 
-def save_cached(root: Root, package: Package, spool: object) -> None:
-    """Keep a copy of the PACKAGE that was fetched into the SPOOL."""
+def save_cached(root: Root, package: Package) -> None:
+    """Keep a copy of the PACKAGE that was fetched."""
     root.remove(CACHE + "/new")
     with root.create(CACHE + "/new", 0o644) as file:
         for start in range(0, package.size, PIECE):
             length = min(PIECE, package.size - start)
-            write_all(file, os.pread(spool.fileno(), length, package.start + start))
+            data = os.pread(package.spool.fileno(), length, package.start + start)
+            write_all(file.fileno(), data)
     folder, name = root.place(cache_path(package))
     os.rename("new", name, src_dir_fd=folder, dst_dir_fd=folder)
 
@@ -3558,13 +3807,15 @@ def how_many(packages: list) -> str:
 
 def package_url(package: Package) -> str:
     """Where the bytes of PACKAGE are; Fail when that is not in its repository's folder."""
-    import urllib.parse
     if isinstance(package.origin, str):
         return os.path.abspath(package.origin)
-    quoted = package.info["file"]
-    plain = urllib.parse.unquote(quoted)
-    if "/" in plain or not is_path(plain) or urllib.parse.quote(plain) != quoted:
-        raise Fail(f"{package}: the index calls its file {quoted!r}, which is none of its folder")
+    quoted = plain = package.info["file"]
+    if not is_name(quoted):             # which no library needs to look at
+        import urllib.parse
+        plain = urllib.parse.unquote(quoted)
+        if "/" in plain or not is_path(plain) or urllib.parse.quote(plain) != quoted:
+            raise Fail(f"{package}: the index calls its file {quoted!r}, which is none of its "
+                       "folder")
     url = package.origin.url
     is_url = url.startswith(("http:", "https:", "file:"))
     return f"{url}/{package.origin.arch}/{quoted if is_url else plain}"
@@ -3581,7 +3832,9 @@ def fetch_package(package: Package, spool: object, meter: Meter) -> None:
 
 def append(package: Package, content: object, spool: object, meter: Meter, what: str) -> None:
     """Append the CONTENT of PACKAGE to the SPOOL; size and SHA-256 must be the promised ones."""
+    import hashlib
     digest = hashlib.sha256()
+    package.spool = spool
     package.start = spool.seek(0, os.SEEK_END)
     left = package.size
     for piece in meter.count(content):
@@ -3589,22 +3842,22 @@ def append(package: Package, content: object, spool: object, meter: Meter, what:
         if left < 0:
             break
         digest.update(piece)
-        write_all(spool, piece)
+        write_all(spool.fileno(), piece)
     if left or digest.hexdigest() != package.sha256:
         raise Fail(f"{what}: not the {package.size} bytes that the signed index promises; refused; "
                    "if the repository has changed, `lpkg update` and try again")
 
 
-def write_all(file: object, data: bytes) -> None:
-    """Write DATA to an unbuffered FILE."""
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write DATA, all of it."""
     view = memoryview(data)
     while view:
-        view = view[file.write(view):]
+        view = view[os.write(descriptor, view):]
 
 
-def read_manifest(package: Package, spool: object) -> None:
+def read_manifest(package: Package) -> None:
     """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
-    info = Archive(spool.fileno(), package.start, package.size, str(package)).info()
+    info = Archive(package.spool.fileno(), package.start, package.size, str(package)).info()
     said = offered(info)
     if isinstance(package.origin, Repository):
         package.info["arch"] = package.origin.arch
@@ -3658,7 +3911,8 @@ def plan_alternatives(tx: Transaction) -> list:
 def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
     """Decide where the file or symlink ENTRY of PACKAGE goes, given what is in its place."""
     path = entry["path"]
-    current = tx.root.content(path)
+    is_new_there = path.rpartition("/")[0] in tx.folders
+    current = None if is_new_there else tx.root.content(path)
     if current == "":
         raise Fail(f"{tx.root.name(path)}: in the way of a {entry['type']} of {package.name}; "
                    "move it away")
@@ -3669,10 +3923,18 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
     elif old is None and current not in (None, entry_content(entry)):
         raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
                    "move it away")
+    if choice == "beside" and not is_path(path + ".lpkg-new"):
+        raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside it is "
+                   "too long; move it away")
     if choice == "beside":
         say(f"{tx.root.name(path)}: was changed here and stays; the new one is {path}.lpkg-new")
-    if choice != "keep":
-        tx.add_file(path + ".lpkg-new" if choice == "beside" else path)
+    if choice == "keep":
+        tx.kept.add(path)
+    elif choice == "beside":
+        tx.beside.add(path)
+        tx.add_file(path + ".lpkg-new")
+    else:
+        tx.add_file(path)
 
 
 def plan_texts(tx: Transaction) -> None:
@@ -3773,25 +4035,33 @@ def check_space(file_system: object, size: int, what: str) -> None:
 
 def stage(tx: Transaction) -> None:
     """Write all that is new under its temporary name, and the two journals."""
-    undo = [["rm", path] for path in tx.temporaries.values()]
-    undo += [["rmdir", path] for path in reversed(list(tx.folders))]
-    moves = [["mv", path, final] for final, path in tx.temporaries.items()]
-    journal = journal_text(moves + tx.removals)
-    parse_journal(journal, "the transaction")       # refuses what a later run could not read
+    undo = [["rmtree" if final in tx.folders else "rm", tx.staged(final)]
+            for final in tx.temporaries]
     write_text(tx.root, STAGED + ".new", journal_text(undo))
+    del undo
     tx.root.publish(STAGED)
-    for path in tx.folders:
-        stage_folder(tx, path)
-    meter = Meter(f"writing {how_many(tx.plan.new)}", sum(p.info["size"] for p in tx.plan.new))
-    for package in tx.plan.new:
-        for entry, content in unpack(package, tx.spool):
-            stage_entry(tx, final_path(package, entry), entry, meter.count(content))
+    for path, staged in tx.folders.items():
+        stage_folder(tx, path, staged)
+    stage_packages(tx)
     progress("")
     for path, entry in tx.links.items():
-        stage_link(tx.root, tx.temporaries[path], entry)
+        stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
-        write_text(tx.root, tx.temporaries[final], data)
-    write_text(tx.root, JOURNAL + ".new", journal)
+        write_text(tx.root, tx.staged(final), data)
+    moves = [["mv", tx.staged(final), final] for final in tx.temporaries]
+    write_text(tx.root, JOURNAL + ".new", journal_text(moves + tx.removals))
+
+
+def stage_packages(tx: Transaction) -> None:
+    """Write the files of the new packages under their temporary names."""
+    meter = Meter(f"writing {how_many(tx.plan.new)}",
+                  sum(package.info["size"] for package in tx.plan.new))
+
+    def stage_package(package: Package) -> None:
+        for entry, content in unpack(package):
+            stage_entry(tx, final_path(package, entry), entry, meter.count(content))
+
+    share_out(tx.plan.new, stage_package, meter)
 
 
 def final_path(package: Package, entry: dict) -> str:
@@ -3805,7 +4075,7 @@ def final_path(package: Package, entry: dict) -> str:
 def write_text(root: Root, path: str, data: bytes) -> None:
     """Make the file PATH of lpkg's own; it is synced with all others, or when it is published."""
     with root.create(path) as file:
-        write_all(file, data)
+        write_all(file.fileno(), data)
         own(file.fileno(), text_entry(path, data))
 
 
@@ -3825,27 +4095,31 @@ def own(descriptor: int, entry: dict) -> None:
     os.fchmod(descriptor, mode_here(entry))
 
 
-def stage_folder(tx: Transaction, path: str) -> None:
-    """Make the directory PATH. It gets its final name at once: an empty one does no harm."""
-    folder, name = tx.root.place(path)
+def stage_folder(tx: Transaction, path: str, staged: str) -> None:
+    """Make the directory that will be PATH."""
+    folder, name = tx.root.place(staged)
     os.mkdir(name, 0o700, dir_fd=folder)
-    own(tx.root.folder(path), tx.claims[path][1] if path in tx.claims else folder_entry(path))
+    own(tx.root.folder(staged), tx.claims[path][1] if path in tx.claims else folder_entry(path))
 
 
 def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> None:
     """Make the temporary of ENTRY, which will be PATH; the CONTENT of a conffile that isn't wanted
     is checked too."""
-    temporary = tx.temporaries.get(path) or tx.temporaries.get(path + ".lpkg-new")
-    if temporary is None:
+    temporary = tx.staged(path + ".lpkg-new" if path in tx.beside else path)
+    if entry["type"] == "dir" or path in tx.kept:
         for _ in content:
             pass
     elif entry["type"] == "link":
         stage_link(tx.root, temporary, entry)
     else:
-        with tx.root.create(temporary) as file:
+        folder, name = tx.root.place(temporary)
+        descriptor = os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)
+        try:
             for piece in content:
-                write_all(file, piece)
-            own(file.fileno(), entry)
+                write_all(descriptor, piece)
+            own(descriptor, entry)
+        finally:
+            os.close(descriptor)
 
 
 def stage_link(root: Root, temporary: str, entry: dict) -> None:
@@ -3901,7 +4175,7 @@ def prepare(tx: Transaction) -> None:
         return
     for package, script, arguments in scripts_before(tx.plan):
         path = script_path(package.name, script)
-        status = run_script(tx.root, tx.temporaries.get(path, path), arguments)
+        status = run_script(tx.root, tx.staged(path) or path, arguments)
         if status is None:
             say(f"{package}: its script {script} can't run here and is passed over")
         elif status:
@@ -3948,6 +4222,7 @@ def run_queue(root: Root, again: bool = False) -> int:
     """Run the scripts that wait, and AGAIN those that failed: the number of those that failed."""
     queue = load_queue(root)
     left = []
+    failed = 0
     for number, line in enumerate(queue):
         state, name, script, *arguments = line
         status = None
@@ -3966,9 +4241,10 @@ def run_queue(root: Root, again: bool = False) -> int:
             say(f"{name}: its script {script} ended with status {status}; mend what it says, and "
                 "`lpkg fix` runs it again")
             line[0] = "failed"
+            failed += 1
         left.append(line)
     progress("")
-    if any(line[0] == "failed" for line in left):
+    if failed:
         write_state(root, QUEUE, queue_text(left))
     if not left:
         root.remove(QUEUE)
@@ -3976,7 +4252,7 @@ def run_queue(root: Root, again: bool = False) -> int:
     if waiting:
         say(f"{len(waiting)} scripts can't run here (no shell yet, another architecture, or not "
             "root); they run when the root boots")
-    return len(left) - len(waiting)
+    return failed
 
 
 def run_script(root: Root, path: str, arguments: list) -> "int | None":
@@ -3988,8 +4264,8 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
     pid = os.fork()
     if pid == 0:
         try:
-            import signal               # while Python's own files can still be found
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            import _signal              # built in: Python's own files may be others by now
+            _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.fchdir(folder)
             os.chroot(".")
@@ -4011,6 +4287,7 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
 
 def commit(tx: Transaction) -> None:
     """Make what is staged durable, then the journal: from here on the change will happen."""
+    printable("\n")                     # loads its codec now: Python may be another one in a moment
     os.sync()
     tx.root.publish(JOURNAL)
 
@@ -4043,9 +4320,11 @@ def carry_out(root: Root, line: list) -> None:
         if verb == "rmdir":
             remove_folder(folder, name)
             return
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if verb == "rmtree":
+            remove_tree(folder, name)
+            return
         target = line[-1].rpartition("/")[2]
-        disarm(folder, target)
+        disarm(folder, name, target)
         if verb == "mv":
             os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
         else:
@@ -4068,14 +4347,30 @@ def remove_folder(folder: int, name: str) -> None:
             raise
 
 
-def disarm(folder: int, name: str) -> None:
-    """Clear setuid and setgid of the file NAME before the name goes: a hard link that somebody
-    made to it elsewhere would keep an old hole open for ever."""
+def remove_tree(folder: int, name: str) -> None:
+    """Remove the directory NAME, and what is in it, never through a symlink."""
+    inner = os.open(name, FOLDER_FLAGS, dir_fd=folder)
+    try:
+        for entry in os.scandir(inner):
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(inner, entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=inner)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)
+
+
+def disarm(folder: int, source: str, name: str) -> None:
+    """Clear setuid and setgid of the file NAME before SOURCE takes its place, or it goes: a hard
+    link that somebody made to it elsewhere would keep an old hole open for ever. Where there is no
+    SOURCE, it has taken that place already."""
     try:
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return
     if stat.S_ISREG(mode) and mode & SETUID:
+        os.stat(source, dir_fd=folder, follow_symlinks=False)
         with open_file(name, folder) as file:
             os.fchmod(file.fileno(), mode & 0o1777)
 
@@ -4227,10 +4522,7 @@ def cmd_fetch(options: "Options") -> int:
         offers = state.repositories(fresh=True)
         plan = plan_upgrade(state.installed, state.world, offers, list(state.installed), state.held)
     make_folder(state.root, CACHE)
-    state.root.remove(SPOOL)
-    spool = state.root.create(SPOOL)
-    state.root.remove(SPOOL)
-    fetch_packages(plan.new, spool, state.root)
+    fetch_packages(plan.new, lambda: nameless(state.root), state.root)
     say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
     return 0
 
@@ -4310,9 +4602,7 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     confirm(options.yes)
     made = []
     if root is None:
-        made = create_root(options.root)
-        root = Root(options.root)
-        take_lock(root)
+        root = create_root(options.root, made)
     if state.serials.text() != root.read(SERIALS):
         texts[SERIALS] = state.serials.text()
     if record:
@@ -4323,7 +4613,7 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     try:
         run_transaction(tx)
     except BaseException:
-        if root.lstat(JOURNAL) is None:
+        if root.lstat(JOURNAL) is None and not root.names(INSTALLED):
             discard_root(made)
         raise
     return 1 if run_queue(root) else 0
@@ -4733,15 +5023,15 @@ def bootstrap_tar(options: "Options", plan: Plan, texts: dict) -> None:
     import tempfile
     if options.tar == "-" and sys.stdout.isatty():
         raise Fail("stdout is a terminal; send the tar into a file or a pipe")
-    with tempfile.TemporaryFile(buffering=0) as spool, NewFiles() as new:
-        fetch_packages(plan.new, spool, None)
+    with NewFiles() as new:
+        fetch_packages(plan.new, lambda: tempfile.TemporaryFile(buffering=0), None)
         file = sys.stdout.buffer if options.tar == "-" else new.create(options.tar)
-        for piece in root_pieces(plan, texts, spool, options.no_database):
+        for piece in root_pieces(plan, texts, options.no_database):
             file.write(piece)
         file.flush()
 
 
-def root_pieces(plan: Plan, texts: dict, spool: object, no_database: bool) -> object:
+def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     """The root of PLAN as a tar, in pieces: all directories, each package's files, the symlinks of
     alternatives, lpkg's own."""
     claims = merge_manifests(plan.new)
@@ -4755,7 +5045,7 @@ def root_pieces(plan: Plan, texts: dict, spool: object, no_database: bool) -> ob
         yield tar_header(entry)
     meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
     for package in plan.new:
-        for entry, content in unpack(package, spool):
+        for entry, content in unpack(package):
             path = final_path(package, entry)
             if entry["type"] == "dir" or no_database and path.startswith(STATE + "/"):
                 for _ in content:
@@ -4847,12 +5137,16 @@ def describe(options: "Options", word: str) -> Package:
 
 
 def cmd_files(options: "Options") -> int:
-    """List the files of packages."""
+    """List the files of packages, and the alternatives that point at them."""
     entries = []
     for word in options.words:
-        packages = ([read_local(word)] if is_file_word(word)
-                    else State(options, change=False).packages([word]))
-        entries += packages[0].files()
+        if is_file_word(word):
+            entries += read_local(word).files()
+            continue
+        state = State(options, change=False)
+        package = state.packages([word])[0]
+        won = winners(list(state.installed.values()), load_choices(state.root))
+        entries += package.files() + [entry for winner, entry in won.values() if winner is package]
     print_all(options, entries, lambda entry: entry["path"])
     return 0
 
@@ -4900,22 +5194,43 @@ def cmd_verify(options: "Options") -> int:
     """Compare what is in the root with what was installed, conffiles aside."""
     state = State(options, change=False)
     root = state.root
-    packages = state.packages([])
-    expected = merge_manifests(packages)
-    won = winners(packages, load_choices(root))
-    add_winners(expected, won)
-    faults = []
-    for package in state.packages(options.words):
-        progress(f"verifying {package}")
-        paths = [entry["path"] for entry in package.files()]
-        paths += [path for path, (winner, _) in won.items() if winner is package]
-        for path in paths:
+    everything = state.packages([])
+    folders = folder_opinions(everything)
+    won = winners(everything, load_choices(root))
+    packages = state.packages(options.words)
+    meter = Meter(f"verifying {how_many(packages)}", sum(map(Package.installed_size, packages)),
+                  announce=False)
+
+    def verify_package(package: Package) -> list:
+        entries = package.files() + [entry for winner, entry in won.values() if winner is package]
+        faults = []
+        for entry in entries:
+            path = entry["path"]
+            meter.add(entry.get("size", 0))
             if path not in package.info["conffiles"]:
                 faults += [{"path": path, "what": what, "package": package.name}
-                           for what in differences(root, expected[path][1])]
+                           for what in differences(root, folders.get(path, entry))]
+        return faults
+
+    faults = sum(share_out(packages, verify_package, meter), [])
     progress("")
     print_all(options, faults, lambda fault: f"{fault['path']}: {fault['what']}")
     return 1 if faults else 0
+
+
+def folder_opinions(packages: list) -> dict:
+    """PATH -> entry of the directories about which one of PACKAGES has an opinion, which the others
+    then share (see merge_manifests)."""
+    opinions = {}
+    for package in packages:
+        for line in package.info["files"].split(b"\n"):
+            if b"\tdir\t" in line and not line.endswith(b"\tdir\t0755\t0\t0"):
+                entry = read_entries(line + b"\n", str(package))[0]
+                opinions[entry["path"]] = entry
+    return opinions
+
+
+KINDS = {"dir": stat.S_ISDIR, "file": stat.S_ISREG, "link": stat.S_ISLNK}
 
 
 def differences(root: Root, entry: dict) -> list:
@@ -4927,15 +5242,14 @@ def differences(root: Root, entry: dict) -> list:
         there = None
     if there is None:
         return ["missing"]
-    kinds = {"dir": stat.S_ISDIR, "file": stat.S_ISREG, "link": stat.S_ISLNK}
-    if not kinds[entry["type"]](there.st_mode):
+    if not KINDS[entry["type"]](there.st_mode):
         return ["type"]
     found = []
     if entry["type"] != "link" and stat.S_IMODE(there.st_mode) != mode_here(entry):
         found.append("mode")
     if os.geteuid() == 0 and (there.st_uid, there.st_gid) != (entry["uid"], entry["gid"]):
         found.append("owner")
-    if entry["type"] != "dir" and root.content(path) != entry_content(entry):
+    if entry["type"] != "dir" and root.content(path, there) != entry_content(entry):
         found.append("target" if entry["type"] == "link" else "content")
     return found
 
@@ -5003,7 +5317,9 @@ def archive_checks() -> object:
             file.flush()
             try:
                 info = Archive(file.fileno(), 0, len(data), "it").info()
-                for _, content in unpack(Package(info, "it", len(data)), file):
+                package = Package(info, "it", len(data))
+                package.spool = file
+                for _, content in unpack(package):
                     for _ in content:
                         pass
                 refused = False
@@ -5330,6 +5646,7 @@ def forget_stdout() -> None:
 
 def main(argv: "list | None" = None) -> int:
     """Run lpkg; what a user, a network or a disk causes is one line on stderr and a status."""
+    gc.disable()                        # it would look for cycles among what lives to the end
     os.umask(0o022)
     sys.stdout = sys.stdout or open(os.devnull, "w")        # it was closed
     sys.stderr = sys.stderr or open(os.devnull, "w")

@@ -52,7 +52,8 @@ class Services:
     def environment(self):
         """No linitd is asked, not even one that this machine may have."""
         nowhere = self.folder / "no.sock"
-        return environment(LINIT_STATE=self.state, LINIT_RCD=self.rcd, LINITSOCK=nowhere)
+        return environment(LINIT_STATE=self.state, LINIT_RCD=self.rcd, LINITSOCK=nowhere,
+                           LPKG_STATE=self.folder / "lpkg")
 
     def pid(self, name):
         return int((self.state / f"{name}.pid").read_text())
@@ -184,3 +185,123 @@ def test_an_unknown_verb_is_a_usage_error(services):
     services.add("some", "start() { :; }")
     status, text = services.run("some", "explode")
     assert status == 2 and text.startswith("usage: ")
+
+
+# ---- the scripts of packages that wait for a root's first boot ---------------------------------
+
+class Queue:
+    """lpkg's queue, and the init script that runs it: scripts that write down how they are run."""
+
+    def __init__(self, services):
+        self.services = services
+        self.state = services.folder / "lpkg"
+        for name in ("scripts", "installed", "hooks"):
+            (self.state / name).mkdir(parents=True)
+        services.add("scripts", (ROOT / "initd/scripts").read_text().partition("\n")[2])
+
+    def add(self, package, script, *arguments, status=0, is_there=True):
+        """Queue a SCRIPT that ends with STATUS, of a PACKAGE that is there, or gone."""
+        path = self.state / f"scripts/{package}.{script}"
+        path.write_text(f"#!/bin/sh\necho \"{package} {script} $#:$*\" >>{self.services.folder}/ran"
+                        f"\ncat\nexit {status}\n")
+        path.chmod(0o755)
+        if is_there:
+            (self.state / f"installed/{package}").touch()
+        with open(self.state / "queue", "a", encoding="utf-8") as queue:
+            queue.write("\t".join(["waits", package, script, *arguments]) + "\n")
+
+    def run(self):
+        return self.services.run("scripts", "start")
+
+    def ran(self):
+        """What ran since it was asked last."""
+        path = self.services.folder / "ran"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def lines(self):
+        path = self.state / "queue"
+        return path.read_text().splitlines() if path.exists() else None
+
+
+@pytest.fixture
+def queue(services):
+    return Queue(services)
+
+
+def test_queued_scripts_run_in_order_with_their_arguments(queue):
+    queue.add("a", "post-install", "1.0-0")
+    queue.add("b", "post-upgrade", "2~rc1-0", "1:1.0-0")
+    queue.add("a", "oninstall", "install", "/")
+    queue.add("c", "post-remove")
+    status, text = queue.run()
+    assert status == 0, text
+    assert queue.ran() == ["a post-install 1:1.0-0", "b post-upgrade 2:2~rc1-0 1:1.0-0",
+                           "a oninstall 2:install /", "c post-remove 0:"]
+    assert queue.lines() is None and not (queue.state / "queue.new").exists()
+    assert len(list((queue.state / "scripts").iterdir())) == 4
+
+
+def test_a_queued_script_that_fails_stays_and_the_others_run(queue):
+    queue.add("a", "post-install", "1.0-0")
+    queue.add("bad", "post-upgrade", "2.0-0", "1.0-0", status=3)
+    queue.add("gone", "post-remove", "1.0-0", status=1, is_there=False)
+    queue.add("z", "post-install", "1.0-0")
+    status, text = queue.run()
+    assert status == 1 and "a package's script failed" in text and "lpkg fix" in text
+    assert [line.split()[0] for line in queue.ran()] == ["a", "bad", "gone", "z"]
+    assert queue.lines() == ["failed\tbad\tpost-upgrade\t2.0-0\t1.0-0",
+                             "failed\tgone\tpost-remove\t1.0-0"]
+    assert (queue.state / "scripts/gone.post-remove").exists()
+    queue.run()
+    assert queue.ran() == ["bad post-upgrade 2:2.0-0 1.0-0", "gone post-remove 1:1.0-0"]
+
+
+def test_a_queued_script_of_a_package_that_is_gone_goes_too(queue):
+    queue.add("gone", "post-remove", "1.0-0", is_there=False)
+    queue.add("here", "post-install", "1.0-0")
+    assert queue.run()[0] == 0
+    assert [path.name for path in (queue.state / "scripts").iterdir()] == ["here.post-install"]
+
+
+def test_a_queue_whose_run_was_cut_is_run_again(queue):
+    """After a script of a package that is gone was removed, and before the queue was written."""
+    queue.add("gone", "post-remove", "1.0-0", is_there=False)
+    queue.add("here", "post-install", "1.0-0")
+    (queue.state / "scripts/gone.post-remove").unlink()
+    (queue.state / "queue.new").write_text("half a li")
+    assert queue.run()[0] == 0
+    assert queue.ran() == ["here post-install 1:1.0-0"] and queue.lines() is None
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_without_a_queue_nothing_is_run(queue, text):
+    if text is not None:
+        (queue.state / "queue").write_text(text)
+    assert queue.run()[0] == 0
+    assert not (queue.state / "queue.new").exists()
+
+
+def test_queued_scripts_find_the_hooks(queue):
+    hook = queue.state / "hooks/lpkg-alt"
+    hook.write_text(f"#!/bin/sh\necho hook >>{queue.services.folder}/ran\n")
+    hook.chmod(0o755)
+    queue.add("a", "oninstall", "install", "/")
+    (queue.state / "scripts/a.oninstall").write_text("#!/bin/sh\nlpkg-alt --install x\n")
+    assert queue.run()[0] == 0 and queue.ran() == ["hook"]
+
+
+def test_boot_runs_the_queue_first_and_only_if_there_is_one(queue):
+    services = queue.services
+    services.add("daemon", f"start() {{ echo daemon >>{services.folder}/ran; }}")
+    (services.rcd / "daemon").touch()
+    (queue.state / "queue").touch()
+    assert services.run("boot", "start")[0] == 0
+    assert not (services.state / "scripts").exists() and queue.ran() == ["daemon"]
+    services.run("daemon", "stop")
+    services.run("boot", "stop")
+    queue.add("a", "post-install", "1.0-0", status=1)
+    assert services.run("boot", "start")[0] == 0        # a script that fails stops no service
+    assert queue.ran() == ["a post-install 1:1.0-0", "daemon"]
+    assert services.run("scripts", "status") == (1, "scripts is failed\n")

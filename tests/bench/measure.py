@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 RUN_ONE = pathlib.Path(__file__).resolve().with_name("run_one.py")
@@ -44,14 +44,16 @@ class Peer(NamedTuple):
     name: str
     round: Callable[[], Iterator[Step]]
     needs: Tuple[str, ...] = ()
-    packages: str = ""          # of Debian, which bring what it needs
+    packages: str = ""          # of Debian, which bring what it needs, or
+    setting: str = ""           # the variable that says where it is
     as_root: bool = False
 
     def absence(self) -> str:
         """Why the peer can't take part; empty when it can."""
         missing = [program for program in self.needs if not shutil.which(program, path=path())]
         if missing:
-            return f"no {' '.join(missing)}; apt-get install {self.packages}"
+            hint = f"set {self.setting}" if self.setting else f"apt-get install {self.packages}"
+            return f"no {' '.join(missing)}; {hint}"
         return "it wants to be root" if self.as_root and os.geteuid() else ""
 
 
@@ -152,17 +154,16 @@ def is_tmpfs(folder: str) -> bool:
 
 # ---- printing ------------------------------------------------------------------------------------
 
-HEAD = ("operation", "peer", "wall ms", "cpu ms", "peak MiB", "ratio", "more ms")
+HEAD = ("operation", "peer", "wall ms", "least ms", "cpu ms", "peak MiB", "ratio", "more ms")
 
 
 def show(samples: Samples, peers: Sequence[Peer], base: str) -> None:
     """Print the medians, each beside that of the peer BASE, or of the first where it is absent."""
     rows = [HEAD]
     for operation, runs in samples.items():
-        middles = {peer.name: middle(runs[peer.name]) for peer in peers if peer.name in runs}
-        first = next(iter(middles.values()))
-        other = middles.get(base, first) if len(middles) > 1 else None
-        rows += [row(operation, name, sample, other) for name, sample in middles.items()]
+        here = {peer.name: runs[peer.name] for peer in peers if peer.name in runs}
+        other = here.get(base, next(iter(here.values()))) if len(here) > 1 else None
+        rows += [row(operation, name, taken, other) for name, taken in here.items()]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for cells in rows:
         text = [cell.ljust(width) for cell, width in zip(cells[:2], widths)]
@@ -179,12 +180,16 @@ def middle(runs: List[Sample]) -> Sample:
     return Sample(*map(statistics.median, zip(*runs)))
 
 
-def row(operation: str, name: str, sample: Sample, other: Optional[Sample]) -> Tuple[str, ...]:
-    figures = (f"{sample.wall:.1f}", f"{sample.cpu:.1f}", f"{sample.peak:.1f}")
+def row(operation: str, name: str, runs: List[Sample],
+        other: Optional[List[Sample]]) -> Tuple[str, ...]:
+    """The cells of what RUNS took, beside OTHER runs."""
+    wall, cpu, peak = middle(runs)
+    least = min(run.wall for run in runs)
+    figures = (f"{wall:.1f}", f"{least:.1f}", f"{cpu:.1f}", f"{peak:.1f}")
     if other is None:
         return (operation, name, *figures, "", "")
-    ratio, more = sample.wall / other.wall, sample.wall - other.wall
-    return (operation, name, *figures, f"{ratio:.2f}", f"{more:+.1f}")
+    base = middle(other).wall
+    return (operation, name, *figures, f"{wall / base:.2f}", f"{wall - base:+.1f}")
 
 
 def floor() -> float:
@@ -195,13 +200,18 @@ def floor() -> float:
 # ---- the command line ----------------------------------------------------------------------------
 
 
-def main(benchmark: Callable[[argparse.Namespace], None], about: str, **more: str) -> int:
-    """Run BENCHMARK with its options; MORE names further flags and their help."""
+def main(benchmark: Callable[[argparse.Namespace], None], about: str,
+         **more: Union[str, Tuple[str, str]]) -> int:
+    """Run BENCHMARK with its options; MORE names further ones: a flag's help, or the help and the
+    default of one that takes a value."""
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     parser.add_argument("--rounds", type=positive, default=5, help="rounds of each peer (5)")
     parser.add_argument("--quick", action="store_true", help="one round, small sets")
-    for name, text in more.items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
+    for name, said in more.items():
+        if isinstance(said, str):
+            parser.add_argument(f"--{name}", action="store_true", help=said)
+        else:
+            parser.add_argument(f"--{name}", help=f"{said[0]} ({said[1]})", default=said[1])
     options = parser.parse_args()
     options.rounds = 1 if options.quick else options.rounds
     try:
@@ -224,4 +234,4 @@ def positive(text: str) -> int:
 def say_where(what: str, rounds: int) -> None:
     """The line above a table: what is measured, and how busy the machine is besides."""
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
-    print(f"{what}; rounds: {rounds}; {load}")
+    print(f"{what}; rounds: {rounds}; {load}", flush=True)
