@@ -1151,7 +1151,7 @@ class Want(Record):
     """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
     SOURCE, unless these are None; ASKED for by the user, who means the newest, where others are
     content with what is there; KEPT, what is installed and stays, in some version, unless a package
-    of its HOMES replaces it; PARENT, the want that brought the NEEDER, a package that was chosen."""
+    of its HOMES replaces it; PARENT, the want that brought the NEEDER, a chosen package."""
     __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "parent", "needer")
 
     def met_by(self, package: Package) -> bool:
@@ -1665,7 +1665,7 @@ def open_file(path: str, folder: "int | None" = None, shown: str = "") -> object
     """The regular file PATH, open to be read: relative to FOLDER, where no symlink is followed, or
     anywhere. Never waits for a fifo."""
     flags = READ_FLAGS if folder is not None else READ_FLAGS & ~os.O_NOFOLLOW
-    file = open(os.open(path, flags, dir_fd=folder), "rb")
+    file = open(os.open(path, flags, dir_fd=folder), "rb", buffering=0)
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
@@ -1675,7 +1675,8 @@ def open_file(path: str, folder: "int | None" = None, shown: str = "") -> object
 def read_all(file: object, limit: int, what: str) -> bytes:
     """The bytes of FILE, which is closed; Fail for more than LIMIT."""
     with file:
-        data = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, limit) + 1)
     if len(data) > limit:
         raise Fail(f"{what}: larger than {human_size(limit)}, which is the most that is read")
     return data
@@ -2061,9 +2062,11 @@ def find_relations(tar: object, tree: dict, alternatives: list) -> dict:
                 provides.add(f"so:{soname or name}")
     provides.update("cmd:" + one["path"].rpartition("/")[2] for one in alternatives
                     if str(one.get("path")).rpartition("/")[0] in PROGRAMS)
+    own = {"so:" + path.rpartition("/")[2] for path in tree}    # it finds those by their paths
     sound = [text for text in sorted(provides) if is_name(text.replace(":", ""))]
     return {"provides": sound, "alternatives": alternatives,
-            "depends": sorted(text for text in needs - provides if is_name(text.replace(":", "")))}
+            "depends": sorted(text for text in needs - provides - own
+                              if is_name(text.replace(":", "")))}
 
 
 def elf_links(file: object) -> tuple:
@@ -2394,8 +2397,8 @@ def write_index(options: "Options", folder: str, arch: str, packages: list,
 
 
 def renew_index(options: "Options") -> int:
-    """Sign an index.json anew, with a new serial and a new time to expire, as it stands: its present
-    signature must be good, by this key or by one of --key."""
+    """Sign an index.json anew, as it stands, with a new serial and a new time to expire: its
+    present signature must be good, by this key or by one of --key."""
     path = os.path.realpath(options.words[0])
     key_id, seed = read_secret_key(options.need("secret"))
     own = PublicKey(key_id, bytes(import_signing().SigningKey(seed).verify_key))
@@ -3709,7 +3712,12 @@ def load_modules() -> None:
     another one, or not whole. What can't be loaded doesn't keep the journal from that."""
     try:
         printable("\n")                 # loads a codec
-        import difflib, encodings.idna, http.client, json, urllib.parse, urllib.request
+        import difflib
+        import encodings.idna
+        import http.client
+        import json
+        import urllib.parse
+        import urllib.request
     except Exception:
         pass
 
@@ -3924,8 +3932,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
                    "move it away")
     if choice == "beside" and not is_path(path + ".lpkg-new"):
-        raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside it is "
-                   "too long; move it away")
+        raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside it "
+                   "is too long; move it away")
     if choice == "beside":
         say(f"{tx.root.name(path)}: was changed here and stays; the new one is {path}.lpkg-new")
     if choice == "keep":
@@ -4004,24 +4012,19 @@ def is_removable(root: Root, package: Package, entry: dict) -> bool:
 
 def check_room(tx: Transaction) -> None:
     """Fail unless each file system has the room for what is staged on it."""
-    needed = {}                         # device -> (bytes, a folder on it)
-    places = {}
+    sizes = {}                          # folder -> bytes of what comes into it
     for package in tx.plan.new:
         for entry in package.files():
             parent = entry["path"].rpartition("/")[0]
-            if parent not in places:
-                places[parent] = nearest_folder(tx.root, parent)
-            device, folder = places[parent]
-            blocks = -(-entry.get("size", 1) // 4096) * 4096
-            needed[device] = (needed.get(device, (0, ""))[0] + blocks, folder)
+            sizes[parent] = sizes.get(parent, 0) - entry.get("size", 1) // -4096 * 4096
+    needed = {}                         # device -> (bytes, a folder on it)
+    for folder, size in sizes.items():
+        while folder in tx.folders:
+            folder = folder.rpartition("/")[0]
+        device = os.fstat(tx.root.folder(folder)).st_dev
+        needed[device] = (needed.get(device, (0, ""))[0] + size, folder)
     for size, folder in needed.values():
         check_space(os.fstatvfs(tx.root.folder(folder)), size, tx.root.name(folder))
-
-
-def nearest_folder(root: Root, path: str) -> tuple:
-    """(device, folder) of PATH or, where it is still to be made, of the nearest folder above it."""
-    there = root.lstat(path) if path else os.fstat(root.folder(""))
-    return (there.st_dev, path) if there else nearest_folder(root, path.rpartition("/")[0])
 
 
 def check_space(file_system: object, size: int, what: str) -> None:
@@ -4059,7 +4062,12 @@ def stage_packages(tx: Transaction) -> None:
 
     def stage_package(package: Package) -> None:
         for entry, content in unpack(package):
-            stage_entry(tx, final_path(package, entry), entry, meter.count(content))
+            path = final_path(package, entry)
+            try:
+                stage_entry(tx, path, entry, meter.count(content))
+            except OSError as error:
+                error.filename = tx.root.name(path)     # not that of the temporary
+                raise
 
     share_out(tx.plan.new, stage_package, meter)
 
@@ -4184,13 +4192,13 @@ def prepare(tx: Transaction) -> None:
 
 
 def queue_after(plan: Plan, queue: list, ready: bool) -> list:
-    """The QUEUE as it is after PLAN: lines [state, package, script, arguments…]; READY: scripts can
-    run before the change."""
+    """The QUEUE as it is after PLAN: lines [state, package, script, arguments…], what a package
+    needs before it; READY: scripts can run before the change."""
     touched = {package.name for package in plan.new} | set(plan.old)
     lines = [line for line in queue if line[1] not in touched]
     unfinished = {line[1] for line in queue if line[2] in ("pre-install", "post-install")
                   or line[2:4] == ["oninstall", "install"]}
-    for package in plan.new:            # an upgrade of what never ran its scripts installs it
+    for package in needed_first(plan.new):  # an upgrade of what never ran its scripts installs it
         old = plan.old.get(package.name) if package.name not in unfinished else None
         versions = [package.version] + ([old.version] if old else [])
         calls = [] if old or ready else [("pre-install", versions)]
@@ -4201,6 +4209,24 @@ def queue_after(plan: Plan, queue: list, ready: bool) -> list:
     lines += [["waits", package.name, "post-remove", package.version]
               for package in plan.removed() if has_script(package, "post-remove")]
     return lines
+
+
+def needed_first(packages: list) -> list:
+    """PACKAGES, each after those that it depends on, as far as that goes in circles."""
+    answers = by_answer(packages)
+    placed = {}
+    seen = set()
+    left = packages[::-1]
+    while left:
+        package = left[-1]
+        needs = [other for relation in package.relations("depends")
+                 for other in answers.get(relation.name, ()) if other.name not in seen]
+        if package.name not in seen and needs:
+            left += needs
+        else:
+            placed.setdefault(package.name, left.pop())
+        seen.add(package.name)
+    return list(placed.values())
 
 
 def load_queue(root: Root) -> list:
@@ -5410,12 +5436,13 @@ complete -c lpkg -n "__fish_seen_subcommand_from @INSTALLED@" -f \
 @FLAGS@
 function fish_command_not_found
 	echo "$argv[1]: not found" >&2
-	test "$argv[1]" = lpkg; or lpkg search "cmd:$argv[1]" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
+	test "$argv[1]" = lpkg; and return
+	lpkg search "cmd:$argv[1]" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
 end
 """,
 }
-OF_INSTALLED = ("remove", "upgrade", "downgrade", "files", "why", "verify", "hold", "unhold", "audit",
-                "fix")
+OF_INSTALLED = ("remove", "upgrade", "downgrade", "files", "why", "verify", "hold", "unhold",
+                "audit", "fix")
 
 
 def cmd_completion(options: "Options") -> int:
@@ -5425,8 +5452,8 @@ def cmd_completion(options: "Options") -> int:
     if shell not in COMPLETIONS:
         raise Usage(f"{shell}: write lpkg completion bash, zsh or fish")
     flags = [option.flag for option in OPTIONS]
-    fish = "\n".join(f"complete -c lpkg {'-l ' + flag[2:] if flag[:2] == '--' else '-s ' + flag[1:]}"
-                     for flag in flags)
+    names = ["-l " + flag[2:] if flag[:2] == "--" else "-s " + flag[1:] for flag in flags]
+    fish = "\n".join(f"complete -c lpkg {name}" for name in names)
     installed = (" " if shell == "fish" else " | ").join(OF_INSTALLED)
     text = COMPLETIONS[shell].replace("@VERBS@", " ".join(VERBS))
     text = text.replace("@OPTIONS@", " ".join(flags)).replace("@FLAGS@", fish)

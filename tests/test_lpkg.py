@@ -2644,6 +2644,24 @@ def test_scripts_order_and_arguments(world, shell):
     assert log(world) == []
 
 
+@pytest.mark.parametrize("needs, order", [
+    ({"a": ["c"], "b": [], "c": ["b"]}, "bca"),
+    ({"a": ["b"], "b": ["a"], "c": ["a"]}, "bac"),
+    ({"a": ["b", "c"], "b": ["d"], "c": ["d"], "d": []}, "dcba"),
+])
+def test_scripts_of_what_is_needed_come_first(needs, order):
+    packages = [lpkg.Package(dict(info_of(name, [], depends=depends), replaces=[]), None)
+                for name, depends in needs.items()]
+    assert "".join(package.name for package in lpkg.needed_first(packages)) == order
+
+
+def test_scripts_of_a_deep_chain():
+    infos = [info_of(f"p{n}", [], depends=[f"p{n + 1}"] if n < 2999 else []) for n in range(3000)]
+    packages = [lpkg.Package(dict(info, replaces=[]), None) for info in infos]
+    names = [package.name for package in lpkg.needed_first(packages)]
+    assert names == [f"p{n}" for n in range(2999, -1, -1)]
+
+
 def test_scripts_see_a_clean_environment(world, shell, monkeypatch):
     text = """#!/bin/sh
 pwd > /out

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -83,6 +84,8 @@ class Shim:
         return lambda *arguments, **more: self.call(name, real, *arguments, **more)
 
     def call(self, name, real, *arguments, **more):
+        if name == "write" and isinstance(arguments[0], int) and is_pipe(arguments[0]):
+            return real(*arguments, **more)
         count = self.note(name)
         is_now = count == self.number
         if self.error and (is_now or self.for_ever and 0 < self.number < count):
@@ -115,6 +118,11 @@ class Shim:
         raw = CountedFile(file, mode.replace("b", ""))
         raw.shim = self
         return raw if buffering == 0 else io.BufferedWriter(raw)
+
+
+def is_pipe(descriptor):
+    """Whether what is written there is talk between processes."""
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
 
 
 FREEING = ("unlink", "remove", "rmdir", "fsync", "fdatasync", "sync", "chmod", "fchmod", "fork")
@@ -191,6 +199,7 @@ class Kinds:
         self.folder = folder
         self.source = ["--repo", self.world.repo, "--key", self.world.key, "--arch", "x86_64"]
         self.systems = {}               # KIND -> (old, new, calls)
+        self.scripts = {}               # KIND -> what scripts run after its commit
         self.pack_first()
         self.make_roots()
         self.pack_second()
@@ -245,6 +254,7 @@ class Kinds:
         full = self.copy("bare", self.folder / "full")
         self.do("install", ["install", "--yes", *self.source, "a"], full).ok()
         (full / "etc/c").write_bytes(b"mine")
+        (full / "old/mine").write_bytes(b"so this folder stays")
         configured = self.copy("full", self.folder / "configured")
         (configured / "etc/lpkg/keys").mkdir(parents=True)
         shutil.copy(self.world.key, configured / "etc/lpkg/keys")
@@ -270,6 +280,7 @@ class Kinds:
         """A copy of KIND's origin, changed by lpkg with a shim: (result, calls)."""
         origin, arguments = self.kinds[kind]
         self.copy(origin, root)
+        (root / LOG).unlink(missing_ok=True)
         return self.again(kind, root, **more)
 
     def again(self, kind, root, **more):
@@ -285,10 +296,12 @@ class Kinds:
         if kind not in self.systems:
             root = self.folder / f"new-{kind}"
             self.copy(self.kinds[kind][0], root)
+            (root / LOG).unlink(missing_ok=True)
             old = look(root)
             done, calls = self.again(kind, root)
             done.ok()
             self.systems[kind] = (old, look(root), calls)
+            self.scripts[kind] = scripts_after(root)
             assert old != self.systems[kind][1]
             verify(root)
         return self.systems[kind]
@@ -307,6 +320,12 @@ def look(root):
         found = {path: what for path, what in found.items()
                  if not f"{lpkg.INSTALLED}/".startswith(path + "/")}
     return found
+
+
+def scripts_after(root):
+    """What scripts ran after the commit, with their arguments. (Before it they are temporaries.)"""
+    text = (root / LOG).read_text() if (root / LOG).exists() else ""
+    return {line for line in text.splitlines() if ".post-" in line}
 
 
 def verify(root):
@@ -344,6 +363,7 @@ def check_recovered(kinds, kind, root, where):
     left = look(root)
     assert left in (old, new), (where, differences(left, old, new))
     assert not litter(root), (where, litter(root))
+    assert scripts_after(root) == (kinds.scripts[kind] if left == new else set()), where
     if left == old:
         kinds.again(kind, root)[0].ok()
         assert look(root) == new, (where, differences(look(root), new))
@@ -830,8 +850,9 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-# A script that goes on when the file `go` is there; the shell has no `sleep`.
-WAIT = f"echo \"${{0##*/}}\" >>/{LOG}; : >/started; while [ ! -e /go ]; do :; done"
+# A script that goes on when the file `go` is there, or after many looks: there is no `sleep`.
+WAIT = (f"echo \"${{0##*/}}\" >>/{LOG}; : >/started; n=0\n"
+        "while [ ! -e /go ] && [ $n != 2000000 ]; do n=$((n + 1)); done")
 
 
 def ran(root):
