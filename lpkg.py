@@ -1519,6 +1519,7 @@ class Meter:
 
     def __init__(self, what: str, total: int, announce: bool = True):
         self.what = what
+        self.item = ""                  # what of it is being done
         self.total = total
         self.weight = 1                 # of each byte that is counted: 2 where a worker has others
         self.pid = os.getpid()
@@ -1539,7 +1540,8 @@ class Meter:
             return
         rate = self.done / (now - self.began)
         progress(f"{self.what}: {human_size(self.done)} of {human_size(self.total)}, "
-                 f"{human_size(rate)}/s, {max(self.total - self.done, 0) / rate:.0f} s left")
+                 f"{human_size(rate)}/s, {max(self.total - self.done, 0) / rate:.0f} s left"
+                 + (f": {self.item}" if self.item else ""))
 
     def count(self, content: object) -> object:
         """CONTENT's pieces, counted."""
@@ -1601,9 +1603,10 @@ class Worker:
         import marshal
         data = b"".join(iter(lambda: os.read(self.reader, PIECE), b""))
         self.end()
-        if not data:
-            raise Fail("the second process was killed; run the command again")
-        complaint, status, results = marshal.loads(data)
+        try:
+            complaint, status, results = marshal.loads(data)
+        except (EOFError, ValueError, TypeError):       # an answer that isn't whole
+            raise Fail("the second process was killed; run the command again") from None
         if complaint:
             raise (Later if status == Later.status else Fail)(complaint)
         return results
@@ -1841,6 +1844,13 @@ def unpack(package: Package) -> object:
         archive.expect(tar_header(entry), entry["path"])
         yield entry, archive.content(entry) if entry["type"] == "file" else ()
     archive.finish()
+
+
+def read_through(package: Package) -> None:
+    """Read the fetched PACKAGE to its last byte; Fail when anything in it is wrong."""
+    for _, content in unpack(package):
+        for _ in content:
+            pass
 
 
 def read_local(path: str) -> Package:
@@ -2157,7 +2167,8 @@ def cmd_pack(options: "Options") -> int:
         for name, tree in sorted(trees.items()):
             part = meta["packages"][name]
             scripts = take_scripts(tar, tree, part.get("scripts", {}))
-            offers = part.get("alternatives", []) + take_alternatives(tar, tree)
+            offers = sorted(part.get("alternatives", []) + take_alternatives(tar, tree),
+                            key=lambda one: str(one.get("path")))
             add_parents(tree, [str(one.get("path")) for one in offers])
             apply_owners(tree, part.get("owners", {}), name)
             hash_files(tar, tree)
@@ -2404,9 +2415,10 @@ def renew_index(options: "Options") -> int:
     own = PublicKey(key_id, bytes(import_signing().SigningKey(seed).verify_key))
     keys = [own, *(parse_public_key(read_file(name), name) for name in options.key)]
     data = read_file(path, INDEX_LIMIT)
-    check_signature(data, read_file(path + ".minisig"), keys, path)
+    _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
     index = parse_json(data, path)
     read_index(data, str(index.get("arch")), path)
+    check_comment(comment, index, path)
     return write_index(options, os.path.dirname(path), index["arch"], index["packages"], None)
 
 
@@ -2423,7 +2435,7 @@ def cmd_check(options: "Options") -> int:
     universe = Universe({}, [repository], [])
     packages = list(repository.index.packages())
     meter = Meter(f"checking {how_many(packages)}", sum(package.size for package in packages))
-    faults = []
+    faults = folder_faults(folder, packages)
     for package in packages:
         needs = [text for text in package.relations("depends")
                  if not any(other.satisfies(text) for other in universe.named(text.name))]
@@ -2432,9 +2444,28 @@ def cmd_check(options: "Options") -> int:
         with tempfile.TemporaryFile(buffering=0) as spool:
             faults += [(str(package), what) for what in archive_faults(package, spool, meter)]
     progress("")
-    print_all(options, [{"package": name, "what": what} for name, what in faults],
-              lambda one: f"{one['package']}: {one['what']}")
+    print_all(options, [{"name": name, "what": what} for name, what in faults],
+              lambda one: f"{one['name']}: {one['what']}")
     return 1 if faults else 0
+
+
+def folder_faults(folder: str, packages: list) -> list:
+    """(file name, what is wrong) of the files in FOLDER beside those of PACKAGES."""
+    import urllib.parse
+    path = os.path.join(folder, "index.json")
+    known = {"index.json", "index.json.gz", "index.json.minisig", "index.html",
+             *(urllib.parse.unquote(package.info["file"]) for package in packages)}
+    faults = [(name, "is not in the index") for name in sorted(set(os.listdir(folder)) - known)]
+    if os.path.lexists(path + ".gz"):
+        inflater = zlib.decompressobj(31)
+        data = read_file(path, INDEX_LIMIT)
+        try:
+            same = inflater.decompress(read_file(path + ".gz", INDEX_LIMIT), len(data) + 1) == data
+        except zlib.error:
+            same = False
+        if not same or not inflater.eof:
+            faults.append(("index.json.gz", "is not index.json; make the index anew"))
+    return faults
 
 
 def archive_faults(package: Package, spool: object, meter: "Meter") -> list:
@@ -2442,9 +2473,7 @@ def archive_faults(package: Package, spool: object, meter: "Meter") -> list:
     try:
         fetch_package(package, spool, meter)
         read_manifest(package)
-        for _, content in unpack(package):
-            for _ in content:
-                pass
+        read_through(package)
     except (Fail, OSError) as error:
         return [explain(error) if isinstance(error, OSError) else str(error)]
     return []
@@ -2905,9 +2934,23 @@ class Root:
     def read(self, path: str, limit: int = SMALL_LIMIT) -> bytes:
         """The bytes of PATH, at most LIMIT; nothing when it isn't there."""
         try:
-            return read_all(self.open(path), limit, self.name(path))
+            folder, name = self.place(path)
+            descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return b""
+        try:                            # not by a file object: there are hundreds of these
+            there = os.fstat(descriptor)
+            if not stat.S_ISREG(there.st_mode):
+                raise Fail(f"{self.name(path)}: not a regular file")
+            if there.st_size > limit:
+                raise Fail(f"{self.name(path)}: larger than {human_size(limit)}, which is the most "
+                           "that is read")
+            data = os.read(descriptor, there.st_size)
+            while len(data) < there.st_size and (more := os.read(descriptor, PIECE)):
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
 
     def names(self, path: str) -> list:
         """The names in the folder PATH, sorted; none when it isn't there."""
@@ -3738,9 +3781,21 @@ def finish(root: Root) -> None:
 
 def fetch(tx: Transaction) -> None:
     """Copy the packages' bytes into spools: files without a name, which nobody can change."""
-    total = sum(package.size for package in tx.plan.new)
-    check_space(os.fstatvfs(tx.root.folder(STATE)), total, tx.root.name(STATE))
+    download = sum(package.size for package in tx.plan.new)
+    installed = sum(map(Package.installed_size, tx.plan.new))
+    if is_one_device(tx.root):          # else where the files go is known once they are fetched
+        check_space(os.fstatvfs(tx.root.top), download + installed, tx.root.path)
+    check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
     fetch_packages(tx.plan.new, lambda: nameless(tx.root), tx.root)
+
+
+def is_one_device(root: Root) -> bool:
+    """Whether the folders of ROOT that packages bring files into are all on its own file system."""
+    tops = [name for name in ("bin", "boot", "etc", "lib", "opt", "sbin", "srv", "usr", "var")
+            if stat.S_ISDIR(getattr(root.lstat(name), "st_mode", 0))]
+    paths = tops + [f"{top}/{name}" for top in tops if top in ("usr", "var")
+                    for name in root.names(top)]
+    return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.top).st_dev}
 
 
 def nameless(root: Root) -> object:
@@ -3761,6 +3816,7 @@ def fetch_packages(packages: list, make_spool: object, root: "Root | None") -> N
 
     def fetch_one(package: Package) -> dict:
         number = int(os.getpid() != parent)
+        meter.item = str(package)
         cached = caching and isinstance(package.origin, Repository)
         if not (cached and take_cached(root, package, spools[number], meter)):
             fetch_package(package, spools[number], meter)
@@ -4062,7 +4118,7 @@ def stage_packages(tx: Transaction) -> None:
 
     def stage_package(package: Package) -> None:
         for entry, content in unpack(package):
-            path = final_path(package, entry)
+            path = meter.item = final_path(package, entry)
             try:
                 stage_entry(tx, path, entry, meter.count(content))
             except OSError as error:
@@ -4488,8 +4544,7 @@ def cmd_install(options: "Options") -> int:
     plan = plan_install(state.installed, state.world, state.repositories(local), names, local,
                         state.held)
     if plan.is_empty() and plan.world == state.world:
-        say("nothing to do: it is installed already")
-        return 0
+        return nothing_to_do(options, "it is installed already")
     return change_root(state, plan)
 
 
@@ -4500,8 +4555,7 @@ def cmd_upgrade(options: "Options") -> int:
     offers = state.repositories(fresh=not options.offline)
     plan = plan_upgrade(state.installed, state.world, offers, names, state.held)
     if plan.is_empty():
-        say("nothing to do: what is installed is the newest")
-        return 0
+        return nothing_to_do(options, "what is installed is the newest")
     return change_root(state, plan)
 
 
@@ -4516,8 +4570,7 @@ def cmd_downgrade(options: "Options") -> int:
     plan = plan_install(state.installed, state.world, state.found, words, [], state.held)
     plan.world = state.world
     if plan.is_empty():
-        say("nothing to do: it is installed already")
-        return 0
+        return nothing_to_do(options, "it is installed already")
     say("the next upgrade brings the newer one again, unless you `lpkg hold` it")
     return change_root(state, plan)
 
@@ -4593,8 +4646,7 @@ def cmd_autoremove(options: "Options") -> int:
     state = State(options)
     plan = plan_autoremove(state.installed, state.world)
     if plan.is_empty():
-        say("nothing to do: all that is installed is needed")
-        return 0
+        return nothing_to_do(options, "all that is installed is needed")
     return change_root(state, plan)
 
 
@@ -4652,6 +4704,14 @@ def show_plan(options: "Options", plan: Plan, free: "int | None") -> None:
         return
     for line in plan_lines(plan, free):
         print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
+
+
+def nothing_to_do(options: "Options", reason: str) -> int:
+    """Say so; an empty plan is an array, too."""
+    say(f"nothing to do: {reason}")
+    if options.dry_run and options.json:
+        show_json([])
+    return 0
 
 
 def plan_object(package: Package, plan: Plan) -> dict:
@@ -4747,8 +4807,7 @@ def cmd_undo(options: "Options") -> int:
         raise Fail(f"no transaction {wanted} is in the history; `lpkg history` shows them")
     plan = plan_undo(state, one["changes"])
     if plan.is_empty() and plan.world == state.world:
-        say("nothing to do: that is as it was before")
-        return 0
+        return nothing_to_do(options, "that is as it was before")
     return change_root(state, plan)
 
 
@@ -4819,13 +4878,25 @@ def cmd_fix(options: "Options") -> int:
     """Finish what is left to do: scripts that wait or failed, conffiles with a new version beside
     them; and put the packages that are named back as they were packed."""
     state = existing(options)
-    failed = run_queue(state.root, again=True)
+    if options.dry_run and not options.words:
+        return show_fixes(options, state)
+    failed = 0 if options.dry_run else run_queue(state.root, again=True)
     if options.words:
         return change_root(state, plan_repair(state, options.words)) or bool(failed)
     for one in conffile_states(state.root, list(state.installed.values())):
         if one["what"] == "new version":
             fix_conffile(options, state.root, one["path"])
     return 1 if failed else 0
+
+
+def show_fixes(options: "Options", state: State) -> int:
+    """What fix would do, where no package is named."""
+    todo = [{"name": line[1], "what": f"run {line[2]}"} for line in load_queue(state.root)]
+    todo += [{"name": one["path"], "what": "merge"}
+             for one in conffile_states(state.root, list(state.installed.values()))
+             if one["what"] == "new version"]
+    print_all(options, todo, lambda one: f"{one['name']}: {one['what']}")
+    return 0
 
 
 def plan_repair(state: State, names: list) -> Plan:
@@ -5181,12 +5252,13 @@ def cmd_owner(options: "Options") -> int:
     """Which package brought a path."""
     found = []
     root = open_root(options)
-    files = {name: b"\n" + root.read(f"{INSTALLED}/{name}", INFO_LIMIT).partition(b"\n\n")[2]
-             for name in filter(is_name, root.names(INSTALLED))}
+    records = {name: root.read(f"{INSTALLED}/{name}", INFO_LIMIT)
+               for name in filter(is_name, root.names(INSTALLED))}
     for word in options.words:
         path = os.path.normpath("/" + word.lstrip("/"))[1:]
         line = b"\n" + os.fsencode(path) + b"\t"
-        owners = [name for name, text in files.items() if line in text] or alternative(root, path)
+        owners = [name for name, record in records.items()
+                  if record.find(line, record.find(b"\n\n") + 1) >= 0] or alternative(root, path)
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
@@ -5296,7 +5368,8 @@ def cmd_search(options: "Options") -> int:
 # ---- does it work? -----------------------------------------------------------------------------
 #
 # A script that was copied alone onto a device proves itself there: signatures against the vectors
-# of RFC 8032 and one of minisign's, and archives that lie, each of which must be refused.
+# of RFC 8032 and one of minisign's, and archives that lie. Each lie is told well, so that only the
+# one guard that is meant for it can see it, and must be refused in the words of that guard.
 
 VECTORS = (                         # RFC 8032, 7.1: public key, message, signature
     ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
@@ -5322,65 +5395,126 @@ def cmd_selftest(options: "Options") -> int:
     return 0
 
 
+MINISIGN_KEY = b"""untrusted comment: minisign public key F3349FE5382EE56F
+RWRv5S445Z8088hqJp0/fpTcMQzwXGwXRzO3R/8UMmtqdUZNsewHtrpm
+"""
+MINISIGN_OF_INDEX = b"""untrusted comment: signature from minisign secret key
+RURv5S445Z808/Q5cagXMgR/HPhn8nQU20kk6O/cR0KjISXD3VMVh7zZwubOhABW7dI8vtwttSIVHI57TeUAxiI/HN28aG2acQs=
+trusted comment: index any serial 1
+oxws1ikXfUIKLsZ04zsSJgSVLtir9OK2pBy7/hpfsvbVtJHhi0a2PqdhcL0fDUpKTEYj59jEam6oecG58Vq8Dw==
+"""
+
+
 def signature_checks() -> object:
-    """(what, whether it is as it should be) of Ed25519."""
+    """(what, whether it is as it should be) of signatures."""
     for number, texts in enumerate(VECTORS, 1):
         public, message, signature = map(bytes.fromhex, texts)
         yield f"RFC 8032's signature {number}", ed25519_verify(public, message, signature)
         yield "and of another message: refused", not ed25519_verify(public, b"x", signature)
-    raised = signature[:32] + (int.from_bytes(signature[32:], "little") + L).to_bytes(32, "little")
+    raised = signature[:32] + little(int.from_bytes(signature[32:], "little") + L)
     yield "a signature with S + L: refused", not ed25519_verify(public, message, raised)
-    neutral = (1).to_bytes(32, "little")
-    yield "a key of small order: refused", not ed25519_verify(neutral, b"", neutral + bytes(32))
+    base, neutral = point_encode(BASE), little(1)
+    yield "a key of small order: refused", not ed25519_verify(neutral, b"", base + little(1))
+    signature = neutral + little(challenge(neutral, base, b""))
+    yield "an R of small order: refused", not ed25519_verify(base, b"", signature)
+    yield "a point's second spelling: refused", point_decode(little(P + 3)) is None
+    key = parse_public_key(MINISIGN_KEY, "the key")
+    for what, data, old, new, word in (
+            ("minisign's signature", b"index", b"", b"", ""),
+            ("of another file", b"indeX", b"", b"", "wrong signature"),
+            ("with another comment", b"index", b"serial 1", b"serial 2", "wrong signature"),
+            ("by another key", b"index", b"RURv", b"RURw", "not trusted")):
+        signed = MINISIGN_OF_INDEX.replace(old, new)
+        yield check(what, word, lambda: check_signature(data, signed, [key], "it"))
+
+
+def little(number: int) -> bytes:
+    """NUMBER in 32 bytes, as Ed25519 writes it."""
+    return number.to_bytes(32, "little")
+
+
+def challenge(r: bytes, public: bytes, message: bytes) -> int:
+    """The k of a signature with this R by the key PUBLIC: also its S, where that key is B."""
+    import hashlib
+    return int.from_bytes(hashlib.sha512(r + public + message).digest(), "little") % L
+
+
+def check(what: str, word: str, run: object) -> tuple:
+    """(what, whether it is as it should be): RUN fails with WORD in its message; none: it works."""
+    try:
+        run()
+        said = ""
+    except Fail as error:
+        said = str(error)
+    return f"{what}: refused" if word else what, bool(said) == bool(word) and word in said
 
 
 def archive_checks() -> object:
     """(what, whether it is as it should be) of packages that are good, and that lie."""
-    import tempfile
-    for what, data, good in sample_archives():
-        with tempfile.TemporaryFile() as file:
+    for what, data, word in sample_archives():
+        with open(os.memfd_create("sample"), "w+b", buffering=0) as file:
             file.write(data)
-            file.flush()
-            try:
-                info = Archive(file.fileno(), 0, len(data), "it").info()
-                package = Package(info, "it", len(data))
-                package.spool = file
-                for _, content in unpack(package):
-                    for _ in content:
-                        pass
-                refused = False
-            except Fail:
-                refused = True
-        yield what if good else f"{what}: refused", refused != good
+            yield check(what, word, lambda: read_sample(file, len(data)))
+
+
+def read_sample(file: object, size: int) -> None:
+    """Read the package in FILE as an install does."""
+    package = Package(Archive(file.fileno(), 0, size, "it").info(), "it", size)
+    package.spool = file
+    read_through(package)
 
 
 def sample_archives() -> object:
-    """(what, bytes, whether it is good) of small packages."""
-    folder, file = folder_entry("d"), file_entry("d/f", b"data")
-    link = link_entry("d", "/etc")
-    body = tar_header(folder) + tar_header(file) + b"data" + padding(4)
-    yield "a package", sample([folder, file], body), True
-    for path in ("../f", "/f", "d/../../f", "d//f", "d/./f", STATE + "/world", ".lpkg/f", "a\0b"):
-        bad = file_entry(path, b"data")
-        yield f"a file {printable(path)!r}", sample([bad], tar_header(bad) + b"data"), False
-    yield "a file below a symlink", sample([link, file], tar_header(link) + body[512:]), False
-    setuid = dict(file, mode="4755")
-    hidden = tar_header(folder) + tar_header(setuid) + body[1024:]
-    yield "a setuid bit that isn't declared", sample([folder, file], hidden), False
-    yield "another content", sample([folder, file], body.replace(b"data", b"DATA")), False
-    yield "a member too many", sample([folder, file], body + tar_header(folder)), False
-    good = sample([folder, file], body)
-    yield "a cut archive", good[:-9], False
-    yield "something after the end", good + b"x", False
-    yield "a bomb", b"".join(gzip_pieces([info_header(INFO_LIMIT + 1), bytes(1 << 20)])), False
+    """(what, bytes, a word of the refusal or "") of small packages."""
+    folder, file, long = folder_entry("d"), file_entry("d/f", b"data"), bytes(PIECE + 1)
+    entries, body = [folder, file], sample_body([folder, file], b"data")
+    good = sample(entries, body)
+    yield "a package", good, ""
+    large = [file_entry("f", long)]
+    yield "a package with a large file", sample(large, sample_body(large, long)), ""
+    for path in ("../f", "/f", "d/../../f", "d//f", "d/./f", STATE + "/world", ".lpkg/f", "a\0b",
+                 "n" * (NAME_LIMIT + 1), "/".join(["n" * 250] * 12 + ["f"])):
+        bad = sample_parents(path) + [file_entry(path, b"data")]
+        what = f"a file {printable(path)[:20]!r}"
+        yield what, sample(bad, sample_body(bad, b"data")), "path is not valid"
+    below = [link_entry("d", "/etc"), file]
+    yield "a file below a symlink", sample(below, sample_body(below, b"data")), "in no folder"
+    twice = [folder, folder]
+    yield "a path that is there twice", sample(twice, sample_body(twice, b"")), "twice"
+    hidden = sample_body([folder, dict(file, mode="4755")], b"data")
+    yield "a setuid bit that isn't declared", sample(entries, hidden), "says at d/f"
+    yield "another content", sample(entries, body.replace(b"data", b"DATA")), "another content"
+    yield "padding that isn't empty", sample(entries, body[:-1] + b"x"), "another content"
+    changed = sample(large, sample_body(large, long[1:] + b"x"))
+    yield "another content of a large file", changed, "another content"
+    more = sample_body([*entries, folder], b"data")
+    yield "a member too many", sample(entries, more), "says at its end"
+    yield "a cut archive", good[:-4], "ends too early"
+    yield "something after the tar's end", sample(entries, body, b"x"), "something follows"
+    yield "something after the archive's end", good + b"x", "something follows"
+    bomb = b"".join(gzip_pieces([info_header(INFO_LIMIT + 1), bytes(1 << 20)]))
+    yield "a bomb", bomb, "no package"
 
 
-def sample(entries: list, body: bytes) -> bytes:
-    """A package whose info.json has ENTRIES and whose archive has BODY."""
+def sample_parents(path: str) -> list:
+    """The folders that PATH lies in."""
+    places = [place for place, char in enumerate(path) if char == "/"]
+    return [folder_entry(path[:place]) for place in places if place]
+
+
+def sample_body(entries: list, data: bytes) -> bytes:
+    """What follows info.json in an archive of ENTRIES, whose files hold DATA."""
+    content = data + padding(len(data))
+    return b"".join(tar_header(one) + content * (one["type"] == "file") for one in entries)
+
+
+def sample(entries: list, body: bytes, tail: bytes = b"") -> bytes:
+    """A package whose info.json has ENTRIES and whose archive has BODY, and TAIL after its end."""
     info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
     info.update(name="sample", version="1-0", arch="any", size=0, files=entries)
     text = info_text(info)
-    return b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))
+    return b"".join(gzip_pieces(
+        [info_header(len(text)), text, padding(len(text)), body, TAR_END, tail]))
 
 
 # ---- completion --------------------------------------------------------------------------------
@@ -5403,7 +5537,9 @@ _lpkg() {
 complete -o default -F _lpkg lpkg
 command_not_found_handle() {
 	echo "$1: not found" >&2
-	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
+	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | while read -r name _; do
+		echo "  lpkg install $name" >&2
+	done
 	return 127
 }
 """,
@@ -5423,7 +5559,9 @@ _lpkg() {
 compdef _lpkg lpkg
 command_not_found_handler() {
 	echo "$1: not found" >&2
-	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
+	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | while read -r name _; do
+		echo "  lpkg install $name" >&2
+	done
 	return 127
 }
 """,
@@ -5437,7 +5575,9 @@ complete -c lpkg -n "__fish_seen_subcommand_from @INSTALLED@" -f \
 function fish_command_not_found
 	echo "$argv[1]: not found" >&2
 	test "$argv[1]" = lpkg; and return
-	lpkg search "cmd:$argv[1]" 2>/dev/null | sed 's/^/  lpkg install /;s/ [^ ]*  .*//' >&2
+	lpkg search "cmd:$argv[1]" 2>/dev/null | while read -d " " name _
+		echo "  lpkg install $name" >&2
+	end
 end
 """,
 }

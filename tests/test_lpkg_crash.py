@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import io
+import itertools
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from test_lpkg import (SCRIPT, SHELL_FINISH, World, keys, lpkg,     # keys is a 
                        run, snapshot)
 
 assert keys
-SAMPLE = 19                         # `make test` tries every 19th call, `make test-long` all
+SAMPLE = 29                         # `make test` tries every 29th call, `make test-long` all
 
 
 # ---- the calls that change something -----------------------------------------------------------
@@ -42,9 +43,9 @@ WIDTH = 16
 
 
 class Shim:
-    """Notes the changing calls of one lpkg and its worker. At the call NUMBER it kills lpkg and what
-    it has started, or raises an OSError of that ERROR, from then on if it is to last FOR_EVER; each
-    write writes HALF if that is said."""
+    """Notes the changing calls of one lpkg and its worker. At the call NUMBER it kills lpkg and
+    what it has started, or raises an OSError of that ERROR, from then on if it is to last FOR_EVER;
+    each write writes HALF if that is said."""
 
     def __init__(self, number=0, error=0, for_ever=False, half=False):
         self.number = number
@@ -371,8 +372,8 @@ def check_recovered(kinds, kind, root, where):
 
 
 def chosen(request, count):
-    """The numbers of the calls that are tried: all in a long test, else every SAMPLEth and those
-    around the commit, counted from a first one that differs from kind to kind."""
+    """The numbers of the calls that are tried: all in a long test, else every SAMPLEth, counted
+    from a first one that differs from kind to kind."""
     if "long" in request.node.keywords:
         return range(1, count + 1)
     first = 1 + sum(map(ord, request.node.name)) % SAMPLE
@@ -437,7 +438,7 @@ def test_s16_the_shell_is_cut_too(kinds, tmp_path, when):
     (killer / "mv").write_text("#!/bin/sh\n" + "\n".join(
         [kill, mv] if when == "before" else [mv, kill]) + "\n")
     (killer / "mv").chmod(0o755)
-    for count in range(1, moves + 1):
+    for count in range(1, moves + 1, 4):
         root = kinds.copy(committed, tmp_path / "root")
         path = f"{killer}:{tmp_path / 'applets'}:/usr/bin:/bin"
         (killer / "mv.log").write_text("")
@@ -484,14 +485,13 @@ def test_s16_errors_at_every_call(request, kinds, kind, tmp_path):
     _, _, calls = kinds.system(kind)
     outcomes = collections.Counter()
     for number in chosen(request, len(calls)):
-        for error in (errno.ENOSPC, errno.EIO):
-            for for_ever in (False, True):
-                root = tmp_path / "root"
-                where = (number, calls[number - 1], errno.errorcode[error], for_ever)
-                done, _ = kinds.try_kind(kind, root, number=number, error=error, for_ever=for_ever)
-                is_new = check_error(kinds, kind, root, done, where)
-                outcomes["new" if is_new else "old"] += 1
-                shutil.rmtree(root)
+        for error, for_ever in itertools.product((errno.ENOSPC, errno.EIO), (False, True)):
+            root = tmp_path / "root"
+            where = (number, calls[number - 1], errno.errorcode[error], for_ever)
+            done, _ = kinds.try_kind(kind, root, number=number, error=error, for_ever=for_ever)
+            is_new = check_error(kinds, kind, root, done, where)
+            outcomes["new" if is_new else "old"] += 1
+            shutil.rmtree(root)
     print(f"{kind}: {sum(outcomes.values())} errors at {len(calls)} calls:", dict(outcomes))
 
 
@@ -793,7 +793,7 @@ def link_root(source, root):
     return root
 
 
-@pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.long)])
 def test_s17_lpkg_python_and_musl_upgraded_by_themselves(self_upgrade, tmp_path, step):
     whole = link_root(self_upgrade.first, tmp_path / "whole")
     done = self_upgrade.upgrade(whole)
