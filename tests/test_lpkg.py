@@ -27,7 +27,7 @@ import time
 import zlib
 
 import pytest
-from conftest import ROOT, load_tool
+from conftest import ROOT, load_tool, pythons
 
 lpkg = load_tool("lpkg")
 SCRIPT = os.path.abspath(lpkg.__file__)
@@ -4313,3 +4313,824 @@ def test_only_the_standard_library_and_nothing_dear_at_the_start():
     )
     dear = {"argparse", "json", "re", "urllib", "tarfile", "subprocess", "typing", "dataclasses"}
     assert not dear & set(done.stdout.decode().split())
+
+
+# ---- the rest of the verbs, and what a device lacks ----------------------------------------------
+
+EACH_PYTHON = pytest.mark.parametrize("python", pythons().values(), ids=list(pythons()))
+
+
+# -- check
+
+def two_packages(world, **parts):
+    world.pack({"a": {"bin/a": (b"#!/bin/sh\n", 0o755)}, "b": {"f": random_bytes(5000)}}, **parts)
+    world.index()
+
+
+def random_bytes(count):
+    """Bytes that gzip can't make shorter, the same each time."""
+    return random.Random(count).getrandbits(8 * count).to_bytes(count, "little")
+
+
+def checked(world, *more):
+    return run("check", world.packages, "--key", world.key, *more)
+
+
+def flip_a_byte(world):
+    path = world.packages / "b-1-0.x86_64.lpkg"
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+
+
+def want_what_is_not_there(world):
+    two_packages(world, b={"depends": ["a>=1", "absent>2"]})
+
+
+def say_other_than_the_index(world):
+    info = info_of("b", [regular("f")], depends=["b"])
+    world.hostile(info, [member(info["files"][0], b"x")], depends=[])
+    remove_old(world)
+
+
+def hold_other_than_the_manifest(world):
+    info = info_of("b", [regular("f")])
+    world.hostile(info, [member(info["files"][0], b"y")])
+    remove_old(world)
+
+
+def remove_old(world):
+    for name in ("a-1-0.x86_64.lpkg", "index.json.gz"):
+        os.unlink(world.packages / name)
+
+
+def damage_the_gz(world):
+    (world.packages / "index.json.gz").write_bytes(gzip.compress(b"{}"))
+
+
+def cut_the_gz(world):
+    path = world.packages / "index.json.gz"
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize("damage, name, what", [
+    (flip_a_byte, "b 1-0", "not the 5"),
+    (lambda world: os.unlink(world.packages / "b-1-0.x86_64.lpkg"), "b 1-0", "No such file"),
+    (want_what_is_not_there, "b 1-0", "needs absent>2, which is not here"),
+    (say_other_than_the_index, "b 1-0", "depends is ['b'] in the package, [] in the index"),
+    (hold_other_than_the_manifest, "b 1-0", "f has another content than info.json says"),
+    (lambda world: (world.packages / "c.lpkg").write_bytes(b""), "c.lpkg", "not in the index"),
+    (damage_the_gz, "index.json.gz", "is not index.json"),
+    (cut_the_gz, "index.json.gz", "is not index.json"),
+], ids=lambda value: getattr(value, "__name__", None))
+def test_check_names_what_is_wrong_in_a_line(world, damage, name, what):
+    two_packages(world)
+    done = checked(world).ok()
+    assert done.out == "" and done.err.startswith("checking 2 packages, ")
+    assert checked(world, "--json").ok().out == "[]\n"
+    damage(world)
+    done = checked(world)
+    assert done.status == 1 and done.out.startswith(f"{name}: ") and what in done.out, done.out
+    assert done.out.count("\n") == 1 and done.err.count("\n") == 1
+    found = json.loads(checked(world, "--json").out)
+    assert [one["name"] for one in found] == [name] and what in found[0]["what"]
+
+
+def test_check_and_keys(world, tmp_path):
+    two_packages(world)
+    run("check", world.packages).refused("panux.pub", "check the path")
+    shutil.copy(world.key, world.repo)
+    run("check", world.packages).ok()
+    run("keygen", tmp_path / "other").ok()
+    run("check", world.packages, "--key", tmp_path / "other.pub").refused("not trusted")
+    run("check", world.repo, "--key", world.key).refused("index.json.minisig")
+
+
+# -- sign --renew
+
+def renew(world, *more, secret=None, **options):
+    return run("sign", world.packages / "index.json", "--renew", "--secret",
+               secret or world.secret, "--serial-file", world.folder / "serial", *more, **options)
+
+
+def test_renew_gives_the_same_packages_a_new_date(world):
+    two_packages(world)
+    index = world.packages / "index.json"
+    first, page = index.read_bytes(), (world.packages / "index.html").read_bytes()
+    world.do("install", "a").ok()
+    later = int(time.time()) + 5000
+    assert renew(world, "--expires", "7", before=at_time(later)).ok().out == ""
+    old, new = json.loads(first), json.loads(index.read_bytes())
+    assert new["serial"] > old["serial"] and new["created"] == later
+    assert new["expires"] == later + 7 * lpkg.DAY and new["packages"] == old["packages"]
+    assert minisign("-Vm", index, "-p", world.key).returncode == 0
+    assert (world.packages / "index.html").read_bytes() == page
+    checked(world).ok()
+    world.do("install", "b").ok()
+    assert f" {new['serial']} " in (world.root / lpkg.SERIALS).read_text()
+    index.write_bytes(first)
+    world.do("install", "a").refused("wrong signature")
+
+
+def test_renew_after_a_change_of_keys(world, tmp_path):
+    two_packages(world)
+    run("keygen", tmp_path / "new").ok()
+    renew(world, secret=tmp_path / "new.key").refused("not trusted")
+    renew(world, "--key", world.key, secret=tmp_path / "new.key").ok()
+    run("check", world.packages, "--key", tmp_path / "new.pub").ok()
+    checked(world).refused("not trusted")
+    renew(world, secret=tmp_path / "new.key").ok()
+
+
+@pytest.mark.parametrize("data, comment, word", [
+    (b"[]", "index x86_64 serial 5", "not a JSON object"),
+    (b'{"a": 1}', "index x86_64 serial 5", "serial is missing"),
+    (b'{"serial": 5, "created": 1, "expires": 1, "arch": "x86_64", "packages": []}',
+     "timestamp:5\tfile:index.json", "signed as"),
+])
+def test_renew_refuses_what_is_no_index(world, data, comment, word):
+    world.write_index(data, comment)
+    renew(world).refused(word)
+    assert (world.packages / "index.json").read_bytes() == data
+    os.unlink(world.packages / "index.json.minisig")
+    renew(world).refused("index.json.minisig", "check the path")
+
+
+# -- selftest
+
+@EACH_PYTHON
+def test_selftest_passes_everywhere(python):
+    before = os.times()
+    done = script("selftest", python=python, env={}).ok()
+    spent = os.times()
+    assert set(line[:4] for line in done.out.splitlines()) == {"ok  "} and done.err == ""
+    spent = spent.children_user + spent.children_system - before.children_user \
+        - before.children_system
+    assert spent < 2
+
+
+# What is taken away of a guard, and the check that must notice.
+GUARDS = [
+    (" or s >= L or", " or", "a signature with S + L"),
+    (" or point_is_small(key)", "", "a key of small order"),
+    (" and not point_is_small(result)", "", "an R of small order"),
+    ("    if y >= P:\n        return None\n", "", "a point's second spelling"),
+    ("                and ed25519_verify(key.raw, raw[10:] + comment.encode(), total)", "",
+     "with another comment"),
+    (" if key.id == key_id]", "]", "by another key"),
+    ('"path": is_path, "mode"', '"path": is_text, "mode"', "a file '/f'"),
+    (" or not NO_NAMES.isdisjoint(parts)", "", "a file 'd//f'"),
+    ("if not is_text(path) or has_control(path):", "if not is_text(path):", "a file 'a\\x00b'"),
+    ('parts[0] != ".lpkg" and ', "", "a file '.lpkg/f'"),
+    (' and not path.startswith(STATE + "/")', "", "a file 'var/lib/lpkg/world'"),
+    ("if size > limit or", "if", f"a file '{'n' * 20}'"),
+    ("if size > NAME_LIMIT and any", "if False and any", f"a file '{'n' * 20}'"),
+    ("if path <= last:", "if False:", "a path that is there twice"),
+    ('if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE', "if path == STATE",
+     "a file below a symlink"),
+    ("if self.read(len(data)) != data:", "if self.read(len(data)) is None:",
+     "a setuid bit that isn't declared"),
+    (' or hashlib.sha256(data).hexdigest() != entry["sha256"]', "", "another content"),
+    ("if block[size:] != padding(size) or", "if", "padding that isn't empty"),
+    ('        if digest.hexdigest() != entry["sha256"]:', "        if False:",
+     "another content of a large file"),
+    ('self.expect(TAR_END, "its end")', "self.read(len(TAR_END))", "a member too many"),
+    ("        if not self.inflater.eof:", "        if False:", "a cut archive"),
+    ("if self.offset < len(self.ready) or", "if", "something after the tar's end"),
+    (" or self.inflater.unused_data or", " or", "something after the archive's end"),
+    (" or int(size, 8) > INFO_LIMIT:", ":", "a bomb"),
+]
+
+
+def test_selftest_notices_each_guard_that_is_gone(tmp_path):
+    text = open(SCRIPT, encoding="utf-8").read()
+    for guard, rest, what in GUARDS:
+        assert text.count(guard) == 1, guard
+        (tmp_path / "lpkg.py").write_text(text.replace(guard, rest))
+        done = subprocess.run([sys.executable, "-I", "-S", tmp_path / "lpkg.py", "selftest"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=20)
+        assert done.returncode == 1, guard
+        assert f"FAILED  {what}: refused\n" in done.stdout, (guard, done.stdout)
+        assert "checks failed; don't use this copy of lpkg" in done.stderr
+
+
+# -- completion
+
+@pytest.fixture
+def shells(world):
+    """What runs a text in a shell: with lpkg on its PATH, that works on a root where `box` is
+    installed, and whose repository also has `boxes`, which has cmd:draw."""
+    world.pack({"box": {}, "boxes": {"usr/bin/draw": (b"", 0o755)}, "boxer": {}},
+               boxes={"summary": "draws  boxes"})
+    world.index()
+    world.do("install", "box").ok()
+    programs = world.folder / "bin"
+    programs.mkdir()
+    source = f"[ $1 = list ] || set -- --repo {world.repo} --key {world.key} --arch x86_64 \"$@\""
+    (programs / "lpkg").write_text(
+        f'#!/bin/sh\n{source}\nexec {sys.executable} -I -S {SCRIPT} --root {world.root} "$@"\n')
+    (programs / "lpkg").chmod(0o755)
+
+    def start(shell, text, path=f"{programs}:/usr/bin:/bin"):
+        flags = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
+        completion = ZSH_BEGIN * (shell == "zsh") + script("completion", shell).ok().out
+        return subprocess.run(
+            ["timeout", "10", f"/usr/bin/{shell}", *flags, "-c", f"{completion}\n{text}"],
+            env={"PATH": path, "HOME": str(world.folder)}, cwd=programs,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+
+    return start
+
+
+# Each gives a line for each completion of the words before the last, and that.
+COMPLETE = {
+    "bash": 'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _lpkg; '
+            'printf "%s\\n" "${{COMPREPLY[@]}}"',
+    "zsh": 'words=({words}); CURRENT=$#words; PREFIX=$words[-1]\n'
+           'compadd() {{ shift; print -l -- ${{(M)@:#$PREFIX*}}; }}; _lpkg',
+    "fish": 'complete -C "{line}" | string replace -r "\\t.*" ""',
+}
+ZSH_BEGIN = "compdef() { :; }\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_in_a_real_shell(shells, shell):
+    def complete(*words):
+        quoted = " ".join(word or "''" for word in words)
+        text = COMPLETE[shell].format(words=quoted, line=" ".join(words))
+        done = shells(shell, text)
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
+
+    assert complete("lpkg", "rem") == {"remove"}
+    assert complete("lpkg", "") == set(lpkg.VERBS)
+    assert complete("lpkg", "remove", "b") == {"box"}
+    assert complete("lpkg", "install", "boxe") == {"boxes", "boxer"}
+    assert {"box", "boxes", "boxer"} <= complete("lpkg", "info", "")
+    assert complete("lpkg", "install", "--dry") == {"--dry-run"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_an_unknown_command_asks_the_repositories(shells, shell, tmp_path):
+    done = shells(shell, "draw a line; exit $status" if shell == "fish" else "draw a line")
+    assert done.returncode == 127 and done.stdout == ""
+    assert done.stderr == "draw: not found\n  lpkg install boxes\n"
+    done = shells(shell, "drawn")
+    assert done.returncode == 127 and done.stderr == "drawn: not found\n"
+    # Nor does it ask itself, and itself again, when lpkg or all programs are missing.
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = shells(shell, "draw", path=str(empty))
+    assert done.returncode == 127 and done.stderr.startswith("draw: not found\n")
+    (empty / "lpkg").symlink_to(tmp_path / "bin/lpkg")
+    done = shells(shell, "draw", path=str(empty))
+    assert done.returncode == 127 and done.stderr.endswith("  lpkg install boxes\n")
+
+
+@pytest.mark.parametrize("command", [["bash", "-n"], ["zsh", "-n"], ["fish", "--no-execute"]])
+def test_completions_are_well_formed(command, tmp_path):
+    (tmp_path / "text").write_text(script("completion", command[0]).ok().out)
+    done = subprocess.run([*command, tmp_path / "text"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=10)
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_completion_of_an_unknown_shell():
+    run("completion", "tcsh").refused("bash, zsh or fish", status=2)
+
+
+# -- what you read when something is in the way
+
+def in_folder(world, before=lambda: None):
+    """What the forked lpkg does first: it goes to where R is, and BEFORE()."""
+    return lambda: (os.chdir(world.folder), before())
+
+
+def killed_in(name):
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return lambda: setattr(lpkg, name, die)
+
+
+def in_the_way(world):
+    """The lines that the page shows, as they come for real: the disk R is a tmpfs of 2 MB."""
+    def do(before=lambda: None):
+        done = world.do("install", "big", root="R", before=in_folder(world, before))
+        return done.err.splitlines(True)
+
+    def fill_first():
+        real = lpkg.stage
+
+        def stage(tx):
+            free = os.statvfs("R").f_bavail * 4096
+            with open("R/mine", "wb") as file:
+                file.write(bytes(free - 300_000))
+            real(tx)
+        lpkg.stage = stage
+
+    with held(world):
+        yield do()[-1]
+    for name in ("commit", "apply"):
+        do(killed_in(name))
+        yield do(killed_in("fetch"))[0]
+        world.do("remove", "big", root=world.folder / "R")
+    (world.folder / "R/mine").write_bytes(bytes(1_500_000))
+    yield do()[-1]
+    (world.folder / "R/mine").unlink()
+    yield do(fill_first)[-1]
+
+
+@contextlib.contextmanager
+def held(world):
+    """While an lpkg changes R."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        def hold():
+            lpkg.fetch = lambda tx: (os.write(writer, b"%d" % os.getpid()), time.sleep(30))
+        world.do("install", "big", root="R", before=in_folder(world, hold))
+        os._exit(0)
+    other = int(os.read(reader, 20))
+    try:
+        yield
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_the_page_shows_what_is_in_the_way(world):
+    world.pack({"big": {"usr/share/big": bytes(1_040_000)}})
+    world.index()
+    disk = world.folder / "R"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+    try:
+        (disk / lpkg.INSTALLED).mkdir(parents=True)
+        said = "".join(in_the_way(world))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    page = (ROOT / "docs/lpkg.md").read_text()
+    shown = page.split("### What you read when something is in the way")[1].split("```")[1]
+
+    def mask(text):
+        return re.sub(r"pid \d+", "pid N", masked(text))
+
+    assert mask(said) == mask(shown)
+
+
+# -- on a device
+
+# lpkg in a Python that has the modules ALLOWED alone, and no ssl.
+BARE = r"""
+import sys
+script, allowed, *sys.argv = sys.argv[1:]
+allowed = set(allowed.split())
+
+class Refuser:
+    def find_spec(self, name, path=None, target=None):
+        if name not in allowed:
+            raise ImportError(f"{name} is not on the page")
+
+sys.meta_path.insert(0, Refuser())
+sys.modules["ssl"] = None
+exec(compile(open(script, encoding="utf-8").read(), script, "exec"), {"__name__": "__main__"})
+"""
+NEEDS = "import sys; sys.modules['ssl'] = None; import {}; print(*sys.modules)"
+NOT_ON_A_DEVICE = {"nacl.signing", "getpass", "tarfile", "tempfile"}
+
+
+def listed_modules():
+    """The modules that the page says a device's lpkg imports."""
+    page = (ROOT / "docs/lpkg.md").read_text()
+    text = page.split("## What it imports\n")[1].split("##")[0]
+    words = re.findall(r"[\w.]+\w", re.sub(r"\([^)]*\)", "", text))
+    return set(words) - {"Always", "When", "needed"} - NOT_ON_A_DEVICE
+
+
+def bare(python):
+    """A function that runs lpkg on PYTHON with nothing but what the page lists."""
+    listed = listed_modules()
+    assert "json" in listed and "zlib" in listed and len(listed) > 15
+    done = subprocess.run([python, "-I", "-S", "-c", NEEDS.format(", ".join(sorted(listed)))],
+                          stdout=subprocess.PIPE, check=True, text=True)
+
+    def start(*arguments):
+        run_it = subprocess.run(
+            [python, "-I", "-S", "-c", BARE, SCRIPT, done.stdout, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        return Result(run_it.returncode, run_it.stdout, run_it.stderr)
+
+    return start
+
+
+@EACH_PYTHON
+def test_a_device_has_what_the_page_lists(world, python):
+    two_packages(world, a={"summary": "caf\u00e9"})
+    do = bare(python)
+    with serving(folder_handler(world.repo)) as url:
+        device(world, url)
+        root = ("--root", world.root, "--arch", "x86_64")
+        do(*root, "update").ok()
+        assert do(*root, "search", "A").ok().out.startswith("a 1-0  caf")
+        do(*root, "install", "--yes", "a", "b").ok()
+        assert do(*root[:2], "verify").ok().out == ""
+        world.pack({"a": {"bin/a": b"2"}}, "2-0")
+        world.index()
+        do(*root, "upgrade", "--yes").ok()
+        assert do(*root[:2], "list").ok().out == "a 2-0\nb 1-0\n"
+        do(*root, "install", "bb").refused("did you mean b?")
+        do(*root[:2], "remove", "--yes", "a").ok()
+        do("selftest").ok()
+        run("--root", world.root, "repo", "add", "safe", url.replace("http:", "https:")).ok()
+        do(*root, "update").refused("this Python has no ssl; say http: instead")
+
+
+# lpkg in a process that a small one has started; last on stderr, its largest size in kB.
+SMALL = r"""
+import os, sys
+pid = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(pid, 0)
+print(usage.ru_maxrss, file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@EACH_PYTHON
+def test_10000_packages_in_32_mb(world, python):
+    """As a device starts it: compiled."""
+    index, _ = many_packages(10_000)
+    for offer in index["packages"]:
+        offer.update(conflicts=[], replaces=[])
+    compiled = world.folder / "lpkg.pyc"
+    subprocess.run([python, "-I", "-c", "import py_compile, sys; py_compile.compile("
+                    "sys.argv[1], cfile=sys.argv[2], doraise=True)", SCRIPT, compiled], check=True)
+    sizes = {}
+    with serving(folder_handler(world.repo)) as url:
+        device(world, url)
+        world.sign_index(index["packages"], serial=int(time.time()) + 9)
+        for words in (["update"], ["search", "image"], ["install", "--dry-run", "vim", "zlib"]):
+            done = subprocess.run(
+                [python, "-I", "-S", "-c", SMALL, python, "-I", "-S", compiled, "--root",
+                 world.root, "--arch", "x86_64", *words],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == 0, done.stderr
+            sizes[words[0]] = int(done.stderr.split()[-1]) / 1024
+    print(sizes)
+    assert max(sizes.values()) < 32
+
+
+READ_ONLY = """set -e
+mount --make-rprivate /
+mount --bind "$1" /mnt
+shift
+for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro tmpfs $folder; done
+cd /proc
+exec "$@"
+"""
+
+
+def test_a_device_whose_tmp_is_read_only(world):
+    two_packages(world)
+    device(world, "/mnt/repo")
+    shutil.copy(SCRIPT, world.folder)
+    lpkg_there = ["/usr/bin/python3", "-I", "-S", "/mnt/lpkg.py", "--root", "/mnt/root"]
+    arch = ["--arch", "x86_64"]
+    for words in (["update", *arch], ["install", "--yes", *arch, "a"], ["verify"], ["fetch", *arch],
+                  ["upgrade", "--yes", *arch], ["remove", "--yes", "a"]):
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", world.folder, *lpkg_there, *words],
+            env={}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run(["unshare", "-m", "sh", "-c", READ_ONLY, "sh", world.folder,
+                           *lpkg_there[:4], "selftest"], env={}, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# -- the second process
+
+def shared(*more):
+    """Run by an lpkg that shares out the smallest work; MORE is done first."""
+    def before():
+        lpkg.WORTH_A_WORKER = 0
+        os.sched_getaffinity = lambda pid: {0, 1}
+        for one in more:
+            one()
+    return before
+
+
+def in_worker(name, action):
+    """What has the worker, not its parent, do ACTION before the function NAME."""
+    def change():
+        parent, real = os.getpid(), getattr(lpkg, name)
+
+        def instead(*arguments):
+            if os.getpid() != parent:
+                action(*arguments)
+            return real(*arguments)
+        setattr(lpkg, name, instead)
+    return change
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send_half(descriptor, data):
+    os.write(descriptor, data[:len(data) // 2])
+    die()
+
+
+def shared_world(world):
+    world.pack({name: {f"share/{name}/{number}": random_bytes(900 + number)
+                       for number in range(5)} for name in "abcd"})
+    world.index()
+
+
+@pytest.mark.parametrize("name, action", [
+    ("fetch_package", die), ("read_manifest", die), ("stage_entry", die), ("send_all", send_half)])
+def test_a_worker_that_is_killed_is_a_line(world, name, action):
+    shared_world(world)
+    world.do("install", "a", before=shared()).ok()
+    old = whole(world)
+    done = world.do("install", "b", "c", "d", before=shared(in_worker(name, action)))
+    done.refused("the second process was killed; run the command again")
+    assert whole(world) == old
+    world.do("install", "b", "c", "d", before=shared()).ok()
+    world.do("verify", before=shared(in_worker("differences", die))).refused("second process")
+    world.do("verify", before=shared()).ok()
+
+
+def test_a_worker_that_is_interrupted_or_has_no_memory_is_a_line(world):
+    shared_world(world)
+    for error in (KeyboardInterrupt, MemoryError):
+        def fail(*_):
+            raise error
+        done = world.do("install", "a", "b", before=shared(in_worker("stage_entry", fail)))
+        done.refused("the second process was interrupted")
+        assert not world.root.exists()
+
+
+def test_a_worker_goes_on_after_its_parent_and_the_next_run_waits(world):
+    """Only the worker that is left holds the lock; the next run begins when that is gone, too."""
+    shared_world(world)
+    world.do("install", "a").ok()
+    old = whole(world)
+    reader, writer = os.pipe()
+
+    def linger(*_):
+        os.kill(parent[0], signal.SIGKILL)
+        time.sleep(0.6)
+        os.write(writer, b"x")
+
+    parent = []
+    world.do("install", "b", "c", "d", before=shared(
+        lambda: parent.append(os.getpid()), in_worker("stage_entry", linger)))
+    os.set_blocking(reader, False)
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 1)              # it is still there
+    began = time.monotonic()
+    done = world.do("hold", "a").ok()
+    assert os.read(reader, 1) == b"x" and time.monotonic() - began > 0.2
+    assert done.err == f"{world.root}: undoing what an earlier lpkg had not finished\n"
+    world.do("unhold", "a").ok()
+    os.unlink(world.root / lpkg.HELD)
+    assert whole(world) == old
+    time.sleep(0.3)
+    assert whole(world) == old
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_worker_that_never_ends_is_named(world):
+    shared_world(world)
+    world.do("install", "a").ok()
+    reader, writer = os.pipe()
+    parent = []
+
+    def linger(*_):
+        os.write(writer, b"%d" % os.getpid())
+        os.kill(parent[0], signal.SIGKILL)
+        time.sleep(30)
+
+    world.do("install", "b", "c", before=shared(
+        lambda: parent.append(os.getpid()), in_worker("stage_entry", linger)))
+    worker = int(os.read(reader, 20))
+    try:
+        done = world.do("hold", "a", before=lambda: setattr(lpkg, "LOCK_TRIES", 5))
+        done.refused("a part of the lpkg with pid", "still runs; wait for it", status=3)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
+    world.do("hold", "a").ok()
+
+
+def test_one_processor_or_two_give_the_same(world):
+    shared_world(world)
+    roots = []
+    for processors in ({0}, {0, 1}):
+        forks = world.folder / f"forks{len(processors)}"
+
+        def count():
+            real = os.fork
+            os.fork = lambda: (open(forks, "ab").write(b"x"), real())[1]
+            os.sched_getaffinity = lambda pid: processors
+
+        root = world.folder / f"root{len(processors)}"
+        world.do("install", "a", "b", "c", "d", root=root, before=shared(count)).ok()
+        (root / "share/a/1").write_bytes(b"changed")
+        (root / "share/d/4").unlink()
+        said = world.do("verify", root=root, before=shared(count))
+        assert said.out == "share/a/1: content\nshare/d/4: missing\n" and said.status == 1
+        assert forks.exists() == (len(processors) == 2)
+        roots.append(snapshot(root))
+    assert roots[0] == roots[1]
+
+
+@pytest.mark.parametrize("name", "abcd")
+def test_an_error_in_the_worker_is_that_of_its_parent(world, name):
+    """The packages are of one size, so two of the four are the worker's."""
+    shared_world(world)
+    path = world.packages / f"{name}-1-0.x86_64.lpkg"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    alone = world.do("install", *"abcd")
+    both = world.do("install", *"abcd", before=shared())
+    alone.refused(path.name, "signed index promises")
+    assert (both.status, both.out, both.err) == (alone.status, alone.out, alone.err)
+    path.unlink()
+    alone = world.do("install", *"abcd")
+    both = world.do("install", *"abcd", before=shared()).refused(path.name, "check the path")
+    assert (both.status, both.err) == (alone.status, alone.err) and not world.root.exists()
+
+
+@pytest.mark.parametrize("test", [
+    test_install_list_files_info_verify_remove, test_verify_names_each_difference,
+    test_upgrade_changes_files_and_keeps_conffiles, test_a_file_moves_from_one_package_to_another,
+    test_conflicts_and_strays_are_refused_before_anything_changes,
+    test_shared_directories_take_the_opinion_of_who_has_one, test_remove_keeps_what_others_have,
+    test_alternatives_are_verified_and_mended, test_undo_of_everything_and_undo_of_that,
+    test_rebuilt, test_s16_no_room, test_s16_ctrl_c_at_each_stage, test_s16_two_at_once],
+    ids=lambda test: test.__name__)
+def test_with_a_second_process(world, monkeypatch, test):
+    monkeypatch.setattr(lpkg, "WORTH_A_WORKER", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    test(world)
+
+
+# -- servers
+
+def free_port():
+    import socket
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
+def test_busybox_httpd_serves_a_repository(world):
+    simple_world(world)
+    address = f"127.0.0.1:{free_port()}"
+    server = subprocess.Popen(["busybox", "httpd", "-f", "-p", address, "-h", world.repo])
+    try:
+        for _ in range(100):
+            done = world.do("install", "busybox", repo=f"http://{address}")
+            if "refused;" not in done.err:
+                break
+            time.sleep(0.05)
+        done.ok()
+        device(world, f"http://{address}")
+        dev(world, "update").ok()
+        assert dev(world, "search", "busy").ok().out == "busybox 1-0  \n"
+        world.do("install", "x", repo=f"http://{address}/none").refused("404", status=3)
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def answering(start, *headers, body=lambda data: data, name=".lpkg"):
+    """A change of folder_handler: files whose names end with NAME come with these HEADERS, and
+    their bytes as BODY makes them."""
+    def change(handler):
+        if not handler.path.endswith(name):
+            return False
+        with open(handler.translate_path(handler.path), "rb") as file:
+            data = body(file.read())
+        handler.wfile.write("\r\n".join([f"HTTP/1.1 {start}", *headers, "", ""]).encode() + data)
+        handler.close_connection = True
+        return True
+    return change
+
+
+def chunks(data):
+    parts = [data[place:place + 7000] for place in range(0, len(data), 7000)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""])
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+SERVERS = {
+    "chunked": (answering("200 OK", CHUNKED, body=chunks), 0, ""),
+    "chunked and cut": (answering("200 OK", CHUNKED, body=lambda data: chunks(data)[:90000]), 3,
+                        "try later"),
+    "chunked by no number": (answering("200 OK", CHUNKED, body=lambda data: b"zz\r\n" + data), 3,
+                             "try later"),
+    "without a length": (answering("200 OK"), 0, ""),
+    "a length that is too small": (answering("200 OK", "Content-Length: 900"), 1, "promises"),
+    "a length that is too large": (answering("200 OK", "Content-Length: 99999999"), 3, "ended"),
+    "a length that is none": (answering("200 OK", "Content-Length: many"), 3, "try later"),
+    "a length below nothing": (answering("200 OK", "Content-Length: -5"), 0, ""),
+    "nothing at all": (answering("204 No Content"), 1, "promises"),
+    "404": (answering("404 Not Found"), 3, "404"),
+    "503": (answering("503 Service Unavailable", "Retry-After: 5", name=".minisig"), 3, "503"),
+    "no HTTP": (answering("nonsense"), 3, "try later"),
+    "round and round": (answering("302 Found", "Location: b.lpkg", name=".lpkg"), 3, "redirect"),
+    "endless headers": (answering("200 OK", *["X-Y: z"] * 200), 3, "try later"),
+}
+
+
+@pytest.mark.parametrize("case", SERVERS)
+def test_servers_that_are_odd(world, case):
+    simple_world(world)
+    change, status, word = SERVERS[case]
+    with serving(folder_handler(world.repo, change)) as url:
+        done = world.do("install", "busybox", repo=url)
+    if status:
+        done.refused(word, status=status)
+        assert not world.root.exists()
+    assert done.status == status, done.err
+
+
+# -- --json
+
+def json_world(world):
+    """A root of which each verb has something to say: VERB -> words."""
+    etc = {"conffiles": ["etc/a"], "depends": ["b"],
+           "alternatives": [{"path": "bin/vi", "target": "a", "priority": 5}]}
+    world.pack({"a": {"bin/a": b"1", "etc/a": b"1"}, "b": {"f": b"1"}, "c": {}, "d": {}},
+               a=etc, c={"depends": ["d"]})
+    device(world)
+    dev(world, "install", "a", "c").ok()
+    (world.root / "etc/a").write_bytes(b"mine")
+    for version in ("2-0", "3-0"):
+        world.pack({"a": {"bin/a": b"2", "etc/a": b"2"}, "b": {"f": b"2"}}, version, a=etc)
+        world.index()
+        if version == "2-0":
+            dev(world, "upgrade").ok()
+    dev(world, "remove", "c").ok()
+    (world.root / "bin/a").unlink()
+    world.pack({"e": {}})
+    file = world.packages / "b-1-0.x86_64.lpkg"
+    return {
+        "install": ["--dry-run", "c"], "upgrade": ["--dry-run"], "downgrade": ["--dry-run", "b"],
+        "remove": ["--dry-run", "a"], "autoremove": ["--dry-run"], "undo": ["--dry-run"],
+        "history": [], "search": ["a"], "list": [], "info": ["a", "c", file],
+        "files": ["a", file], "owner": ["bin/a"], "why": ["b"], "verify": [], "audit": [],
+        "fix": ["--dry-run"], "alternatives": [], "repo": [], "key": [],
+        "check": [world.packages],
+    }
+
+
+def json_of(world, verb, words, status=0):
+    """The objects that VERB prints."""
+    options = ["--key", world.key] if verb == "check" else ["--root", world.root]
+    done = run(*options, "--json", verb, *words)
+    assert done.status == status, (verb, done.err)
+    found = json.loads(done.out)
+    assert isinstance(found, list) and all(isinstance(one, dict) for one in found), verb
+    return found
+
+
+def test_json_of_every_verb_that_prints(world):
+    words = json_world(world)
+    assert set(words) == {verb for verb, about in lpkg.VERBS.items() if "--json" in about.options}
+    for verb in words:
+        assert json_of(world, verb, words[verb], status=verb in ("verify", "check")), verb
+
+
+def test_json_where_there_is_nothing_to_say(world):
+    device(world)
+    (world.root / "etc/lpkg/keys/panux.pub").unlink()
+    world.index()
+    run("--root", world.root, "--key", world.key, "update").ok()
+    for verb in ("upgrade", "autoremove", "fix", "install base"):
+        verb, *more = verb.split()
+        source = ["--offline"] if verb == "upgrade" else []
+        assert json_of(world, verb, ["--dry-run", *source, *more]) == [], verb
+    for verb in ("verify", "audit", "alternatives", "key"):
+        assert json_of(world, verb, []) == [], verb
+    (world.root / "etc/lpkg/repos").unlink()
+    assert json_of(world, "repo", []) == json_of(world, "search", ["x"]) == []
+    (world.root / lpkg.HISTORY).unlink()
+    assert json_of(world, "history", []) == []
+
+
+def test_fix_dry_run_does_nothing(world, shell):
+    script_world(world, shell, noting("post-install"))
+    dev(world, "install", "a")
+    log(world)
+    old = snapshot(world.root)
+    assert dev(world, "fix", "--dry-run").ok().out == "a: run post-install\n"
+    assert "reinstall" in dev(world, "fix", "--dry-run", "a").ok().out
+    assert snapshot(world.root) == old and log(world) == []
