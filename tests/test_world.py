@@ -93,7 +93,7 @@ def test_base_is_static_and_small(index):
     info = info_of(index, "busybox")
     busybox = next(file for file in info["files"] if file["path"] == "bin/busybox")
     assert busybox["size"] < 1_000_000
-    assert sum(file["type"] == "link" for file in info["files"]) > 200
+    assert len(info["alternatives"]) > 200
     assert sum(info_of(index, name)["size"] for name in BASE) < 1_100_000
 
 
@@ -147,7 +147,8 @@ def test_lpkg_copied_alone_installs_busybox_over_http(index, serve, public_tmp, 
                serve(BUILD / "repo"), "--key", "panux.pub", "--yes", "install", "busybox"]
     status, text = output_of(*command, cwd=public_tmp)
     assert status == 0, text
-    for file in info_of(index, "busybox")["files"]:
+    info = info_of(index, "busybox")
+    for file in info["files"] + info["alternatives"]:
         assert os.path.lexists(public_tmp / "R" / file["path"])
     assert output_of(public_tmp / "R/bin/busybox", "true")[0] == 0
 
@@ -823,7 +824,10 @@ def fetch_page(console):
 def changed_files(console, index, packages):
     """What is not as the PACKAGES say: type, mode, owner, size, content or target of a file, read
     on the machine by busybox."""
-    files = {file["path"]: file for name in packages for file in info_of(index, name)["files"]}
+    infos = [info_of(index, name) for name in packages]
+    files = {file["path"]: file for info in infos for file in info["files"]}
+    for one in (one for info in infos for one in info["alternatives"]):     # each has one provider
+        files[one["path"]] = {"type": "link", "mode": "0777", "uid": 0, "gid": 0, **one}
     listing = console.check("cd / && find . -xdev -exec stat -c '%F|%a|%u|%g|%s|%n|%N' {} +")
     seen = {}
     for line in listing.splitlines():
@@ -1078,7 +1082,12 @@ def publish(folder, version):
     (folder / ".status").write_text("0\n")
     (folder / "meta.json").write_text(json.dumps({
         "recipe": "greeting", "version": version, "arch": ARCH, "license": "MIT", "url": "",
-        "packages": {"greeting": {"summary": "a greeting"}},
+        "packages": {"greeting": {
+            "summary": "a greeting",
+            "scripts": {name: f'echo "{name} $*" >>/tmp/greeted' for name in
+                        ("pre-install", "post-install", "post-upgrade", "post-remove")},
+            "alternatives": [{"path": "usr/bin/less", "target": "/bin/cat", "priority": 50}],
+        }},
     }))
     status, text = output_of("tar", "-cf", "out.tar", "out", ".status", cwd=folder)
     assert status == 0, text
@@ -1100,12 +1109,17 @@ def test_boot_lpkg_upgrades_one_package_of_a_key_that_was_added(device, serve, t
     assert status == 1 and "trust" in text
     device.check(f"wget -q -O /etc/lpkg/keys/test.pub {url}/test.pub")
     device.check(f"{install} install greeting 2>/dev/null")
+    assert device.check("readlink /usr/bin/less") == "/bin/cat\n"
     publish(tmp_path, "2-0")
     assert "upgrade  greeting  1-0 -> 2-0" in device.check(f"{install} upgrade greeting 2>&1")
     assert device.check("cat /etc/greeting") == "hello 2-0\n"
     assert "greeting 2-0" in device.check("lpkg list").splitlines()
     assert device.run("lpkg verify 2>/dev/null") == (0, "")
-    device.check("lpkg --yes remove greeting 2>/dev/null; rm /etc/lpkg/keys/test.pub")
+    device.check("lpkg --yes remove greeting 2>/dev/null")
+    assert "busybox" in device.check("readlink /usr/bin/less; rm /etc/lpkg/keys/test.pub")
+    assert device.check("cat /tmp/greeted").splitlines() == [
+        "pre-install 1-0", "post-install 1-0", "post-upgrade 2-0 1-0", "post-remove 2-0"
+    ]
 
 
 def test_boot_ctrl_alt_del_ends_it(index, tmp_path):
