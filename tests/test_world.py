@@ -1122,6 +1122,47 @@ def test_boot_lpkg_upgrades_one_package_of_a_key_that_was_added(device, serve, t
     ]
 
 
+def with_more(packages, folder, files):
+    """QEMU's options for the image of PACKAGES and these FILES (path -> (text, mode)) on top."""
+    tree = folder / "more"
+    for path, (text, mode) in files.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(text)
+        (tree / path).chmod(mode)
+    command = ["bsdtar", "-C", tree, "--uid", "0", "--gid", "0", "--format=newc", "-cf", "-", "."]
+    archive = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    image = (BUILD / ARCH / IMAGES[packages] / "initramfs").read_bytes()
+    whole = folder / "initramfs"
+    whole.write_bytes(image + bytes(-len(image) % 4) + archive)
+    return ["-initrd", str(whole)]
+
+
+@pytest.mark.parametrize("packages", [BASE, FULL], ids=["base", "full"])
+def test_boot_finishes_what_lpkg_left(index, tmp_path, packages):
+    """A journal that was cut, half of it done, and a script that could not run elsewhere."""
+    state = "var/lib/lpkg"
+    files = {
+        f"{state}/staged": ("rm\tetc/.lpkg.0.0\n", 0o644),
+        f"{state}/journal": ("mv\tetc/.lpkg.0.0\tetc/new\nmv\tetc/.lpkg.0.1\tetc/profile\n"
+                             "rm\tetc/old\nrmdir\tsrv\n", 0o644),
+        "etc/.lpkg.0.0": ("new\n", 0o644),
+        "etc/old": ("old\n", 0o644),
+        f"{state}/queue": ("waits\tbusybox\tpost-install\t1.0\twith blank\n"
+                           "waits\tgone\tpost-remove\t1.0\n", 0o644),
+        f"{state}/scripts/busybox.post-install": (
+            '#!/bin/sh\nprintf "%s|" "$@" >>/tmp/ran\n', 0o755),
+        f"{state}/scripts/gone.post-remove": ("#!/bin/sh\necho gone >>/tmp/ran\n", 0o755),
+    }
+    with booted(packages, tmp_path, *with_more(packages, tmp_path, files)) as console:
+        assert console.check("cat /etc/new") == "new\n"
+        assert "init: finishing what an earlier lpkg had begun" in console.text
+        assert console.check("cat /tmp/ran") == "1.0|with blank|gone\n"
+        left = console.check(f"ls -A /etc/old /etc/.lpkg* /{state} /{state}/scripts 2>&1 | cat")
+        words = left.split()
+        assert not {"journal", "staged", "queue", "gone.post-remove"} & set(words), left
+        assert "busybox.post-install" in words and left.count("No such file") == 2
+
+
 def test_boot_ctrl_alt_del_ends_it(index, tmp_path):
     with booted(FULL, tmp_path) as console:
         console.press("ctrl", "alt", "delete")
