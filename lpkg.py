@@ -289,11 +289,10 @@ def parse_json(data: bytes, what: str) -> dict:
     return value
 
 
-def json_members(data: bytes, what: str) -> object:
-    """(key, value) of each member of the JSON object in DATA; of the list `packages`, each element
+def json_members(text: str, what: str) -> object:
+    """(key, value) of each member of the JSON object in TEXT; of the list `packages`, each element
     by itself, then (`packages`, Index): so ten thousand are never in memory at once."""
     try:
-        text = data.decode()
         yield from scan_members(text)
     except (ValueError, RecursionError) as error:
         raise Fail(f"{what}: no valid JSON: {error}") from None
@@ -814,27 +813,46 @@ class Index:
 
 
 def index_lines(offers: object) -> bytes:
-    """The lines of an Index of OFFERS (dicts with OFFER_FIELDS)."""
-    lines = {}                          # name -> (version, line) of each
-    others = {}                         # (name, PROVIDED or REPLACED) -> names
+    """The lines of an Index of OFFERS (dicts with OFFER_FIELDS). Of ten thousand there is no more
+    in memory than the lines, twice: a device has little."""
+    lines = []
     for offer in offers:
         name = offer["name"]
-        lines.setdefault(name, []).append(
-            (offer["version"], "\t".join(column(offer[key]) for key in OFFER_COLUMNS)))
+        lines.append("\t".join(column(offer[key]) for key in OFFER_COLUMNS).encode() + b"\n")
         for kind, key in ((PROVIDED, "provides"), (REPLACED, "replaces")):
-            for text in offer[key]:
-                others.setdefault((parse_relation(text).name, kind), {})[name] = True
-    for (name, kind), names in others.items():
-        lines.setdefault(name, []).append(("", f"{name}\t{kind}\t{' '.join(sorted(names))}"))
-    return "".join(f"{line}\n" for name in sorted(lines)
-                   for line in newest_first(lines[name])).encode()
+            lines += [f"{parse_relation(text).name}\t{kind}\t{name}\n".encode()
+                      for text in offer[key]]
+    lines.sort(key=line_name)
+    first = 0
+    for number in range(1, len(lines) + 1):
+        if number == len(lines) or line_name(lines[number]) != line_name(lines[first]):
+            if number - first > 1:
+                merged = merge_lines(lines[first:number])
+                lines[first:number] = merged + [b""] * (number - first - len(merged))
+            first = number
+    return b"".join(lines)
 
 
-def newest_first(lines: list) -> list:
-    """The lines of (version, line) pairs; one without a version comes last."""
-    if len(lines) > 1:
-        lines.sort(key=lambda pair: version_key(pair[0]) if pair[0] else (-1,), reverse=True)
-    return [line for _, line in lines]
+def line_name(line: bytes) -> bytes:
+    """The name that a line of an Index begins with."""
+    return line[:line.index(b"\t")]
+
+
+def merge_lines(lines: list) -> list:
+    """The LINES of one name: its packages, the newest first, then who provides it, who replaces
+    it, each in one line."""
+    packages = []
+    others = {PROVIDED: set(), REPLACED: set()}
+    for line in lines:
+        name, second, rest = line.decode().split("\t", 2)
+        if second in others:
+            others[second].add(rest[:-1])
+        else:
+            packages.append((version_key(second), line))
+    packages.sort(key=lambda pair: pair[0], reverse=True)
+    return [line for _, line in packages] + [
+        f"{name}\t{kind}\t{' '.join(sorted(names))}\n".encode()
+        for kind, names in others.items() if names]
 
 
 # ---- the archive -------------------------------------------------------------------------------
@@ -2417,7 +2435,7 @@ def renew_index(options: "Options") -> int:
     data = read_file(path, INDEX_LIMIT)
     _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
     index = parse_json(data, path)
-    read_index(data, str(index.get("arch")), path)
+    read_index(index_text(data, path), str(index.get("arch")), path)
     check_comment(comment, index, path)
     return write_index(options, os.path.dirname(path), index["arch"], index["packages"], None)
 
@@ -3257,11 +3275,9 @@ class Serials:
         """The time, never before what was seen."""
         return max([time.time(), *(created for _, created, _ in self.seen.values())])
 
-    def accept(self, key: PublicKey, index: dict, data: bytes, what: str) -> None:
-        """Rule 5; remembers the index."""
-        import hashlib
+    def accept(self, key: PublicKey, index: dict, sha256: str, what: str) -> None:
+        """Rule 5; remembers the index, whose bytes have this SHA256."""
         name = (key_name(key.id), index["arch"])
-        sha256 = hashlib.sha256(data).hexdigest()
         serial, _, known = self.seen.get(name, (-1, 0, ""))
         if index["serial"] < serial:
             raise Fail(f"{what}: serial {index['serial']} is older than {serial}, which was seen "
@@ -3307,23 +3323,35 @@ def load_index(repository: Repository, trusted: list, serials: Serials, known: b
     key, comment = check_signature(data, signature, trusted, what)
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
-    index, lines = read_index(data, repository.arch, what)
+    sha256 = hashlib.sha256(data).hexdigest()
+    text = index_text(data, what)
+    del data                            # megabytes, on a device that has 32
+    index, lines = read_index(text, repository.arch, what)
+    del text
     check_comment(comment, index, what)
     check_expiry(index, repository, max(serials.now(), index["created"]), what)
-    serials.accept(key, index, data, what)
+    serials.accept(key, index, sha256, what)
     repository.index = Index(lines, repository)
     expires = "never" if index["expires"] is None else index["expires"]
     check = zlib.crc32(lines)
     return f"#lpkg\t{repository.url}\t{repository.arch}\t{expires}\t{check}\t{seal}".encode()
 
 
-def read_index(data: bytes, arch: str, what: str) -> tuple:
-    """(the index.json DATA without its packages, the lines of those); Fail unless it is one of
+def index_text(data: bytes, what: str) -> str:
+    """The text of an index.json."""
+    try:
+        return data.decode()
+    except ValueError as error:
+        raise Fail(f"{what}: no valid JSON: {error}") from None
+
+
+def read_index(text: str, arch: str, what: str) -> tuple:
+    """(the index.json TEXT without its packages, the lines of those); Fail unless it is one of
     ARCH, all its packages well described."""
     index = {}
 
     def offers() -> object:
-        for key, value in json_members(data, what):
+        for key, value in json_members(text, what):
             if key != "packages" or value is Index:
                 index[key] = value
                 continue
@@ -5475,7 +5503,7 @@ def sample_archives() -> object:
     for path in ("../f", "/f", "d/../../f", "d//f", "d/./f", STATE + "/world", ".lpkg/f", "a\0b",
                  "n" * (NAME_LIMIT + 1), "/".join(["n" * 250] * 12 + ["f"])):
         bad = sample_parents(path) + [file_entry(path, b"data")]
-        what = f"a file {printable(path)[:20]!r}"
+        what = f"a file {path[:20]!r}"
         yield what, sample(bad, sample_body(bad, b"data")), "path is not valid"
     below = [link_entry("d", "/etc"), file]
     yield "a file below a symlink", sample(below, sample_body(below, b"data")), "in no folder"
@@ -5574,7 +5602,7 @@ complete -c lpkg -n "__fish_seen_subcommand_from @INSTALLED@" -f \
 @FLAGS@
 function fish_command_not_found
 	echo "$argv[1]: not found" >&2
-	test "$argv[1]" = lpkg; and return
+	type -q lpkg; or return
 	lpkg search "cmd:$argv[1]" 2>/dev/null | while read -d " " name _
 		echo "  lpkg install $name" >&2
 	end
