@@ -6,9 +6,10 @@
     lpkg.py pack --meta zlib.json -o build/repo/x86_64 < out.tar
 
 In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var/lib/lpkg,
-installed/NAME (a package and its files), world (what was asked for), held, serials (what was seen
-of each index), lock and, while something is being changed, staged and journal. On the repository's
-side it writes *.lpkg, index.json, index.json.gz, index.json.minisig and index.html.
+installed/NAME (a package and its files), scripts, world (what was asked for), held, alternatives,
+history, index (what the repositories offer), serials (what was seen of each index), lock and, while
+something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
+repository's side it writes *.lpkg, index.json, index.json.gz, index.json.minisig and index.html.
 
 The invariant: whenever a run was cut, the root is the old system or the new one, and its database
 agrees with its files. Nothing that no trusted key has signed is parsed, inflated or left on the
@@ -726,7 +727,7 @@ RECORD_KEYS = (*INFO_FIELDS, "package_sha256", "repository")
 # lines some fourteen are looked at. The first line says where the index came from.
 
 OFFER_COLUMNS = tuple(OFFER_FIELDS)
-OFFER_LISTS = LIST_KEYS + ("scripts",)
+
 PROVIDED, REPLACED = "<", "^"
 
 
@@ -3455,11 +3456,9 @@ def save_indexes(root: Root, found: list, serials: Serials) -> None:
 
 
 def write_state(root: Root, path: str, data: bytes) -> None:
-    """Replace the file PATH of lpkg's own by DATA, durably; its folder is made if need be."""
-    parent = path.rpartition("/")[0]
-    if root.lstat(parent) is None:
-        folder, name = root.place(parent)
-        os.mkdir(name, 0o755, dir_fd=folder)
+    """Replace PATH, a file that only lpkg writes, by DATA, durably; its folder is made if need
+    be."""
+    make_folder(root, path.rpartition("/")[0])
     root.remove(path + ".new")
     try:
         write_text(root, path + ".new", data)
@@ -3672,7 +3671,7 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 # ---- the transaction ---------------------------------------------------------------------------
 #
 # plan      which packages come and go (above)
-# fetch     their bytes, into a spool file of the root that has no name; size and SHA-256 must be
+# fetch     their bytes, into spools, files of the root without a name; size and SHA-256 must be
 #           those of the signed index. What is read later is the spool, never the source again.
 # verify    each info.json against the index; then, path by path, what is in the root against what
 #           the packages bring: conflicts, strays, clashes of type, symlinks on the way,
@@ -5024,14 +5023,8 @@ def cmd_repo(options: "Options") -> int:
     else:
         lines = [line for line in lines if line.split()[:1] != words]
         state.root.remove(f"{INDEXES}/{words[0]}")
-    write_configuration(state.root, REPOS, "".join(f"{line}\n" for line in lines).encode())
+    write_state(state.root, REPOS, "".join(f"{line}\n" for line in lines).encode())
     return 0
-
-
-def write_configuration(root: Root, path: str, data: bytes) -> None:
-    """Replace a file of etc/lpkg by DATA."""
-    make_folder(root, path.rpartition("/")[0])
-    write_state(root, path, data)
 
 
 def cmd_key(options: "Options") -> int:
@@ -5067,7 +5060,7 @@ def add_key(options: "Options", root: Root, path: str, names: list) -> int:
         raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name[:-4]}` first")
     say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here")
     confirm(options.yes)
-    write_configuration(root, f"{KEYS}/{name}", data)
+    write_state(root, f"{KEYS}/{name}", data)
     return 0
 
 

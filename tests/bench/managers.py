@@ -203,13 +203,7 @@ class Lpkg(Manager):
         self.write("etc/lpkg/repos", f"bench {self.repository}\n")
         key = (self.repository / "bench.pub").read_text()
         self.write("etc/lpkg/keys/bench.pub", key)
-        if self.can("update"):
-            prepare(*self.command("update"))
-
-    def can(self, operation: str) -> bool:
-        """An lpkg of before 0.2 keeps no indexes, and has no `update`."""
-        return super().can(operation) and (
-            operation != "update" or '"update": Verb' in LPKG.read_text())
+        prepare(*self.command("update"))
 
 
 def lpkg(*arguments: object, **options: object) -> None:
