@@ -6,11 +6,14 @@
     linitd.py --check                           # whether this Python can run it at all
 
 It reads /etc/init.d/NAME (the services) and /etc/rc.d (what `boot` starts), listens at
-/run/linit.sock (docs/protocol.md) and keeps what services print in /var/log/linit/NAME. It runs
-linit-start, a shell script, which is looked for beside this file, in initd/ there, and in /sbin.
+/run/linit.sock (docs/protocol.md), has a folder of FIFOs for the scripts beside that, and keeps
+what services print in /var/log/linit/NAME. It runs linit-start, a shell script, and, when there is
+nothing to do, becomes linit-idle, which becomes linitd again. Both are looked for beside this file,
+in initd/ there, and in /sbin.
 
 The invariant: one loop, which waits in epoll alone. Whatever a client, a service or a disk does is
-one line on the console; nothing that they do makes it wait, grow without bound, or end.
+one line on the console; nothing that they do makes it wait, grow without bound, or end. All that it
+knows is plain data (numbers, text, sets of names), so that the next linitd can go on with it.
 """
 
 import sys
@@ -23,21 +26,25 @@ if __name__ == "__main__" and not sys.flags.isolated:
 # empty Python starts in 7.
 import _signal
 import _socket
+import marshal
 import os
+import resource
 import select
 import stat
 import time
 
-VERSION = "0.1"
+VERSION = "0.2"
 
-SCRIPT_FD = 9                       # where linit-start finds its connection; rc.common knows it too
 LINE_LIMIT = 256 << 10              # bytes of a request
 READ_SIZE = 64 << 10                # bytes that are read from anybody at a time
 READS_AT_THE_END = 16               # of what a process that ended has left in a pipe
 USER_CLIENTS = 64                   # connections of one user
 ALL_CLIENTS = 256                   # connections of all users but root and the owner
 OWNER_CLIENTS = 1024                # connections of root and the owner
+EVENTS_LIMIT = 256 << 10            # bytes of events that a client hasn't read; then it is dropped
 ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptors ran out
+DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
+BATCH = 32                          # scripts that one shell runs
 LOG_LIMIT = 256 << 10               # bytes of a log; then it becomes NAME~ and a new one begins
 TAIL_LIMIT = 2048                   # bytes of a log's end that are kept in memory
 TAIL_LINES = 8                      # of which status shows so many lines
@@ -49,9 +56,18 @@ CLOCK_TICK = 0.01                   # seconds that a file's time may be behind t
 LONG_RUN = 10.0                     # seconds that a daemon must run for its backoff to begin anew
 LONGEST_PAUSE = 60.0                # seconds between two starts of a daemon
 KILL_GRACE = 5.0                    # seconds that a killed process may take to end
+KILL_PASSES = 20                    # looks for processes that were forked while others were killed
 SHUTDOWN_LIMIT = 60.0               # seconds after which a shutdown waits for no service any more
 LAST_GRACE = 2.0                    # seconds between TERM and KILL for what is left at the end
+STUCK = 5.0                         # seconds of a boot without progress; then the console says why
+NAP = 1.0                           # seconds with nothing to do; then it sleeps
+CHECK_AGAIN = 10.0                  # seconds between two trials of a linitd that doesn't run
+CHECK_LIMIT = 10.0                  # seconds that such a trial may take
 
+# Scripts that may lie beside linit-start, where the folder of init scripts has none of that name.
+OUR_SCRIPTS = ("boot", "pre", "linit-supd")
+GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each daemon
+GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 
 # What signals ask of PID 1, as busybox's and most others' poweroff, halt and reboot send them;
@@ -149,12 +165,22 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_signal(text: str) -> int:
-    """The number of a signal, given as TERM or SIGTERM."""
+    """The number of a signal, given as TERM, SIGTERM or 15."""
+    if text.isdecimal() and 0 < int(text) < _signal.NSIG:
+        return int(text)
     name = text if text.startswith("SIG") else "SIG" + text
     number = getattr(_signal, name, None)
     if not isinstance(number, int) or name.startswith("SIG_"):
         raise ValueError(text)
     return number
+
+
+def signal_option(word: str) -> int:
+    """The number of the signal that WORD gives as -TERM or -15; 0 where it is something else."""
+    try:
+        return parse_signal(word[1:]) if word.startswith("-") else 0
+    except ValueError:
+        return 0
 
 
 def parse_ready(text: str) -> str:
@@ -173,7 +199,8 @@ def one_of(*words: str):
     return parse
 
 
-# Setting: its default, how it is read, what it must be.
+# Setting: its default, how it is read, what it must be. A script that has a `start`, no `stop` and
+# the default timeout says nothing.
 SETTINGS = {
     "type": ("start", one_of("start", "run"), "start or run"),
     "stop": ("no", one_of("yes", "no"), "yes or no"),
@@ -203,30 +230,53 @@ def parse_settings(words: list) -> dict:
 
 # ---- what is remembered --------------------------------------------------------------------------
 
+def plain(thing: object) -> dict:
+    """The fields of a Service, Peer or Batch, which are plain data."""
+    return {key: getattr(thing, key) for key in thing.__slots__}
+
+
+def fill(thing: object, fields: dict) -> object:
+    """THING with the FIELDS that a linitd of maybe another version had saved."""
+    for key in thing.__slots__:
+        if key in fields:
+            setattr(thing, key, fields[key])
+    return thing
+
+
 class Service:
     """A service that somebody has asked for."""
     __slots__ = (
         "name", "state", "since",   # since: when the state began, in monotonic seconds
         "settings", "failure",      # failure: why it is failed, or is about to be
         "again",                    # whether it is to be started once it has stopped
-        "pid", "stopper",           # the shell or daemon; the shell that runs its `stop`
-        "peer", "log", "tail",      # the shell's connection; its output; the end of that
-        "needs", "dependents",      # names: what it depended on, and who depends on it
-        "waiting", "waits",         # names that its shell waits for; who waits for it
-        "launched", "became_ready", "pause", "restarts",
+        "pid", "batch",             # its shell or daemon; who forks that, until pid is known
+        "alone",                    # its shell is run for it alone, and leads a session
+        "stopper", "reloader",      # the shells that run its `stop` and its `reload`
+        "ask", "log", "tail",       # its requests' descriptor; its output's; the end of that
+        "needs", "binds", "wants", "afters",    # names: what it asked for in `depends`
+        "dependents",               # names: who needs it
+        "waiting", "waiters",       # names that its shell waits for; who waits for it: descriptors
+        "launched", "met", "became_ready", "ended",     # in monotonic seconds; 0: not yet
+        "pause", "restarts", "ready_stamp",     # ready_stamp: the file's, before it was started
+        "signal",                   # what to stop it with this time, in place of its stop_signal
         "held", "kills",            # while stopping: until dependents have stopped; KILLs sent
+        "reload_failure",
     )
 
     def __init__(self, name: str):
         self.name = name
         self.state = STOPPED
-        self.since = self.launched = self.became_ready = time.monotonic()
+        self.since = time.monotonic()
+        self.launched = self.met = self.became_ready = self.ended = 0.0
         self.settings = DEFAULTS
-        self.failure = self.pid = self.stopper = self.peer = self.log = None
-        self.again = self.held = False
+        self.failure = self.reload_failure = ""
+        self.pid = self.batch = self.stopper = self.reloader = self.ask = self.log = None
+        self.again = self.held = self.alone = False
         self.tail = b""
-        self.needs, self.dependents, self.waiting, self.waits = set(), set(), set(), []
-        self.pause, self.restarts, self.kills = 0.0, 0, 0
+        self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
+        self.dependents, self.waiting, self.waiters = set(), set(), set()
+        self.pause, self.restarts, self.kills, self.signal = 0.0, 0, 0, 0
+        self.ready_stamp = ()
 
     @property
     def is_daemon(self) -> bool:
@@ -244,6 +294,13 @@ class Service:
         """Whether its stop has come to an end."""
         return self.state in DOWN
 
+    def is_decided(self) -> bool:
+        """Whether it runs or has failed: what `wait` waits for."""
+        return self.state in (RUNNING, FAILED)
+
+    def is_reloaded(self) -> bool:
+        return self.reloader is None
+
     def shown_state(self) -> str:
         return STARTING if self.state == WAITING else self.state
 
@@ -252,35 +309,61 @@ class Service:
         return str(self.pid) if self.pid and is_there else "-"
 
 
-class Wait:
-    """A request that is answered once services have settled: is_settled, one of Service's methods,
-    says of each whether it has. Where it is soft, no failure counts."""
-    __slots__ = ("peer", "left", "is_settled", "wants_running", "soft", "problems")
+def problem_of_start(service: Service) -> str:
+    return "" if service.state == RUNNING else service.failure or "it was stopped"
 
-    def __init__(self, peer: "Peer", is_settled, wants_running: bool, soft: bool = False):
-        self.peer = peer
-        self.left = set()
-        self.is_settled = is_settled
-        self.wants_running = wants_running
-        self.soft = soft
-        self.problems = []
+
+def problem_of_stop(service: Service) -> str:
+    return service.failure if service.state == FAILED else ""
+
+
+def problem_of_reload(service: Service) -> str:
+    return service.reload_failure
+
+
+# What a peer may wait for: whether a service has come there, and what then is the matter, if so.
+GOALS = {
+    "up": (Service.is_up, problem_of_start),
+    "down": (Service.is_down, problem_of_stop),
+    "running": (Service.is_decided, problem_of_start),
+    "reloaded": (Service.is_reloaded, problem_of_reload),
+}
 
 
 class Peer:
-    """A connection: of a client (service is None), or of the shell that starts a service."""
-    __slots__ = ("fd", "uid", "service", "input", "output", "wait", "at_end", "gone", "notifies",
-                 "mask")
+    """A connection of a client, or the FIFO of a script (then service has its name)."""
+    __slots__ = (
+        "fd", "uid", "service",
+        "writes_to",                # where answers go; None until the first
+        "input", "output",
+        "goal", "left", "soft",     # what it waits for, of which services, whatever becomes of them
+        "problems",                 # of those for which it has waited
+        "at_end",                   # it sends no more
+        "gone",                     # it takes no more
+        "notifies",                 # a newline says that the daemon is ready
+        "mask",                     # what epoll looks for
+    )
 
-    def __init__(self, fd: int, uid: int, service: "Service | None" = None):
+    def __init__(self, fd: int, uid: int, service: str = ""):
         self.fd = fd
         self.uid = uid
         self.service = service
+        self.writes_to = None if service else fd
         self.input = self.output = b""
-        self.wait = None
-        self.at_end = False         # it sends no more
-        self.gone = False           # it takes no more
-        self.notifies = False       # a newline says that the daemon is ready
-        self.mask = 0               # what epoll looks for
+        self.goal, self.left, self.soft, self.problems = "", set(), False, []
+        self.at_end = self.gone = self.notifies = False
+        self.mask = select.EPOLLIN
+
+
+class Batch:
+    """A shell that forks one for each of the scripts `names`, and what it has printed."""
+    __slots__ = ("fd", "pid", "names", "text")
+
+    def __init__(self, fd: int, pid: int, names: list):
+        self.fd = fd
+        self.pid = pid
+        self.names = names
+        self.text = b""
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -316,15 +399,31 @@ class Logs:
             self.say(f"{self.path(name)}: {error.strerror}; what services say is lost")
         self.lost[name] = error.strerror
 
+    def open(self, path: str, flags: int = 0) -> int:
+        flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        return os.open(path, flags, 0o600)
+
     def append(self, path: str, data: bytes) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = os.open(path, flags, 0o600)
+        fd = self.open(path)
         try:
             if os.fstat(fd).st_size + len(data) > LOG_LIMIT:
                 os.rename(path, path + "~")
                 os.close(fd)
-                fd = os.open(path, flags | os.O_EXCL, 0o600)
+                fd = self.open(path, os.O_EXCL)
             os.write(fd, data)
+        finally:
+            os.close(fd)
+
+    def read_from(self, name: str, start: int) -> bytes:
+        """The end of what has been added to a log since its size was START."""
+        try:
+            fd = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return b""
+        try:
+            return os.pread(fd, TAIL_LIMIT, max(start, os.fstat(fd).st_size - TAIL_LIMIT))
+        except OSError:
+            return b""
         finally:
             os.close(fd)
 
@@ -365,12 +464,62 @@ def remove_entry(path: str) -> None:
         pass
 
 
+def make_fifo(path: str) -> None:
+    """A FIFO that nobody holds."""
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
+        os.unlink(path)
+        os.mkfifo(path, 0o600)
+
+
+def make_private_folder(path: str) -> None:
+    """A folder of this user's; Fail where somebody else's, or no folder, is in its place."""
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise Fail(f"{path}: it belongs to somebody else; remove it")
+        os.chmod(path, 0o700)
+    except OSError as error:
+        raise Fail(f"{path}: no folder can be made there: {error.strerror}") from None
+
+
 def list_folder(path: str) -> list:
     """The names in a folder; none where it can't be read."""
     try:
         return os.listdir(path)
     except OSError:
         return []
+
+
+def read_file(path: str) -> bytes:
+    """What is in a small file; nothing where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, READ_SIZE)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def write_file(path: str, data: bytes) -> bool:
+    """Write a small file that is there, or say that it can't be."""
+    try:
+        fd = os.open(path, os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        os.write(fd, data)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def is_socket(path: str) -> bool:
@@ -386,6 +535,42 @@ def is_ready(fd: int, event: int = select.POLLIN) -> bool:
     poll.register(fd, event)
     return bool(poll.poll(0))
 
+
+def file_stamp(path: str) -> tuple:
+    """What changes when PATH is made or written anew."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def kernel_words() -> list:
+    """The words of the kernel's command line, for PID 1."""
+    return read_file("/proc/cmdline").decode(errors="replace").split() if os.getpid() == 1 else []
+
+
+def places_of(name: str) -> list:
+    """Where a program of linitd's own may be."""
+    here = os.path.dirname(os.path.abspath(sys.argv[0]))
+    return [f"{here}/{name}", f"{here}/initd/{name}", f"/sbin/{name}"]
+
+
+def find_program(name: str) -> str:
+    """The path of linit-idle or linit-rescue; empty when it is nowhere."""
+    return next((path for path in places_of(name) if os.access(path, os.X_OK)), "")
+
+
+def find_linit_start() -> str:
+    """The path of linit-start; Fail when it is nowhere."""
+    path = find_program("linit-start")
+    if not path:
+        places = ", ".join(places_of("linit-start"))
+        raise Fail(f"linit-start is at none of {places}; copy it beside linitd")
+    return path
+
+
+# ---- processes -----------------------------------------------------------------------------------
 
 def peer_user(fd: int) -> int:
     """The user at the other end of a unix socket, as the kernel knows it: struct ucred has pid,
@@ -403,20 +588,48 @@ def send_signal(pid: int, number: int) -> None:
         pass
 
 
-def send_signal_to_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
+def family(leader: int, session: bool) -> set:
+    """The processes that descend from LEADER, itself included; with SESSION also those of the
+    session that it leads, whose parents may have ended. A process's stat has its parent as the
+    second field behind the name, and its session as the fourth (proc(5))."""
+    parents = {}
+    members = {leader}
+    for name in list_folder("/proc"):
+        if name.isdecimal():
+            fields = read_file(f"/proc/{name}/stat").rpartition(b")")[2].split()
+            if len(fields) > 3 and fields[0] != b"Z":
+                parents[int(name)] = int(fields[1])
+                if session and int(fields[3]) == leader:
+                    members.add(int(name))
+    found = 0
+    while found < len(members):
+        found = len(members)
+        members |= {pid for pid, parent in parents.items() if parent in members}
+    return members & {leader, *parents}
 
 
-def file_stamp(path: str) -> tuple:
-    """What changes when PATH is made or written anew."""
+def kill_family(leader: int, session: bool) -> None:
+    """End LEADER and all that it has started. They are stopped first: what is forked meanwhile is
+    found by the next look."""
+    stopped = set()
+    for _ in range(KILL_PASSES):
+        found = family(leader, session) - stopped - {1, os.getpid()}
+        if not found:
+            break
+        for pid in found:
+            send_signal(pid, _signal.SIGSTOP)
+        stopped |= found
+    for pid in stopped:
+        send_signal(pid, _signal.SIGKILL)
+
+
+def is_child(pid: int) -> bool:
+    """Whether PID is a child of this process, be it a zombie."""
     try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_ino, status.st_mtime_ns, status.st_size
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def was_executed(pid: int) -> bool:
@@ -430,14 +643,82 @@ def was_executed(pid: int) -> bool:
     return True
 
 
-def find_linit_start() -> str:
-    """The path of linit-start; Fail when it is nowhere."""
-    here = os.path.dirname(os.path.abspath(sys.argv[0]))
-    places = [f"{here}/linit-start", f"{here}/initd/linit-start", "/sbin/linit-start"]
-    for path in places:
-        if os.access(path, os.X_OK):
-            return path
-    raise Fail(f"linit-start is at none of {', '.join(places)}; copy it beside linitd")
+def make_groups() -> str:
+    """The folder for daemons' cgroups, for PID 1 where the kernel has them; else nothing."""
+    if os.getpid() != 1 or not os.path.exists(os.path.dirname(GROUPS) + "/cgroup.procs"):
+        return ""
+    try:
+        os.makedirs(GROUPS, exist_ok=True)
+        return GROUPS
+    except OSError:
+        return ""
+
+
+def runs_well(command: list) -> bool:
+    """Whether COMMAND ends with status 0, and soon."""
+    pid = os.posix_spawn(command[0], command, os.environ, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+    limit = time.monotonic() + CHECK_LIMIT
+    while time.monotonic() < limit:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.01)
+    send_signal(pid, _signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return False
+
+
+def loaded_files() -> list:
+    """What this process was loaded from, and the folders of it: when one has changed, it isn't
+    certain that another such process would run."""
+    paths = {sys.executable, os.path.abspath(sys.argv[0])}
+    for module in list(sys.modules.values()):
+        for attribute in ("__file__", "__cached__"):
+            paths.add(getattr(module, attribute, None) or sys.executable)
+    paths |= {os.path.dirname(path) for path in paths}
+    return sorted(path for path in paths if os.path.exists(path))
+
+
+def file_numbers(path: str) -> tuple:
+    """By which a file is known to be the same."""
+    status = os.stat(path)
+    seconds, nanoseconds = divmod(status.st_mtime_ns, 10 ** 9)
+    return status.st_ino, seconds, nanoseconds
+
+
+def idle_table(rows: list, deadline: int, paths: list, *commands: list) -> bytes:
+    """What linit-idle reads (docs/protocol.md): ROWS of descriptor, log file or -1, bytes that it
+    still takes; a DEADLINE in monotonic nanoseconds or -1; the files that must be the same; the
+    COMMANDS to wake, to check and to rescue."""
+    signals = sum(1 << number - 1 for number in wanted_signals())
+    header = (1, len(rows), deadline, signals, len(paths), *map(len, commands),
+              int(1000 * CHECK_AGAIN))
+    numbers = [number for row in (header, *rows, *map(file_numbers, paths)) for number in row]
+    words = [word for each in (paths, *commands) for word in each]
+    return b"".join(number.to_bytes(8, sys.byteorder, signed=True) for number in numbers) \
+        + b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def wanted_signals() -> list:
+    """The signals that linitd does something about."""
+    return [_signal.SIGCHLD, *(PID_1_SIGNALS if os.getpid() == 1 else USER_SIGNALS)]
+
+
+def block_signals(how: int) -> None:
+    _signal.pthread_sigmask(how, wanted_signals())
+
+
+def raise_limit_of_descriptors() -> int:
+    """As many as there may be; services keep the limit that was, which is given back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(DESCRIPTORS, hard) if os.geteuid() == 0 else hard
+    for limit in (wanted, hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+            break
+        except (OSError, ValueError):
+            pass
+    return soft
 
 
 # ---- the daemon ----------------------------------------------------------------------------------
@@ -452,24 +733,37 @@ class Init:
     def __init__(self, options: "Options"):
         self.options = options
         self.linit_start = find_linit_start()
+        self.linit_idle = find_program("linit-idle")
+        self.fifos = options.socket + ".d"
         self.console = open_console()
         self.logs = Logs(options.log, self.say)
         self.owner = os.geteuid()
+        self.is_first = os.getpid() == 1
+        self.groups = make_groups()
+        self.descriptors = raise_limit_of_descriptors()
         self.began = time.monotonic()
         self.epoll = select.epoll()
         self.handlers = {}          # descriptor: function of an event mask
-        self.timers = {}            # key: (when, function)
+        self.timers = {}            # (kind, name): when
         self.soonest = None         # no timer is due before
         self.services = {}          # name: Service
-        self.processes = {}         # pid: Service
+        self.processes = {}         # pid: name
+        self.batches = {}           # descriptor: Batch
+        self.to_launch = []         # names of services whose shells are started at the turn's end
         self.peers = {}             # descriptor: Peer
-        self.answered = set()       # peers whose next request may be there already
+        self.followers = set()      # descriptors of those who want all events
+        self.answered = set()       # descriptors of peers whose next request may be there already
         self.queue = []             # (Service, event): what happens next
         self.is_working = False     # through the queue
         self.denied = set()         # users that were told no
-        self.ending = None          # what comes after the end: exit, poweroff, halt or reboot
+        self.skipped = {word[len("linit.skip="):] for word in kernel_words()
+                        if word.startswith("linit.skip=")}
+        self.stuck_for = STUCK      # seconds without progress, before the console tells of it again
+        self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
         self.has_ended = False
-        self.listener = None
+        self.is_to_reexec = False
+        self.listener = None        # its descriptor
+        self.log_sizes = {}         # name: bytes, while linit-idle copies to the log
 
     # -- talk
 
@@ -502,24 +796,29 @@ class Init:
             # One before may have closed it, and what was opened then has its number.
             if self.handlers.get(fd) is handler:
                 self.attempt(handler, mask)
-        self.attempt(self.run_timers)
+        has_worked = self.attempt(self.run_timers) or events
         answered, self.answered = self.answered, set()
-        for peer in answered:
-            self.attempt(self.serve, peer)
+        for fd in answered & self.peers.keys():
+            self.attempt(self.serve, self.peers[fd])
+        self.attempt(self.launch_batches)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
+        elif self.is_to_reexec:
+            self.attempt(self.reexec)
+        elif not has_worked and not answered:
+            self.attempt(self.sleep)
 
-    def attempt(self, act, *arguments) -> None:
+    def attempt(self, act, *arguments) -> object:
         """Call ACT. PID 1 lives, whatever its author has forgotten; a slow loop tells of it."""
         try:
-            if act:
-                act(*arguments)
+            return act(*arguments) if act else None
         except Exception as error:
             try:
                 self.say(f"this should not happen: {error!r}")
             except MemoryError:
                 pass
             time.sleep(0.1)
+        return True
 
     def watch(self, fd: int, mask: int, handler) -> None:
         os.set_blocking(fd, False)
@@ -531,28 +830,36 @@ class Init:
         del self.handlers[fd]
         os.close(fd)
 
-    def set_timer(self, key: object, seconds: float, act) -> None:
-        """Call ACT in so many SECONDS; KEY has one timer, the last that was set."""
+    def set_timer(self, kind: str, name: str, seconds: float) -> None:
+        """Do what TIMERS has for KIND, for the service NAME if it is of one, in so many SECONDS;
+        each has one timer, the last that was set."""
         when = time.monotonic() + seconds
-        self.timers[key] = when, act
+        self.timers[kind, name] = when
         if self.soonest is None or when < self.soonest:
             self.soonest = when
 
     def time_left(self) -> "float | None":
-        if self.answered or self.has_ended:
+        if self.answered or self.to_launch or self.has_ended or self.is_to_reexec:
             return 0
-        return None if self.soonest is None else max(0.0, self.soonest - time.monotonic())
+        left = NAP if self.linit_idle else None
+        if self.soonest is None:
+            return left
+        due = max(0.0, self.soonest - time.monotonic())
+        return due if left is None else min(left, due)
 
-    def run_timers(self) -> None:
+    def run_timers(self) -> bool:
+        """Whether one was due."""
         now = time.monotonic()
         if self.soonest is None or now < self.soonest:
-            return
-        due = [(key, act) for key, (when, act) in self.timers.items() if when <= now]
-        for key, act in due:
-            if key in self.timers and self.timers[key][1] is act:
+            return False
+        due = [key for key, when in self.timers.items() if when <= now]
+        for key in due:
+            if self.timers.get(key, now + 1) <= now:
                 del self.timers[key]
-                act()
-        self.soonest = min((when for when, _ in self.timers.values()), default=None)
+                kind, name = key
+                TIMERS[kind](self, name)
+        self.soonest = min(self.timers.values(), default=None)
+        return bool(due)
 
     # -- what happens to a service
 
@@ -576,7 +883,14 @@ class Init:
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
+            self.watch_progress()
         getattr(self, action)(service)
+        if self.followers:
+            self.tell_followers(service)
+
+    def on_late(self, name: str) -> None:
+        """The time of a service to start, to stop or to stay down is over."""
+        self.post(self.services[name], "late")
 
     def launch(self, service: Service) -> None:
         """Start it for the first time, or after it was down."""
@@ -588,46 +902,54 @@ class Init:
         """Run linit-start for it."""
         self.forget_needs(service)
         service.again = False
-        service.failure = None
-        service.kills = 0
+        service.failure = ""
+        service.kills = service.signal = 0
         service.settings = DEFAULTS
         service.launched = time.monotonic()
-        if service.peer:                # what its last life has left may still hold the other end
-            self.drop(service.peer)
+        service.met = service.ended = 0.0
         try:
             check_script(self.script(service.name))
-            self.start_shell(service)
+            self.begin_shell(service)
         except Fail as error:
             service.failure = str(error)
             self.post(service, "fail")
         except OSError as error:
-            service.failure = f"it could not be run: {error.strerror}"
-            self.post(service, "die" if service.restarts else "fail")
+            self.fail_to_run(service, error)
         else:
             self.set_deadline(service)
 
+    def fail_to_run(self, service: Service, error: OSError) -> None:
+        """A daemon that ran before is tried again."""
+        service.failure = f"it could not be run: {error.strerror}"
+        self.post(service, "die" if service.restarts else "fail")
+
     def settle(self, service: Service) -> None:
         """It runs, is stopped, or has failed: tell those who wait."""
-        self.timers.pop(service, None)
+        self.timers.pop(("late", service.name), None)
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
-        elif service.state == FAILED:
+        else:
+            service.ended = time.monotonic()
+            self.stop_binders(service)
+        if service.state == FAILED:
             service.again = False
-        waits, service.waits = service.waits, []
-        service.waits += [wait for wait in waits if not self.is_answered(wait, service)]
+        self.tell_waiters(service)
         if service.is_down():
             for name in service.needs:
                 self.stop_if_free(self.services[name])
         if service.state == STOPPED and service.again and not self.ending:
             self.post(service, "start")
+        if service.name == "boot" and service.state == FAILED:
+            self.offer_rescue()
 
     def tell_of(self, service: Service) -> None:
         after = time.monotonic() - service.launched
         text = {RUNNING: f"is running after {after:.2f} s", STOPPED: "is stopped"}
         text = text.get(service.state) or f"failed: {service.failure}"
         self.say(f"{service.name} {text}")
-        self.note(service, text)
+        if service.is_daemon or service.failure or service.tail:    # no log for who has said nothing
+            self.note(service, text)
 
     def pause(self, service: Service) -> None:
         """A daemon ended: start it again, later each time unless it ran for long."""
@@ -637,15 +959,26 @@ class Init:
         text = f"{service.failure}; it is started again in {service.pause:g} s"
         self.say(f"{service.name}: {text}")
         self.note(service, text)
-        self.set_timer(service, service.pause, lambda: self.post(service, "late"))
+        self.set_timer("late", service.name, service.pause)
         service.pause = min(max(2 * service.pause, 0.1), LONGEST_PAUSE)
         service.restarts += 1
+        for each in self.stop_binders(service):
+            self.post(each, "start")
+
+    def stop_binders(self, service: Service) -> list:
+        """Stop what runs and said `binds` to it; SERVICE went down by itself."""
+        dependents = [self.services[name] for name in sorted(service.dependents)]
+        binders = [each for each in dependents
+                   if service.name in each.binds and each.state == RUNNING]
+        for each in binders:
+            self.post(each, "stop")
+        return binders
 
     # -- stopping: first what depends on it, then itself
 
     def halt(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped."""
-        self.timers.pop(service, None)
+        self.timers.pop(("late", service.name), None)
         service.held = True
         for name in sorted(service.dependents):
             self.post(self.services[name], "stop")
@@ -665,8 +998,7 @@ class Init:
         self.set_deadline(service)
         if service.settings["stop"] == "yes" and service.came_up():
             try:
-                service.stopper = self.spawn(service, ["--stop", service.name])
-                self.processes[service.stopper] = service
+                service.stopper = self.run_function(service, "stop")
                 return
             except OSError as error:
                 service.failure = str(error)
@@ -674,12 +1006,15 @@ class Init:
 
     def end_processes(self, service: Service) -> None:
         """Ask what runs to end; it has stopped when nothing does."""
+        if service.batch:
+            return                  # its shell is being forked: on_pids comes here again
         if service.pid is None:
             self.post(service, "fail" if service.failure else "gone")
         elif service.is_daemon and service.came_up():
-            send_signal(service.pid, service.settings["stop_signal"])
+            send_signal(service.pid, service.signal or service.settings["stop_signal"])
         else:
-            send_signal_to_group(service.pid, _signal.SIGTERM)
+            for pid in family(service.pid, service.alone):
+                send_signal(pid, _signal.SIGTERM)
 
     def give_up(self, service: Service) -> None:
         """It did not start in time, or said something that can't be."""
@@ -691,14 +1026,20 @@ class Init:
         """Its time to stop is over."""
         service.held = False
         service.kills += 1
-        if service.kills > 2 or not (service.pid or service.stopper):
+        if service.kills > 2 or not (service.pid or service.stopper or service.batch):
             service.failure = service.failure or "its processes could not be killed"
             self.post(service, "fail")
             return
-        for pid in (service.pid, service.stopper):
-            if pid is not None:
-                send_signal_to_group(pid, _signal.SIGKILL)
-        self.set_timer(service, KILL_GRACE, lambda: self.post(service, "late"))
+        self.kill_processes(service)
+        if service.stopper is not None:
+            kill_family(service.stopper, True)
+        self.set_timer("late", service.name, KILL_GRACE)
+
+    def kill_processes(self, service: Service) -> None:
+        """End all that it has started: of a daemon its cgroup, where there are any."""
+        if service.pid is not None:
+            if not (self.groups and self.write_to_group(service, "cgroup.kill", b"1")):
+                kill_family(service.pid, service.alone)
 
     def turn_back(self, service: Service) -> None:
         """Somebody needs it while it stops."""
@@ -708,58 +1049,175 @@ class Init:
         service.again = False
 
     def set_deadline(self, service: Service) -> None:
-        seconds = service.settings["timeout"]
-        self.set_timer(service, seconds, lambda: self.post(service, "late"))
+        self.set_timer("late", service.name, service.settings["timeout"])
 
-    # -- processes
+    # -- shells
+    #
+    # A shell that runs one script is a process of its own session, and linitd's child. One that
+    # runs many forks a subshell for each, says their numbers and ends: then they are children of
+    # PID 1, and so only linitd as PID 1 starts them so. Daemons are always started alone.
 
     def script(self, name: str) -> str:
         """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
         no `boot` of its own uses the one beside linit-start."""
-        path = f"{self.options.initd}/{name.partition('@')[0]}"
-        if name == "boot" and not os.path.exists(path):
-            return f"{os.path.dirname(self.linit_start)}/boot"
+        file = name.partition("@")[0]
+        path = f"{self.options.initd}/{file}"
+        if file in OUR_SCRIPTS and not os.path.exists(path):
+            return f"{os.path.dirname(self.linit_start)}/{file}"
         return path
 
-    def start_shell(self, service: Service) -> None:
-        """Run linit-start with a connection of its own."""
-        ours, theirs = _socket.socketpair()
-        try:
-            service.pid = self.spawn(service, [service.name], theirs.fileno())
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.processes[service.pid] = service
-        service.peer = self.add_peer(ours.detach(), self.owner, service)
+    def begin_shell(self, service: Service) -> None:
+        """Let its script be run, alone or with others that are started in this turn."""
+        self.open_fifos(service)
+        if self.is_first and not service.alone:
+            service.batch = -1
+            self.to_launch.append(service.name)
+        else:
+            self.run_alone(service)
 
-    def spawn(self, service: Service, arguments: list, connection: "int | None" = None) -> int:
-        """Run linit-start in a session of its own, what it prints going to the log; its pid."""
-        reader, writer = os.pipe()
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                   (os.POSIX_SPAWN_DUP2, writer, 1), (os.POSIX_SPAWN_DUP2, writer, 2)]
-        if connection is not None:
-            actions.append((os.POSIX_SPAWN_DUP2, connection, SCRIPT_FD))
-        try:
-            pid = os.posix_spawn(
-                self.linit_start, [self.linit_start, *arguments], self.environment(),
-                file_actions=actions, setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
-            )
-        except OSError:
-            os.close(reader)
-            raise
-        finally:
-            os.close(writer)
-        service.log = reader
-        self.watch(reader, select.EPOLLIN, lambda mask: self.on_output(service, reader))
+    def open_fifos(self, service: Service) -> None:
+        """Make the FIFOs of its script, whose ends here are open before the shell's: what its last
+        life has left still has the old ones."""
+        path = f"{self.fifos}/{service.name}"
+        if service.ask is not None:
+            self.drop(self.peers[service.ask])
+        make_fifo(path + ".ask")
+        make_fifo(path + ".answer")
+        self.open_log(service)
+        service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
+        self.add_peer(service.ask, self.owner, service.name)
+
+    def open_log(self, service: Service) -> None:
+        """Read what it prints. Processes of its last life may go on printing."""
+        if service.log is None:
+            path = f"{self.fifos}/{service.name}.log"
+            make_fifo(path)
+            service.log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            self.watch_log(service)
+
+    def watch_log(self, service: Service) -> None:
+        fd = service.log
+        self.watch(fd, select.EPOLLIN, lambda mask: self.on_output(service, fd))
+
+    def run_alone(self, service: Service) -> None:
+        service.alone = True
+        if self.groups:
+            os.makedirs(f"{self.groups}/{service.name}", exist_ok=True)
+        service.pid = self.spawn([service.name], f"{self.fifos}/{service.name}.log")
+        self.processes[service.pid] = service.name
+
+    def run_function(self, service: Service, function: str) -> int:
+        """Run the `stop` or `reload` of its script; the shell's pid."""
+        self.open_log(service)
+        pid = self.spawn([f"--{function}", service.name], f"{self.fifos}/{service.name}.log")
+        self.processes[pid] = service.name
         return pid
+
+    def spawn(self, words: list, output: "str | int") -> int:
+        """Run linit-start in a session of its own, printing to a path or a descriptor."""
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        if isinstance(output, str):
+            actions.append((os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0))
+        else:
+            actions.append((os.POSIX_SPAWN_DUP2, output, 1))
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+        return os.posix_spawn(
+            self.linit_start, [self.linit_start, *words], self.environment(),
+            file_actions=actions, setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
+        )
 
     def environment(self) -> dict:
         """What a service starts with: nothing of whoever started linitd but the PATH."""
         path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
-        return {"PATH": path, "LINITSOCK": self.options.socket, "LINIT_INITD": self.options.initd,
-                "LINIT_RCD": self.options.rcd}
+        limit = self.descriptors
+        return {
+            "PATH": path, "LINITSOCK": self.options.socket, "LINIT_INITD": self.options.initd,
+            "LINIT_RCD": self.options.rcd,
+            # For linit-start alone:
+            "LINIT_FIFOS": self.fifos, "LINIT_GROUPS": self.groups,
+            "LINIT_FILES": "unlimited" if limit == resource.RLIM_INFINITY else str(limit),
+        }
+
+    def launch_batches(self) -> None:
+        """Start the shells of what is to be launched in this turn."""
+        while self.to_launch:
+            names, self.to_launch = self.to_launch[:BATCH], self.to_launch[BATCH:]
+            services = [self.services[name] for name in names]
+            services = [each for each in services if each.batch == -1]
+            try:
+                self.launch_batch(services)
+            except OSError as error:
+                for each in services:
+                    each.batch = None
+                    self.fail_to_run(each, error)
+
+    def launch_batch(self, services: list) -> None:
+        if len(services) == 1:
+            services[0].batch = None
+            self.run_alone(services[0])
+        elif services:
+            reader, writer = os.pipe()
+            try:
+                pid = self.spawn([each.name for each in services], writer)
+            except OSError:
+                os.close(reader)
+                raise
+            finally:
+                os.close(writer)
+            for each in services:
+                each.batch = pid
+            self.add_batch(Batch(reader, pid, [each.name for each in services]))
+
+    def add_batch(self, batch: Batch) -> None:
+        self.batches[batch.fd] = batch
+        self.watch(batch.fd, select.EPOLLIN, lambda mask: self.on_batch(batch))
+
+    def on_batch(self, batch: Batch) -> None:
+        """A shell that forks others says their numbers, or what is the matter."""
+        try:
+            data = os.read(batch.fd, READ_SIZE)
+        except BlockingIOError:
+            return
+        batch.text = (batch.text + data)[-READ_SIZE:]
+        *lines, batch.text = batch.text.split(b"\n")
+        for line in lines:
+            self.on_batch_line(batch, line.decode(errors="replace").split())
+        if not data:
+            self.on_batch_end(batch)
+
+    def on_batch_line(self, batch: Batch, words: list) -> None:
+        if words[:1] != ["pids"] or len(words) != 1 + len(batch.names):
+            self.say("linit-start: " + " ".join(words))
+            return
+        for name, word in zip(batch.names, words[1:]):
+            service = self.services[name]
+            if service.batch == batch.pid and word.isdecimal():
+                service.batch = None
+                service.pid = int(word)
+                self.processes[service.pid] = name
+                if service.state == STOPPING and not service.held:
+                    self.end_processes(service)
+
+    def on_batch_end(self, batch: Batch) -> None:
+        """The shell has ended: what it has forked are children of this process, but those that had
+        ended before it."""
+        del self.batches[batch.fd]
+        self.forget(batch.fd)
+        for name in batch.names:
+            service = self.services[name]
+            if service.batch == batch.pid:
+                service.batch = None
+                service.failure = service.failure or "it could not be run: no process could be made"
+                self.post(service, "fail")
+            elif service.pid and self.processes.get(service.pid) == name \
+                    and not is_child(service.pid):
+                del self.processes[service.pid]
+                self.on_exit(service, service.pid, None)
+
+    # -- processes
+
+    def write_to_group(self, service: Service, file: str, data: bytes) -> bool:
+        return write_file(f"{self.groups}/{service.name}/{file}", data)
 
     def on_output(self, service: Service, fd: int) -> None:
         """What a service printed goes to its log."""
@@ -780,12 +1238,15 @@ class Init:
         numbers = set(os.read(fd, READ_SIZE))
         if _signal.SIGCHLD in numbers:
             self.reap()
-        wanted = PID_1_SIGNALS if os.getpid() == 1 else USER_SIGNALS
+        wanted = PID_1_SIGNALS if self.is_first else USER_SIGNALS
         for number in numbers & set(wanted):
             self.shut_down(wanted[number])
 
     def reap(self) -> None:
         """Take leave of every child that ended, orphans that came to PID 1 among them."""
+        for batch in list(self.batches.values()):
+            if is_ready(batch.fd):
+                self.on_batch(batch)        # whose children they are
         while True:
             try:
                 # Its number stays taken until waitpid: until then its group can't be another's.
@@ -794,36 +1255,46 @@ class Init:
                 return
             if ended is None:
                 return
-            service = self.processes.pop(ended.si_pid, None)
+            service = self.services.get(self.processes.pop(ended.si_pid, None))
             if service and ended.si_pid == service.pid and service.is_daemon:
-                send_signal_to_group(ended.si_pid, _signal.SIGKILL)
+                self.kill_processes(service)
             status = os.waitpid(ended.si_pid, 0)[1]
             if service:
                 self.on_exit(service, ended.si_pid, status)
 
-    def on_exit(self, service: Service, pid: int, status: int) -> None:
-        """A shell or a daemon of SERVICE ended with a wait STATUS."""
+    def on_exit(self, service: Service, pid: int, status: "int | None") -> None:
+        """A shell or a daemon of SERVICE ended with a wait STATUS; None where it wasn't seen."""
         self.take_rest(service)
         if pid == service.stopper:
-            service.stopper = None
-            if status and not service.failure:
-                service.failure = self.blame(service, f"stop {exit_text(status)}")
-            self.end_processes(service)
-            return
-        if pid != service.pid:
-            return                  # a shell that had reported, and was slow to end
-        service.pid = None
-        if service.state == STOPPING:
-            if service.stopper is None and not service.held:
-                self.end_processes(service)
-        elif service.state == STARTING:
-            self.on_early_exit(service, status)
-        elif service.state == RUNNING and service.is_daemon:
-            self.on_daemon_exit(service, status)
+            self.on_stop_exit(service, status)
+        elif pid == service.reloader:
+            self.on_reload_exit(service, status)
+        elif pid == service.pid:
+            service.pid = None
+            if service.state == STOPPING:
+                if service.stopper is None and not service.held:
+                    self.end_processes(service)
+            elif service.state == STARTING:
+                self.on_early_exit(service, status)
+            elif service.state == RUNNING and service.is_daemon:
+                self.on_daemon_exit(service, status)
 
-    def on_early_exit(self, service: Service, status: int) -> None:
+    def on_stop_exit(self, service: Service, status: int) -> None:
+        service.stopper = None
+        if status and not service.failure:
+            service.failure = self.blame(service, f"stop {exit_text(status)}")
+        self.end_processes(service)
+
+    def on_reload_exit(self, service: Service, status: int) -> None:
+        service.reloader = None
+        text = f"reload {exit_text(status)}"
+        service.reload_failure = self.blame(service, text) if status else ""
+        self.note(service, service.reload_failure or "was reloaded")
+        self.tell_waiters(service)
+
+    def on_early_exit(self, service: Service, status: "int | None") -> None:
         """It ended before it was ready."""
-        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
         executes = service.is_daemon and service.settings["ready"] == "exec"
         if executes and code not in (126, 127) and not service.failure:
             # It was executed, and ended before anybody had looked.
@@ -831,7 +1302,7 @@ class Init:
             self.on_daemon_exit(service, status)
             return
         what = "" if not service.is_daemon else "it " if executes else "before it was ready it "
-        text = (what or "start ") + exit_text(status)
+        text = (what or "start ") + ("was killed" if status is None else exit_text(status))
         service.failure = service.failure or self.blame(service, text)
         self.post(service, "die" if service.restarts else "fail")
 
@@ -850,10 +1321,10 @@ class Init:
         return ": ".join([text, *lines])[:REASON_LIMIT]
 
     def take_rest(self, service: Service) -> None:
-        """Read what a process that ended has left in its connection and in its log's pipe."""
+        """Read what a process that ended has left in its FIFOs."""
         for _ in range(READS_AT_THE_END):
-            if service.peer and is_ready(service.peer.fd):
-                self.on_peer(service.peer, select.EPOLLIN)
+            if service.ask is not None and is_ready(service.ask):
+                self.on_peer(self.peers[service.ask], select.EPOLLIN)
         self.read_log(service)
 
     def read_log(self, service: Service) -> None:
@@ -869,24 +1340,20 @@ class Init:
 
     def look_up(self, name: str) -> Service:
         """The same, for who only looks: a service that nobody has asked for is not kept."""
-        if not is_name(name):
-            raise Fail(f"{name[:NAME_LIMIT]}: no name of a service", 2)
         if name in self.services:
             return self.services[name]
+        if not is_name(name):
+            raise Fail(f"{name[:NAME_LIMIT]}: no name of a service", 2)
         if not os.path.exists(self.script(name)):
             raise Fail(f"{name}: there is no such service", 5)
         service = Service(name)
         service.since = self.began
         return service
 
-    def need(self, service: Service, other: Service) -> None:
-        service.needs.add(other.name)
-        other.dependents.add(service.name)
-
     def forget_needs(self, service: Service) -> None:
         for name in service.needs:
             self.services[name].dependents.discard(service.name)
-        service.needs = set()
+        service.needs, service.binds, service.wants, service.afters = set(), set(), set(), set()
 
     def cycle(self, service: Service, other: Service) -> list:
         """The names on the way from OTHER to SERVICE, if OTHER waits for it; else none."""
@@ -919,59 +1386,94 @@ class Init:
 
     # -- waiting
 
-    def begin_wait(self, wait: Wait, services: list) -> None:
-        """Let the peer of WAIT wait until SERVICES have settled, or answer it at once."""
-        peer = wait.peer
-        peer.wait = wait if not peer.gone else None
+    def begin_wait(self, peer: Peer, goal: str, services: list, soft: bool = False,
+                   problems: "list | None" = None) -> None:
+        """Let PEER wait until SERVICES have come to GOAL, or answer it at once."""
+        peer.goal, peer.soft, peer.problems = goal, soft, problems or []
+        is_settled, problem = GOALS[goal]
         for service in services:
-            if wait.is_settled(service):
-                self.note_outcome(wait, service)
-            elif service.name not in wait.left:
-                wait.left.add(service.name)
-                service.waits.append(wait)
-        if not wait.left:
-            self.end_wait(wait)
+            if is_settled(service):
+                self.note_problem(peer, service)
+            else:
+                peer.left.add(service.name)
+                service.waiters.add(peer.fd)
+        if not peer.left:
+            self.end_wait(peer)
         elif peer.service:
-            peer.service.waiting |= wait.left
-            self.timers.pop(peer.service, None)     # others' time is not its own
+            self.services[peer.service].waiting |= peer.left
+            self.timers.pop(("late", peer.service), None)   # others' time is not its own
 
-    def is_answered(self, wait: Wait, service: Service) -> bool:
-        """Whether WAIT has no more to do with SERVICE, which has changed."""
-        if wait.peer.wait is not wait:
-            return True
-        if not wait.is_settled(service):
-            return False
-        wait.left.discard(service.name)
-        self.note_outcome(wait, service)
-        if not wait.left:
-            self.end_wait(wait)
-        return True
+    def tell_waiters(self, service: Service) -> None:
+        """SERVICE has changed: answer those for whom it was the last that they waited for."""
+        for fd in list(service.waiters):
+            peer = self.peers.get(fd)
+            if peer and service.name in peer.left and GOALS[peer.goal][0](service):
+                peer.left.discard(service.name)
+                service.waiters.discard(fd)
+                self.note_problem(peer, service)
+                if not peer.left:
+                    self.end_wait(peer)
 
-    def note_outcome(self, wait: Wait, service: Service) -> None:
-        if wait.wants_running and service.state != RUNNING:
-            wait.problems.append(f"{service.name}: {service.failure or 'it was stopped'}")
-        elif not wait.wants_running and service.state == FAILED:
-            wait.problems.append(f"{service.name}: {service.failure}")
+    def note_problem(self, peer: Peer, service: Service) -> None:
+        problem = GOALS[peer.goal][1](service)
+        if problem:
+            peer.problems.append(f"{service.name}: {problem}")
 
-    def end_wait(self, wait: Wait) -> None:
-        wait.peer.wait = None
-        service = wait.peer.service
-        if service:
+    def forget_wait(self, peer: Peer) -> None:
+        for name in peer.left:
+            self.services[name].waiters.discard(peer.fd)
+        peer.goal, peer.left = "", set()
+
+    def end_wait(self, peer: Peer) -> None:
+        peer.goal = ""
+        problems = [] if peer.soft else peer.problems
+        if peer.service:
+            service = self.services[peer.service]
             service.waiting = set()
-        if service and service.state == STARTING:
-            self.set_deadline(service)
-        problems = [] if wait.soft else wait.problems
-        if problems and service:
-            self.refuse(wait.peer, Fail(self.missing(service, problems)))
-        elif problems:
-            self.refuse(wait.peer, Fail("; ".join(problems)))
+            service.met = time.monotonic()
+            if service.state == STARTING:
+                self.set_deadline(service)
+            if problems:
+                service.failure = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
+                problems = [service.failure]
+        if problems:
+            self.refuse(peer, Fail("; ".join(problems)))
         else:
-            self.answer(wait.peer, "ok")
+            self.answer(peer, "ok")
 
-    def missing(self, service: Service, problems: list) -> str:
-        """Why SERVICE can't start, since what it needs has PROBLEMS."""
-        service.failure = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
-        return service.failure
+    # -- a boot that doesn't get on
+
+    def watch_progress(self) -> None:
+        self.stuck_for = STUCK
+        self.set_timer("stuck", "", STUCK)
+
+    def on_stuck(self, name: str) -> None:
+        """Nothing has happened for a while: tell what holds up everything, unless that is idle."""
+        starting = [each for each in self.services.values() if each.state == STARTING]
+        if not starting:
+            return
+        for each in starting:
+            if not each.waiting:
+                seconds = time.monotonic() - each.launched
+                pid = f", pid {each.pid}" if each.pid else ""
+                text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
+                self.say(": ".join([text, *last_lines(each.tail, 1)]))
+        blocked = sum(bool(each.waiting) for each in starting)
+        if blocked:
+            self.say(f"{blocked} more wait for others; linitctl why tells for which")
+        self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
+        self.set_timer("stuck", "", self.stuck_for)
+
+    def offer_rescue(self) -> None:
+        """PID 1 whose boot failed: a shell on the console, unless somebody can log in there."""
+        program = find_program("linit-rescue")
+        if not self.is_first or self.ending or not program:
+            return
+        try:
+            os.posix_spawn(program, [program, "shell"], self.environment(), setsid=True,
+                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        except OSError as error:
+            self.say(f"{program}: {error.strerror}")
 
     # -- connections
 
@@ -993,27 +1495,34 @@ class Init:
             listener.listen(512)
         except OSError as error:
             raise Fail(f"{path}: no socket can be made there: {error.strerror or error}") from None
-        self.listener = listener
-        self.watch(listener.fileno(), select.EPOLLIN, self.on_connect)
+        self.add_listener(listener.detach())
+
+    def add_listener(self, fd: int) -> None:
+        self.listener = fd
+        self.watch(fd, select.EPOLLIN, self.on_connect)
 
     def on_connect(self, mask: int) -> None:
         """Take one connection; where descriptors have run out, none for a while."""
+        listener = _socket.socket(fileno=self.listener)
         try:
-            fd, _ = self.listener._accept()
+            fd, _ = listener._accept()
         except BlockingIOError:
             return
         except OSError as error:
             self.say(f"a connection could not be taken: {error.strerror}")
-            listener = self.listener.fileno()
-            self.epoll.modify(listener, 0)
-            self.set_timer("accept", ACCEPT_PAUSE,
-                           lambda: self.epoll.modify(listener, select.EPOLLIN))
+            self.epoll.modify(self.listener, 0)
+            self.set_timer("accept", "", ACCEPT_PAUSE)
             return
+        finally:
+            listener.detach()
         uid = peer_user(fd)
         if self.is_crowded(uid):
             os.close(fd)
         else:
             self.add_peer(fd, uid)
+
+    def accept_again(self, name: str) -> None:
+        self.epoll.modify(self.listener, select.EPOLLIN)
 
     def is_crowded(self, uid: int) -> bool:
         """Whether UID has all the connections that it may have."""
@@ -1026,20 +1535,25 @@ class Init:
     def is_owner(self, uid: int) -> bool:
         return uid in (0, self.owner)
 
-    def add_peer(self, fd: int, uid: int, service: "Service | None" = None) -> Peer:
-        peer = self.peers[fd] = Peer(fd, uid, service)
-        peer.mask = select.EPOLLIN
-        self.watch(fd, peer.mask, lambda mask: self.on_peer(peer, mask))
-        return peer
+    def add_peer(self, fd: int, uid: int, service: str = "") -> None:
+        self.watch_peer(Peer(fd, uid, service))
+
+    def watch_peer(self, peer: Peer) -> None:
+        self.peers[peer.fd] = peer
+        self.watch(peer.fd, peer.mask, lambda mask: self.on_peer(peer, mask))
 
     def drop(self, peer: Peer) -> None:
         """Close a connection; nobody waits on it any more."""
         del self.peers[peer.fd]
         self.forget(peer.fd)
-        peer.wait, peer.gone, peer.input, peer.output = None, True, b"", b""
-        service = peer.service
-        if service and service.peer is peer:
-            service.peer = None
+        self.forget_wait(peer)
+        self.followers.discard(peer.fd)
+        peer.gone = True
+        if peer.service and peer.writes_to is not None:
+            os.close(peer.writes_to)
+        service = self.services.get(peer.service)
+        if service and service.ask == peer.fd:
+            service.ask = None
             service.waiting = set()
             self.on_script_end(service)
 
@@ -1047,7 +1561,8 @@ class Init:
         """Something came from a peer, or it takes more, or it has closed."""
         if mask & (select.EPOLLHUP | select.EPOLLERR):
             peer.gone = True
-            peer.wait, peer.output = None, b""
+            peer.output = b""
+            self.forget_wait(peer)
         if mask & select.EPOLLOUT:
             self.flush(peer)
         if mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
@@ -1067,13 +1582,13 @@ class Init:
     def serve(self, peer: Peer) -> None:
         """Carry out the requests that came, up to one that waits or an answer that isn't taken;
         of a client one, the next when all others had their turn."""
-        while peer.wait is None and not peer.output:
+        while not peer.goal and not peer.output:
             line, newline, rest = peer.input.partition(b"\n")
             if not newline:
                 break
             peer.input = rest
             self.carry_out(peer, line)
-            if peer.service is None:
+            if not peer.service:
                 break
         if self.peers.get(peer.fd) is not peer:
             return
@@ -1081,12 +1596,12 @@ class Init:
             peer.input = b""
             peer.at_end = True
             self.refuse(peer, Fail(f"a request of more than {LINE_LIMIT} bytes", 2))
-        is_idle = peer.wait is None and not peer.output and b"\n" not in peer.input
-        if peer.at_end and is_idle:
+        is_idle = not peer.goal and not peer.output and b"\n" not in peer.input
+        if peer.at_end and (is_idle or peer.fd in self.followers):
             self.drop(peer)
             return
         mask = select.EPOLLIN if is_idle and not peer.at_end else 0
-        mask |= select.EPOLLOUT if peer.output else 0
+        mask |= select.EPOLLOUT if peer.output and not peer.service else 0
         if mask != peer.mask:
             peer.mask = mask
             self.epoll.modify(peer.fd, mask)
@@ -1095,25 +1610,32 @@ class Init:
         """Send LINES; what isn't taken now is sent later, and until then no request is read."""
         peer.output += "".join(f"{line}\n" for line in lines).encode(errors="replace")
         self.flush(peer)
-        self.answered.add(peer)
+        self.answered.add(peer.fd)
 
     def refuse(self, peer: Peer, error: Fail) -> None:
         self.answer(peer, f"error {error.code} {printable(str(error))}")
 
     def flush(self, peer: Peer) -> None:
         try:
-            sent = os.write(peer.fd, peer.output) if peer.output and not peer.gone else 0
+            if peer.writes_to is None:
+                self.open_answers(peer)
+            sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
         except BlockingIOError:
             return
         except OSError:
             peer.gone = True
             sent = 0
-        peer.output = b"" if peer.gone else peer.output[sent:]
+        peer.output = b"" if peer.gone or peer.service else peer.output[sent:]
+
+    def open_answers(self, peer: Peer) -> None:
+        """For reading as well: what is written stays there until the shell has opened it."""
+        path = f"{self.fifos}/{peer.service}.answer"
+        peer.writes_to = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
     def carry_out(self, peer: Peer, line: bytes) -> None:
         """Do what a request says."""
         if peer.notifies:
-            self.post(peer.service, "ready")
+            self.post(self.services[peer.service], "ready")
             return
         table = SCRIPT_REQUESTS if peer.service else CLIENT_REQUESTS
         try:
@@ -1151,13 +1673,16 @@ class Init:
         services = [self.service(name) for name in names]
         for service in services:
             self.post(service, "start")
-        self.begin_wait(Wait(peer, Service.is_up, True), services)
+        self.begin_wait(peer, "up", services)
 
-    def request_stop(self, peer: Peer, names: list) -> None:
-        services = [self.service(name) for name in names]
+    def request_stop(self, peer: Peer, words: list) -> None:
+        """`stop NAME...` or `stop -SIGNAL NAME...`."""
+        number = signal_option(words[0])
+        services = [self.service(name) for name in words[1 if number else 0:]]
         for service in services:
+            service.signal = number
             self.post(service, "stop")
-        self.begin_wait(Wait(peer, Service.is_down, False), services)
+        self.begin_wait(peer, "down", services)
 
     def request_restart(self, peer: Peer, names: list) -> None:
         self.refuse_at_the_end()
@@ -1168,7 +1693,23 @@ class Init:
             self.post(service, "stop")
         for each in affected.values():
             self.post(each, "start")
-        self.begin_wait(Wait(peer, Service.is_up, True), list(affected.values()))
+        self.begin_wait(peer, "up", list(affected.values()))
+
+    def request_reload(self, peer: Peer, names: list) -> None:
+        services = [self.service(name) for name in names]
+        for service in services:
+            if service.state != RUNNING:
+                raise Fail(f"{service.name}: it isn't running", 7)
+        for service in services:
+            if service.reloader is None:
+                try:
+                    service.reloader = self.run_function(service, "reload")
+                except OSError as error:
+                    raise Fail(f"{service.name}: {error.strerror}") from None
+        self.begin_wait(peer, "reloaded", services)
+
+    def request_wait(self, peer: Peer, names: list) -> None:
+        self.begin_wait(peer, "running", [self.service(name) for name in names])
 
     def request_list(self, peer: Peer, words: list) -> None:
         names = {name for name in list_folder(self.options.initd) if is_name(name)}
@@ -1194,6 +1735,38 @@ class Init:
             lines += [f" tail {line}" for line in last_lines(service.tail, TAIL_LINES)]
         self.answer(peer, *lines, "ok")
 
+    def request_graph(self, peer: Peer, words: list) -> None:
+        """What `why`, `graph`, `plot` and `blame` are made of."""
+        lines = []
+        for service in sorted(self.services.values(), key=lambda each: each.name):
+            times = {"launched": service.launched, "met": service.met,
+                     "ready": service.became_ready if service.came_up() else 0,
+                     "ended": service.ended}
+            shown = {key: f"{when - self.began:.3f}" if when else "-"
+                     for key, when in times.items()}
+            names = {key: ",".join(sorted(getattr(service, field))) for key, field in
+                     (("needs", "needs"), ("binds", "binds"), ("wants", "wants"),
+                      ("afters", "afters"), ("waits", "waiting"))}
+            values = {"state": service.shown_state(), "pid": service.shown_pid(), **shown, **names}
+            lines.append(f" {service.name} " + " ".join(f"{k}={v}" for k, v in values.items()))
+        self.answer(peer, *lines, "ok")
+
+    def request_events(self, peer: Peer, words: list) -> None:
+        """A stream without end: each change of a state."""
+        peer.goal = "events"
+        self.followers.add(peer.fd)
+        self.answer(peer, f" {time.monotonic() - self.began:.3f}")
+
+    def tell_followers(self, service: Service) -> None:
+        text = f" {service.since - self.began:.3f} {service.name} {service.shown_state()} " \
+               f"{service.shown_pid()}"
+        reason = f" {printable(service.failure)}" if service.failure else ""
+        for fd in list(self.followers):
+            peer = self.peers[fd]
+            self.answer(peer, text + (reason if self.is_owner(peer.uid) else ""))
+            if len(peer.output) > EVENTS_LIMIT:
+                self.drop(peer)
+
     def request_log(self, peer: Peer, names: list) -> None:
         path = self.logs.path(self.service(names[0]).name)
         paths = [each for each in (path + "~", path) if os.path.exists(each)]
@@ -1206,7 +1779,7 @@ class Init:
         self.change_entries(peer, names, remove_entry)
 
     def change_entries(self, peer: Peer, names: list, change) -> None:
-        for service in [self.service(name) for name in names]:
+        for service in [self.look_up(name) for name in names]:
             path = f"{self.options.rcd}/{service.name}"
             try:
                 change(path)
@@ -1216,54 +1789,71 @@ class Init:
 
     def request_end(self, peer: Peer, kind: str) -> None:
         self.answer(peer, "ok")
-        self.shut_down(kind if os.getpid() == 1 else "exit")
+        self.shut_down(kind if self.is_first else "exit")
+
+    def request_reexec(self, peer: Peer, words: list) -> None:
+        """It is answered by the next linitd."""
+        self.refuse_at_the_end()
+        peer.goal = "reexec"
+        self.is_to_reexec = True
 
     # -- what scripts ask
 
     def script_dep(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, Wait(peer, Service.is_up, True))
+        self.depend(peer, names, self.services[peer.service].needs)
+
+    def script_binds(self, peer: Peer, names: list) -> None:
+        service = self.services[peer.service]
+        service.binds |= set(names)
+        self.depend(peer, names, service.needs)
 
     def script_want(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, Wait(peer, Service.is_up, True, soft=True))
+        self.depend(peer, names, self.services[peer.service].wants, soft=True)
 
-    def depend(self, peer: Peer, names: list, wait: Wait) -> None:
-        """Start what is needed, all at once, and wait for it."""
-        service = peer.service
-        services = []
+    def depend(self, peer: Peer, names: list, noted: set, soft: bool = False) -> None:
+        """Start what is needed, all at once, and wait for it; its names are NOTED."""
+        service = self.services[peer.service]
+        services, problems = [], []
         for name in names:
             try:
                 self.refuse_at_the_end()
-                services.append(self.needed(service, self.service(name), wait.soft))
+                if name not in self.skipped:
+                    services.append(self.needed(service, self.service(name)))
             except Fail as error:
-                wait.problems.append(str(error))
+                problems.append(str(error))
         for each in services:
+            noted.add(each.name)
+            if not soft:
+                each.dependents.add(service.name)
             # What has failed since this one was started would only fail again.
             if each.state != FAILED or each.since < service.launched:
                 self.post(each, "start")
-        self.begin_wait(wait, services)
+        self.begin_wait(peer, "up", services, soft, problems)
 
-    def needed(self, service: Service, other: Service, soft: bool) -> Service:
-        """OTHER, noted as what SERVICE needs; Fail for a cycle."""
-        cycle = self.cycle(service, other)
+    def needed(self, service: Service, other: Service) -> Service:
+        """OTHER, which SERVICE needs; Fail for a cycle."""
+        is_needed = service.dependents or service.waiters
+        cycle = self.cycle(service, other) if is_needed or service is other else []
         if cycle:
             raise Fail(f"{other.name}: a cycle: {', '.join([service.name, *cycle])}")
-        if not soft:
-            self.need(service, other)
         return other
 
     def script_after(self, peer: Peer, names: list) -> None:
+        service = self.services[peer.service]
         services = [self.services[name] for name in names if name in self.services]
-        services = [each for each in services if not self.cycle(peer.service, each)]
-        self.begin_wait(Wait(peer, Service.is_up, True, soft=True), services)
+        services = [each for each in services if not self.cycle(service, each)]
+        service.afters |= {each.name for each in services}
+        self.begin_wait(peer, "up", services, soft=True)
 
     def script_settings(self, peer: Peer, words: list) -> None:
-        service = peer.service
+        service = self.services[peer.service]
         try:
             service.settings = parse_settings(words)
         except Fail as error:
             service.failure = str(error)
             self.post(service, "late")
             return
+        service.met = service.met or time.monotonic()
         self.set_deadline(service)
         ready = service.settings["ready"]
         peer.notifies = service.is_daemon and ready == "fd"
@@ -1272,37 +1862,55 @@ class Init:
 
     def await_file(self, service: Service, path: str) -> None:
         """It is ready when PATH is made, or written anew."""
-        before, launched = file_stamp(path), service.launched
-        began = time.time() - (time.monotonic() - launched)
-        if before and before[1] > 1e9 * (began - CLOCK_TICK):
-            before = ()                 # made while the shell's line was on its way here
+        service.ready_stamp = file_stamp(path)
+        began = time.time() - (time.monotonic() - service.launched)
+        if service.ready_stamp and service.ready_stamp[1] > 1e9 * (began - CLOCK_TICK):
+            service.ready_stamp = ()    # made while the shell's line was on its way here
+        self.look_for_file(service.name)
 
-        def look() -> None:
-            if service.state != STARTING or service.launched != launched:
-                return
-            if file_stamp(path) not in (before, ()):
+    def look_for_file(self, name: str) -> None:
+        service = self.services[name]
+        ready = service.settings["ready"]
+        if service.state == STARTING and ready.startswith("file:"):
+            if file_stamp(ready[len("file:"):]) not in (service.ready_stamp, ()):
                 self.post(service, "ready")
             else:
-                self.set_timer((service, "file"), FILE_POLL, look)
-
-        look()
+                self.set_timer("file", name, FILE_POLL)
 
     def script_end(self, peer: Peer, words: list) -> None:
-        """The shell reports how `start` ended; a `run` that came back has not been executed."""
-        service = peer.service
-        if words == ["0"] and not service.is_daemon:
+        """The shell reports how far it came, and with which status: `end start 0`."""
+        service = self.services[peer.service]
+        phase, status = (*words, "")[:2]
+        if phase == "alone":
+            self.start_alone(service)
+        elif phase == "start" and status == "0":
             self.post(service, "ready")
+        else:
+            self.read_log(service)
+            what = phase
+            if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
+                is_missing = status in ("126", "127")
+                what = "it" if is_missing else "run came back, it must exec its program; it"
+            service.failure = service.failure or self.blame(
+                service, f"{what} ended with status {status}")
+            self.post(service, "fail")
+
+    def start_alone(self, service: Service) -> None:
+        """It is a daemon, and was run together with others: now it has a shell of its own."""
+        if service.state != STARTING or service.alone:
             return
-        self.read_log(service)
-        what = "run came back, it must exec its program; it" if service.is_daemon else "start"
-        service.failure = service.failure or self.blame(
-            service, f"{what} ended with status {words[0]}")
-        self.post(service, "fail")
+        service.alone = True
+        service.batch = service.pid = None
+        try:
+            self.open_fifos(service)
+            self.run_alone(service)
+        except OSError as error:
+            self.fail_to_run(service, error)
 
     def on_script_end(self, service: Service) -> None:
-        """The connection of its shell was closed: by executing a daemon, or by ending."""
+        """The last descriptor of its FIFO was closed: by executing a daemon, or by ending."""
         executes = service.is_daemon and service.settings["ready"] == "exec"
-        if executes and not service.failure and was_executed(service.pid):
+        if executes and not service.failure and service.pid and was_executed(service.pid):
             self.post(service, "ready")
 
     # -- the end
@@ -1318,7 +1926,7 @@ class Init:
             return
         self.ending = kind
         self.say(f"{kind}: stopping all services")
-        self.set_timer("end", SHUTDOWN_LIMIT, self.end_now)
+        self.set_timer("end", "", SHUTDOWN_LIMIT)
         for service in self.services.values():
             service.again = False
             if not service.is_down():
@@ -1326,31 +1934,172 @@ class Init:
 
     def kill_rest(self) -> None:
         """End what has not been waited for."""
-        for pid in self.processes:
-            send_signal_to_group(pid, _signal.SIGKILL)
+        for pid, name in self.processes.items():
+            if self.services[name].alone:
+                self.kill_processes(self.services[name])
+            kill_family(pid, True)
 
-    def end_now(self) -> None:
+    def end_now(self, name: str) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
         self.say(f"not waiting any longer for {', '.join(late)}")
         self.has_ended = True
 
+    # -- sleeping, and becoming another linitd
+    #
+    # All that is known goes into a memfd, as marshal writes plain data, and linit-idle is executed
+    # (docs/protocol.md has its table). It keeps all descriptors and children, and executes linitd
+    # when there is something to do. Signals are blocked from before until after: one that came
+    # meanwhile is still there. `reexec` is the same, with something to do at once.
+
+    def sleep(self) -> None:
+        """Nothing has happened for a while, nor will soon."""
+        is_near = self.soonest is not None and self.soonest < time.monotonic() + NAP
+        if self.linit_idle and not is_near:
+            self.become(lambda state: self.idle_command(state, self.soonest))
+
+    def reexec(self) -> None:
+        self.is_to_reexec = False
+        if self.linit_idle:
+            self.become(lambda state: self.idle_command(state, 0.0))
+        elif runs_well(self.own_command("--check")):
+            self.become(lambda state: self.own_command("--resume", str(state)))
+        else:
+            for peer in self.peers.values():
+                if peer.goal == "reexec":
+                    peer.goal = ""
+                    self.refuse(peer, Fail("linitd --check fails; this one goes on"))
+
+    def become(self, command) -> None:
+        """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
+        state = os.memfd_create("linitd")
+        os.write(state, marshal.dumps(self.state(), 4))
+        kept = [*self.handlers, state, *self.answer_descriptors()]
+        block_signals(_signal.SIG_BLOCK)
+        try:
+            words = command(state)
+            for fd in kept:
+                os.set_inheritable(fd, fd != self.signals)
+            os.execv(words[0], words)
+        except OSError as error:
+            self.linit_idle = ""
+            self.say(f"{error.filename or 'linit-idle'}: {error.strerror}; linitd stays awake")
+        os.close(state)
+        block_signals(_signal.SIG_UNBLOCK)
+
+    def answer_descriptors(self) -> list:
+        return [peer.writes_to for peer in self.peers.values()
+                if peer.service and peer.writes_to is not None]
+
+    def state(self) -> dict:
+        """All that the next linitd has to know."""
+        kept = {key: getattr(self, key) for key in STATE}
+        return {
+            **kept,
+            "services": [plain(each) for each in self.services.values()],
+            "peers": [plain(each) for each in self.peers.values()],
+            "batches": [plain(each) for each in self.batches.values()],
+        }
+
+    def resume(self, state: dict) -> None:
+        """Go on where another linitd was."""
+        for key in STATE:
+            setattr(self, key, state.get(key, getattr(self, key)))
+        self.soonest = min(self.timers.values(), default=None)
+        for fields in state["services"]:
+            service = self.services[fields["name"]] = fill(Service(fields["name"]), fields)
+            self.take_up(service)
+        for fields in state["peers"]:
+            self.watch_peer(fill(Peer(fields["fd"], fields["uid"], fields["service"]), fields))
+        for fields in state["batches"]:
+            self.add_batch(fill(Batch(fields["fd"], fields["pid"], fields["names"]), fields))
+        if self.listener is not None:
+            self.add_listener(self.listener)
+        for peer in self.peers.values():
+            self.answered.add(peer.fd)
+            if peer.goal == "reexec":
+                peer.goal = ""
+                self.answer(peer, "ok")
+
+    def take_up(self, service: Service) -> None:
+        for pid in (service.pid, service.stopper, service.reloader):
+            if pid is not None:
+                self.processes[pid] = service.name
+        if service.log is not None:
+            self.watch_log(service)
+        if service.name in self.log_sizes:
+            copied = self.logs.read_from(service.name, self.log_sizes.pop(service.name))
+            service.tail = (service.tail + copied)[-TAIL_LIMIT:]
+
+    def own_command(self, *words: str) -> list:
+        """The command line of this linitd, with WORDS."""
+        return [sys.executable, "-I", "-S", os.path.abspath(sys.argv[0]), *self.options.words(),
+                *words]
+
+    def idle_command(self, state: int, deadline: "float | None") -> list:
+        """linit-idle, with its table and what it waits in."""
+        self.idle_epoll = select.epoll()        # which would be closed with its object
+        logs = {each.log: each for each in self.services.values() if each.log is not None}
+        rows = []
+        for fd in self.handlers.keys() - {self.signals}:
+            peer = self.peers.get(fd)
+            self.idle_epoll.register(fd, peer.mask if peer else select.EPOLLIN)
+            rows.append(self.log_row(logs[fd]) if fd in logs else (fd, -1, 0))
+        rescue = find_program("linit-rescue") if self.is_first else ""
+        table = os.memfd_create("linit-idle")
+        os.write(table, idle_table(
+            rows, -1 if deadline is None else int(1e9 * deadline), loaded_files(),
+            self.own_command("--resume", str(state)), self.own_command("--check"),
+            [rescue] if rescue else []))
+        for fd in (table, self.idle_epoll.fileno()):
+            os.set_inheritable(fd, True)
+        return [self.linit_idle, str(table), str(self.idle_epoll.fileno())]
+
+    def log_row(self, service: Service) -> tuple:
+        """A service's log, which linit-idle copies as long as it isn't full."""
+        try:
+            file = self.logs.open(self.logs.path(service.name))
+        except OSError:
+            return service.log, -1, 0
+        os.set_inheritable(file, True)
+        size = self.log_sizes[service.name] = os.fstat(file).st_size
+        return service.log, file, max(0, LOG_LIMIT - size)
+
+
+# What goes from one linitd to the next, besides services, connections and batches.
+STATE = ("began", "timers", "to_launch", "followers", "denied", "skipped", "stuck_for", "ending",
+         "listener", "descriptors", "log_sizes")
+
+# A timer's kind: what it does.
+TIMERS = {
+    "late": Init.on_late,
+    "file": Init.look_for_file,
+    "accept": Init.accept_again,
+    "stuck": Init.on_stuck,
+    "end": Init.end_now,
+}
 
 # Request: what carries it out, whether only the owner may, and how many words it needs at least.
 CLIENT_REQUESTS = {
     "start": (Init.request_start, True, 1),
     "stop": (Init.request_stop, True, 1),
     "restart": (Init.request_restart, True, 1),
+    "reload": (Init.request_reload, True, 1),
     "enable": (Init.request_enable, True, 1),
     "disable": (Init.request_disable, True, 1),
     "log": (Init.request_log, True, 1),
     "status": (Init.request_status, False, 1),
+    "wait": (Init.request_wait, False, 1),
     "list": (Init.request_list, False, 0),
+    "graph": (Init.request_graph, False, 0),
+    "events": (Init.request_events, False, 0),
     "poweroff": (lambda init, peer, _: init.request_end(peer, "poweroff"), True, 0),
     "reboot": (lambda init, peer, _: init.request_end(peer, "reboot"), True, 0),
     "halt": (lambda init, peer, _: init.request_end(peer, "halt"), True, 0),
+    "reexec": (Init.request_reexec, True, 0),
 }
 SCRIPT_REQUESTS = {
     "dep": (Init.script_dep, False, 1),
+    "binds": (Init.script_binds, False, 1),
     "want": (Init.script_want, False, 1),
     "after": (Init.script_after, False, 1),
     "settings": (Init.script_settings, False, 1),
@@ -1364,7 +2113,7 @@ HELP = """linitd, the init of Panux
 
   --initd DIR      the init scripts (/etc/init.d)
   --rcd DIR        the names that `boot` starts (/etc/rc.d)
-  --socket PATH    where clients find it (/run/linit.sock)
+  --socket PATH    where clients find it (/run/linit.sock); beside it is a folder PATH.d
   --log DIR        what services print (/var/log/linit)
   --no-boot        don't start `boot`
   --check          only say whether it could run
@@ -1373,12 +2122,12 @@ HELP = """linitd, the init of Panux
 
 
 class Options:
-    """The command line, parsed."""
-    __slots__ = ("initd", "rcd", "socket", "log", "no_boot", "check", "help", "version")
+    """The command line, parsed. `resume` is the descriptor of the state of a linitd before."""
+    __slots__ = ("initd", "rcd", "socket", "log", "resume", "no_boot", "check", "help", "version")
 
     def __init__(self, words: list):
         self.initd, self.rcd = "/etc/init.d", "/etc/rc.d"
-        self.socket, self.log = "/run/linit.sock", "/var/log/linit"
+        self.socket, self.log, self.resume = "/run/linit.sock", "/var/log/linit", ""
         self.no_boot = self.check = self.help = self.version = False
         words = list(words)
         while words:
@@ -1389,20 +2138,48 @@ class Options:
             takes_value = isinstance(getattr(self, attribute), str)
             if takes_value and not equals and not words or equals and not takes_value:
                 raise Fail(f"{flag} {'needs a' if takes_value else 'takes no'} value", 2)
-            if takes_value:
+            if attribute == "resume":
+                self.resume = value if equals else words.pop(0)
+            elif takes_value:
                 setattr(self, attribute, os.path.abspath(value if equals else words.pop(0)))
             else:
                 setattr(self, attribute, True)
 
+    def words(self) -> list:
+        """The command line that says where things are."""
+        return ["--initd", self.initd, "--rcd", self.rcd, "--socket", self.socket,
+                "--log", self.log]
 
-def occupy_low_descriptors() -> None:
-    """What is opened from now on is above those that a service's shell is given, and it is given
-    none that this process was started with."""
+
+def read_state(resume: str) -> dict:
+    """What the linitd before has left in a memfd."""
+    try:
+        size = os.fstat(int(resume)).st_size
+        state = marshal.loads(os.pread(int(resume), size, 0))
+        os.close(int(resume))
+        return state
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise Fail(f"--resume {resume}: {error}; only linitd itself uses it", 2) from None
+
+
+def descriptors_of(state: dict) -> set:
+    """Those that the next linitd takes over."""
+    services, peers, batches = state["services"], state["peers"], state["batches"]
+    found = {each["log"] for each in services} | {each["writes_to"] for each in peers}
+    return found | {each["fd"] for each in peers + batches} | {state["listener"]}
+
+
+def close_descriptors(kept: set) -> None:
+    """Services are given none that this process was started with; 0, 1 and 2 are always there."""
     for name in list_folder("/proc/self/fd"):
-        if int(name) > 2:
+        if int(name) in kept:
+            os.set_inheritable(int(name), False)
+        elif int(name) > 2:
             os.closerange(int(name), int(name) + 1)
-    while os.open(os.devnull, os.O_RDONLY) < SCRIPT_FD:
-        pass
+    fd = 0
+    while fd <= 2:
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
 
 
 def catch_signals(init: Init) -> None:
@@ -1410,29 +2187,29 @@ def catch_signals(init: Init) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    wanted = PID_1_SIGNALS if os.getpid() == 1 else USER_SIGNALS
-    for number in (_signal.SIGCHLD, *wanted):
+    for number in wanted_signals():
         _signal.signal(number, lambda number, frame: None)
+    init.signals = reader
     init.watch(reader, select.EPOLLIN, lambda mask: init.on_signal(reader))
 
 
 def begin(init: Init) -> None:
     """Make what the daemon needs outside, and start `boot`."""
     options = init.options
-    catch_signals(init)
     init.logs.make_folder()
-    try:
-        init.listen(options.socket)
-    except Fail as error:
-        if os.getpid() != 1:
-            raise
-        init.say(str(error))
-    init.reap()
+    for make, argument in ((init.listen, options.socket), (make_private_folder, init.fifos)):
+        try:
+            make(argument)
+        except Fail as error:
+            if not init.is_first:
+                raise
+            init.say(str(error))
     if not options.no_boot:
         try:
             init.post(init.service("boot"), "start")
         except Fail:
             init.say(f"{options.initd}/boot: it isn't there; nothing is started")
+            init.offer_rescue()
 
 
 def end_everything(init: Init) -> None:
@@ -1474,20 +2251,33 @@ def main(argv: "list | None" = None) -> int:
         if options.check:
             find_linit_start()
             return 0
-        occupy_low_descriptors()
-        init = Init(options)
-        os.chdir("/")
-        begin(init)
+        init = started(options)
     except Fail as error:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
     init.run()
     init.kill_rest()
-    if init.listener:
+    if init.listener is not None:
         init.attempt(remove_entry, options.socket)
-    if os.getpid() == 1:
+    if init.is_first:
         end_everything(init)
     return 0
+
+
+def started(options: Options) -> Init:
+    """A daemon that has begun, or goes on where another was."""
+    state = read_state(options.resume) if options.resume else None
+    close_descriptors(descriptors_of(state) if state else set())
+    init = Init(options)
+    os.chdir("/")
+    catch_signals(init)
+    if state:
+        init.resume(state)
+        block_signals(_signal.SIG_UNBLOCK)
+    else:
+        begin(init)
+    init.reap()
+    return init
 
 
 if __name__ == "__main__":
