@@ -34,6 +34,7 @@ import stat
 import time
 
 VERSION = "0.2"
+PROGRAM = os.path.abspath(sys.argv[0])
 
 LINE_LIMIT = 256 << 10              # bytes of a request
 READ_SIZE = 64 << 10                # bytes that are read from anybody at a time
@@ -552,7 +553,7 @@ def kernel_words() -> list:
 
 def places_of(name: str) -> list:
     """Where a program of linitd's own may be."""
-    here = os.path.dirname(os.path.abspath(sys.argv[0]))
+    here = os.path.dirname(PROGRAM)
     return [f"{here}/{name}", f"{here}/initd/{name}", f"/sbin/{name}"]
 
 
@@ -671,7 +672,7 @@ def runs_well(command: list) -> bool:
 def loaded_files() -> list:
     """What this process was loaded from, and the folders of it: when one has changed, it isn't
     certain that another such process would run."""
-    paths = {sys.executable, os.path.abspath(sys.argv[0])}
+    paths = {sys.executable, PROGRAM}
     for module in list(sys.modules.values()):
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
@@ -744,6 +745,8 @@ class Init:
         self.began = time.monotonic()
         self.epoll = select.epoll()
         self.handlers = {}          # descriptor: function of an event mask
+        self.outputs = set()        # the descriptors of services' logs among them
+        self.worked_at = self.began     # when something else than output came last
         self.timers = {}            # (kind, name): when
         self.soonest = None         # no timer is due before
         self.services = {}          # name: Service
@@ -796,7 +799,9 @@ class Init:
             # One before may have closed it, and what was opened then has its number.
             if self.handlers.get(fd) is handler:
                 self.attempt(handler, mask)
-        has_worked = self.attempt(self.run_timers) or events
+        is_due = self.attempt(self.run_timers)
+        if is_due or self.answered or any(fd not in self.outputs for fd, _ in events):
+            self.worked_at = time.monotonic()
         answered, self.answered = self.answered, set()
         for fd in answered & self.peers.keys():
             self.attempt(self.serve, self.peers[fd])
@@ -805,7 +810,7 @@ class Init:
             self.has_ended = True
         elif self.is_to_reexec:
             self.attempt(self.reexec)
-        elif not has_worked and not answered:
+        elif self.linit_idle and self.is_idle():
             self.attempt(self.sleep)
 
     def attempt(self, act, *arguments) -> object:
@@ -841,10 +846,11 @@ class Init:
     def time_left(self) -> "float | None":
         if self.answered or self.to_launch or self.has_ended or self.is_to_reexec:
             return 0
-        left = NAP if self.linit_idle else None
+        now = time.monotonic()
+        left = max(0.0, self.worked_at + NAP - now) if self.linit_idle else None
         if self.soonest is None:
             return left
-        due = max(0.0, self.soonest - time.monotonic())
+        due = max(0.0, self.soonest - now)
         return due if left is None else min(left, due)
 
     def run_timers(self) -> bool:
@@ -1097,6 +1103,7 @@ class Init:
 
     def watch_log(self, service: Service) -> None:
         fd = service.log
+        self.outputs.add(fd)
         self.watch(fd, select.EPOLLIN, lambda mask: self.on_output(service, fd))
 
     def run_alone(self, service: Service) -> None:
@@ -1227,8 +1234,8 @@ class Init:
             return
         if not data:
             self.forget(fd)
-            if service.log == fd:
-                service.log = None
+            self.outputs.discard(fd)
+            service.log = None
             return
         service.tail = (service.tail + data)[-TAIL_LIMIT:]
         self.logs.write(service.name, data)
@@ -1951,11 +1958,15 @@ class Init:
     # when there is something to do. Signals are blocked from before until after: one that came
     # meanwhile is still there. `reexec` is the same, with something to do at once.
 
+    def is_idle(self) -> bool:
+        """Whether nothing has happened for a while, nor will soon; what services print, linit-idle
+        copies as well."""
+        now = time.monotonic()
+        is_near = self.soonest is not None and self.soonest < now + NAP
+        return now >= self.worked_at + NAP and not is_near and not self.ending
+
     def sleep(self) -> None:
-        """Nothing has happened for a while, nor will soon."""
-        is_near = self.soonest is not None and self.soonest < time.monotonic() + NAP
-        if self.linit_idle and not is_near:
-            self.become(lambda state: self.idle_command(state, self.soonest))
+        self.become(lambda state: self.idle_command(state, self.soonest))
 
     def reexec(self) -> None:
         self.is_to_reexec = False
@@ -1972,11 +1983,11 @@ class Init:
     def become(self, command) -> None:
         """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
         state = os.memfd_create("linitd")
-        os.write(state, marshal.dumps(self.state(), 4))
         kept = [*self.handlers, state, *self.answer_descriptors()]
         block_signals(_signal.SIG_BLOCK)
         try:
             words = command(state)
+            os.write(state, marshal.dumps(self.state(), 4))
             for fd in kept:
                 os.set_inheritable(fd, fd != self.signals)
             os.execv(words[0], words)
@@ -2032,7 +2043,7 @@ class Init:
 
     def own_command(self, *words: str) -> list:
         """The command line of this linitd, with WORDS."""
-        return [sys.executable, "-I", "-S", os.path.abspath(sys.argv[0]), *self.options.words(),
+        return [sys.executable, "-I", "-S", PROGRAM, *self.options.words(),
                 *words]
 
     def idle_command(self, state: int, deadline: "float | None") -> list:
