@@ -137,6 +137,7 @@ bench: ## figures of speed and memory, beside peers in the same run
 	@world/setup test
 	@$(python) tests/bench/bench_pkggen.py
 	@$(python) tests/bench/bench_lpkg.py
+	@$(python) tests/bench/bench_linit.py
 	@$(if $(wildcard $(O)/$(ARCH)/image-base/initramfs),$(python) tests/bench/bench_boot.py, \
 		echo "boots are not measured: there are no images; make run-test makes them")
 

@@ -3,10 +3,13 @@
 
     linitctl.py start httpd             # and what it needs; ends when it is running, or has failed
     linitctl.py status httpd            # exit status 0 running, 3 not running, 4 unknown
-    linitctl.py --socket S list --json
+    linitctl.py why                     # which process holds up everything
+    linitctl.py plot -o boot.svg
+    linitctl.py check initd             # without linitd, and without running what is there
 
 It talks with linitd over the socket that --socket names, else $LINITSOCK, else /run/linit.sock, as
-docs/protocol.md says, and for `log` it reads the files that linitd names. It writes no file.
+docs/protocol.md says. For `log` it reads the files that linitd names, for `check` a folder of init
+scripts. The file that `plot -o` names is the only one that it writes.
 
 The invariant: linitctl only asks. What linitd has begun goes on whether linitctl waits, is
 interrupted or dies; and nothing that a service or linitd says drives the terminal.
@@ -26,15 +29,21 @@ import time
 VERSION = "0.1"
 
 SOCKET = "/run/linit.sock"
+INITD = "/etc/init.d"
 PIECE = 1 << 16                     # bytes that are read at a time
 LINE_LIMIT = 256 << 10              # bytes of a line, the protocol's limit
 ANSWER_LIMIT = 16 << 20             # bytes of an answer: some 100,000 services
 LINE_COST = 64                      # bytes that a line of an answer costs beside its own
+CULPRITS = 5                        # services that `why` blames at the end
+MANY = 1 << 30                      # words: as many as there are
 POLL = 0.2                          # seconds between two looks at a log that is followed
 
 STATES = ("stopped", "starting", "running", "stopping", "failed")
 COLOURS = {"running": "32", "failed": "31", "starting": "33", "stopping": "33"}
 CODES = ("1", "2", "4", "5", "7")   # of `error`: those that LSB has for what init scripts do
+TIMES = ("launched", "met", "ready", "ended")
+NAMES = ("needs", "binds", "wants", "afters", "waits")
+ROUNDING = 0.0015                   # seconds by which two times of `graph` may seem out of order
 UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 USAGE = 2
 NOT_RUNNING = 3                     # exit statuses of `status`, by LSB
@@ -73,6 +82,21 @@ def progress(text: str) -> None:
         print("\r\033[K" + printable(text)[: width - 1], end="", file=sys.stderr, flush=True)
 
 
+def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Replace PATH by DATA: a reader, or a power cut, finds the old file or the new one whole."""
+    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        raise
+
+
 # ---- what linitd says --------------------------------------------------------------------------
 #
 # A service is a dict with the keys of --json, except that it has `seconds`, not `since`.
@@ -108,6 +132,34 @@ def parse_status(lines: list) -> dict:
     service["reason"] = fields.get("reason") or None
     service["tail"] = [line[5:] for line in lines if f"{line} ".startswith("tail ")]
     return service
+
+
+def parse_node(line: str) -> dict:
+    """The service of a line of `graph`: its times in seconds since linitd began, None for those
+    that have not come; its names as lists."""
+    name, *words = line.split(" ")
+    fields = dict(word.partition("=")[::2] for word in words)
+    state, pid = fields.get("state"), fields.get("pid", "")
+    if not name or state not in STATES or not fields.keys() >= {*TIMES, *NAMES}:
+        raise strange(line)
+    node = {"name": name, "state": state, "pid": None if pid == "-" else int(number(pid))}
+    for key in TIMES:
+        node[key] = None if fields[key] == "-" else number(fields[key])
+    for key in NAMES:
+        node[key] = fields[key].split(",") if fields[key] else []
+    return node
+
+
+def parse_event(line: str) -> dict:
+    """What a line of `events` tells; the first one has a time alone."""
+    moment, *words = line.split(" ", 4)
+    if not words:
+        return {"time": number(moment)}
+    name, state, pid, reason = (*words, "", "", "")[:4]
+    if not name or state not in STATES:
+        raise strange(line)
+    return {"time": number(moment), "name": name, "state": state,
+            "pid": None if pid == "-" else int(number(pid)), "reason": reason or None}
 
 
 # ---- what people and programs see --------------------------------------------------------------
@@ -164,15 +216,409 @@ def print_status(service: dict) -> None:
         print("    " + printable(line.expandtabs()))
 
 
-def print_json(services: list) -> None:
-    """An array, a service a line; `since` is when its state began, in seconds of unix time."""
+def print_array(objects: list) -> None:
+    """A JSON array, an object a line."""
     import json
+    print("[" + ",\n ".join(json.dumps(each) for each in objects) + "]")
+
+
+def print_json(services: list) -> None:
+    """The services; `since` is when the state of each began, in seconds of unix time."""
     for service in services:
         service["since"] = int(time.time() - service.pop("seconds"))
-    print("[" + ",\n ".join(json.dumps(service) for service in services) + "]")
+    print_array(services)
+
+
+def nearest(word: str, words: object) -> str:
+    """`; did you mean X?` for the nearest of WORDS, or nothing."""
+    import difflib
+    close = difflib.get_close_matches(word, list(words), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# ---- what depends on what ----------------------------------------------------------------------
+#
+# NODES is NAME -> service of `graph`. A tree is printed from what `walk` yields: it goes down from
+# its roots, each service once. It doesn't recurse, since a chain of services may be longer than
+# Python's stack is deep.
+
+def relations(node: dict) -> dict:
+    """NAME -> how NODE depends on it, by the strongest: needs, is bound to, wants, comes after."""
+    found = dict.fromkeys(node["needs"], "needs")
+    found.update(dict.fromkeys(node["binds"], "is bound to"))
+    for key, how in ("wants", "wants"), ("afters", "comes after"):
+        for name in node[key]:
+            found.setdefault(name, how)
+    return dict(sorted(found.items()))
+
+
+def dependents(nodes: dict) -> dict:
+    """NAME -> {name of what depends on it: how}; for what nothing depends on there is no entry."""
+    found = {}
+    for name, node in nodes.items():
+        for other, how in relations(node).items():
+            found.setdefault(other, {})[name] = how
+    return found
+
+
+def walk(roots: list, below, seen: set) -> object:
+    """Yield (path, name, whether it was SEEN before) of what is in the trees that begin with
+    ROOTS. PATH has the names from the root to the one above; BELOW gives the names under a NAME.
+    What was seen before is not gone into again."""
+    path = []
+    todo = [(0, root) for root in reversed(roots)]
+    while todo:
+        depth, name = todo.pop()
+        del path[depth:]
+        is_again = name in seen
+        if depth or not is_again:
+            yield path, name, is_again
+        if not is_again:
+            seen.add(name)
+            path.append(name)
+            todo += [(depth + 1, each) for each in reversed(below(name))]
+
+
+def tops(names: list, below) -> list:
+    """NAMES, those first that are below no other of them, and among these `boot`."""
+    lower = {each for name in names for each in below(name) if each != name}
+    return sorted(names, key=lambda name: (name in lower, name != "boot", name))
+
+
+def named(names: list, limit: int = 5) -> str:
+    """NAMES for a person: some, and how many more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def print_tree(nodes: dict, roots: list) -> None:
+    """What needs what, a service a line, below what depends on it."""
+    def below(name: str) -> list:
+        return list(relations(nodes[name])) if name in nodes else []
+
+    for path, name, is_again in walk(roots or tops(list(nodes), below), below, set()):
+        how = relations(nodes[path[-1]])[name] if path else "needs"
+        note = "" if how == "needs" else f", {path[-1]} {how} it"
+        if is_again:
+            text = f"{printable(name)} (above)"
+        elif name in nodes:
+            node = nodes[name]
+            state = coloured(node["state"], node["state"])
+            text = f"{printable(name)}: {state}" + (f", pid {node['pid']}" if node["pid"] else "")
+        else:
+            text = f"{printable(name)}: nobody has asked for it"
+        print("  " * len(path) + text + printable(note))
+
+
+DOT_STYLES = {"needs": "", "is bound to": " [style=bold]", "wants": " [style=dashed]",
+              "comes after": " [style=dotted]"}
+DOT_COLOURS = {"running": "#2b8a3e", "failed": "#c2255c", "starting": "#e67700",
+               "stopping": "#e67700", "stopped": "#868e96"}
+
+
+def dot_text(nodes: dict) -> str:
+    """The graph in the language of Graphviz: an arrow leads to what is needed."""
+    def quoted(text: str) -> str:
+        return '"' + printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    lines = ["digraph services {", "  rankdir=LR", "  node [shape=box, fontname=sans]"]
+    for name, node in nodes.items():
+        label = quoted(f"{name}: {node['state']}")
+        colour = DOT_COLOURS[node["state"]]
+        lines.append(f'  {quoted(name)} [label={label}, color="{colour}"]')
+    for name, node in nodes.items():
+        for other, how in relations(node).items():
+            lines.append(f"  {quoted(name)} -> {quoted(other)}{DOT_STYLES[how]}")
+    return "\n".join([*lines, "}"])
+
+
+# ---- the critical path -------------------------------------------------------------------------
+#
+# What took how long, and what decided when all was there. A service begins its own work when what
+# it depends on is there; so the one of its dependencies that was there last decided when it
+# was ready, if it came after the service itself was launched. So on, down to one that waited for
+# nothing: to make any of these faster makes the boot faster, and nothing else does.
+
+def settled(node: dict, now: float) -> float:
+    """When it was ready, or had failed; NOW when it is still starting."""
+    moments = (node["ready"], node["ended"], now)
+    return next(moment for moment in moments if moment is not None)
+
+
+def begun(node: dict) -> "float | None":
+    """When its own work began: when what it depends on was there, or, where it had nothing to wait
+    for, when it was launched. None when it waits still, or waited until it failed."""
+    if node["met"] is not None:
+        return node["met"]
+    has_waited = node["waits"] or (node["state"] == "failed" and relations(node))
+    return None if has_waited else node["launched"]
+
+
+def own_seconds(node: dict, now: float) -> float:
+    """How long its own start took, without the waiting for others."""
+    begin = begun(node)
+    return 0.0 if begin is None else max(0.0, settled(node, now) - begin)
+
+
+def is_failed_start(node: dict) -> bool:
+    """Whether it failed before it was ever ready."""
+    return node["state"] == "failed" and node["ready"] is None
+
+
+def of_boot(nodes: dict) -> dict:
+    """Those of NODES that were launched before `boot` was ready: the rest has been started, or
+    started again, since. Without a boot that is ready, all that were launched."""
+    boot = nodes.get("boot")
+    end = boot["ready"] if boot and boot["ready"] is not None else float("inf")
+    return {name: node for name, node in nodes.items()
+            if node["launched"] is not None and node["launched"] <= end}
+
+
+def decisive(node: dict, nodes: dict, now: float) -> "dict | None":
+    """What NODE waited for last, or waits for now, or None where it found all there."""
+    begin = begun(node)
+    end = settled(node, now) if begin is None else begin
+    others = [nodes[name] for name in relations(node) if name in nodes]
+    others = [other for other in others
+              if node["launched"] < settled(other, now) <= end + ROUNDING]
+    return max(others, key=lambda other: settled(other, now), default=None)
+
+
+def critical_path(nodes: dict, now: float) -> list:
+    """The chain that decided when the last of NODES was ready, from that one down."""
+    path = []
+    node = max(nodes.values(), key=lambda node: (settled(node, now), -node["launched"]),
+               default=None)
+    while node and node not in path:
+        path.append(node)
+        node = decisive(node, nodes, now)
+    return path
+
+
+def print_blame(nodes: dict, path: list, now: float) -> None:
+    """Services by how long their own start took, and the critical path, which ends below."""
+    have_begun = [node for node in nodes.values() if begun(node) is not None]
+    for node in sorted(have_begun, key=lambda node: -own_seconds(node, now)):
+        note = ", failed" if is_failed_start(node) else ""
+        note = ", still starting" if node["state"] == "starting" else note
+        print(f"{own_seconds(node, now):9.3f} s {printable(node['name'])}{note}")
+    if path:
+        print(f"\nthe critical path, {settled(path[0], now):.3f} s; each waited for the next:")
+    for node in path:
+        own = f"(its own {own_seconds(node, now):.3f} s)"
+        print(f"{settled(node, now):9.3f} s {printable(node['name'])} {own}")
+
+
+def timed(nodes: dict, path: list, now: float) -> list:
+    """What `blame` and `plot` print as JSON, the slowest first."""
+    objects = [{"name": node["name"], "state": node["state"],
+                "seconds": round(own_seconds(node, now), 3),
+                **{key: node[key] for key in TIMES}, "critical": node in path}
+               for node in nodes.values()]
+    return sorted(objects, key=lambda each: -each["seconds"])
+
+
+# ---- the plot ----------------------------------------------------------------------------------
+#
+# An SVG, a row for each service in the order in which they began their own work, so that the bars
+# go down like a staircase. Colours are in the style sheet alone; it has a dark variant.
+
+ROW = 20                            # pixels: the height of a row
+TOP = 84                            # of title, legend and the upper axis
+CHART = 960                         # the width that all the time takes
+RIGHT = 150                         # beside it, for the last bar's text
+CHARACTER = 7.3                     # the width of a letter of a name, at most
+LONGEST = 40                        # letters of a name that are shown
+TICKS = 12                          # at most
+
+STYLE = """
+svg { background: #fff; font: 12px monospace; }
+text { fill: #212529; white-space: pre; }
+.title { font: bold 18px sans-serif; }
+.legend, .tick { font: 12px sans-serif; fill: #495057; }
+.tick { text-anchor: middle; }
+.back { fill: #fff; }
+.stripe { fill: #f1f3f5; }
+.grid { stroke: #ced4da; }
+.depends { fill: #adb5bd; }
+rect.start { fill: #1c7ed6; }
+.ready { fill: #b2e2bf; }
+.critical { fill: #f08c00; }
+.failed { fill: #e03131; }
+text.critical { fill: #b35900; font-weight: bold; }
+text.failed { fill: #c92a2a; }
+.path { stroke: #f08c00; stroke-width: 2; fill: none; }
+@media (prefers-color-scheme: dark) {
+svg { background: #15181b; }
+text { fill: #e9ecef; }
+.legend, .tick { fill: #adb5bd; }
+.back { fill: #15181b; }
+.stripe { fill: #1d2125; }
+.grid { stroke: #3b4248; }
+.depends { fill: #5c636a; }
+rect.start { fill: #4dabf7; }
+.ready { fill: #245238; }
+text.critical { fill: #ffa94d; }
+text.failed { fill: #ff8787; }
+}
+"""
+LEGEND = (("depends", "waits for what it needs"), ("start", "starts"), ("ready", "is ready"),
+          ("critical", "starts, on the critical path"), ("failed", "fails"))
+
+
+def escaped(text: str) -> str:
+    """TEXT, which has no control characters, for XML."""
+    for character, entity in ("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"):
+        text = text.replace(character, entity)
+    return text
+
+
+def tick_step(span: float) -> tuple:
+    """(seconds between two ticks, how many decimals show them): 1, 2 or 5 of a power of ten."""
+    steps = ((digit * 10.0 ** power, max(0, -power)) for power in range(-4, 21)
+             for digit in (1, 2, 5))
+    return next(step for step in steps if span / step[0] <= TICKS)
+
+
+class Plot:
+    """The drawing of the NODES at NOW: what is on each row, and where a time is."""
+    __slots__ = ("nodes", "path", "now", "left", "begin", "end", "parts")
+
+    def __init__(self, nodes: dict, path: list, now: float):
+        self.nodes = sorted(nodes.values(), key=lambda node: (
+            settled(node, now) if begun(node) is None else begun(node), settled(node, now)))
+        self.path = path
+        self.now = now
+        self.left = 24 + CHARACTER * min(LONGEST, max(len(printable(name)) for name in nodes))
+        self.end = max(settled(node, now) for node in self.nodes)
+        first = min(node["launched"] for node in self.nodes)
+        # What began long after linitd would else be squeezed at the right.
+        self.begin = first if first > self.end / 2 else 0.0
+        # All at one moment is no division by zero, however late that is.
+        self.end = max(self.end, self.begin + 0.001, self.begin * 1.000001)
+        self.parts = []
+
+    def x(self, seconds: float) -> float:
+        """Where a time is on the axis; later ones than its end are at its end."""
+        part = (min(seconds, self.end) - self.begin) / (self.end - self.begin)
+        return round(self.left + CHART * part, 1)
+
+    def bottom(self) -> int:
+        return TOP + ROW * len(self.nodes)
+
+    def text(self, x: float, y: float, text: str, kind: str = "") -> None:
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escaped(text)}</text>')
+
+    def bar(self, y: float, height: int, begin: float, end: float, kind: str) -> None:
+        """A bar between two times, which can be seen however short it is."""
+        x = self.x(begin)
+        width = max(1.5, self.x(end) - x)
+        self.parts.append(f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{height}" '
+                          f'class="{kind}"/>')
+
+    def svg(self) -> str:
+        """The whole drawing."""
+        width = self.left + CHART + RIGHT
+        height = self.bottom() + 40
+        self.parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
+            f'viewBox="0 0 {width:.0f} {height}" role="img">',
+            f"<title>{escaped(self.title())}</title>", f"<style>{STYLE}</style>",
+            '<rect class="back" width="100%" height="100%"/>']
+        self.text(12, 28, self.title(), "title")
+        self.legend()
+        self.stripes()
+        self.axis()
+        for row, node in enumerate(self.nodes):
+            self.bars(TOP + ROW * row, node)
+        self.connect()
+        for row, node in enumerate(self.nodes):
+            self.texts(TOP + ROW * row, node)
+        return "\n".join([*self.parts, "</svg>\n"])
+
+    def title(self) -> str:
+        starting = sum(node["state"] == "starting" for node in self.nodes)
+        failed = sum(map(is_failed_start, self.nodes))
+        services = "1 service" if len(self.nodes) == 1 else f"{len(self.nodes)} services"
+        notes = f", {failed} failed" if failed else ""
+        notes += f", {starting} still starting" if starting else ""
+        return f"Boot: {self.end - self.begin:.3f} s, {services}{notes}"
+
+    def legend(self) -> None:
+        x = 12.0
+        for kind, text in LEGEND:
+            self.parts.append(f'<rect x="{x:.1f}" y="41" width="14" height="12" class="{kind}"/>')
+            self.text(x + 20, 51, text, "legend")
+            x += 44 + 6.5 * len(text)
+
+    def stripes(self) -> None:
+        """Every other row, so that the eye finds from the name to the bar."""
+        for row in range(0, len(self.nodes), 2):
+            self.parts.append(f'<rect x="0" y="{TOP + ROW * row}" width="100%" height="{ROW}" '
+                              'class="stripe"/>')
+
+    def axis(self) -> None:
+        """A line for each tick, with its time above and below."""
+        step, decimals = tick_step(self.end - self.begin)
+        first = -int(-self.begin // step)
+        for count in range(first, int(self.end / step + 1e-6) + 1):
+            x = self.x(count * step)
+            self.parts.append(f'<path d="M{x} {TOP - 4}V{self.bottom() + 4}" class="grid"/>')
+            for y in TOP - 10, self.bottom() + 18:
+                self.text(x, y, f"{count * step:.{decimals}f} s", "tick")
+
+    def kind(self, node: dict) -> str:
+        if is_failed_start(node):
+            return "failed"
+        return "critical" if node in self.path else "start"
+
+    def bars(self, y: int, node: dict) -> None:
+        """A service's up to three bars."""
+        end = settled(node, self.now)
+        begin = end if begun(node) is None else begun(node)
+        self.bar(y + 7, 6, node["launched"], begin, "depends")
+        if node["ready"] is not None:
+            stop = self.end if node["ended"] is None else node["ended"]
+            self.bar(y + 3, 14, end, stop, "ready")
+        if begun(node) is not None or is_failed_start(node):
+            self.bar(y + 3, 14, begin, end, self.kind(node))
+
+    def texts(self, y: int, node: dict) -> None:
+        """A service's name, and beside its bars how long its own start took."""
+        name = printable(node["name"])
+        name = name if len(name) <= LONGEST else name[:LONGEST - 1] + "…"
+        self.text(12, y + 14, name, self.kind(node))
+        kind = "failed" if is_failed_start(node) else "start"
+        self.text(self.x(settled(node, self.now)) + 6, y + 14, self.note(node), kind)
+
+    def note(self, node: dict) -> str:
+        seconds = f"{own_seconds(node, self.now):.3f} s"
+        if is_failed_start(node):
+            return "failed" if begun(node) is None else f"{seconds}, failed"
+        if node["state"] == "starting":
+            return "still waits" if begun(node) is None else f"{seconds} so far"
+        return seconds
+
+    def connect(self) -> None:
+        """The critical path: a line from where each ends to where the one that waited begins."""
+        rows = {node["name"]: row for row, node in enumerate(self.nodes)}
+        for node, other in zip(self.path, self.path[1:]):
+            x = self.x(settled(other, self.now))
+            above = TOP + ROW * rows[other["name"]] + 10
+            below = TOP + ROW * rows[node["name"]] + 10
+            self.parts.append(f'<path d="M{x} {above}V{below}" class="path"/>')
 
 
 # ---- the connection ----------------------------------------------------------------------------
+
+def check_last(line: str) -> None:
+    """Refused, or another Fail, unless the last LINE of an answer is `ok`."""
+    word, code, text = (*line.split(" ", 2), "", "")[:3]
+    if word == "error" and code in CODES and text:
+        raise Refused(text, int(code))
+    if line != "ok":
+        raise strange(line)
+
 
 class Connection:
     """A connection to linitd: one request after the other, each with its answer."""
@@ -203,7 +649,7 @@ class Connection:
         request = " ".join(words).encode() + b"\n"
         if len(request) > LINE_LIMIT:
             raise Fail("more names than one request takes; split them", USAGE)
-        self.subject = " ".join(words[1:]) or "linitd"
+        self.subject = " ".join(word for word in words[1:] if word[0] != "-") or "linitd"
         self.asked = time.monotonic()
         try:
             self.socket.sendall(request)
@@ -218,11 +664,7 @@ class Connection:
             lines.append(line[1:])
             size += len(line) + LINE_COST
             line = self.next_line()
-        word, code, text = (*line.split(" ", 2), "", "")[:3]
-        if word == "error" and code in CODES and text:
-            raise Refused(text, int(code))
-        if line != "ok":
-            raise strange(line)
+        check_last(line)
         return lines
 
     def next_line(self) -> str:
@@ -237,8 +679,8 @@ class Connection:
         return line
 
     def receive(self) -> bytes:
-        """What comes next; each second without it redraws the waiting line."""
-        self.socket.settimeout(1 if sys.stderr.isatty() else None)
+        """What comes next; each second without it redraws the waiting line, if there is one."""
+        self.socket.settimeout(1 if self.subject and sys.stderr.isatty() else None)
         piece = None
         while piece is None:
             try:
@@ -249,21 +691,71 @@ class Connection:
             except ConnectionError:
                 piece = b""
         if not piece:
-            raise Fail("linitd closed the connection before it had answered; see its log")
+            early = " before it had answered; see its log" if self.subject else ""
+            raise Fail(f"linitd closed the connection{early}")
         return piece
+
+    def events(self) -> object:
+        """Ask for events, and yield each line without its blank, until the connection is closed."""
+        self.send("events")
+        self.subject = ""               # waiting is all that there is to do
+        line = self.next_line()
+        while line.startswith(" "):
+            yield line[1:]
+            line = self.next_line()
+        check_last(line)
+        raise strange(line)             # `ok` ends no events
+
+
+def ask_graph(connection: Connection) -> dict:
+    """NAME -> service of `graph`."""
+    nodes = [parse_node(line) for line in connection.ask("graph")]
+    return {node["name"]: node for node in nodes}
+
+
+def ask_time(path: str) -> float:
+    """What time it is, in seconds since the linitd at PATH began."""
+    return parse_event(next(Connection(path).events()))["time"]
 
 
 # ---- verbs -------------------------------------------------------------------------------------
 
 def cmd_change(command: "Command") -> int:
-    """start, stop and the others of which nothing is to be shown."""
+    """start, stop and the others of which nothing is to be shown, except as JSON."""
     connection = Connection(command.socket)
+    options = ["-" + signal_name(command.signal)] if command.signal is not None else []
+    refusal = None
     try:
-        connection.ask(command.verb, *command.words)
+        connection.ask(command.verb, *options, *command.words)
     except KeyboardInterrupt:
         what = " ".join([command.verb, *command.words])
-        raise Fail(f"interrupted; linitd goes on with {what}", INTERRUPTED) from None
+        goes_on = "" if command.verb == "wait" else f"; linitd goes on with {what}"
+        raise Fail(f"interrupted{goes_on}", INTERRUPTED) from None
+    except Refused as error:
+        refusal = error
+    if command.json:
+        print_array([ask_state(connection, name) for name in command.words])
+    if refusal:
+        raise refusal
     return 0
+
+
+def signal_name(text: str) -> str:
+    """TEXT as the protocol has it: TERM, also for SIGTERM, or a number."""
+    name = text.upper()
+    name = name[3:] if name.startswith("SIG") else name
+    if not (name.isascii() and name.isalnum()):
+        raise Fail(f"--signal {text!r}: write a signal's name, as HUP, or its number", USAGE)
+    return name
+
+
+def ask_state(connection: Connection, name: str) -> dict:
+    """The service as those verbs show it; a state of None is that of no service."""
+    try:
+        state = parse_status(connection.ask("status", name))["state"]
+    except Refused:
+        state = None
+    return {"name": name, "state": state}
 
 
 def cmd_list(command: "Command") -> int:
@@ -344,43 +836,753 @@ def is_replaced(file: object, path: str) -> bool:
     return not is_same or there.st_size < file.tell()
 
 
+def cmd_graph(command: "Command") -> int:
+    """Show what needs what: of all services that anybody has asked for, or from some downwards."""
+    if command.json and command.dot:
+        raise Fail("--json or --dot; see linitctl --help", USAGE)
+    connection = Connection(command.socket)
+    nodes = ask_graph(connection)
+    for name in command.words:
+        if name not in nodes:
+            nodes[name] = unasked(parse_status(connection.ask("status", name)))
+    if command.words:
+        nodes = part_of(nodes, command.words)
+    if command.json:
+        print_array(list(nodes.values()))
+    elif command.dot:
+        print(dot_text(nodes))
+    else:
+        print_tree(nodes, command.words)
+    return 0
+
+
+def unasked(service: dict) -> dict:
+    """The SERVICE of `status` as one of `graph`, which has none that nobody has asked for."""
+    return {"name": service["name"], "state": service["state"], "pid": service["pid"],
+            **dict.fromkeys(TIMES), **{key: [] for key in NAMES}}
+
+
+def part_of(nodes: dict, names: list) -> dict:
+    """Those of NODES that NAMES depend on, and these."""
+    def below(name: str) -> list:
+        return list(relations(nodes[name])) if name in nodes else []
+
+    return {name: nodes[name] for _, name, is_again in walk(names, below, set())
+            if not is_again and name in nodes}
+
+
+def cmd_events(command: "Command") -> int:
+    """Print each change of a state until Ctrl-C, or until linitd ends."""
+    if command.json:
+        import json
+    for line in Connection(command.socket).events():
+        event = parse_event(line)
+        if command.json:
+            print(json.dumps(event), flush=True)
+        elif "name" in event:
+            state = coloured(event["state"], event["state"])
+            text = f"{event['time']:.3f} {printable(event['name'])} {state}"
+            print(text + printable(f" {event['reason']}" if event["reason"] else ""), flush=True)
+    return 0
+
+
+def cmd_blame(command: "Command") -> int:
+    """Show which services took how long to start, and which of them decided when all was there."""
+    nodes = {name: node for name, node in ask_graph(Connection(command.socket)).items()
+             if node["launched"] is not None}
+    now = time_now(command, nodes)
+    path = critical_path(of_boot(nodes), now)
+    if command.json:
+        print_array(timed(nodes, path, now))
+    else:
+        print_blame(nodes, path, now)
+    return 0
+
+
+def cmd_plot(command: "Command") -> int:
+    """Draw the boot, to a file or to stdout."""
+    if command.output is not None:
+        check_output(command)
+    nodes = of_boot(ask_graph(Connection(command.socket)))
+    if not nodes:
+        raise Fail("no service has been started yet; there is nothing to draw")
+    now = time_now(command, nodes)
+    path = critical_path(nodes, now)
+    text = Plot(nodes, path, now).svg()
+    if command.json:
+        print_array(timed(nodes, path, now))
+    elif command.output is None:
+        print(text, end="")
+    else:
+        write_atomic(os.path.realpath(command.output), text.encode())
+    return 0
+
+
+def time_now(command: "Command", nodes: dict) -> float:
+    """Now, by linitd's clock; asked for only where a service of NODES is starting still."""
+    if any(node["ready"] is None and node["ended"] is None for node in nodes.values()):
+        return ask_time(command.socket)
+    return 0.0
+
+
+def check_output(command: "Command") -> None:
+    """Fail where -o names something that a file must not replace, as /dev/null."""
+    path = command.output
+    if command.json:
+        raise Fail("--json or -o; see linitctl --help", USAGE)
+    if not path or (os.path.exists(path) and not os.path.isfile(path)):
+        raise Fail(f"-o {path!r}: there is something that is no file; name another", USAGE)
+
+
+# ---- why ---------------------------------------------------------------------------------------
+#
+# A tree goes down from what a person asks about to what is to blame: below what is starting, what
+# it waits for; below what is stopping, what must stop before it; below what has failed, what of
+# its needs has failed. For what is running it goes up, to what it runs for.
+
+def last_words(service: dict) -> str:
+    """Why it is as it is, as far as linitd and its own log say."""
+    texts = [service["reason"]] if service["reason"] else []
+    last = service["tail"][-1].strip() if service["tail"] else ""
+    if last and last not in (service["reason"] or ""):
+        texts.append(last)
+    return "".join(f": {printable(text)}" for text in texts)
+
+
+def place(path: list, name: str) -> str:
+    """Where NAME, which is below PATH, stands already."""
+    if name not in path:
+        return " (above)"
+    return f" (a cycle: {', '.join([*path[path.index(name):], name])})"
+
+
+class Why:
+    """What linitd says of services now: of all, their graph; of those that are shown, more."""
+    __slots__ = ("connection", "nodes", "users", "services", "shown")
+
+    def __init__(self, connection: Connection):
+        self.connection = connection
+        self.nodes = ask_graph(connection)
+        self.users = dependents(self.nodes)
+        self.services = {}              # NAME -> service of `status`
+        self.shown = set()
+
+    def look(self, name: str) -> dict:
+        """The service NAME; Refused where there is none."""
+        if name not in self.services:
+            self.services[name] = parse_status(self.connection.ask("status", name))
+        return self.services[name]
+
+    def state(self, name: str) -> str:
+        return self.nodes[name]["state"] if name in self.nodes else "stopped"
+
+    def all_in(self, *states: str) -> list:
+        return [name for name in self.nodes if self.state(name) in states]
+
+    def users_in(self, name: str, *states: str) -> list:
+        """What depends on NAME and is in one of STATES; an `after` is no reason for anything."""
+        users = self.users.get(name, {})
+        return [each for each in sorted(users)
+                if users[each] != "comes after" and self.state(each) in states]
+
+    def causes(self, name: str) -> list:
+        """The names to blame for the state of NAME."""
+        state = self.state(name)
+        if state == "starting":
+            # One that runs is among those that it asked for, and has come in the meantime.
+            return sorted(each for each in self.nodes[name]["waits"]
+                          if self.state(each) != "running")
+        if state == "stopping":
+            return self.users_in(name, "running", "stopping")
+        if state == "failed":
+            return [each for each in self.nodes[name]["needs"] if self.state(each) == "failed"]
+        return []
+
+    def purposes(self, name: str) -> list:
+        """The names of what NAME runs for."""
+        return self.users_in(name, "running", "starting")
+
+    def repeated(self, name: str) -> str:
+        """The name of what stands above, where NAME waits for that alone: it needs no second line,
+        and where all wait for one service that would be half of the lines."""
+        causes = self.causes(name) if self.state(name) == "starting" else []
+        is_short = len(causes) == 1 and (causes[0] in self.shown or causes[0] == name)
+        return causes[0] if is_short else ""
+
+    def causes_to_show(self, name: str) -> list:
+        return [] if self.repeated(name) else self.causes(name)
+
+    def print(self, name: str) -> None:
+        """The tree of NAME, unless it stands above."""
+        if self.state(name) == "running":
+            self.print_purposes(name)
+            return
+        for path, each, is_again in walk([name], self.causes_to_show, self.shown):
+            text = printable(each + place(path, each)) if is_again else self.line(path, each)
+            print("  " * len(path) + text)
+
+    def print_purposes(self, name: str) -> None:
+        """What NAME runs for: all of it once, with one reason each."""
+        print(self.line([], name))
+        for path, each, is_again in walk([name], self.purposes, set()):
+            if path and not is_again:
+                how = self.users[path[-1]][each]
+                print("  " * len(path) + printable(f"{each} {how} {path[-1]}"))
+        if not self.purposes(name):
+            print("  nothing that runs or starts needs it")
+
+    def line(self, path: list, name: str) -> str:
+        """What there is to say of NAME: state, process, how long, the last words."""
+        service = self.look(name)
+        text = f"{printable(name)} {self.deed(path, service)}"
+        seconds = f", for {duration(service['seconds'])}"
+        if service["state"] == "starting" and self.causes(name):
+            return text + seconds       # its shell, which waits, is not to blame
+        pid = f", pid {service['pid']}" if service["pid"] else ""
+        words = "" if service["state"] in ("running", "stopped") else last_words(service)
+        return text + pid + seconds + words
+
+    def deed(self, path: list, service: dict) -> str:
+        """What the SERVICE does."""
+        name, state = service["name"], service["state"]
+        causes = self.causes(name) if state == "starting" else []
+        if len(causes) == 1:
+            again = place([*path, name], causes[0]) if self.repeated(name) else ""
+            return printable(f"waits for {causes[0]}{again}")
+        if causes:
+            return f"waits for {len(causes)} of {len(relations(self.nodes[name]))}"
+        if state == "starting" and service["reason"]:
+            return coloured(state, "is to be started again")
+        return f"is {coloured(state, state)}"
+
+    def print_culprits(self) -> None:
+        """What holds up others, of that which was shown; the one that holds up most at the end."""
+        users = {}                      # name -> names of what waits for it
+        for name in self.all_in("starting", "stopping"):
+            for cause in self.causes(name):
+                users.setdefault(cause, []).append(name)
+        found = []
+        for name in self.shown & users.keys():
+            if not self.causes(name):
+                above = walk([name], lambda each: users.get(each, []), set())
+                held = sorted({each for _, each, _ in above} - {name})
+                found.append((len(held), name, held))
+        for count, name, held in sorted(found)[-CULPRITS:]:
+            pid = f", pid {self.look(name)['pid']}," if self.look(name)["pid"] else ""
+            print(printable(f"{name}{pid} holds up {count}: {named(held)}"))
+
+
+def cmd_why(command: "Command") -> int:
+    """Say what services wait for, and why; without names, those that aren't as they should be."""
+    why = Why(Connection(command.socket))
+    for name in command.words:
+        why.look(name)
+    names = command.words or [*tops(why.all_in("starting", "stopping"), why.causes),
+                              *tops(why.all_in("failed"), why.causes)]
+    if command.json:
+        print_json(why_objects(why, names))
+        return 0
+    for name in names:
+        why.print(name)
+    why.print_culprits()
+    if not names:
+        print(f"nothing is starting or stopping, nothing has failed, {len(why.all_in('running'))} "
+              "run")
+    return 0
+
+
+def why_objects(why: Why, names: list) -> list:
+    """The services of the trees of NAMES, each once; `because` has the names below it."""
+    objects = []
+    for name in names:
+        below = why.purposes if why.state(name) == "running" else why.causes
+        objects += [{**why.look(each), "because": below(each)}
+                    for _, each, is_again in walk([name], below, why.shown) if not is_again]
+    return objects
+
+
+# ---- check -------------------------------------------------------------------------------------
+#
+# Init scripts are read, not run: a small reader of shell splits a script into words and commands,
+# and knows in which function each stands. It looks at what is written out; what the shell would
+# have to compute (`dep "$x"`, timeout=$y) is called dynamic and isn't followed. It needn't know all
+# of the shell: conditions don't count, so what is asked for in any branch is asked for.
+
+SCRIPT_LIMIT = 1 << 20              # bytes
+FIRST_LINE = "#!/etc/rc.common"
+PROVIDED = ("boot", "pre", "linit-supd")    # are there in any folder
+FUNCTIONS = ("start", "run", "depends", "dependencies")
+ASKING = ("dep", "want", "after", "binds")
+RESERVED = ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "esac", "!")
+NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
+NAME_LIMIT = 100
+
+TOKEN = (r"(?P<blank>(?:[ \t\r]|\\\n)+|#[^\n]*)|(?P<define>\([ \t]*\))"
+         r"|(?P<redirect>[0-9]*(?:<<-?|[<>]&|>>|>\||<>|[<>]))|(?P<end>;;|&&|\|\||[;&|()\n])")
+LITERAL = r"""(?:'[^']*'|"[^"$`\\]*"|\\.|[^'"\\$`*?\[~])*"""
+ASSIGNMENT = r"([A-Za-z_][A-Za-z0-9_]*)=(.*)"
+
+
+def is_name(text: str) -> bool:
+    """Whether TEXT may name a service: a file's name, neither hidden nor an option."""
+    return 0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@"
+
+
+def is_seconds(text: str) -> bool:
+    digits = text.replace(".", "", 1)
+    return digits.isascii() and digits.isdecimal() and len(text) <= 20 and float(text) <= 86400
+
+
+def is_signal(text: str) -> bool:
+    import _signal
+    name = text if text.startswith("SIG") else "SIG" + text
+    return isinstance(getattr(_signal, name, None), int) and not name.startswith("SIG_")
+
+
+def is_user(text: str) -> bool:
+    return NAME_CHARS.issuperset(text) and 0 < len(text) <= 32 and text[0] not in ".-@+:"
+
+
+# A setting: whether a value is possible, and what it must be.
+SETTINGS = {
+    "restart": (("always", "on-failure", "never").__contains__, "always, on-failure or never"),
+    "backoff": (is_seconds, "seconds, at most 86400"),
+    "ready": (lambda text: text in ("exec", "fd") or text.startswith("file:/"),
+              "exec, fd or file:/PATH"),
+    "stop_signal": (is_signal, "a signal's name, as TERM"),
+    "timeout": (is_seconds, "seconds, at most 86400"),
+    "user": (is_user, "a user's name"),
+}
+
+
+class Script:
+    """What a script says: the functions it defines, the settings outside of them, what it asks
+    for; PROBLEMS are those of its file."""
+    __slots__ = ("name", "path", "problems", "text", "functions", "settings", "asks", "execs")
+
+    def __init__(self, name: str, path: str):
+        self.name = name
+        self.path = path
+        self.problems = []              # (line, level, text)
+        self.text = ""
+        self.functions = {}             # name -> line
+        self.settings = []              # (line, name, value as written)
+        self.asks = []                  # (line, dep or another, word as written)
+        self.execs = False              # whether it has an exec, or what may have one, anywhere
+
+    def note(self, line: int, level: str, text: str) -> None:
+        self.problems.append((line, level, text))
+
+
+def word_end(text: str, index: int) -> int:
+    """Where the word ends that begins at INDEX. What is open is on a stack, the innermost last, as
+    what closes it: a quote, the end of a substitution."""
+    closers = []
+    while index < len(text) and (closers or text[index] not in " \t\r\n;&|()<>"):
+        char = text[index]
+        inside = closers[-1] if closers else ""
+        # In "${x:-it's}", too, this is no quote.
+        is_quoted = inside == '"' or closers[-2:] == ['"', "}"]
+        if char == inside:
+            closers.pop()
+        elif inside == "'":
+            pass
+        elif char == "\\":
+            index += 1
+        elif text.startswith(("$(", "${"), index):
+            index += 1
+            closers.append(")" if text[index] == "(" else "}")
+        elif char == "(" and inside == ")":
+            closers.append(")")
+        elif char in "\"`" or (char == "'" and not is_quoted):
+            closers.append(char)
+        index += 1
+    return index
+
+
+def tokens(text: str) -> object:
+    """Yield (line, kind, token) of a script: kinds are word, define, redirect, end. The texts of
+    `<<` are passed over."""
+    import re
+    pattern = re.compile(TOKEN)
+    index = 0
+    line = 1
+    heredocs = []                       # redirections whose texts begin after this line
+    while index < len(text):
+        match = pattern.match(text, index)
+        kind = match.lastgroup if match else "word"
+        end = match.end() if match else word_end(text, index)
+        token = text[index:end]
+        if kind != "blank":
+            yield line, kind, token
+        if heredocs and heredocs[-1] in ("<<", "<<-") and kind == "word":
+            heredocs.append(token)
+        if kind == "redirect" and token.lstrip("0123456789")[:2] == "<<":
+            heredocs.append(token.lstrip("0123456789"))
+        if token == "\n":
+            end = heredocs_end(text, end, heredocs)
+            heredocs = []
+        line += text.count("\n", index, end)
+        index = end
+
+
+def heredocs_end(text: str, index: int, heredocs: list) -> int:
+    """Where the texts of HEREDOCS end, which begin at INDEX: `<<` and a word, and the next."""
+    for operator, word in zip(heredocs[::2], heredocs[1::2]):
+        last = "".join(char for char in word if char not in "'\"\\")
+        line = None
+        while line != last and index < len(text):
+            end = text.find("\n", index)
+            end = len(text) if end < 0 else end
+            line = text[index:end].lstrip("\t" if operator == "<<-" else "")
+            index = end + 1
+    return index
+
+
+class Reader:
+    """Reads the commands of a SCRIPT, each in its function."""
+    __slots__ = ("script", "words", "line", "blocks", "defined", "skip")
+
+    def __init__(self, script: Script):
+        self.script = script
+        self.words = []                 # of the command so far
+        self.line = 1                   # where it began
+        self.blocks = []                # what is open: (what closes it, whether in a function)
+        self.defined = False            # whether the next block is a function's
+        self.skip = False               # whether the next word is a file's name
+
+    def read(self) -> None:
+        for line, kind, token in tokens(self.script.text):
+            if kind == "word":
+                self.word(line, token)
+            elif kind == "redirect":
+                self.skip = True
+            elif kind == "define" and len(self.words) == 1:
+                self.script.functions.setdefault(self.words.pop(), self.line)
+                self.defined = True
+            else:
+                self.end(token)
+        self.command()
+
+    def word(self, line: int, word: str) -> None:
+        """One more word; at the beginning of a command it may be one of the shell's own."""
+        if self.skip:
+            self.skip = False
+        elif not self.words and word == "{":
+            self.open("}")
+        elif not self.words and word == "}":
+            self.close("}")
+        elif self.words or word not in RESERVED:
+            self.line = self.line if self.words else line
+            self.words.append(word)
+
+    def end(self, token: str) -> None:
+        self.command()
+        if token == "(":
+            self.open(")")
+        elif token == ")":
+            self.close(")")             # but that of a pattern in `case` closes nothing
+
+    def open(self, closer: str) -> None:
+        self.blocks.append((closer, self.defined or self.in_function()))
+        self.defined = False
+
+    def close(self, closer: str) -> None:
+        if self.blocks and self.blocks[-1][0] == closer:
+            self.blocks.pop()
+
+    def in_function(self) -> bool:
+        return bool(self.blocks) and self.blocks[-1][1]
+
+    def command(self) -> None:
+        """Note what the command says, which has ended."""
+        import re
+        words = self.words
+        self.words = []
+        if words[:1] in (["export"], ["readonly"]):
+            words = words[1:]
+        settings = []
+        while words and re.fullmatch(ASSIGNMENT, words[0], re.DOTALL):
+            settings.append((self.line, *words.pop(0).split("=", 1)))
+        if not words and not self.in_function():
+            self.script.settings += settings
+        if words and words[0] in ASKING:
+            self.script.asks += [(self.line, words[0], word) for word in words[1:]]
+        self.script.execs = self.script.execs or words[:1] in (["exec"], ["."], ["eval"])
+
+
+def literal(word: str) -> "str | None":
+    """What WORD is without its quotes, or None where the shell must compute it."""
+    import re
+    if not re.fullmatch(LITERAL, word, re.DOTALL):
+        return None
+    parts = re.findall(r"""'([^']*)'|"([^"]*)"|\\(.)|([^'"\\]+)""", word, re.DOTALL)
+    return "".join("".join(part) for part in parts)
+
+
+def read_script(folder: str, name: str) -> Script:
+    """The script NAME, with the problems of its file; only what is a file is opened."""
+    script = Script(name, os.path.join(folder, name))
+    if not is_name(name):
+        script.note(1, "error", "no name of a service: letters, digits and _.+:@- only, not . - "
+                    f"or @ first, at most {NAME_LIMIT}")
+    try:
+        about = os.stat(script.path)
+        if not os.path.isfile(script.path):
+            script.note(1, "error", "it is no file")
+            return script
+        with open(script.path, "rb") as file:
+            script.text = file.read(SCRIPT_LIMIT).decode(errors="backslashreplace")
+    except OSError as error:
+        script.note(1, "error", error.strerror or str(error))
+        return script
+    check_file(script, about)
+    Reader(script).read()
+    check_functions(script)
+    check_settings(script)
+    return script
+
+
+def check_file(script: Script, about: os.stat_result) -> None:
+    """Mode and first line."""
+    if not about.st_mode & 0o100:
+        script.note(1, "error", f"not executable: chmod +x {script.path}")
+    if about.st_mode & 0o022:
+        script.note(1, "error", f"others than its owner may write it: chmod go-w {script.path}")
+    if about.st_size > SCRIPT_LIMIT:
+        script.note(1, "error", "more than 1 MiB; the rest is not read")
+    if script.text.partition("\n")[0].rstrip(" \t") != FIRST_LINE:
+        script.note(1, "error", f"its first line must be {FIRST_LINE}")
+
+
+def check_functions(script: Script) -> None:
+    functions = script.functions
+    is_script = FIRST_LINE in script.text.partition("\n")[0]
+    if is_script and not any(name in functions for name in FUNCTIONS):
+        script.note(1, "error", "neither start nor run nor depends")
+    if "start" in functions and "run" in functions:
+        script.note(functions["run"], "error", "start and run; a service has one of them")
+    if "run" in functions and not script.execs:
+        script.note(functions["run"], "error",
+                    "run without exec: linitd would watch the shell, not the daemon")
+
+
+def check_settings(script: Script) -> None:
+    """Values that can't be, and names that nobody reads and that are nearly those of settings."""
+    import difflib
+    for line, name, word in script.settings:
+        value = literal(word)
+        if name not in SETTINGS:
+            close = difflib.get_close_matches(name, SETTINGS, 1, 0.75)
+            if close and "$" + name not in script.text and "${" + name not in script.text:
+                script.note(line, "warning", f"{name}: no such setting; did you mean "
+                            f"{close[0]}?")
+        elif value is None:
+            script.note(line, "dynamic", f"{name}={word} is computed")
+        elif not SETTINGS[name][0](value) and (value or name != "user"):
+            script.note(line, "error", f"{name}={word}: it must be {SETTINGS[name][1]}")
+
+
+def base(name: str) -> str:
+    """The script of the service NAME: getty for getty@tty1."""
+    return name.partition("@")[0]
+
+
+def check_asks(scripts: dict) -> None:
+    """Names that don't exist, and those that the shell computes."""
+    for script in scripts.values():
+        for line, verb, word in script.asks:
+            name = literal(word)
+            if name is None:
+                script.note(line, "dynamic", f"{verb} {word} is computed, and not followed")
+            elif not is_name(name):
+                script.note(line, "error", f"{verb} {word}: no name of a service")
+            elif verb != "after" and base(name) not in (*scripts, *PROVIDED):
+                script.note(line, "warning" if verb == "want" else "error",
+                            f"{verb} {name}: there is no such script")
+
+
+def check_cycles(scripts: dict) -> None:
+    """Each cycle of `dep`, `want` and `binds`, once. `after` makes none: linitd passes over it."""
+    edges = {}                          # of services that have been looked at: name -> line
+
+    def below(name: str) -> list:
+        if name not in edges:
+            asks = scripts[base(name)].asks if base(name) in scripts else []
+            names = [(literal(word), line) for line, verb, word in asks if verb != "after"]
+            edges[name] = {other: line for other, line in reversed(names) if other is not None}
+        return sorted(edges[name])
+
+    for path, name, is_again in walk(sorted(scripts), below, set()):
+        if is_again and name in path:
+            cycle = path[path.index(name):]
+            line = edges[cycle[-1]][name]
+            scripts[base(cycle[-1])].note(
+                line, "error", f"a cycle: {', '.join([*cycle, name])}")
+
+
+def cmd_check(command: "Command") -> int:
+    """Say what is wrong with the init scripts of a folder."""
+    folder = command.words[0] if command.words else INITD
+    scripts = {name: read_script(folder, name) for name in sorted(os.listdir(folder))}
+    check_asks(scripts)
+    check_cycles(scripts)
+    found = [{"file": script.path, "line": line, "level": level, "text": text}
+             for script in scripts.values() for line, level, text in sorted(script.problems)]
+    counts = {level: sum(each["level"] == level for each in found)
+              for level in ("error", "warning", "dynamic")}
+    if command.json:
+        print_array(found)
+    else:
+        print_problems(found)
+        say(f"{counted(len(scripts), 'service')}, {counted(counts['error'], 'error')}, "
+            f"{counted(counts['warning'], 'warning')}, {counts['dynamic']} dynamic")
+    return 1 if counts["error"] else 0
+
+
+def print_problems(found: list) -> None:
+    for each in found:
+        level = "" if each["level"] == "error" else f"{each['level']}: "
+        print(printable(f"{each['file']}:{each['line']}: {level}{each['text']}"))
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+# ---- completion --------------------------------------------------------------------------------
+
+# Their service names: as linitd has them, else as they are in the folder.
+COMPLETIONS = {
+    "bash": r"""# linitctl's completions for bash: eval "$(linitctl completion bash)"
+_linitctl_names() {
+	linitctl list 2>/dev/null | cut -d' ' -f1 | grep . || ls @INITD@ 2>/dev/null
+}
+_linitctl() {
+	local verb=${COMP_WORDS[1]} line=${COMP_LINE:0:COMP_POINT} words
+	local word=${line##* }
+	[ "$COMP_CWORD" != 1 ] || verb=
+	case $verb:${word:0:1} in
+	*:-) words="@OPTIONS@" ;;
+	:*) words="@VERBS@" ;;
+	completion:*) words="bash zsh fish" ;;
+	@NAMED@) words=$(_linitctl_names) ;;
+	esac
+	COMPREPLY=($(compgen -W "$words" -- "$word"))
+	# In the middle of getty@tty1 a word begins anew for bash.
+	word=${word%"${word##*[@:]}"}
+	COMPREPLY=("${COMPREPLY[@]#"$word"}")
+}
+complete -o default -F _linitctl linitctl
+""",
+    "zsh": r"""# linitctl's completions for zsh: eval "$(linitctl completion zsh)"
+_linitctl_names() {
+	linitctl list 2>/dev/null | cut -d' ' -f1 | grep . || ls @INITD@ 2>/dev/null
+}
+_linitctl() {
+	local verb=$words[2]
+	[[ $CURRENT != 2 ]] || verb=
+	[[ $PREFIX != -* ]] || verb=-
+	case $verb: in
+	-:) compadd -- @OPTIONS@ ;;
+	:) compadd -- @VERBS@ ;;
+	completion:) compadd -- bash zsh fish ;;
+	@NAMED@) compadd -- $(_linitctl_names) ;;
+	*) _files ;;
+	esac
+}
+compdef _linitctl linitctl
+""",
+    "fish": r"""# linitctl's completions for fish: linitctl completion fish | source
+function __linitctl_names
+	set names (linitctl list 2>/dev/null | cut -d' ' -f1)
+	test -n "$names"; or set names (ls @INITD@ 2>/dev/null)
+	string join \n $names
+end
+complete -c linitctl -n __fish_use_subcommand -f -a "@VERBS@"
+complete -c linitctl -n "__fish_seen_subcommand_from completion" -f -a "bash zsh fish"
+complete -c linitctl -n "__fish_seen_subcommand_from @NAMED@" -f -a "(__linitctl_names)"
+@FLAGS@
+""",
+}
+
+
+def cmd_completion(command: "Command") -> int:
+    """Print what makes a shell complete linitctl's words."""
+    shell = command.words[0]
+    if shell not in COMPLETIONS:
+        raise Fail(f"{shell}: write linitctl completion bash, zsh or fish", USAGE)
+    named = [verb for verb, (_, words, _, _) in VERBS.items() if "NAME" in words]
+    flags = ["-l " + flag[2:] if flag[:2] == "--" else "-s " + flag[1:] for flag in OPTIONS]
+    values = {
+        "@INITD@": INITD,
+        "@VERBS@": " ".join(VERBS),
+        "@OPTIONS@": " ".join(OPTIONS),
+        "@FLAGS@": "\n".join(f"complete -c linitctl {flag}" for flag in flags),
+        "@NAMED@": " ".join(named) if shell == "fish" else ":* | ".join(named) + ":*",
+    }
+    text = COMPLETIONS[shell]
+    for mark, value in values.items():
+        text = text.replace(mark, value)
+    print(text, end="")
+    return 0
+
+
 # ---- the command line --------------------------------------------------------------------------
 
 # An option: the attribute of Command that it sets, what the help calls its value, its help.
 OPTIONS = {
     "--socket": ("socket", "PATH", f"linitd's socket ($LINITSOCK, or {SOCKET})"),
-    "--json": ("json", "", "print an array of objects (list, status)"),
+    "--json": ("json", "", "print an array of objects; events: an object a line"),
+    "--signal": ("signal", "SIGNAL", "what ends the daemon: HUP, 9 (stop)"),
     "-f": ("follow", "", "go on with what is added, until Ctrl-C (log)"),
+    "-o": ("output", "FILE", "write to a file (plot)"),
+    "--dot": ("dot", "", "print it for Graphviz (graph)"),
     "--version": ("version", "", "print the version"),
     "--help": ("help", "", "print this"),
 }
 
 # A verb: what carries it out, its words, its own options, its help.
+SOME = "NAME..."
+JSON = ("--json",)
 VERBS = {
-    "start": (cmd_change, "NAME...", (), "start services, and what they need before"),
-    "stop": (cmd_change, "NAME...", (), "stop services, and what depends on them before"),
-    "restart": (cmd_change, "NAME...", (), "stop and start services, and what depends on them"),
-    "status": (cmd_status, "NAME...", ("--json",), "show how services are"),
-    "list": (cmd_list, "", ("--json",), "list all services"),
+    "start": (cmd_change, SOME, JSON, "start services, and what they need before"),
+    "stop": (cmd_change, SOME, ("--signal", "--json"),
+             "stop services, and what depends on them before"),
+    "restart": (cmd_change, SOME, JSON, "stop and start services, and what depends on them"),
+    "reload": (cmd_change, SOME, JSON, "have services read their settings again"),
+    "status": (cmd_status, SOME, JSON, "show how services are"),
+    "list": (cmd_list, "", JSON, "list all services"),
     "log": (cmd_log, "NAME", ("-f",), "print the log of a service"),
-    "enable": (cmd_change, "NAME...", (), "let services start at boot"),
-    "disable": (cmd_change, "NAME...", (), "don't let services start at boot"),
-    "poweroff": (cmd_change, "", (), "stop everything and switch off"),
-    "reboot": (cmd_change, "", (), "stop everything and boot again"),
-    "halt": (cmd_change, "", (), "stop everything and halt"),
+    "enable": (cmd_change, SOME, JSON, "let services start at boot"),
+    "disable": (cmd_change, SOME, JSON, "don't let services start at boot"),
+    "wait": (cmd_change, SOME, JSON, "wait until services run, and start nothing"),
+    "events": (cmd_events, "", JSON, "print each change of a state, until Ctrl-C"),
+    "graph": (cmd_graph, "[NAME...]", ("--json", "--dot"), "show what needs what"),
+    "plot": (cmd_plot, "", ("-o", "--json"), "draw the boot: an SVG"),
+    "blame": (cmd_blame, "", JSON, "show which services took how long to start"),
+    "why": (cmd_why, "[NAME...]", JSON, "say what services wait for, or why they failed or run"),
+    "check": (cmd_check, "[DIR]", JSON, f"check the init scripts in a folder ({INITD})"),
+    "poweroff": (cmd_change, "", JSON, "stop everything and switch off"),
+    "reboot": (cmd_change, "", JSON, "stop everything and boot again"),
+    "halt": (cmd_change, "", JSON, "stop everything and halt"),
+    "reexec": (cmd_change, "", JSON, "have linitd replace itself by its file as it is now"),
+    "completion": (cmd_completion, "SHELL", (), "print completions for bash, zsh or fish"),
 }
 
 
 class Command:
     """The command line, parsed: the verb, if any, the words after it, the options."""
-    __slots__ = ("verb", "words", "given", "socket", "json", "follow", "version", "help")
+    __slots__ = ("verb", "words", "given", "socket", "json", "signal", "follow", "output", "dot",
+                 "version", "help")
 
     def __init__(self):
         self.verb = None
         self.words = []
         self.given = []                 # the options' flags
         self.socket = os.environ.get("LINITSOCK") or SOCKET
-        self.json = self.follow = self.version = self.help = False
+        self.signal = self.output = None
+        self.json = self.follow = self.dot = self.version = self.help = False
 
 
 def parse_arguments(arguments: list) -> Command:
@@ -412,23 +1614,35 @@ def set_option(command: Command, word: str, rest: list) -> None:
     setattr(command, attribute, (value if equals else rest.pop(0)) if metavar else True)
 
 
+# What a verb's words say of them: how few and how many, and whether they are names.
+WORDS = {"": (0, 0, False), "NAME": (1, 1, True), "NAME...": (1, MANY, True),
+         "[NAME...]": (0, MANY, True), "[DIR]": (0, 1, False), "SHELL": (1, 1, False)}
+
+
 def check_command(command: Command) -> None:
     """Fail unless the verb exists, and takes the options that were given and these words."""
-    verb, count = command.verb, len(command.words)
+    verb = command.verb
     if verb not in VERBS:
-        what = "no verb" if verb is None else f"{verb}: no such verb"
+        what = "no verb" if verb is None else f"{verb}: no such verb{nearest(verb, VERBS)}"
         raise Fail(f"{what}; see linitctl --help", USAGE)
     _, words, flags, _ = VERBS[verb]
     for flag in command.given:
         if flag not in ("--socket", *flags):
             raise Fail(f"{flag} doesn't go with {verb}; see linitctl --help", USAGE)
-    if not {"": count == 0, "NAME": count == 1, "NAME...": count >= 1}[words]:
+    least, most, are_names = WORDS[words]
+    if not least <= len(command.words) <= most:
         raise Fail(f"write linitctl {verb} {words}".rstrip(), USAGE)
-    for word in command.words:
-        is_utf8 = word.encode(errors="ignore").decode() == word
-        if word.split() != [word] or not is_utf8:
-            raise Fail(f"{word!r}: a name is UTF-8, has no blanks or newlines, and isn't empty",
-                       USAGE)
+    for word in command.words if are_names else ():
+        check_name(word)
+
+
+def check_name(word: str) -> None:
+    """Fail unless WORD may be sent as a name; what else a name must be, linitd knows."""
+    is_utf8 = word.encode(errors="ignore").decode() == word
+    if word.split() != [word] or not is_utf8:
+        raise Fail(f"{word!r}: a name is UTF-8, has no blanks or newlines, and isn't empty", USAGE)
+    if word.startswith("-"):
+        raise Fail(f"{word}: no name of a service begins with '-'", USAGE)
 
 
 def help_text() -> str:
@@ -437,7 +1651,7 @@ def help_text() -> str:
     lines += [f"  linitctl {verb + ' ' + words:16} {text}"
               for verb, (_, words, _, text) in VERBS.items()]
     lines += ["", "Options, before or after the verb:"]
-    lines += [f"  {flag + ' ' + value:14} {text}" for flag, (_, value, text) in OPTIONS.items()]
+    lines += [f"  {flag + ' ' + value:18} {text}" for flag, (_, value, text) in OPTIONS.items()]
     return "\n".join(lines)
 
 

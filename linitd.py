@@ -46,6 +46,8 @@ EVENTS_LIMIT = 256 << 10            # bytes of events that a client hasn't read;
 ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptors ran out
 DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
 BATCH = 32                          # scripts that one shell runs
+AT_ONCE = 64                        # scripts that run, and wait for nothing, before others start
+SLOW = 0.1                          # seconds after which one is not counted among these any more
 LOG_LIMIT = 256 << 10               # bytes of a log; then it becomes NAME~ and a new one begins
 TAIL_LIMIT = 2048                   # bytes of a log's end that are kept in memory
 TAIL_LINES = 8                      # of which status shows so many lines
@@ -455,7 +457,7 @@ def check_script(path: str) -> None:
 
 
 def make_entry(path: str) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
 
 
 def remove_entry(path: str) -> None:
@@ -657,16 +659,24 @@ def make_groups() -> str:
 
 def runs_well(command: list) -> bool:
     """Whether COMMAND ends with status 0, and soon."""
-    pid = os.posix_spawn(command[0], command, os.environ, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-    limit = time.monotonic() + CHECK_LIMIT
+    try:
+        pid = os.posix_spawn(command[0], command, os.environ, setsigmask=(),
+                             setsigdef=DEFAULT_SIGNALS)
+    except OSError:
+        return False
+    return wait_for(pid, CHECK_LIMIT) == 0
+
+
+def wait_for(pid: int, seconds: float) -> "int | None":
+    """The wait status of a child; None when it took longer, and was killed."""
+    limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            return status == 0
+            return status
         time.sleep(0.01)
     send_signal(pid, _signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return False
+    return None
 
 
 def loaded_files() -> list:
@@ -677,7 +687,14 @@ def loaded_files() -> list:
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
     paths |= {os.path.dirname(path) for path in paths}
-    return sorted(path for path in paths if os.path.exists(path))
+    return sorted({what_is_there(path) for path in paths})
+
+
+def what_is_there(path: str) -> str:
+    """PATH; or the archive, or the folder, that it is in."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def file_numbers(path: str) -> tuple:
@@ -789,6 +806,7 @@ class Init:
 
     def run(self) -> None:
         """Serve until the end."""
+        self.attempt(self.launch_batches)
         while not self.has_ended:
             self.attempt(self.turn)
 
@@ -844,14 +862,13 @@ class Init:
             self.soonest = when
 
     def time_left(self) -> "float | None":
-        if self.answered or self.to_launch or self.has_ended or self.is_to_reexec:
+        if self.answered or self.has_ended or self.is_to_reexec:
             return 0
         now = time.monotonic()
-        left = max(0.0, self.worked_at + NAP - now) if self.linit_idle else None
-        if self.soonest is None:
-            return left
-        due = max(0.0, self.soonest - now)
-        return due if left is None else min(left, due)
+        when = max(now, self.worked_at + NAP)       # it may sleep then, unless a timer is near
+        if not self.linit_idle or self.ending or self.soonest and self.soonest < when + NAP:
+            when = self.soonest
+        return None if when is None else max(0.0, when - now)
 
     def run_timers(self) -> bool:
         """Whether one was due."""
@@ -870,16 +887,20 @@ class Init:
     # -- what happens to a service
 
     def post(self, service: Service, event: str) -> None:
-        """EVENT happens to SERVICE, at once or after what is being done."""
+        """EVENT happens to SERVICE, at once or after what is being done; then all that comes of
+        it, before what else was posted."""
         self.queue.append((service, event))
         if self.is_working:
             return
         self.is_working = True
         try:
-            for each, what in self.queue:       # it grows meanwhile
-                self.change(each, what)
+            while self.queue:
+                each, what = self.queue.pop(0)
+                later, self.queue = self.queue, []
+                self.attempt(self.change, each, what)
+                self.queue += later
         finally:
-            self.queue.clear()
+            self.queue = []
             self.is_working = False
 
     def change(self, service: Service, event: str) -> None:
@@ -926,6 +947,7 @@ class Init:
 
     def fail_to_run(self, service: Service, error: OSError) -> None:
         """A daemon that ran before is tried again."""
+        self.close_fifos(service)
         service.failure = f"it could not be run: {error.strerror}"
         self.post(service, "die" if service.restarts else "fail")
 
@@ -972,13 +994,15 @@ class Init:
             self.post(each, "start")
 
     def stop_binders(self, service: Service) -> list:
-        """Stop what runs and said `binds` to it; SERVICE went down by itself."""
+        """Stop what runs and said `binds` to it; SERVICE went down by itself. All that ran with
+        them."""
         dependents = [self.services[name] for name in sorted(service.dependents)]
         binders = [each for each in dependents
                    if service.name in each.binds and each.state == RUNNING]
+        affected = [each for binder in binders for each in self.active_dependents(binder)]
         for each in binders:
             self.post(each, "stop")
-        return binders
+        return affected
 
     # -- stopping: first what depends on it, then itself
 
@@ -1093,6 +1117,16 @@ class Init:
         service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
         self.add_peer(service.ask, self.owner, service.name)
 
+    def close_fifos(self, service: Service) -> None:
+        """There is no shell that opens them. The log ends here where its last life is over."""
+        if service.ask is not None:
+            self.drop(self.peers[service.ask])
+        if service.log is not None:
+            try:
+                os.close(os.open(f"{self.fifos}/{service.name}.log", os.O_WRONLY | os.O_NONBLOCK))
+            except OSError:
+                pass
+
     def open_log(self, service: Service) -> None:
         """Read what it prints. Processes of its last life may go on printing."""
         if service.log is None:
@@ -1146,9 +1180,14 @@ class Init:
         }
 
     def launch_batches(self) -> None:
-        """Start the shells of what is to be launched in this turn."""
+        """Start the shells of what is to be launched, as long as few enough are at work."""
         while self.to_launch:
-            names, self.to_launch = self.to_launch[:BATCH], self.to_launch[BATCH:]
+            room = AT_ONCE - self.busy_shells()
+            if room <= 0:
+                self.set_timer("launch", "", SLOW)
+                return
+            count = min(room, BATCH)
+            names, self.to_launch = self.to_launch[:count], self.to_launch[count:]
             services = [self.services[name] for name in names]
             services = [each for each in services if each.batch == -1]
             try:
@@ -1157,6 +1196,12 @@ class Init:
                 for each in services:
                     each.batch = None
                     self.fail_to_run(each, error)
+
+    def busy_shells(self) -> int:
+        """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
+        since = time.monotonic() - SLOW
+        return sum(each.state == STARTING and not each.waiting and each.batch != -1
+                   and max(each.launched, each.met) > since for each in self.services.values())
 
     def launch_batch(self, services: list) -> None:
         if len(services) == 1:
@@ -1417,6 +1462,8 @@ class Init:
             if peer and service.name in peer.left and GOALS[peer.goal][0](service):
                 peer.left.discard(service.name)
                 service.waiters.discard(fd)
+                if peer.service:
+                    self.services[peer.service].waiting.discard(service.name)
                 self.note_problem(peer, service)
                 if not peer.left:
                     self.end_wait(peer)
@@ -1504,6 +1551,18 @@ class Init:
             raise Fail(f"{path}: no socket can be made there: {error.strerror or error}") from None
         self.add_listener(listener.detach())
 
+    def make_folder(self, path: str) -> None:
+        """The folder of FIFOs beside the socket. PID 1 can't end where a foreign one is there."""
+        try:
+            make_private_folder(self.fifos)
+        except Fail as error:
+            if not self.is_first:
+                remove_entry(path)
+                raise
+            self.say(str(error))
+            self.fifos += "." + os.urandom(6).hex()
+            make_private_folder(self.fifos)
+
     def add_listener(self, fd: int) -> None:
         self.listener = fd
         self.watch(fd, select.EPOLLIN, self.on_connect)
@@ -1589,7 +1648,7 @@ class Init:
     def serve(self, peer: Peer) -> None:
         """Carry out the requests that came, up to one that waits or an answer that isn't taken;
         of a client one, the next when all others had their turn."""
-        while not peer.goal and not peer.output:
+        while not peer.goal and not peer.output and self.peers.get(peer.fd) is peer:
             line, newline, rest = peer.input.partition(b"\n")
             if not newline:
                 break
@@ -1602,7 +1661,10 @@ class Init:
         if len(peer.input) > LINE_LIMIT and b"\n" not in peer.input:
             peer.input = b""
             peer.at_end = True
-            self.refuse(peer, Fail(f"a request of more than {LINE_LIMIT} bytes", 2))
+            error = Fail(f"a request of more than {LINE_LIMIT} bytes", 2)
+            self.refuse(peer, error)
+            if peer.service:
+                self.reject(self.services[peer.service], error)
         is_idle = not peer.goal and not peer.output and b"\n" not in peer.input
         if peer.at_end and (is_idle or peer.fd in self.followers):
             self.drop(peer)
@@ -1624,7 +1686,7 @@ class Init:
 
     def flush(self, peer: Peer) -> None:
         try:
-            if peer.writes_to is None:
+            if peer.writes_to is None and not peer.gone:
                 self.open_answers(peer)
             sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
         except BlockingIOError:
@@ -1642,6 +1704,8 @@ class Init:
     def carry_out(self, peer: Peer, line: bytes) -> None:
         """Do what a request says."""
         if peer.notifies:
+            peer.input = b""
+            peer.goal = "silence"       # it has no more to say, and isn't read until it ends
             self.post(self.services[peer.service], "ready")
             return
         table = SCRIPT_REQUESTS if peer.service else CLIENT_REQUESTS
@@ -1654,6 +1718,8 @@ class Init:
                 self.deny(peer.uid, verb)
             if len(words) < least:
                 raise Fail(f"{verb}: it needs the name of a service", 2)
+            if peer.service and self.services[peer.service].state != STARTING:
+                raise Fail(f"{verb}: it isn't starting")
             request(self, peer, words)
         except Fail as error:
             self.refuse(peer, error)
@@ -1716,6 +1782,11 @@ class Init:
         self.begin_wait(peer, "reloaded", services)
 
     def request_wait(self, peer: Peer, names: list) -> None:
+        """Others than the owner wait for what is known alone: else they could fill the memory."""
+        services = [self.look_up(name) for name in names]
+        for service in services:
+            if service.name not in self.services and not self.is_owner(peer.uid):
+                raise Fail(f"{service.name}: nobody has asked for it yet", 7)
         self.begin_wait(peer, "running", [self.service(name) for name in names])
 
     def request_list(self, peer: Peer, words: list) -> None:
@@ -1811,7 +1882,7 @@ class Init:
 
     def script_binds(self, peer: Peer, names: list) -> None:
         service = self.services[peer.service]
-        service.binds |= set(names)
+        service.binds.update(filter(is_name, names))
         self.depend(peer, names, service.needs)
 
     def script_want(self, peer: Peer, names: list) -> None:
@@ -1857,8 +1928,7 @@ class Init:
         try:
             service.settings = parse_settings(words)
         except Fail as error:
-            service.failure = str(error)
-            self.post(service, "late")
+            self.reject(service, error)
             return
         service.met = service.met or time.monotonic()
         self.set_deadline(service)
@@ -1866,6 +1936,12 @@ class Init:
         peer.notifies = service.is_daemon and ready == "fd"
         if service.is_daemon and ready.startswith("file:"):
             self.await_file(service, ready[len("file:"):])
+
+    def reject(self, service: Service, error: Fail) -> None:
+        """Its script said what can't be."""
+        if service.state == STARTING:
+            service.failure = str(error)[:REASON_LIMIT]
+            self.post(service, "late")
 
     def await_file(self, service: Service, path: str) -> None:
         """It is ready when PATH is made, or written anew."""
@@ -1891,6 +1967,7 @@ class Init:
         if phase == "alone":
             self.start_alone(service)
         elif phase == "start" and status == "0":
+            service.met = service.met or service.launched       # it has asked for nothing
             self.post(service, "ready")
         else:
             self.read_log(service)
@@ -1972,13 +2049,12 @@ class Init:
         self.is_to_reexec = False
         if self.linit_idle:
             self.become(lambda state: self.idle_command(state, 0.0))
-        elif runs_well(self.own_command("--check")):
+        if runs_well(self.own_command("--check")):
             self.become(lambda state: self.own_command("--resume", str(state)))
-        else:
-            for peer in self.peers.values():
-                if peer.goal == "reexec":
-                    peer.goal = ""
-                    self.refuse(peer, Fail("linitd --check fails; this one goes on"))
+        for peer in self.peers.values():
+            if peer.goal == "reexec":
+                peer.goal = ""
+                self.refuse(peer, Fail("linitd --check fails; this one goes on"))
 
     def become(self, command) -> None:
         """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
@@ -1995,6 +2071,8 @@ class Init:
             self.linit_idle = ""
             self.say(f"{error.filename or 'linit-idle'}: {error.strerror}; linitd stays awake")
         os.close(state)
+        self.idle_epoll = None
+        keep_from_services(kept)
         block_signals(_signal.SIG_UNBLOCK)
 
     def answer_descriptors(self) -> list:
@@ -2077,7 +2155,7 @@ class Init:
 
 
 # What goes from one linitd to the next, besides services, connections and batches.
-STATE = ("began", "timers", "to_launch", "followers", "denied", "skipped", "stuck_for", "ending",
+STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "stuck_for", "ending",
          "listener", "descriptors", "log_sizes")
 
 # A timer's kind: what it does.
@@ -2086,6 +2164,7 @@ TIMERS = {
     "file": Init.look_for_file,
     "accept": Init.accept_again,
     "stuck": Init.on_stuck,
+    "launch": lambda init, _: init.launch_batches(),
     "end": Init.end_now,
 }
 
@@ -2165,12 +2244,16 @@ class Options:
 def read_state(resume: str) -> dict:
     """What the linitd before has left in a memfd."""
     try:
-        size = os.fstat(int(resume)).st_size
-        state = marshal.loads(os.pread(int(resume), size, 0))
-        os.close(int(resume))
+        fd = int(resume)
+        if not os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:linitd "):
+            raise ValueError("it is no memfd of a linitd")
+        state = marshal.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+        descriptors_of(state)           # it has what is needed
+        os.close(fd)
         return state
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise Fail(f"--resume {resume}: {error}; only linitd itself uses it", 2) from None
+    except (OSError, ValueError, EOFError, TypeError, LookupError, MemoryError) as error:
+        text = f"{resume[:NAME_LIMIT]}: {error or type(error).__name__}"
+        raise Fail(f"--resume {text}; only linitd itself uses it", 2) from None
 
 
 def descriptors_of(state: dict) -> set:
@@ -2193,6 +2276,19 @@ def close_descriptors(kept: set) -> None:
     os.close(fd)
 
 
+def keep_from_services(kept: list) -> None:
+    """Nothing was executed: take back what it was to inherit, and close what it alone needed."""
+    for name in list_folder("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                os.set_inheritable(fd, False)
+                if fd not in kept:
+                    os.close(fd)
+        except OSError:
+            pass                        # it was that of the listing
+
+
 def catch_signals(init: Init) -> None:
     """Signals become bytes in a pipe, so that epoll is all that is waited for."""
     reader, writer = os.pipe()
@@ -2208,9 +2304,9 @@ def begin(init: Init) -> None:
     """Make what the daemon needs outside, and start `boot`."""
     options = init.options
     init.logs.make_folder()
-    for make, argument in ((init.listen, options.socket), (make_private_folder, init.fifos)):
+    for make in (init.listen, init.make_folder):
         try:
-            make(argument)
+            make(options.socket)
         except Fail as error:
             if not init.is_first:
                 raise
@@ -2236,7 +2332,7 @@ def end_everything(init: Init) -> None:
     for command, actions in ((["umount", "-a", "-r"], quiet), ([init.ending, "-f"], [])):
         try:
             pid = os.posix_spawnp(command[0], command, init.environment(), file_actions=actions)
-            os.waitpid(pid, 0)
+            wait_for(pid, SHUTDOWN_LIMIT)
         except OSError as error:
             init.say(f"{command[0]}: {error.strerror}")
 

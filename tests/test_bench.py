@@ -3,9 +3,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 NUMBERS = r"( +\d+\.\d){4}( +\d+\.\d\d +[+-]\d+\.\d)?"
+ANY_NUMBERS = r"( +(\d+(\.\d+)?|nan)){5,9}"       # nan: of a machine that gives no cgroup
 
 
 def run_quick(name, *arguments):
@@ -18,13 +20,13 @@ def run_quick(name, *arguments):
     return done.stdout
 
 
-def missing_rows(text, operations):
-    """The (operation, peer) that have no row, unless the peer is named as absent."""
+def missing_rows(text, operations, numbers=NUMBERS):
+    """The (operation, peer) that have no row of NUMBERS, unless the peer is named as absent."""
     absent = re.findall(r"^absent: (\S+) \(.+\)$", text, re.MULTILINE)
     wanted = [(name, peer) for name, peers in operations.items() for peer in peers.split()]
     return [
         (name, peer) for name, peer in wanted
-        if peer not in absent and not re.search(f"^{name} +{peer}{NUMBERS}$", text, re.MULTILINE)
+        if peer not in absent and not re.search(f"^{name} +{peer}{numbers}$", text, re.MULTILINE)
     ]
 
 
@@ -58,3 +60,24 @@ def test_no_killed_install_of_lpkg_leaves_it_broken():
     found = dict(zip(columns.split(), map(int, counts)))
     assert found["mended"] == 5
     assert found["unreadable"] == found["lies"] == found["broken"] == found["lock"] == 0
+
+
+def can_make_namespaces():
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    try:
+        done = subprocess.run(unshare, stderr=subprocess.DEVNULL, timeout=20, check=False)
+    except FileNotFoundError:
+        return False
+    return done.returncode == 0
+
+
+@pytest.mark.skipif(not can_make_namespaces(), reason="no PID and mount namespaces can be made")
+def test_bench_linit_prints_its_rows():
+    text = run_quick("bench_linit.py")
+    inits = "linit linit-ash dinit s6-rc runit openrc systemd"
+    boots = ("boot 5 noop", "boot 5 sleep")
+    assert not missing_rows(text, dict.fromkeys(boots, f"floor8 floordag {inits}"), ANY_NUMBERS)
+    assert not missing_rows(text, {"rest with 2": inits}, ANY_NUMBERS)
+    assert not missing_rows(text, {"status": "python linitctl linitctl.py dinitctl"})
+    for figure in ("request on an open connection", "awake, resident", "asleep to answered"):
+        assert re.search(rf"^{figure} +linit +(\d+\.\d+|n/a) +(us|MiB|ms)$", text, re.MULTILINE)

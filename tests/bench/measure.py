@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 RUN_ONE = pathlib.Path(__file__).resolve().with_name("run_one.py")
@@ -76,17 +76,21 @@ def path() -> str:
 # ---- running -------------------------------------------------------------------------------------
 
 
-def measure(peers: Sequence[Peer], rounds: int) -> Samples:
+def measure(peers: Sequence[Peer], rounds: int,
+            take: Optional[Callable[[Any], Tuple]] = None) -> Samples:
     """Run ROUNDS rounds of each peer that is here, and one before them to warm up if there are more
-    than one."""
+    than one. TAKE runs a step of theirs and gives its sample; without it they are commands."""
+    take = take or run
     here = [peer for peer in peers if not peer.absence()]
     samples: Samples = {}
+    if not here:
+        return samples
     os.sync()               # no step shall pay for what the preparation wrote
     for number in range(0 if rounds > 1 else 1, rounds + 1):
         turn = number % len(here)
         for peer in here[turn:] + here[:turn]:
             for step in peer.round():
-                sample = run(step)
+                sample = take(step)
                 runs = samples.setdefault(step.operation, {}).setdefault(peer.name, [])
                 if number:
                     runs.append(sample)
@@ -159,25 +163,36 @@ HEAD = ("operation", "peer", "wall ms", "least ms", "cpu ms", "peak MiB", "ratio
 
 def show(samples: Samples, peers: Sequence[Peer], base: str) -> None:
     """Print the medians, each beside that of the peer BASE, or of the first where it is absent."""
-    rows = [HEAD]
+    rows = []
     for operation, runs in samples.items():
         here = {peer.name: runs[peer.name] for peer in peers if peer.name in runs}
         other = here.get(base, next(iter(here.values()))) if len(here) > 1 else None
         rows += [row(operation, name, taken, other) for name, taken in here.items()]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for cells in rows:
-        text = [cell.ljust(width) for cell, width in zip(cells[:2], widths)]
-        numbers = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:])]
-        print("  ".join(text + numbers).rstrip())
-    for peer in peers:
-        if peer.absence():
-            print(f"absent: {peer.name} ({peer.absence()})")
+    print_table(HEAD, rows)
+    print_absent(peers)
     print(f"Medians; ratio and more ms: to {base}, else to the first of the operation. "
           f"No peak shows below {floor():.0f} MiB.")
 
 
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print ROWS under HEAD: two columns of text, the others of numbers."""
+    table = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    for cells in table:
+        text = [cell.ljust(width) for cell, width in zip(cells[:2], widths)]
+        numbers = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:])]
+        print("  ".join(text + numbers).rstrip(), flush=True)
+
+
+def print_absent(peers: Sequence[Peer]) -> None:
+    for peer in peers:
+        if peer.absence():
+            print(f"absent: {peer.name} ({peer.absence()})")
+
+
 def middle(runs: List[Sample]) -> Sample:
-    return Sample(*map(statistics.median, zip(*runs)))
+    """The medians of RUNS, which are all of one kind of sample."""
+    return type(runs[0])(*map(statistics.median, zip(*runs)))
 
 
 def row(operation: str, name: str, runs: List[Sample],
