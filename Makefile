@@ -123,7 +123,7 @@ test: world ## show that everything works, the core world included
 
 .PHONY: test-long
 test-long: world ## what takes too long for that: lpkg in QEMU, and twenty cuts of the power
-	@world/setup test
+	@world/setup long
 	@world/engine $(python) -m pytest $(pytest) -m long tests
 
 .PHONY: check
