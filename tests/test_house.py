@@ -15,7 +15,8 @@ TEXT = [*SHELL, *PYTHON, ROOT / "initd/linit-idle.c", ROOT / "Makefile"]
 ONE_SITTING = {"pkggen.py": 1800, "lpkg.py": 2500, "linitd.py": 1200, "linitctl.py": 500,
                "initd/linit-idle.c": 200}
 SERVICE_LINES = 25
-SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 100, "linit-alone": 100}
+SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 130,
+               "linit-sup": 80, "linit-rescue": 110}
 
 
 def names(paths):

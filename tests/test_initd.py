@@ -1,9 +1,12 @@
-"""Init scripts where there is no linitd: linit-alone, under each shell that may run it."""
+"""Init scripts where there is no linitd: linit-alone, under each shell that may run it; and those
+of the original Panux, by linitd and without it. `test_sNN_` is the attack of that number in
+docs/SECURITY.md."""
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -56,7 +59,9 @@ class Services:
                            LPKG_STATE=self.folder / "lpkg")
 
     def pid(self, name):
-        return int((self.state / f"{name}.pid").read_text())
+        """The number of a daemon; 0 where there is none."""
+        path = self.state / f"{name}.pid"
+        return int(path.read_text() or 0) if path.exists() else 0
 
     def trace(self):
         path = self.folder / "trace"
@@ -306,3 +311,449 @@ def test_boot_runs_the_queue_first_and_only_if_there_is_one(queue):
     assert services.run("boot", "start")[0] == 0        # a script that fails stops no service
     assert queue.ran() == ["a post-install 1:1.0-0", "daemon"]
     assert services.run("scripts", "status") == (1, "scripts is failed\n")
+
+
+def test_a_script_s_variables_may_have_any_name(services):
+    """The state of `scripts`, which has a variable `state`, is beside that of all others."""
+    Queue(services)
+    services.add("some", "state=/nowhere name=other\nstart() { :; }\nstop() { false; }")
+    assert services.run("scripts", "start")[0] == services.run("some", "start")[0] == 0
+    assert (services.state / "scripts.state").exists() and (services.state / "some.state").exists()
+    assert (services.state / "order").read_text().split() == ["scripts", "some"]
+    status, text = services.run("some", "stop")
+    assert status == 1 and "some: its stop ended with status 1" in text
+    assert services.run("some", "status") == (1, "some is stopped\n")
+
+
+# ---- scripts of the original Panux, by linitd and without it -----------------------------------
+
+class Device:
+    """A name space with /etc, /run and a host's name of its own, where the programs of initd/ and
+    the scripts of data/panux-scripts are installed as on a device; MODE is `linitd` or `alone`."""
+
+    def __init__(self, folder, shell, mode):
+        self.folder, self.mode = folder, mode
+        self.etc, self.run, self.sbin = folder / "etc", folder / "run", folder / "sbin"
+        self.initd, self.rcd = self.etc / "init.d", self.etc / "rc.d"
+        for path in (self.initd, self.rcd, self.run, self.sbin):
+            path.mkdir(parents=True)
+        for name in ("passwd", "group", "nsswitch.conf", "ld.so.cache"):
+            shutil.copy(f"/etc/{name}", self.etc)
+        (self.etc / "hostname").write_text("panux\n")
+        (self.etc / "modules").write_text("# needed\nloop\ntun\n")
+        install(["linit-start", "linit-alone", "linit-sup", "linit-sup-stop"], self.sbin, shell)
+        install(["rc.common"], self.etc, shell)
+        (self.etc / "linit-alone").symlink_to(self.sbin / "linit-alone")
+        for path in [ROOT / "initd/boot", ROOT / "initd/pre", ROOT / "initd/linit-supd",
+                     *(ROOT / "tests/data/panux-scripts").iterdir()]:
+            shutil.copy(path, self.initd)
+        shutil.copy(ROOT / "linitd.py", self.sbin)
+        self.program("linitctl", f"exec '{sys.executable}' -IS '{ROOT}/linitctl.py' \"$@\"")
+        self.program("modprobe", "echo $1 >>/run/modules")
+        self.program("fake-sshd", 'printf "<%s>" "$@" "$KEYS" "$(umask)"; echo; exec sleep 1000')
+        mounts = f"mount --bind {self.etc} /etc && mount --bind {self.run} /run"
+        self.space = subprocess.Popen(
+            ["unshare", "--mount", "--uts", "sh", "-c", f"{mounts} && echo && exec sleep 1000"],
+            stdout=subprocess.PIPE, env=self.environment())
+        assert self.space.stdout.read(1) == b"\n"
+        self.linitd = None
+        if mode == "linitd":
+            self.begin()
+
+    def add(self, name, *lines):
+        (self.initd / name).write_text("\n".join(["#!/etc/rc.common", *lines, ""]))
+        (self.initd / name).chmod(0o755)
+
+    def program(self, name, *lines):
+        (self.sbin / name).write_text("\n".join(["#!/bin/sh", *lines, ""]))
+        (self.sbin / name).chmod(0o755)
+
+    def environment(self):
+        changed = environment(PATH=f"{self.sbin}:{os.environ['PATH']}")
+        return {key: value for key, value in changed.items() if not key.startswith("LINIT")}
+
+    def inside(self, *command):
+        return ["nsenter", "--mount", "--uts", "--target", str(self.space.pid), *map(str, command)]
+
+    def begin(self):
+        with open(self.folder / "console", "ab") as console:
+            command = [sys.executable, "-I", "-S", self.sbin / "linitd.py", "--no-boot",
+                       "--log", "/run/log"]
+            self.linitd = subprocess.Popen(self.inside(*command), stdin=subprocess.DEVNULL,
+                                           stdout=console, stderr=console, env=self.environment())
+        wait_until((self.run / "linit.sock").is_socket)
+
+    def end(self):
+        """End everything, and give what its services have left behind."""
+        if self.linitd:
+            self.linitd.terminate()
+            assert self.linitd.wait(timeout=30) == 0
+        else:
+            for name in reversed(self.text("linit/order").split()):
+                self.hand(name, "stop")
+        left = [pid for pid in self.processes() if pid != self.space.pid]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        self.space.kill()
+        self.space.wait()
+        self.space.stdout.close()
+        return left
+
+    def processes(self):
+        """Those in this name space."""
+        space = os.readlink(f"/proc/{self.space.pid}/ns/mnt")
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(path / "ns/mnt") == space and is_alive(int(path.name)):
+                    found.append(int(path.name))
+            except OSError:
+                pass
+        return found
+
+    def call(self, *command):
+        """(status, output) of a command; a daemon would hold a pipe open."""
+        with open(self.folder / "output", "w+", encoding="utf-8") as output:
+            done = subprocess.run(self.inside(*command), stdin=subprocess.DEVNULL, stdout=output,
+                                  stderr=subprocess.STDOUT, env=self.environment(), timeout=60,
+                                  check=False)
+            output.seek(0)
+            return done.returncode, output.read()
+
+    def hand(self, name, verb):
+        """The same of a script's verb; an instance is no script."""
+        if "@" in name:
+            return self.call("linitctl" if self.mode == "linitd" else "linit-alone", verb, name)
+        return self.call(f"/etc/init.d/{name}", verb)
+
+    def ok(self, name, verb):
+        status, text = self.hand(name, verb)
+        assert status == 0, text + self.console()
+        return text
+
+    def text(self, path):
+        """What is in a file of /run."""
+        path = self.run / path
+        return path.read_text() if path.exists() else ""
+
+    def trace(self):
+        return self.text("trace").split()
+
+    def console(self):
+        return (self.folder / "console").read_text() if self.linitd else ""
+
+    def state(self, name):
+        """`running`, `stopped` or `failed`."""
+        _, text = self.hand(name, "status")
+        return text.split(" is ")[1].replace(",", " ").split()[0]
+
+    def pid(self, name):
+        """The number of a daemon; 0 where there is none."""
+        if self.mode == "alone":
+            return int(self.text(f"linit/{name}.pid") or 0)
+        text = self.hand(name, "status")[1].partition("\n")[0]
+        return int(text.partition("pid ")[2].partition(",")[0] or 0)
+
+    def daemon(self, name, wanted):
+        """The number of a daemon whose command line has WANTED, when it is there."""
+        def is_there():
+            pid = self.pid(name)
+            path = pathlib.Path(f"/proc/{pid}/cmdline")
+            return pid and is_alive(pid) and wanted.encode() in path.read_bytes()
+        wait_until(is_there)
+        return self.pid(name)
+
+
+@pytest.fixture(params=[(shell, mode) for shell in SHELLS for mode in ("linitd", "alone")],
+                ids="-".join)
+def device(tmp_path, request):
+    device = Device(tmp_path, *request.param)
+    yield device
+    assert device.end() == []
+
+
+def test_original_scripts_boot_in_their_order(device):
+    for name in ("sshd", "login", "sleeper", "printk", "modules", "clock", "helpers"):
+        device.ok(name, "enable")
+    assert sorted(path.name for path in device.rcd.iterdir()) == [
+        "clock", "helpers", "login", "pre", "sleeper", "sshd"]
+    assert sorted(path.name for path in (device.rcd / "pre").iterdir()) == ["modules", "printk"]
+    device.ok("boot", "start")
+    trace = device.trace()
+    assert trace[:2] == ["printk", "modules"]
+    assert sorted(trace[2:]) == ["clock", "hostname", "login", "scratch", "welcome"]
+    assert trace.index("hostname") < trace.index("scratch") < trace.index("clock")
+    assert trace.index("welcome") < trace.index("login")
+    assert device.text("hostname") == "panux\n" and device.text("modules") == "loop\ntun\n"
+    for name in ("pre", "boot", "linit-supd", "login", "sshd", "sleeper", "linit-supd@login"):
+        assert device.state(name) == "running"
+    device.daemon("linit-supd@ssh.d", "sleep")
+    device.ok("boot", "start")
+    assert device.trace() == trace
+
+
+def test_enable_and_disable_may_be_the_script_s_own(device):
+    device.ok("printk", "enable")
+    assert os.readlink(device.rcd / "pre/printk") == "/etc/init.d/printk"
+    device.ok("printk", "disable")
+    assert list((device.rcd / "pre").iterdir()) == []
+    device.ok("pre", "disable")
+    device.ok("welcome", "enable")
+    assert [path.name for path in device.rcd.iterdir()] == ["welcome"]
+    device.ok("welcome", "disable")
+    assert list(device.rcd.iterdir()) == []
+    (device.rcd / "welcome").symlink_to("/etc/init.d/welcome")
+    device.ok("welcome", "enable")      # what the link leads to stays whole
+    assert "Welcome" in (device.initd / "welcome").read_text()
+
+
+def test_pre_comes_first_also_for_who_does_not_say_so(device):
+    device.ok("pre", "enable")
+    device.add("first", "start() { sleep 0.5; echo first >>/run/trace; }")
+    device.add("any", "start() { echo any >>/run/trace; }")
+    (device.rcd / "pre/first").touch()
+    (device.rcd / "any").touch()
+    device.ok("boot", "start")
+    assert device.trace() == ["first", "any"]
+
+
+def test_a_failed_pre_fails_those_that_need_it_and_boot(device):
+    device.ok("pre", "enable")
+    (device.rcd / "pre/quota").symlink_to("/etc/init.d/quota")
+    device.add("any", "start() { echo any >>/run/trace; }")
+    for name in ("any", "welcome"):
+        device.ok(name, "enable")
+    status, text = device.hand("boot", "start")
+    assert status == 1 and "pre" in text and device.trace() == ["any"]
+    assert [device.state(name) for name in ("quota", "pre", "welcome", "any")] == [
+        "failed", "failed", "failed", "running"]
+
+
+def test_supervised_daemons_come_back_after_a_kill(device):
+    device.ok("sleeper", "start")
+    first = device.daemon("linit-supd@sleeper", "sleep")
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: device.pid("linit-supd@sleeper") not in (0, first))
+    device.daemon("linit-supd@sleeper", "/bin/sleep\0" "600")
+    assert device.state("sleeper") == "running"
+
+
+@pytest.mark.parametrize("name", ["login", "sleeper", "sshd"])
+def test_supervised_daemons_end_with_their_service(device, name):
+    device.ok(name, "start")
+    supervised = "linit-supd@" + {"sshd": "ssh.d"}.get(name, name)
+    pid = device.daemon(supervised, "sleep")
+    device.ok(name, "stop")
+    assert not is_alive(pid)
+    assert device.state(name) == device.state(supervised) == "stopped"
+    device.ok(name, "start")
+    assert device.daemon(supervised, "sleep") != pid
+    again = device.daemon(supervised, "sleep")
+    device.ok(name, "restart")
+    assert device.daemon(supervised, "sleep") != again and not is_alive(again)
+
+
+def test_linit_sup_has_log_pid_arguments_and_surroundings(device):
+    device.ok("sshd", "start")
+    pid = device.daemon("linit-supd@ssh.d", "sleep")
+    line = '<-F><-E><-p><22><it\'s a b><"$x" \\n></etc/sshd><0077>\n'
+    assert device.text("sshd.log") == line
+    assert device.text("sshd.pid") == f"{pid}\n"
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: device.text("sshd.log") == 2 * line)
+    assert device.daemon("linit-supd@ssh.d", "sleep") != pid
+    assert int(device.text("sshd.pid")) == device.pid("linit-supd@ssh.d")
+    device.ok("sshd", "stop")
+    assert not (device.run / "sshd.pid").exists()
+
+
+@pytest.mark.parametrize("words", [
+    ["", "a  b", "\n", "x\n", "-n", "--", "'", "''\"\\'", "$(touch /run/bad)`touch /run/bad`", "*"],
+    ["\\n\\c", "tab\there", "; touch /run/bad", "é\x01\x7f", "~", "a=b", "#", "%s"]])
+def test_linit_sup_keeps_every_argument(device, words):
+    device.program("show", "printf '<%s>' \"$@\"; exec sleep 1000")
+    log = "it's a \"log\" $x"
+    status, text = device.call("linit-sup", "--name", "a.B_c+d:e-1", "--log", f"/run/{log}",
+                               "--pid", "/run/-p 'x'", "--", "show", *words)
+    assert status == 0, text
+    pid = device.daemon("linit-supd@a.B_c+d:e-1", "sleep")
+    assert device.text(log) == "".join(f"<{word}>" for word in words)
+    assert int(device.text("-p 'x'")) == pid and not (device.run / "bad").exists()
+    assert device.call("linit-sup-stop", "HUP", "a.B_c+d:e-1")[0] == 0
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("words, text", [
+    (["--name", "../x", "--", "sleep", "1"], "a --name of letters"),
+    (["--name", "a b", "--", "sleep", "1"], "a --name of letters"),
+    (["--name", "a\nb", "--", "sleep", "1"], "a --name of letters"),
+    (["--", "sleep", "1"], "a --name of letters"),
+    (["--name", "x", "--", "-c", "1"], "'-c': this is no program"),
+    (["--name", "x", "--", ""], "'': this is no program"),
+    (["--name", "x", "--"], "usage: "), (["--name", "x"], "usage: "), ([], "usage: "),
+    (["--what", "x", "--", "sleep"], "usage: ")])
+def test_linit_sup_refuses(device, words, text):
+    status, output = device.call("linit-sup", *words)
+    assert status and text in output
+    assert not list(device.run.glob("linit.sock.d/*.command"))
+
+
+def test_linit_sup_stop_refuses(device):
+    assert device.call("linit-sup-stop")[0] == 2
+    assert device.call("linit-sup-stop", "9", "x", "y")[0] == 2
+    assert device.call("linit-sup-stop", "x")[0] == 0       # it doesn't run
+
+
+def test_a_daemon_that_linit_sup_did_not_start_is_none(device):
+    assert device.call("/etc/init.d/linit-supd", "start")[0] == 0
+    device.add("asks", "depends() { dep linit-supd@nothing; }")
+    if device.mode == "linitd":
+        status, text = device.hand("asks", "start")
+        assert status == 1 and "linit-sup has not started it" in text
+
+
+@pytest.mark.parametrize("what", ["link", "other's"])
+def test_linit_sup_uses_no_folder_that_another_has_made(device, what):
+    if device.mode == "linitd":
+        device.linitd.terminate()
+        device.linitd.wait()
+        device.mode, device.linitd = "alone", None
+    (device.run / "elsewhere").mkdir()
+    folder = device.run / "linit.sock.d"
+    if folder.exists():
+        shutil.rmtree(folder)
+    if what == "link":
+        folder.symlink_to("elsewhere")
+    else:
+        folder.mkdir(mode=0o777)
+        os.chown(folder, 65534, 65534)
+    status, text = device.call("linit-sup", "--name", "x", "--", "sleep", "1000")
+    assert status == 1 and "it belongs to somebody else" in text
+    assert list((device.run / "elsewhere").iterdir()) == [] == list(folder.iterdir())
+
+
+def test_linit_sup_s_folder_is_its_user_s_alone(device):
+    device.ok("sleeper", "start")
+    assert (device.run / "linit.sock.d").stat().st_mode & 0o777 == 0o700
+
+
+def test_restart_and_reload_may_be_the_script_s_own(device):
+    device.ok("clock", "start")
+    for verb in ("restart", "reload", "boot", "shutdown"):
+        device.ok("clock", verb)
+    path = device.folder / "clock"
+    device.call("cp", "/run/scratch/clock", path)
+    assert path.read_text().splitlines() == [
+        f"clock {word}" for word in "start stop between start reload boot shutdown".split()]
+    assert device.ok("clock", "runlevel") == "5\n" and device.state("clock") == "running"
+    device.ok("clock", "stop")
+    device.ok("scratch", "stop")
+    assert device.call("mountpoint", "-q", "/run/scratch")[0] != 0
+
+
+def test_reload_is_restart_where_a_script_has_none(device):
+    device.ok("sleeper", "start")
+    pid = device.daemon("linit-supd@sleeper", "sleep")
+    device.ok("sleeper", "reload")
+    assert device.daemon("linit-supd@sleeper", "sleep") != pid and not is_alive(pid)
+    device.add("daemon", "run() { exec sleep 1000; }")
+    device.ok("daemon", "start")
+    pid = device.daemon("daemon", "sleep")
+    device.ok("daemon", "reload")
+    assert device.daemon("daemon", "sleep") != pid and not is_alive(pid)
+
+
+def test_the_other_verbs_by_hand(device):
+    assert device.ok("welcome", "runlevel") == "3\n"
+    assert device.ok("welcome", "help").startswith("usage: ")
+    assert device.call("/etc/init.d/welcome")[1].startswith("usage: ")
+    assert device.ok("welcome", "depscan") == "dep pre\n"
+    assert device.ok("scratch", "depscan") == "dep pre\ndep hostname\n"
+    device.add("all", "depends() { dep a; want b c; after d; binds e; dep; }")
+    assert device.ok("all", "depscan") == "dep a\nwant b\nwant c\nafter d\nbinds e\n"
+    assert device.trace() == [] and device.state("pre") == "stopped"
+    assert device.hand("welcome", "fail") == (1, "welcome: failed\n")
+    status, text = device.hand("welcome", "explode")
+    assert status == 2 and text.startswith("usage: ")
+    device.ok("welcome", "boot")
+    assert device.state("welcome") == "running" and device.trace() == ["welcome"]
+    device.ok("welcome", "shutdown")
+    assert device.state("welcome") == "stopped"
+
+
+def test_starts_that_fail(device):
+    status, text = device.hand("quota", "start")
+    assert status == 1 and "status" in text
+    assert device.text("failures") == "quota cannot: there is no quota\n"
+    assert device.hand("refuses", "start")[0] == device.hand("needy", "start")[0] == 1
+    assert device.text("stumbles") == "before\n"
+    assert [device.state(name) for name in ("quota", "refuses", "stumbles", "needy")] == [
+        "failed"] * 4
+    assert "needy" not in device.trace()
+    for name in ("quota", "allowed", "is-not-there"):
+        (device.run / name).touch()
+    for name in ("quota", "refuses", "needy"):
+        device.ok(name, "start")
+        assert device.state(name) == "running"
+    assert device.hand("quota", "fail")[0] == 9
+
+
+def test_a_script_s_own_helpers_disturb_nothing(device):
+    device.ok("helpers", "start")
+    assert device.text("helpers").split() == [
+        "ask", "stop", "load", "service", "report", "main", "usage"]
+    assert device.state("helpers") == "running" and device.trace() == ["welcome"]
+    device.ok("helpers", "restart")
+    device.ok("helpers", "stop")
+    assert device.text("helpers").split()[-1] == "stop"
+
+
+@pytest.mark.parametrize("program", ["setuidgid", "setpriv"])
+def test_a_daemon_of_another_user(device, program):
+    if program == "setuidgid":          # as runit and busybox have it
+        device.program("setuidgid", 'echo "$1" >>/run/asked', 'user=$1', "shift",
+                       'exec setpriv --reuid="$user" --regid=nogroup --clear-groups "$@"')
+    for path in [device.folder, *device.folder.parents][:3]:
+        path.chmod(0o755)
+    device.add("daemon", "user=nobody", "run() { exec sleep 1000; }")
+    device.ok("daemon", "start")
+    pid = device.daemon("daemon", "sleep")
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    assert "Uid:\t65534\t65534\t65534\t65534\n" in status
+    assert "Gid:\t65534\t65534\t65534\t65534\n" in status
+    assert device.text("asked") == ("nobody\n" if program == "setuidgid" else "")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: device.pid("daemon") not in (0, pid))
+    device.daemon("daemon", "sleep")
+    device.ok("daemon", "stop")
+
+
+def test_a_user_that_is_not_there_starts_nothing(device):
+    device.add("daemon", "user=nonesuch", "run() { echo >/run/ran; exec sleep 1000; }")
+    status, _ = device.hand("daemon", "start")
+    assert status == (1 if device.mode == "linitd" else 0)
+    time.sleep(0.3)
+    assert not (device.run / "ran").exists()
+
+
+@pytest.mark.parametrize("number", ["1", "other", "0", "-1", "nonsense"])
+def test_s34_a_pidfile_that_names_another_ends_its_own_daemon_alone(device, number):
+    other = subprocess.Popen(["sleep", "1000"])
+    try:
+        device.ok("sshd", "start")
+        pid = device.daemon("linit-supd@ssh.d", "sleep")
+        (device.run / "sshd.pid").write_text(str(other.pid) if number == "other" else number)
+        device.ok("sshd", "stop")
+        assert not is_alive(pid) and other.poll() is None and is_alive(device.space.pid)
+        device.ok("sshd", "start")
+        pid = device.daemon("linit-supd@ssh.d", "sleep")
+        (device.run / "sshd.pid").unlink()
+        (device.run / "sshd.pid").symlink_to("victim")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: device.pid("linit-supd@ssh.d") not in (0, pid))
+        pid = device.daemon("linit-supd@ssh.d", "sleep")
+        assert device.text("sshd.pid") == f"{pid}\n"
+        assert not (device.run / "victim").exists() and other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
