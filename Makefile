@@ -126,6 +126,12 @@ test-long: world ## what takes too long for that: lpkg in QEMU, and twenty cuts 
 	@world/setup long
 	@world/engine $(python) -m pytest $(pytest) -m long tests
 
+SECONDS ?= 600
+.PHONY: fuzz
+fuzz: ## fuzz linitd and linitctl for SECONDS (600), from a SEED (1)
+	@world/setup test
+	@$(python) tests/fuzz_linit.py --seconds $(SECONDS) --seed $(or $(SEED),1)
+
 .PHONY: check
 check: ## unit tests and lint, in a few minutes
 	@world/setup test

@@ -26,7 +26,7 @@ import _socket
 import os
 import time
 
-VERSION = "0.1"
+VERSION = "0.2"
 
 SOCKET = "/run/linit.sock"
 INITD = "/etc/init.d"

@@ -45,6 +45,8 @@ OWNER_CLIENTS = 1024                # connections of root and the owner
 EVENTS_LIMIT = 256 << 10            # bytes of events that a client hasn't read; then it is dropped
 ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptors ran out
 DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
+RESERVE = 8                         # scripts leave one in so many descriptors to clients
+EMFILE, ENFILE = 24, 23             # no descriptors are left, of this process or of all (errno(3))
 BATCH = 32                          # scripts that one shell runs
 AT_ONCE = 64                        # scripts that run, and wait for nothing, before others start
 SLOW = 0.1                          # seconds after which one is not counted among these any more
@@ -70,6 +72,7 @@ CHECK_LIMIT = 10.0                  # seconds that such a trial may take
 # Scripts that may lie beside linit-start, where the folder of init scripts has none of that name.
 OUR_SCRIPTS = ("boot", "pre", "linit-supd")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each daemon
+SOCKET = "/run/linit.sock"
 GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 
@@ -104,7 +107,7 @@ DOWN = (STOPPED, FAILED)
 TRANSITIONS = {
     (STOPPED, "start"): (STARTING, "launch"),
     (FAILED, "start"): (STARTING, "launch"),
-    (FAILED, "stop"): (STOPPED, "settle"),
+    (FAILED, "stop"): (STOPPED, "clear"),
     (STARTING, "ready"): (RUNNING, "settle"),
     (STARTING, "fail"): (FAILED, "settle"),
     (STARTING, "die"): (WAITING, "pause"),
@@ -144,8 +147,10 @@ def is_name(text: str) -> bool:
     return 0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@"
 
 
-def exit_text(status: int) -> str:
+def exit_text(status: "int | None") -> str:
     """What a wait status says: `ended with status 1`, `was killed by signal 9`."""
+    if status is None:
+        return "ended"
     if os.WIFSIGNALED(status):
         return f"was killed by signal {os.WTERMSIG(status)}"
     return f"ended with status {os.WEXITSTATUS(status)}"
@@ -359,14 +364,16 @@ class Peer:
 
 
 class Batch:
-    """A shell that forks one for each of the scripts `names`, and what it has printed."""
-    __slots__ = ("fd", "pid", "names", "text")
+    """A shell that forks one for each of the scripts `names`, what it has printed, and whom it has
+    forked: name and pid."""
+    __slots__ = ("fd", "pid", "names", "text", "forked")
 
     def __init__(self, fd: int, pid: int, names: list):
         self.fd = fd
         self.pid = pid
         self.names = names
         self.text = b""
+        self.forked = {}
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -635,6 +642,15 @@ def is_child(pid: int) -> bool:
     return True
 
 
+def has_ended(pid: int) -> bool:
+    """Whether the child PID is a zombie, or gone. A process closes its files before that, and only
+    then do its children become init's."""
+    try:
+        return bool(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+    except ChildProcessError:
+        return True
+
+
 def was_executed(pid: int) -> bool:
     """Whether the process PID, which has lost its descriptors, runs: a dying one has no program."""
     try:
@@ -702,6 +718,19 @@ def file_numbers(path: str) -> tuple:
     status = os.stat(path)
     seconds, nanoseconds = divmod(status.st_mtime_ns, 10 ** 9)
     return status.st_ino, seconds, nanoseconds
+
+
+def remember_good_start() -> None:
+    """Let the next initd/init know that linitd ran, and loaded from what; else it tries first."""
+    lines = [" ".join(map(str, (*file_numbers(path)[:2], path))) for path in loaded_files()]
+    try:
+        os.makedirs(os.path.dirname(GOOD_START), exist_ok=True)
+        fd = os.open(GOOD_START + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+        os.write(fd, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
+        os.close(fd)
+        os.rename(GOOD_START + ".new", GOOD_START)
+    except OSError:
+        pass                        # a disk that can't be written costs a trial at the next boot
 
 
 def idle_table(rows: list, deadline: int, paths: list, *commands: list) -> bytes:
@@ -784,6 +813,7 @@ class Init:
         self.is_to_reexec = False
         self.listener = None        # its descriptor
         self.log_sizes = {}         # name: bytes, while linit-idle copies to the log
+        self.pending = b""          # the numbers of signals that came, and weren't heeded yet
 
     # -- talk
 
@@ -821,8 +851,9 @@ class Init:
         if is_due or self.answered or any(fd not in self.outputs for fd, _ in events):
             self.worked_at = time.monotonic()
         answered, self.answered = self.answered, set()
-        for fd in answered & self.peers.keys():
-            self.attempt(self.serve, self.peers[fd])
+        for fd in answered:
+            if fd in self.peers:        # the one before may have closed it
+                self.attempt(self.serve, self.peers[fd])
         self.attempt(self.launch_batches)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
@@ -926,7 +957,9 @@ class Init:
         self.relaunch(service)
 
     def relaunch(self, service: Service) -> None:
-        """Run linit-start for it."""
+        """Run linit-start for it. What its script had left of itself when it failed ends."""
+        self.kill_processes(service)
+        service.pid = service.batch = service.stopper = None    # their ends are no news any more
         self.forget_needs(service)
         service.again = False
         service.failure = ""
@@ -968,15 +1001,26 @@ class Init:
                 self.stop_if_free(self.services[name])
         if service.state == STOPPED and service.again and not self.ending:
             self.post(service, "start")
-        if service.name == "boot" and service.state == FAILED:
+        if service.name == "boot" and self.is_first:
+            self.on_boot_settled(service)
+
+    def on_boot_settled(self, boot: Service) -> None:
+        if self.options.socket == SOCKET:       # no trial in a container, but the system's own
+            remember_good_start()
+        if boot.state == FAILED:
             self.offer_rescue()
+
+    def clear(self, service: Service) -> None:
+        """It had failed. What a script says of its end need not be true."""
+        self.kill_processes(service)
+        self.settle(service)
 
     def tell_of(self, service: Service) -> None:
         after = time.monotonic() - service.launched
         text = {RUNNING: f"is running after {after:.2f} s", STOPPED: "is stopped"}
         text = text.get(service.state) or f"failed: {service.failure}"
         self.say(f"{service.name} {text}")
-        if service.is_daemon or service.failure or service.tail:    # no log for who has said nothing
+        if service.is_daemon or service.failure or service.tail:    # no log of silent one-shots
             self.note(service, text)
 
     def pause(self, service: Service) -> None:
@@ -997,8 +1041,8 @@ class Init:
         """Stop what runs and said `binds` to it; SERVICE went down by itself. All that ran with
         them."""
         dependents = [self.services[name] for name in sorted(service.dependents)]
-        binders = [each for each in dependents
-                   if service.name in each.binds and each.state == RUNNING]
+        binders = [each for each in dependents if each.state in (STARTING, RUNNING)
+                   and service.name in each.binds - each.waiting]
         affected = [each for binder in binders for each in self.active_dependents(binder)]
         for each in binders:
             self.post(each, "stop")
@@ -1036,8 +1080,12 @@ class Init:
 
     def end_processes(self, service: Service) -> None:
         """Ask what runs to end; it has stopped when nothing does."""
+        if service.batch == -1:     # nobody has begun its shell, which now nobody will
+            service.batch = None
+            self.to_launch.remove(service.name)
+            self.close_fifos(service)
         if service.batch:
-            return                  # its shell is being forked: on_pids comes here again
+            return                  # its shell is being forked: on_batch_line comes here again
         if service.pid is None:
             self.post(service, "fail" if service.failure else "gone")
         elif service.is_daemon and service.came_up():
@@ -1066,9 +1114,11 @@ class Init:
         self.set_timer("late", service.name, KILL_GRACE)
 
     def kill_processes(self, service: Service) -> None:
-        """End all that it has started: of a daemon its cgroup, where there are any."""
+        """End all that it has started: its cgroup, where there are any, which a shell that has just
+        begun isn't in yet."""
         if service.pid is not None:
-            if not (self.groups and self.write_to_group(service, "cgroup.kill", b"1")):
+            is_killed = self.groups and self.kill_group(service)
+            if not (is_killed and service.came_up()):
                 kill_family(service.pid, service.alone)
 
     def turn_back(self, service: Service) -> None:
@@ -1097,9 +1147,13 @@ class Init:
         return path
 
     def begin_shell(self, service: Service) -> None:
-        """Let its script be run, alone or with others that are started in this turn."""
+        """Let its script be run, alone or with others that are started in this turn: not where its
+        last life has the log still, which may end it before the new one has opened it."""
+        is_for_batch = self.is_first and not service.alone and service.log is None
         self.open_fifos(service)
-        if self.is_first and not service.alone:
+        if self.groups:
+            self.make_group(service)
+        if is_for_batch:
             service.batch = -1
             self.to_launch.append(service.name)
         else:
@@ -1113,9 +1167,13 @@ class Init:
             self.drop(self.peers[service.ask])
         make_fifo(path + ".ask")
         make_fifo(path + ".answer")
-        self.open_log(service)
         service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
         self.add_peer(service.ask, self.owner, service.name)
+        # The kernel gives the lowest number that is free.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if 0 <= limit - limit // RESERVE <= service.ask:
+            raise OSError(EMFILE, os.strerror(EMFILE))
+        self.open_log(service)
 
     def close_fifos(self, service: Service) -> None:
         """There is no shell that opens them. The log ends here where its last life is over."""
@@ -1142,8 +1200,6 @@ class Init:
 
     def run_alone(self, service: Service) -> None:
         service.alone = True
-        if self.groups:
-            os.makedirs(f"{self.groups}/{service.name}", exist_ok=True)
         service.pid = self.spawn([service.name], f"{self.fifos}/{service.name}.log")
         self.processes[service.pid] = service.name
 
@@ -1234,7 +1290,7 @@ class Init:
         *lines, batch.text = batch.text.split(b"\n")
         for line in lines:
             self.on_batch_line(batch, line.decode(errors="replace").split())
-        if not data:
+        if not data and has_ended(batch.pid):
             self.on_batch_end(batch)
 
     def on_batch_line(self, batch: Batch, words: list) -> None:
@@ -1245,7 +1301,7 @@ class Init:
             service = self.services[name]
             if service.batch == batch.pid and word.isdecimal():
                 service.batch = None
-                service.pid = int(word)
+                service.pid = batch.forked[name] = int(word)
                 self.processes[service.pid] = name
                 if service.state == STOPPING and not service.held:
                     self.end_processes(service)
@@ -1261,15 +1317,23 @@ class Init:
                 service.batch = None
                 service.failure = service.failure or "it could not be run: no process could be made"
                 self.post(service, "fail")
-            elif service.pid and self.processes.get(service.pid) == name \
-                    and not is_child(service.pid):
+            elif service.pid and service.pid == batch.forked.get(name) \
+                    and self.processes.get(service.pid) == name and not is_child(service.pid):
                 del self.processes[service.pid]
                 self.on_exit(service, service.pid, None)
 
     # -- processes
 
-    def write_to_group(self, service: Service, file: str, data: bytes) -> bool:
-        return write_file(f"{self.groups}/{service.name}/{file}", data)
+    def make_group(self, service: Service) -> None:
+        """A cgroup for its shell to go to. Without one its family is all that is found of it."""
+        try:
+            os.makedirs(f"{self.groups}/{service.name}", exist_ok=True)
+        except OSError as error:
+            self.say(f"{self.groups}/{service.name}: {error.strerror}")
+
+    def kill_group(self, service: Service) -> bool:
+        """End all that is in its cgroup; whether that could be done."""
+        return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
 
     def on_output(self, service: Service, fd: int) -> None:
         """What a service printed goes to its log."""
@@ -1287,7 +1351,11 @@ class Init:
 
     def on_signal(self, fd: int) -> None:
         """The numbers of the signals that came are the bytes of a pipe."""
-        numbers = set(os.read(fd, READ_SIZE))
+        self.pending = os.read(fd, READ_SIZE)
+        self.heed_pending()
+
+    def heed_pending(self) -> None:
+        numbers, self.pending = set(self.pending), b""
         if _signal.SIGCHLD in numbers:
             self.reap()
         wanted = PID_1_SIGNALS if self.is_first else USER_SIGNALS
@@ -1308,7 +1376,10 @@ class Init:
             if ended is None:
                 return
             service = self.services.get(self.processes.pop(ended.si_pid, None))
-            if service and ended.si_pid == service.pid and service.is_daemon:
+            if service:
+                self.take_rest(service)     # its settings may be among that
+            if service and ended.si_pid == service.pid \
+                    and (service.is_daemon or service.state == STOPPING):
                 self.kill_processes(service)
             status = os.waitpid(ended.si_pid, 0)[1]
             if service:
@@ -1323,6 +1394,7 @@ class Init:
             self.on_reload_exit(service, status)
         elif pid == service.pid:
             service.pid = None
+            self.close_fifos(service)       # it may never have opened them
             if service.state == STOPPING:
                 if service.stopper is None and not service.held:
                     self.end_processes(service)
@@ -1452,8 +1524,10 @@ class Init:
         if not peer.left:
             self.end_wait(peer)
         elif peer.service:
-            self.services[peer.service].waiting |= peer.left
-            self.timers.pop(("late", peer.service), None)   # others' time is not its own
+            asker = self.services[peer.service]
+            asker.waiting |= peer.left
+            if asker.state == STARTING:
+                self.timers.pop(("late", asker.name), None)     # others' time is not its own
 
     def tell_waiters(self, service: Service) -> None:
         """SERVICE has changed: answer those for whom it was the last that they waited for."""
@@ -1689,12 +1763,21 @@ class Init:
             if peer.writes_to is None and not peer.gone:
                 self.open_answers(peer)
             sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
-        except BlockingIOError:
-            return
-        except OSError:
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or error.errno in (EMFILE, ENFILE):
+                if peer.service:
+                    self.set_timer("answer", "", ACCEPT_PAUSE)
+                return
             peer.gone = True
             sent = 0
         peer.output = b"" if peer.gone or peer.service else peer.output[sent:]
+
+    def answer_again(self, name: str) -> None:
+        """Of a script's FIFO nothing says when it takes more, or can be opened."""
+        for peer in list(self.peers.values()):
+            if peer.service and peer.output:
+                self.flush(peer)
+                self.answered.add(peer.fd)
 
     def open_answers(self, peer: Peer) -> None:
         """For reading as well: what is written stays there until the shell has opened it."""
@@ -1931,7 +2014,8 @@ class Init:
             self.reject(service, error)
             return
         service.met = service.met or time.monotonic()
-        self.set_deadline(service)
+        if service.state == STARTING:
+            self.set_deadline(service)
         ready = service.settings["ready"]
         peer.notifies = service.is_daemon and ready == "fd"
         if service.is_daemon and ready.startswith("file:"):
@@ -2058,9 +2142,11 @@ class Init:
 
     def become(self, command) -> None:
         """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
+        block_signals(_signal.SIG_BLOCK)
+        if is_ready(self.signals):          # one came just before
+            self.pending = os.read(self.signals, READ_SIZE)
         state = os.memfd_create("linitd")
         kept = [*self.handlers, state, *self.answer_descriptors()]
-        block_signals(_signal.SIG_BLOCK)
         try:
             words = command(state)
             os.write(state, marshal.dumps(self.state(), 4))
@@ -2074,6 +2160,7 @@ class Init:
         self.idle_epoll = None
         keep_from_services(kept)
         block_signals(_signal.SIG_UNBLOCK)
+        self.heed_pending()
 
     def answer_descriptors(self) -> list:
         return [peer.writes_to for peer in self.peers.values()
@@ -2136,7 +2223,8 @@ class Init:
         rescue = find_program("linit-rescue") if self.is_first else ""
         table = os.memfd_create("linit-idle")
         os.write(table, idle_table(
-            rows, -1 if deadline is None else int(1e9 * deadline), loaded_files(),
+            rows, 0 if self.pending else -1 if deadline is None else int(1e9 * deadline),
+            loaded_files(),
             self.own_command("--resume", str(state)), self.own_command("--check"),
             [rescue] if rescue else []))
         for fd in (table, self.idle_epoll.fileno()):
@@ -2155,14 +2243,15 @@ class Init:
 
 
 # What goes from one linitd to the next, besides services, connections and batches.
-STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "stuck_for", "ending",
-         "listener", "descriptors", "log_sizes")
+STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "stuck_for",
+         "ending", "listener", "descriptors", "log_sizes", "pending")
 
 # A timer's kind: what it does.
 TIMERS = {
     "late": Init.on_late,
     "file": Init.look_for_file,
     "accept": Init.accept_again,
+    "answer": Init.answer_again,
     "stuck": Init.on_stuck,
     "launch": lambda init, _: init.launch_batches(),
     "end": Init.end_now,
@@ -2217,7 +2306,7 @@ class Options:
 
     def __init__(self, words: list):
         self.initd, self.rcd = "/etc/init.d", "/etc/rc.d"
-        self.socket, self.log, self.resume = "/run/linit.sock", "/var/log/linit", ""
+        self.socket, self.log, self.resume = SOCKET, "/var/log/linit", ""
         self.no_boot = self.check = self.help = self.version = False
         words = list(words)
         while words:
@@ -2381,6 +2470,7 @@ def started(options: Options) -> Init:
     if state:
         init.resume(state)
         block_signals(_signal.SIG_UNBLOCK)
+        init.heed_pending()
     else:
         begin(init)
     init.reap()

@@ -368,6 +368,7 @@ def add_services_of_the_page(init):
 def without_numbers(lines):
     """LINES with each pid and each time as N."""
     lines = [re.sub(r"^( \S+ (?:running|starting|stopping)) \d+", r"\1 N", line) for line in lines]
+    lines = [re.sub(r"=\d+\.\d+", "=N", line) for line in lines]
     return [re.sub(r"^( pid | seconds | \S+ \w+ (?:N|-) )[\d.]+$", r"\1N", line) for line in lines]
 
 
