@@ -1378,12 +1378,17 @@ class Init:
             service = self.services.get(self.processes.pop(ended.si_pid, None))
             if service:
                 self.take_rest(service)     # its settings may be among that
-            if service and ended.si_pid == service.pid \
-                    and (service.is_daemon or service.state == STOPPING):
-                self.kill_processes(service)
+                self.kill_rest_of(service, ended.si_pid)
             status = os.waitpid(ended.si_pid, 0)[1]
             if service:
                 self.on_exit(service, ended.si_pid, status)
+
+    def kill_rest_of(self, service: Service, pid: int) -> None:
+        """Its main process PID has ended, and what else it has started goes with it. The end of
+        PID 1 ends everything at once."""
+        is_over = service.is_daemon or service.state == STOPPING
+        if pid == service.pid and is_over and not (self.ending and self.is_first):
+            self.kill_processes(service)
 
     def on_exit(self, service: Service, pid: int, status: "int | None") -> None:
         """A shell or a daemon of SERVICE ended with a wait STATUS; None where it wasn't seen."""
@@ -1834,7 +1839,10 @@ class Init:
     def request_stop(self, peer: Peer, words: list) -> None:
         """`stop NAME...` or `stop -SIGNAL NAME...`."""
         number = signal_option(words[0])
-        services = [self.service(name) for name in words[1 if number else 0:]]
+        names = words[1:] if number else words
+        if not names:
+            raise Fail("stop: it needs the name of a service", 2)
+        services = [self.service(name) for name in names]
         for service in services:
             service.signal = number
             self.post(service, "stop")
@@ -1862,7 +1870,13 @@ class Init:
                     service.reloader = self.run_function(service, "reload")
                 except OSError as error:
                     raise Fail(f"{service.name}: {error.strerror}") from None
+                self.set_timer("reload", service.name, service.settings["timeout"])
         self.begin_wait(peer, "reloaded", services)
+
+    def end_reload(self, name: str) -> None:
+        """Its time is over."""
+        if self.services[name].reloader is not None:
+            kill_family(self.services[name].reloader, True)
 
     def request_wait(self, peer: Peer, names: list) -> None:
         """Others than the owner wait for what is known alone: else they could fill the memory."""
@@ -2254,6 +2268,7 @@ TIMERS = {
     "answer": Init.answer_again,
     "stuck": Init.on_stuck,
     "launch": lambda init, _: init.launch_batches(),
+    "reload": Init.end_reload,
     "end": Init.end_now,
 }
 

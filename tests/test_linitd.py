@@ -637,6 +637,33 @@ def test_the_signal_that_stops(init):
     assert init.trace() == ["int"]
 
 
+def test_a_signal_for_once(init):
+    init.add("daemon", f"run() {{ exec sh -c 'trap \"{init.does('hup')}; exit\" HUP; "
+             "while :; do sleep 0.02; done'; }")
+    assert init.ask("start daemon") == ["ok"]
+    time.sleep(0.1)
+    assert init.ask("stop -HUP daemon") == ["ok"] and init.trace() == ["hup"]
+    assert init.ask("stop -HUP") == ["error 2 stop: it needs the name of a service"]
+
+
+def test_reload(init):
+    init.add("daemon", SLEEP, f"reload() {{ {init.does('reloaded')}; echo said; return $answer; }}",
+             "timeout=1; answer=$(cat '" + f"{init.folder}/answer' 2>/dev/null || echo 0)")
+    assert init.ask("reload daemon") == ["error 7 daemon: it isn't running"]
+    assert init.ask("start daemon") == init.ask("reload daemon") == ["ok"]
+    (init.folder / "answer").write_text("3")
+    assert init.ask("reload daemon") == [
+        "error 1 daemon: reload ended with status 3: said"]
+    assert init.trace() == ["reloaded"] * 2 and init.state("daemon") == "running"
+
+
+def test_a_reload_that_hangs_is_ended(init):
+    init.add("daemon", SLEEP, "reload() { sleep 1000; }", "timeout=0.5")
+    assert init.ask("start daemon") == ["ok"]
+    assert init.ask("reload daemon") == ["error 1 daemon: reload was killed by signal 9"]
+    assert init.state("daemon") == "running"
+
+
 def test_its_own_stop_runs(init):
     init.add("oneshot", "start() { :; }", f"stop() {{ {init.does('undone')}; }}")
     init.add("daemon", SLEEP, f"stop() {{ {init.does('stop')}; }}")
