@@ -598,6 +598,13 @@ def send_signal(pid: int, number: int) -> None:
         pass
 
 
+def send_signal_to_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
 def family(leader: int, session: bool) -> set:
     """The processes that descend from LEADER, itself included; with SESSION also those of the
     session that it leads, whose parents may have ended. A process's stat has its parent as the
@@ -780,7 +787,8 @@ class Init:
     def __init__(self, options: "Options"):
         self.options = options
         self.linit_start = find_linit_start()
-        self.linit_idle = find_program("linit-idle")
+        # Who wakes finds what it takes over in /proc.
+        self.linit_idle = find_program("linit-idle") if os.path.exists("/proc/self/fd") else ""
         self.fifos = options.socket + ".d"
         self.console = open_console()
         self.logs = Logs(options.log, self.say)
@@ -1384,11 +1392,11 @@ class Init:
                 self.on_exit(service, ended.si_pid, status)
 
     def kill_rest_of(self, service: Service, pid: int) -> None:
-        """Its main process PID has ended, and what else it has started goes with it. The end of
-        PID 1 ends everything at once."""
+        """Its main process PID has ended, and its process group goes with it. What has left that,
+        as a login's jobs do, lives on."""
         is_over = service.is_daemon or service.state == STOPPING
-        if pid == service.pid and is_over and not (self.ending and self.is_first):
-            self.kill_processes(service)
+        if pid == service.pid and service.alone and is_over:
+            send_signal_to_group(pid, _signal.SIGKILL)
 
     def on_exit(self, service: Service, pid: int, status: "int | None") -> None:
         """A shell or a daemon of SERVICE ended with a wait STATUS; None where it wasn't seen."""
@@ -2239,7 +2247,8 @@ class Init:
         os.write(table, idle_table(
             rows, 0 if self.pending else -1 if deadline is None else int(1e9 * deadline),
             loaded_files(),
-            self.own_command("--resume", str(state)), self.own_command("--check"),
+            self.own_command("--resume", str(state)),
+            ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")],
             [rescue] if rescue else []))
         for fd in (table, self.idle_epoll.fileno()):
             os.set_inheritable(fd, True)

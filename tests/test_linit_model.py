@@ -317,6 +317,12 @@ class Kernel:
         elif number == signal.SIGKILL or self.specs[process.name].obeys:
             self.end(process, number)
 
+    def killpg(self, group, number):
+        """A process group is a session here."""
+        for pid, process in list(self.processes.items()):
+            if process.session == group and process.state == "alive":
+                self.kill(pid, number)
+
     def waitid(self, kind, pid, options):
         children = self.children()
         if kind == os.P_PID:

@@ -711,12 +711,12 @@ def test_engine_that_does_not_answer_is_one_line(tmp_path):
 class Console:
     """A machine in QEMU, spoken to over its serial console and, for its keyboard, over QMP."""
 
-    def __init__(self, packages, folder, *options):
+    def __init__(self, packages, folder, *options, words=""):
         self.text = ""
         self.seen = 0
         self.port = free_port()
         self.monitor = folder / "qmp"
-        variables = environment(ARCH=ARCH, PORT=self.port,
+        variables = environment(ARCH=ARCH, PORT=self.port, APPEND=words,
                                 IMAGE_FOLDER=BUILD / ARCH / IMAGES[packages])
         self.process = subprocess.Popen(
             [ROOT / "world/qemu", "-qmp", f"unix:{self.monitor},server=on,wait=off", *options],
@@ -780,7 +780,7 @@ class Console:
         self.send(f"printf '<%s>\\n' begin; {command}\nprintf '<%s %s>\\n' end $?")
         match = self.expect(r"<begin>\n(.*?)<end (\d+)>", limit)
         # linitd talks on the same console.
-        return int(match[2]), re.sub(r"linitd: .*?\n", "", match[1])
+        return int(match[2]), re.sub(r"linit(d|-idle): .*?\n", "", match[1])
 
     def check(self, command):
         status, text = self.run(command)
@@ -795,13 +795,20 @@ def free_port():
 
 
 @contextlib.contextmanager
-def booted(packages, folder, *options):
-    """A machine that runs an image of PACKAGES; somebody is logged in as root. OPTIONS: QEMU's."""
-    console = Console(packages, folder, *options)
+def started(packages, folder, *options, words=""):
+    """A machine that begins to boot an image of PACKAGES. OPTIONS: QEMU's; WORDS: the kernel's."""
+    console = Console(packages, folder, *options, words=words)
     try:
-        yield console.log_in()
+        yield console
     finally:
         console.stop_watching()
+
+
+@contextlib.contextmanager
+def booted(*arguments, words=""):
+    """The same; it has booted, and somebody is logged in as root."""
+    with started(*arguments, words=words) as console:
+        yield console.log_in()
 
 
 @pytest.fixture(scope="module")
@@ -857,7 +864,7 @@ def changed_files(console, index, packages):
 
 def stopped_in_order(console):
     """What was stopped, as the console tells it, up to the end of a machine that ends by itself."""
-    text = console.expect("stopping all services|init: (poweroff|reboot)", 60)[0]
+    text = console.expect("stopping all services|linit-rescue: reboot", 60)[0]
     text += console.expect(".*(Power down|Restarting system)", 90)[0]
     assert console.process.wait(30) == 0
     return re.findall(r"(\S+) is stopped", text)
@@ -953,10 +960,26 @@ def add_service(device, name, body):
     device.check(f"printf %s '{quoted}' >/etc/init.d/{name}; chmod 755 /etc/init.d/{name}")
 
 
-def test_boot_pid_1_is_linitd(device):
-    command = device.check("cat /proc/1/cmdline | tr '\\0' ' '").strip()
-    assert command == "/usr/bin/python3 -IS /sbin/linitd"
-    assert device.check("readlink /proc/1/exe").strip() == "/usr/bin/python3.11"
+def pid_1(console):
+    """The program that PID 1 is."""
+    return console.check("readlink /proc/1/exe").strip()
+
+
+def fall_asleep(console):
+    """Wait until PID 1 has nothing to do."""
+    console.check("while [ $(readlink /proc/1/exe) != /sbin/linit-idle ]; do sleep 0.5; done")
+
+
+def test_boot_pid_1_sleeps_in_16_kilobytes_and_wakes_for_work(device):
+    device.check("sleep 3")
+    assert pid_1(device) == "/sbin/linit-idle"
+    assert int(device.check("grep VmRSS /proc/1/status").split()[1]) <= 16
+    assert states(device)["boot"][0] == "running"
+    assert pid_1(device) == "/usr/bin/python3.11"
+    command = device.check("cat /proc/1/cmdline | tr '\\0' ' '")
+    assert command.startswith("/usr/bin/python3 -I -S /sbin/linitd ")
+    device.check("sleep 3")
+    assert pid_1(device) == "/sbin/linit-idle"
 
 
 def test_boot_runs_every_service(device):
@@ -1175,6 +1198,321 @@ def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(device):
     order = stopped_in_order(device)
     assert order.index("httpd") < order.index("network") < order.index("loopback")
     assert order.index("getty") < order.index("hostname")
+
+
+# -- what PID 1 lives through
+
+LIBRARY = "/usr/lib/python311.zip"
+BOTH = pytest.mark.parametrize("packages", [BASE, FULL], ids=["base", "full"])
+SERVICE = "#!/etc/rc.common\n"
+
+
+def with_early(packages, folder, commands, services=None):
+    """QEMU's options for an image in which COMMANDS run before init; SERVICES: name -> body."""
+    files = {"init": (f"#!/bin/sh\n{commands}\nexec /sbin/init\n", 0o755)}
+    for name, body in (services or {}).items():
+        files[f"etc/init.d/{name}"] = (SERVICE + body, 0o755)
+        files[f"etc/rc.d/{name}"] = ("", 0o644)
+    return with_more(packages, folder, files)
+
+
+def expect_shell(console):
+    """A rescue shell, which carries out a command."""
+    console.expect("rescue shell", BOOT_LIMIT)
+    console.expect("# ")
+    console.send("echo answer $((6 * 7)) at $(tty)")
+    console.expect("answer 42 at /dev/ttyS0\n")
+
+
+def ends_soon(console, limit=60):
+    """It ends by itself, without a panic. How often services' names were said to be stopped."""
+    console.expect("Power down|Restarting system", limit)
+    assert console.process.wait(30) == 0
+    assert "panic" not in console.text
+
+
+@pytest.mark.parametrize("end", ["poweroff", "reboot", "keys"])
+def test_s36_python_goes_while_pid_1_sleeps(index, tmp_path, end):
+    """PID 1 stays and says so, services run, and nobody's console is taken; when Python is back
+    linitd goes on where it was. And the system ends by the shell, without Python."""
+    with booted(FULL, tmp_path) as console:
+        fall_asleep(console)
+        httpd = states(console)["httpd"][1]
+        fall_asleep(console)
+        console.check(f"mv {LIBRARY} /usr/lib/away; kill -9 $(pidof syslogd)")
+        console.expect("linit-idle: .* doesn't run; the services go on\n")
+        assert pid_1(console) == "/sbin/linit-idle"
+        assert "This is a Panux device" in fetch_page(console)
+        if end == "poweroff":
+            console.check(f"sleep 3; mv /usr/lib/away {LIBRARY}; sleep 12")
+            seen = states(console)
+            assert seen["httpd"] == ("running", httpd) and seen["syslogd"][0] == "running"
+            assert "restarted: 1 time" in console.check("linitctl status syslogd | cat")
+            fall_asleep(console)
+            console.check(f"mv {LIBRARY} /usr/lib/away; kill -9 $(pidof syslogd)")
+            console.expect("linit-idle: .* doesn't run; the services go on\n")
+        assert "rescue shell" not in console.text
+        if end == "keys":
+            console.press("ctrl", "alt", "delete")
+        else:
+            console.send(end)
+        console.expect("linit-rescue: " + end.replace("keys", "reboot"))
+        ends_soon(console)
+
+
+def test_s36_a_rescue_shell_where_nobody_uses_the_console(index, tmp_path):
+    """Python goes, and then the login: the shell comes by itself."""
+    with booted(FULL, tmp_path) as console:
+        fall_asleep(console)
+        console.send(f"mv {LIBRARY} /usr/lib/away; exit")
+        expect_shell(console)
+        console.send(f"mv /usr/lib/away {LIBRARY}; exit")
+        console.expect("getty is running")
+        console.expect("login: ")
+
+
+@pytest.mark.parametrize("damage, said", [
+    (f"rm {LIBRARY}", "Fatal Python error: init_fs_encoding"),
+    ("echo no code >/usr/lib/panux/linitd.pyc", "linitd.pyc: .*install linitd again"),
+    ("rm /usr/lib/panux/linitd.pyc", "linitd.pyc: No such file"),
+    ("cd /usr/bin; head -c 3000000 python3.11 >/tmp/half; cat /tmp/half >python3.11", "Bus error"),
+    ("echo no program >/usr/bin/python3.11", "Exec format error"),
+    ("rm /sbin/linit-start", "linit-start is at none of"),
+], ids=["library", "damaged", "missing", "half", "text", "start"])
+def test_s36_boot_with_a_python_that_does_not_run(index, tmp_path, damage, said):
+    """The same services, by the shell, and the first line on the console says why."""
+    options = with_early(FULL, tmp_path, damage)
+    with booted(FULL, tmp_path, *options) as console:
+        assert re.match(f"init: /sbin/linitd doesn't run: .*{said}", console.text)
+        assert pid_1(console) == "/bin/busybox"
+        assert "This is a Panux device" in fetch_page(console)
+        console.send("poweroff")
+        ends_soon(console)
+        assert re.findall(r"(\S+) is stopped", console.text)[-1] == "hostname"
+
+
+KNOWN = ("mkdir -p /var/lib/linit; stat -L -c '%i %Y %n' /usr/bin/python3 /sbin/linitd "
+         f"{LIBRARY} /usr/lib/panux/linitd.pyc >/var/lib/linit/good; rm /usr/bin/timeout")
+
+
+@pytest.mark.parametrize("change, is_known", [
+    (":", True), (f"touch {LIBRARY}", False), ("rm -r /var/lib/linit", False),
+    (":>/var/lib/linit/good", False), ("cp /sbin/linitd /l; mv /l /sbin/linitd", False),
+    ("echo 1 2 /gone >>/var/lib/linit/good", False),
+], ids=["same", "touched", "no record", "empty", "copied", "gone"])
+def test_s36_linitd_is_tried_unless_it_is_the_last_that_ran(index, tmp_path, change, is_known):
+    """`timeout` is what tries it: without that, only who isn't tried runs."""
+    options = with_early(FULL, tmp_path, f"{KNOWN}; {change}")
+    with booted(FULL, tmp_path, *options) as console:
+        assert ("timeout: not found" not in console.text) == is_known
+        assert (pid_1(console) != "/bin/busybox") == is_known
+
+
+BOMB = "exec sh -c 'sleep 5; b() { b | b & b; }; b' 2>/dev/null"
+SOME = "echo 300 >/proc/sys/kernel/threads-max"
+
+
+@BOTH
+@pytest.mark.parametrize("limit", [SOME, pytest.param(":", marks=pytest.mark.long)],
+                         ids=["300 processes", "all memory"])
+def test_s37_a_fork_bomb_does_not_hold_up_the_end(index, tmp_path, packages, limit):
+    """A daemon that takes all processes, and all memory, that there are: PID 1 can start no other,
+    and has a hundredth of the processor."""
+    options = with_early(packages, tmp_path, ":", {"bomb": f"run() {{ {limit}; {BOMB}; }}\n"})
+    with booted(packages, tmp_path, *options) as console:
+        time.sleep(15)
+        console.press("ctrl", "alt", "delete")
+        ends_soon(console, 300)
+
+
+def is_without_zombies(console):
+    return not console.run("grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null")[1]
+
+
+def test_s37_a_flood_of_orphans_is_reaped(device):
+    add_service(device, "orphans", "start() { i=0; while [ $i -lt 500 ]; do "
+                                   "(sleep 0.2 & sleep 0.1 & :) & i=$((i + 1)); done; }")
+    device.check("linitctl start orphans 2>/dev/null")
+    wait_until(lambda: is_without_zombies(device), 30)
+    fall_asleep(device)
+    # Asleep, too.
+    device.check("for i in $(seq 300); do (setsid sleep 0.2 & :) & done; wait; sleep 2")
+    wait_until(lambda: is_without_zombies(device), 30)
+    assert states(device)["orphans"][0] == "running"
+
+
+def seconds_of_stop(device, name):
+    text = device.check(f"cat /proc/uptime; linitctl stop {name} >/dev/null 2>&1; cat /proc/uptime")
+    before, after = (float(line.split()[0]) for line in text.splitlines())
+    return after - before
+
+
+DEAF = "trap '' TERM; while :; do sleep 1; done"
+
+
+@pytest.mark.parametrize("script", [
+    f'run() {{ exec sh -c "{DEAF}" tenacious; }}',
+    'run() { exec sh -c "kill -STOP \\$\\$; sleep 1000" tenacious; }',
+    f'start() {{ :; }}\nstop() {{ sh -c "{DEAF}" tenacious; }}',
+], ids=["deaf", "stopped", "its own stop"])
+def test_s37_a_stop_that_is_ignored_is_killed_at_its_timeout(device, script):
+    add_service(device, "stays", "timeout=2\n" + script)
+    device.check("linitctl start stays 2>/dev/null; sleep 1")
+    assert 1.9 < seconds_of_stop(device, "stays") < 8
+    assert states(device)["stays"][0] in ("stopped", "failed")
+    assert device.run("pgrep -f '[t]enacious'")[0] == 1
+
+
+def test_s37_what_left_its_session_ends_with_its_daemon(device):
+    """With a cgroup for each daemon, whatever its processes do to get away."""
+    add_service(device, "escapes", "timeout=2\nrun() {\n(setsid sleep 4321 &)\n"
+                f'exec sh -c "{DEAF}"\n}}')
+    device.check("linitctl start escapes 2>/dev/null; sleep 1")
+    pid = device.check("pgrep -f '[s]leep 4321'").strip()
+    assert device.check(f"cut -d' ' -f4,6 /proc/{pid}/stat").split() == ["1", pid]
+    assert device.check(f"cat /proc/{pid}/cgroup").strip().endswith("/linit/escapes")
+    assert 1.9 < seconds_of_stop(device, "escapes") < 8
+    assert device.run("pgrep -f '[s]leep 4321'")[0] == 1
+    assert device.check("cat /sys/fs/cgroup/linit/escapes/cgroup.procs") == ""
+
+
+@BOTH
+def test_s37_asked_twice_it_ends_at_once(index, tmp_path, packages):
+    """A service whose stop never ends, and processes that ignore TERM or are stopped."""
+    services = {"endless": "timeout=1000\nstart() { :; }\nstop() { sleep 1000; }\n",
+                "stopped": "start() { sh -c 'kill -STOP $$' & }\n"}
+    options = with_early(packages, tmp_path, ":", services)
+    with booted(packages, tmp_path, *options) as console:
+        console.check(f"({DEAF}) & sleep 1")
+        console.press("ctrl", "alt", "delete")
+        console.expect("reboot")
+        time.sleep(5)
+        assert console.process.poll() is None and "Restarting" not in console.text
+        console.press("ctrl", "alt", "delete")
+        ends_soon(console, 20)
+
+
+@pytest.mark.long
+@BOTH
+def test_s37_a_stop_without_end_ends_after_a_minute(index, tmp_path, packages):
+    services = {"endless": "timeout=1000\nstart() { :; }\nstop() { sleep 1000; }\n"}
+    options = with_early(packages, tmp_path, ":", services)
+    with booted(packages, tmp_path, *options) as console:
+        console.send("poweroff")
+        ends_soon(console, 90)
+
+
+@BOTH
+def test_s40_no_boot_script(index, tmp_path, packages):
+    options = with_early(packages, tmp_path, "rm /etc/init.d/boot /sbin/boot")
+    with started(packages, tmp_path, *options) as console:
+        expect_shell(console)
+        assert re.search("(init: there is no|linitd:) /etc/init.d/boot", console.text)
+        console.send("poweroff")
+        ends_soon(console)
+
+
+@BOTH
+def test_s40_a_boot_that_fails(index, tmp_path, packages):
+    """Where nobody can log in, a shell; what failed and why is above it."""
+    services = {"broken": "start() { echo no carrier; return 3; }\n"}
+    options = with_early(packages, tmp_path, "rm /etc/rc.d/getty", services)
+    with started(packages, tmp_path, *options) as console:
+        expect_shell(console)
+        assert "no carrier" in console.text and "broken" in console.text
+        assert "This is a Panux device" in fetch_page(console), "the rest runs"
+        console.send("poweroff")
+        ends_soon(console)
+
+
+def test_s40_a_login_is_not_disturbed_by_a_boot_that_fails(index, tmp_path):
+    services = {"broken": "start() { return 3; }\n"}
+    with started(FULL, tmp_path, *with_early(FULL, tmp_path, ":", services)) as console:
+        console.expect("boot failed: it needs broken", BOOT_LIMIT)
+        time.sleep(3)
+        console.send("")
+        console.expect("login: ")
+        assert not console.read(1) or "rescue shell" not in console.text
+
+
+@BOTH
+def test_s40_linit_skip(index, tmp_path, packages):
+    """What hangs is left out, and who needs it goes on without."""
+    services = {"hangs": "start() { sleep 1000; }\n", "waits": "depends() { dep hangs; }\n"}
+    options = with_early(packages, tmp_path, ":", services)
+    with booted(packages, tmp_path, *options, words="linit.skip=hangs linit.skip=httpd") as console:
+        for name, state in (("waits", "running"), ("hangs", "stopped"), ("httpd", "stopped")):
+            assert f"{name} is {state}" in console.run(f"/etc/init.d/{name} status | cat")[1]
+        console.send("poweroff")
+        ends_soon(console)
+
+
+@BOTH
+def test_s40_linit_single(index, tmp_path, packages):
+    """Nothing runs yet; `exit` goes on to the usual boot."""
+    with started(packages, tmp_path, words="linit.single") as console:
+        expect_shell(console)
+        console.send("ps | grep -c '[h]ttpd\\|[l]initd'; hostname; exit")
+        console.expect("\n0\n.*none")
+        console.log_in()
+        assert "This is a Panux device" in fetch_page(console)
+
+
+def test_s40_poweroff_from_the_single_shell(index, tmp_path):
+    with started(FULL, tmp_path, words="linit.single") as console:
+        expect_shell(console)
+        console.send("poweroff")
+        ends_soon(console)
+
+
+@pytest.mark.parametrize("damage, said", [
+    ("rmdir /run /sys", "mounting tmpfs on /run failed.*init: /run is missing"),
+    ("rm /bin/mount", "mount: not found.*init: /run is missing"),
+], ids=["no folders", "no mount"])
+def test_s40_what_can_not_be_mounted(index, tmp_path, damage, said):
+    with started(FULL, tmp_path, *with_early(FULL, tmp_path, damage)) as console:
+        console.expect(said, BOOT_LIMIT)
+        console.expect("rescue shell.*# ")
+        console.send("echo answer $((6 * 7))")
+        console.expect("answer 42")
+        console.send("poweroff")
+        ends_soon(console)
+
+
+@BOTH
+def test_s40_a_root_that_is_read_only(index, tmp_path, packages):
+    options = with_early(packages, tmp_path, "mount -o remount,ro none /")
+    with booted(packages, tmp_path, *options) as console:
+        assert console.text.startswith("init: / is read-only: logs are lost\n")
+        assert console.run("touch /tmp/x 2>/dev/null")[0] == 1
+        assert "This is a Panux device" in fetch_page(console)
+        console.send("poweroff")
+        ends_soon(console)
+
+
+def test_s40_the_kernel_does_not_stay_in_a_panic(index, tmp_path):
+    """panic=10 is among its words: a PID 1 that ends restarts the machine."""
+    with started(FULL, tmp_path, *with_early(FULL, tmp_path, "exit 1")) as console:
+        console.expect("Attempted to kill init", BOOT_LIMIT)
+        assert console.process.wait(30) == 0
+
+
+@BOTH
+def test_boot_poweroff_leaves_a_clean_disk(index, tmp_path, packages):
+    """Though a process has a file open for writing, and ignores TERM."""
+    disk = tmp_path / "disk"
+    assert output_of("mke2fs", "-q", "-t", "ext4", disk, "16M")[0] == 0
+    drive = ["-drive", f"if=virtio,format=raw,file={disk}"]
+    with booted(packages, tmp_path, *drive) as console:
+        console.check("mount -t ext4 /dev/vda /mnt && echo kept >/mnt/file")
+        console.check("(trap '' TERM; cd /mnt; exec >>file; while sleep 0.1; do echo; done) & :")
+        assert "needs_recovery" in output_of("dumpe2fs", "-h", disk)[1]
+        console.send("poweroff")
+        ends_soon(console)
+    assert "needs_recovery" not in output_of("dumpe2fs", "-h", disk)[1]
+    status, text = output_of("e2fsck", "-fn", disk)
+    assert status == 0, text
+    assert output_of("debugfs", "-R", "cat /file", disk)[1].splitlines()[1] == "kept"
 
 
 # ---- power cuts ----------------------------------------------------------------------------------
