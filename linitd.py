@@ -716,7 +716,7 @@ def loaded_files() -> list:
 def what_is_there(path: str) -> str:
     """PATH; or the archive, or the folder, that it is in."""
     while not os.path.exists(path):
-        path = os.path.dirname(path)
+        path = os.path.dirname(path) or "/"
     return path
 
 
@@ -2035,7 +2035,7 @@ class Init:
         except Fail as error:
             self.reject(service, error)
             return
-        service.met = service.met or time.monotonic()
+        service.met = service.met or service.launched       # it has asked for nothing
         if service.state == STARTING:
             self.set_deadline(service)
         ready = service.settings["ready"]
