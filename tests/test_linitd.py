@@ -1249,8 +1249,8 @@ def test_s30_a_daemon_comes_back_when_there_are_descriptors_again(up):
 
 def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch):
     """One handler closes what has an event in the same turn, and opens what gets its number."""
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "linitd.py")])
     linitd = load_tool("linitd")
+    monkeypatch.setattr(linitd, "PROGRAM", str(ROOT / "linitd.py"))
     init = linitd.Init(linitd.Options(["--log", str(tmp_path)]))
     (first, to_first), (second, to_second) = os.pipe(), os.pipe()
     opened, called = [], []

@@ -1193,11 +1193,12 @@ def test_boot_ctrl_alt_del_ends_it(index, tmp_path):
         assert order.index("httpd") < order.index("network") < order.index("loopback")
 
 
-def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(device):
-    device.send("linitctl poweroff")
-    order = stopped_in_order(device)
-    assert order.index("httpd") < order.index("network") < order.index("loopback")
-    assert order.index("getty") < order.index("hostname")
+def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(index, tmp_path):
+    with booted(FULL, tmp_path) as console:
+        console.send("linitctl poweroff")
+        order = stopped_in_order(console)
+        assert order.index("httpd") < order.index("network") < order.index("loopback")
+        assert order.index("getty") < order.index("hostname")
 
 
 # -- what PID 1 lives through
