@@ -71,7 +71,7 @@ CHECK_LIMIT = 10.0                  # seconds that such a trial may take
 
 # Scripts that may lie beside linit-start, where the folder of init scripts has none of that name.
 OUR_SCRIPTS = ("boot", "pre", "linit-supd")
-GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each daemon
+GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
 GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
@@ -670,7 +670,7 @@ def was_executed(pid: int) -> bool:
 
 
 def make_groups() -> str:
-    """The folder for daemons' cgroups, for PID 1 where the kernel has them; else nothing."""
+    """The folder for services' cgroups, for PID 1 where the kernel has them; else nothing."""
     if os.getpid() != 1 or not os.path.exists(os.path.dirname(GROUPS) + "/cgroup.procs"):
         return ""
     try:
@@ -2149,6 +2149,9 @@ class Init:
         return now >= self.worked_at + NAP and not is_near and not self.ending
 
     def sleep(self) -> None:
+        if all(each.state != STARTING for each in self.services.values()):
+            self.timers.pop(("stuck", ""), None)        # it would wake for nothing
+            self.soonest = min(self.timers.values(), default=None)
         self.become(lambda state: self.idle_command(state, self.soonest))
 
     def reexec(self) -> None:
@@ -2178,6 +2181,8 @@ class Init:
         except OSError as error:
             self.linit_idle = ""
             self.say(f"{error.filename or 'linit-idle'}: {error.strerror}; linitd stays awake")
+        except MemoryError:                 # later it may be there
+            self.worked_at = time.monotonic()
         os.close(state)
         self.idle_epoll = None
         keep_from_services(kept)
@@ -2230,8 +2235,7 @@ class Init:
 
     def own_command(self, *words: str) -> list:
         """The command line of this linitd, with WORDS."""
-        return [sys.executable, "-I", "-S", PROGRAM, *self.options.words(),
-                *words]
+        return [sys.executable, "-I", "-S", PROGRAM, *self.options.words(), *words]
 
     def idle_command(self, state: int, deadline: "float | None") -> list:
         """linit-idle, with its table and what it waits in."""
