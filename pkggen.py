@@ -43,9 +43,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 try:
     import yaml
 except ImportError:
-    sys.exit(
-        "pkggen: PyYAML is missing; `apt-get install python3-yaml`, or `pip install PyYAML`"
-    )
+    sys.exit("pkggen: PyYAML is missing; `apt-get install python3-yaml`, or `pip install PyYAML`")
 
 
 class Lazy:
@@ -254,17 +252,12 @@ def json_schema() -> Dict[str, Any]:
     alternatives = {"type": ["array", "null"], "items": alternative}
     package = table_schema(PACKAGE_FIELDS, alternatives=alternatives)
     packages = {
-        "type": "object",
-        "minProperties": 1,
-        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
-        "additionalProperties": {**package, "type": ["object", "null"]},
-    }
+        "type": "object", "minProperties": 1, "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+        "additionalProperties": {**package, "type": ["object", "null"]}}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": f"a recipe of Panux, {RECIPE_FILE}",
-        **table_schema(RECIPE_FIELDS, packages=packages),
-        "required": ["packages", "version"],
-    }
+        **table_schema(RECIPE_FIELDS, packages=packages), "required": ["packages", "version"]}
 
 
 def table_schema(table: Tuple[Field, ...], **special: Any) -> Dict[str, Any]:
@@ -339,6 +332,2987 @@ class Recipe:
     @property
     def version(self) -> str:
         return f"{self.fields['version']}-{self.fields['build']}"
+
+
+# ==== Recipes: from YAML to values ================================================================
+#
+# PyYAML composes the file into nodes, which know their line and column; the readers below turn
+# nodes into values by the schema's kinds. A text keeps its source's spelling: `version: 1.10` is
+# "1.10", no float.
+
+
+class Reader:
+    """Reads the nodes of one recipe file; errors name file:line:column."""
+
+    def __init__(self, path: str, lenient: bool = False) -> None:
+        self.path = path
+        self.lenient = lenient
+        self.seen: set = set()
+
+    def place(self, node: Any) -> str:
+        return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+    def fail(self, node: Any, what: str) -> Fail:
+        return Fail(f"{self.place(node)}: {what}")
+
+    def items(self, node: Any, what: str) -> List[Any]:
+        """The nodes of a list; null is the empty list."""
+        if is_null(node):
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            raise self.fail(
+                node, f"{what} is no list; write each of its items on a line after `- `")
+        return [self.once(item) for item in node.value]
+
+    def pairs(self, node: Any, what: str) -> List[Tuple[str, Any, Any]]:
+        """(key, key's node, value's node) of a map; null is the empty map."""
+        if is_null(node):
+            return []
+        if not isinstance(node, yaml.MappingNode):
+            raise self.fail(node, f"{what} is no map; write its keys as `key: value` lines")
+        pairs: Dict[str, Tuple[str, Any, Any]] = {}
+        for key_node, value_node in node.value:
+            key = self.text(self.once(key_node), f"a key of {what}")
+            if key in pairs:
+                self.problem(self.fail(key_node, f"{what} has {key} twice; keep one"))
+            pairs[key] = (key, key_node, self.once(value_node))
+        return list(pairs.values())
+
+    def once(self, node: Any) -> Any:
+        """NODE, unless it came before: an alias (`*name`) makes one node appear in two places."""
+        if id(node) in self.seen:
+            raise self.fail(node, "a YAML alias; write the value out where it is used")
+        self.seen.add(id(node))
+        known = SCALAR_TAGS if isinstance(node, yaml.ScalarNode) else COLLECTION_TAGS
+        if node.tag not in known:
+            raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
+        return node
+
+    def text(self, node: Any, what: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self.fail(node, f"{what} is no text")
+        return "" if is_null(node) else node.value
+
+    def integer(self, node: Any, what: str) -> int:
+        text = self.text(node, what)
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise self.fail(node, f"{what} is {text!r}, and no number from 0 up")
+        return int(text)
+
+    def boolean(self, node: Any, what: str) -> bool:
+        value = self.any(node, what)
+        if not isinstance(value, bool):
+            raise self.fail(node, f"{what} is neither true nor false")
+        return value
+
+    def any(self, node: Any, what: str) -> Any:
+        """A value of YAML's own type, for .Data."""
+        if isinstance(node, yaml.SequenceNode):
+            return [self.any(item, what) for item in self.items(node, what)]
+        if isinstance(node, yaml.MappingNode):
+            return {
+                key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
+        if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
+            raise self.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
+        if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
+            return plain_scalar(node.value)
+        try:
+            return SCALAR_TAGS[node.tag](node)
+        except ValueError as error:
+            raise self.fail(node, f"{what}: {error}") from None
+        except LookupError:  # !!bool maybe, !!int ""
+            raise self.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
+
+    def texts(self, node: Any, what: str) -> List[str]:
+        return [self.text(item, f"an item of {what}") for item in self.items(node, what)]
+
+    def text_map(self, node: Any, what: str) -> Dict[str, str]:
+        return {key: self.text(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
+
+    def boolean_map(self, node: Any, what: str) -> Dict[str, bool]:
+        return {
+            key: self.boolean(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
+
+    def any_map(self, node: Any, what: str) -> Dict[str, Any]:
+        return {key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
+
+    def sources(self, node: Any, what: str) -> List[Tuple[List[str], str]]:
+        """([alternative, ...], place) of each source."""
+        sources = []
+        for item in self.items(node, what):
+            is_list = isinstance(item, yaml.SequenceNode)
+            texts = self.texts(item, "a source") if is_list else [self.text(item, "a source")]
+            if not texts or not all(texts):
+                raise self.fail(item, "an empty source; give a URL, or leave the line out")
+            sources.append((texts, self.place(item)))
+        return sources
+
+    def packages(self, node: Any, what: str) -> Dict[str, Dict[str, Any]]:
+        packages = {}
+        for name, key_node, value in self.pairs(node, what):
+            if not NAME.fullmatch(name):
+                raise self.fail(
+                    key_node, f"{name!r} is no package name; use letters, digits and + . _ -")
+            packages[name] = self.struct(value, PACKAGE_FIELDS, f"package {name}")
+            self.check_package(packages[name], value)
+        if not packages:
+            raise self.fail(node, "no packages; name at least one, as in `packages: {zlib: }`")
+        return packages
+
+    def check_package(self, fields: Dict[str, Any], node: Any) -> None:
+        for name in fields["scripts"]:
+            if name not in PACKAGE_SCRIPTS:
+                hint = did_you_mean(name, PACKAGE_SCRIPTS)
+                raise self.fail(node, f"unknown script {name} of a package{hint}")
+        for key in ("dependencies", "provides", "conflicts", "replaces"):
+            for text in fields[key]:
+                if not RELATION.fullmatch(text):
+                    raise self.fail(
+                        node, f"{text!r} in {key} is no NAME, NAME>=VERSION or the like")
+        for path, text in fields["owners"].items():
+            if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
+                raise self.fail(node, f"{text!r} of {path} is no UID:GID:MODE, as in 0:0:4755")
+
+    def alternatives(self, node: Any, what: str) -> List[Dict[str, Any]]:
+        """[{path, target, priority}, ...], the paths without a leading slash."""
+        found = []
+        for item in self.items(node, what):
+            one = self.struct(item, ALTERNATIVE_FIELDS, "an alternative")
+            one["path"] = one["path"].strip("/")
+            if not one["path"] or not one["target"]:
+                raise self.fail(item, "an alternative has a path, and the target of its symlink")
+            found.append(one)
+        return found
+
+    def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
+        """A map whose keys are TABLE's; a key that is absent has its kind's empty value."""
+        known = {field.key: field for field in table}
+        values = {field.key: EMPTY[field.kind]() for field in table}
+        for key, key_node, value in self.pairs(node, what):
+            if key in known:
+                values[key] = self.read(known[key], value)
+                continue
+            problem = self.fail(key_node, f"unknown key {key} in {what}{did_you_mean(key, known)}")
+            if self.lenient:
+                say(f"pkggen: warning: {problem}")
+            else:
+                self.problem(problem)
+        return values
+
+    def read(self, field: Field, node: Any) -> Any:
+        return READERS[field.kind](self, node, field.key)
+
+    def problem(self, problem: Fail) -> None:
+        """What is wrong, but leaves the rest readable: lint goes on from here."""
+        raise problem
+
+
+def is_null(node: Any) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def construct(node: Any) -> Any:
+    return yaml.constructor.SafeConstructor().construct_object(node)
+
+
+# What yaml.v2 makes of text that is neither quoted nor tagged, which is not all that PyYAML does:
+# that has no y and no 1e3, but numbers to base 60.
+YAML_WORDS: Dict[str, Any] = {
+    **dict.fromkeys("y Y yes Yes YES true True TRUE on On ON".split(), True),
+    **dict.fromkeys("n N no No NO false False FALSE off Off OFF".split(), False),
+    **dict.fromkeys(["", "~", "null", "Null", "NULL"]),
+    **{sign + name: float(sign + "inf") for sign in ("", "+", "-")
+       for name in (".inf", ".Inf", ".INF")},
+    **dict.fromkeys([".nan", ".NaN", ".NAN"], float("nan")),
+}
+YAML_INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|0|[1-9][0-9]*)")
+YAML_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+PLAIN = yaml.resolver.Resolver()
+
+
+def plain_scalar(text: str) -> Any:
+    """The value that yaml.v2 gives to the plain scalar TEXT."""
+    if text in YAML_WORDS:
+        return YAML_WORDS[text]
+    number = text if text[0] in "._" else text.replace("_", "")
+    for pattern, parse in ((YAML_INTEGER, parse_number), (YAML_FLOAT, parse_float)):
+        if pattern.fullmatch(number):
+            try:
+                return parse(number.lower())
+            except ValueError:      # out of range: an integer may be a float yet
+                pass
+    return text
+
+
+COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+SCALAR_TAGS: Dict[str, Callable[[Any], Any]] = {
+    "tag:yaml.org,2002:str": lambda node: node.value,
+    "tag:yaml.org,2002:timestamp": lambda node: node.value,
+    "tag:yaml.org,2002:value": lambda node: node.value,
+    "tag:yaml.org,2002:null": construct,
+    "tag:yaml.org,2002:bool": construct,
+    "tag:yaml.org,2002:int": construct,
+    "tag:yaml.org,2002:float": construct,
+}
+READERS: Dict[str, Callable[[Reader, Any, str], Any]] = {
+    "text": Reader.text,
+    "integer": Reader.integer,
+    "boolean": Reader.boolean,
+    "any": Reader.any,
+    "texts": Reader.texts,
+    "text map": Reader.text_map,
+    "boolean map": Reader.boolean_map,
+    "any map": Reader.any_map,
+    "sources": Reader.sources,
+    "alternatives": Reader.alternatives,
+    "packages": Reader.packages,
+}
+EMPTY: Dict[str, Callable[[], Any]] = {
+    "text": str,
+    "integer": int,
+    "boolean": bool,
+    "any": str,
+    "texts": list,
+    "text map": dict,
+    "boolean map": dict,
+    "any map": dict,
+    "sources": list,
+    "alternatives": list,
+    "packages": dict,
+}
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error about WORD: the nearest KNOWN word, or all of them when they are few."""
+    import difflib
+
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known are {', '.join(words)}" if len(words) <= 30 else ""
+
+
+def compose(path: str) -> Any:
+    """The root node of the YAML file PATH."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(RECIPE_LIMIT + 1)
+    except OSError as error:
+        raise Fail(f"{path}: {error.strerror}; a recipe is a folder with a {RECIPE_FILE}") from None
+    if len(text) > RECIPE_LIMIT:
+        raise Fail(f"{path}: larger than {human_size(RECIPE_LIMIT)}; that is no recipe")
+    return compose_text(path, text)
+
+
+def compose_text(path: str, text: bytes) -> Any:
+    """The root node of the YAML TEXT, which stands in PATH."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        check_nesting(path, yaml.parse(text.decode(), loader))
+        return yaml.compose(text.decode(), loader)
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        raise Fail(f"{path}:{line}: a byte that is no UTF-8; save the recipe as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = f"{error.context}, {error.problem}" if error.context else error.problem
+        if error.context_mark and (error.context or "").startswith("while"):
+            begun = error.context_mark
+            problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
+        raise Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}") from None
+    except yaml.YAMLError as error:
+        raise Fail(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def check_nesting(path: str, events: Iterable[Any]) -> None:
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > NESTING_LIMIT:
+            mark = event.start_mark
+            raise Fail(
+                f"{path}:{mark.line + 1}:{mark.column + 1}: more than {NESTING_LIMIT} lists and "
+                "maps in one another; that is no recipe")
+
+
+def recipe_path(argument: str) -> str:
+    """ARGUMENT is a recipe's folder or its pkgen.yaml."""
+    path = argument if argument.endswith(".yaml") else os.path.join(argument, RECIPE_FILE)
+    if not os.path.isfile(path):
+        raise Fail(f"{argument}: no recipe there; a recipe is a folder with a {RECIPE_FILE}")
+    return os.path.normpath(path)
+
+
+def load_recipe(
+    argument: str, options: argparse.Namespace, reader: Optional[Reader] = None) -> Recipe:
+    """Load the recipe in ARGUMENT. Raises Fail with file:line:column for what is wrong with it."""
+    path = recipe_path(argument)
+    root = compose(path)
+    reader = reader or Reader(path, options.lenient)
+    if root is None or is_null(root):
+        raise Fail(f"{path}: empty; a recipe has at least packages and version")
+    fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
+    folder = os.path.dirname(path) or "."
+    name = os.path.basename(os.path.abspath(folder))
+    recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
+    nodes = {key.value: value for key, value in root.value}
+    check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
+    fields["data"].update(options.data)
+    evaluate(recipe, nodes)
+    return recipe
+
+
+def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
+    """PLACES: where the value of each key of the recipe stands."""
+    fields = recipe.fields
+    if not NAME.fullmatch(recipe.name):
+        raise Fail(
+            f"{recipe.folder}: {recipe.name!r} is no recipe name; use letters, digits and + . _ -")
+    if not fields["packages"]:
+        raise Fail(f"{recipe.path}: no packages; name at least one")
+    if not PACKAGE_VERSION.fullmatch(fields["version"]):
+        raise Fail(
+            f"{places.get('version', recipe.path)}: version {fields['version']!r}; "
+            "use letters, digits and + . _ ~ -")
+    if fields["builder"] not in BUILDERS:
+        hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
+        raise Fail(f"{places['builder']}: unknown builder {fields['builder']!r}{hint}")
+    for name, digest in fields["sha256"].items():
+        if digest and not SHA256.fullmatch(digest):
+            raise Fail(
+                f"{places['sha256']}: the sha256 of {name} is not 64 digits 0-9a-f; "
+                f"empty it, and `pkggen.py hash {recipe.folder}` writes it")
+
+
+# ---- templates in recipes ------------------------------------------------------------------------
+
+
+def evaluate(recipe: Recipe, nodes: Dict[str, Any]) -> None:
+    """Render what is a template: sources, script and check. NODES: the recipe's values by key."""
+    dot = recipe_dot(recipe)
+    funcs = shortcuts(recipe)
+    for key in ("script", "check"):
+        text = "\n".join(recipe.fields[key])
+        setattr(recipe, key, render_field(recipe, text, dot, funcs, nodes.get(key)))
+    for texts, place in recipe.fields["sources"]:
+        rendered = [render(text, dot, funcs, f"{place}: source") for text in texts]
+        recipe.sources.append(make_source(recipe, rendered, place))
+    check_distinct_names(recipe)
+
+
+def recipe_dot(recipe: Recipe) -> "Struct":
+    """What templates see as `.`: a struct, so that a misspelt field is an error."""
+    fields = recipe.fields
+    return Struct(
+        {
+            "Version": fields["version"],
+            "Build": fields["build"],
+            "Arch": fields["arch"],
+            "Sources": [texts[0] for texts, _ in fields["sources"]],
+            "Packages": {
+                name: {"Dependencies": package["dependencies"]}
+                for name, package in fields["packages"].items()
+            },
+            "Script": fields["script"],
+            "BuildDependencies": fields["builddependencies"],
+            "Builder": BUILDERS[fields["builder"]],
+            "Cross": fields["cross"],
+            "Data": fields["data"],
+            "NoBootstrap": fields["nobootstrap"]})
+
+
+def source_lines(node: Any, file_lines: List[str]) -> List[Tuple[int, int]]:
+    """(line, column) in the file, both from 0, of each line of a list of texts once joined."""
+    lines: List[Tuple[int, int]] = []
+    for item in node.value:
+        mark = item.start_mark
+        texts = item.value.split("\n")
+        for index, text in enumerate(texts):
+            if item.style in ("|", ">"):
+                line = mark.line + 1 + index
+                in_file = file_lines[line] if line < len(file_lines) else ""
+                lines.append((line, len(in_file) - len(text) if in_file.endswith(text) else 0))
+            else:
+                lines.append((mark.line, mark.column + bool(item.style)))  # plain text has no quote
+    return lines
+
+
+def render_field(recipe: Recipe, text: str, dot: Any, funcs: Dict, node: Any) -> str:
+    """Render TEXT, which NODE holds; an error in it names the recipe file's line and column."""
+    try:
+        return render(text, dot, funcs, recipe.path)
+    except Fail as error:
+        match = re.fullmatch(r"(\d+):(\d+): (.*)", str(error)[len(recipe.path) + 1 :], re.DOTALL)
+        if not match:
+            raise
+        with open(recipe.path, encoding="utf-8") as file:
+            lines = source_lines(node, file.read().split("\n"))
+        line, column = lines[int(match[1]) - 1]
+        raise Fail(f"{recipe.path}:{line + 1}:{column + int(match[2])}: {match[3]}") from None
+
+
+# ---- the shortcuts -------------------------------------------------------------------------------
+
+
+def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
+    """The functions that recipes' templates have beside Go's own; each gives lines of shell."""
+    version = recipe.fields["version"]
+    arch, hostarch = recipe.arch, recipe.hostarch
+
+    def extract(name: str, extension: str) -> str:
+        return f"tar -xf src/{name}-{version}.tar.{extension}\nmv {name}-{version} {name}"
+
+    def unpack(name: str, file: str) -> str:
+        return f"mkdir {name}\ntar -xf src/{file} --strip-components=1 -C {name}"
+
+    def pkmv(path: str, source: str, target: str) -> str:
+        path = clean_path(path)
+        folder = os.path.dirname(path)
+        lines = [f"mkdir -p out/{target}/{folder}"] if folder else []
+        lines.append(f"mv out/{source}/{path} out/{target}" + (f"/{folder}" if folder else ""))
+        return "\n".join(lines)
+
+    def mvman(package: str) -> str:
+        return (
+            f"mkdir -p out/{package}-man/usr/share\n"
+            f"mv out/{package}/usr/share/man out/{package}-man/usr/share/man")
+
+    def confflags() -> str:
+        build, host = (arch, hostarch) if arch == hostarch else (hostarch, arch)
+        return f"--build {gnu_arch(build)}-pc-linux-musl --host {gnu_arch(host)}-pc-linux-musl"
+
+    def configure(folder: str, *arguments: str) -> str:
+        return (
+            f"(cd {folder} && ./configure {confflags()} --prefix=/usr --sysconfdir=/etc "
+            f"--mandir=/usr/share/man --localstatedir=/var {' '.join(arguments)})")
+
+    def make(folder: str, *arguments: str) -> str:
+        return "\n".join(
+            f"$(MAKE) -C {folder} {argument}" for argument in arguments or ("",)).rstrip()
+
+    return {
+        "extract": extract, "unpack": unpack, "pkmv": pkmv, "mvman": mvman, "confflags": confflags,
+        "configure": configure, "make": make, "confarch": lambda: gnu_arch(arch),
+        "buildarch": lambda: arch, "hostarch": lambda: hostarch}
+
+
+def gnu_arch(arch: str) -> str:
+    """What GNU's configure calls ARCH."""
+    return "i386" if arch == "x86" else arch
+
+
+def clean_path(path: str) -> str:
+    """PATH without doubled slashes, dots and its leading slash: a place below out/PACKAGE."""
+    return os.path.normpath("/" + path).lstrip("/")
+
+
+# ---- sources -------------------------------------------------------------------------------------
+
+
+def make_source(recipe: Recipe, urls: List[str], place: str) -> Source:
+    """The source with the alternatives URLS, each with the hash that its bytes must have."""
+    name = source_name(urls[0], place)
+    if len(urls) > 1 and any(url.startswith(LOCAL) for url in urls):
+        raise Fail(f"{place}: file: and self: lie here; give them alone, without alternatives")
+    first = hash_of(recipe, urls[0], name)
+    alternatives = []
+    for url in urls:
+        own = hash_of(recipe, url, source_name(url, place))
+        alternatives.append(Alternative(without_hash(url), own or first))
+    for prefix in recipe.fields["mirrors"]:
+        url = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
+        source_name(url, f"{recipe.path}: mirrors")
+        if url.partition(":")[0] not in WEB:  # file:///etc would bring this machine's own files
+            raise Fail(f"{recipe.path}: mirrors: {prefix!r} is no https:, http: or ftp: prefix")
+        alternatives.append(Alternative(url, first))
+    source = Source(name, tuple(alternatives), place)
+    if source.is_local:
+        local_path(recipe, source)
+    return source
+
+
+def source_name(url: str, place: str) -> str:
+    """The file name that URL has in src/: the base name of its path."""
+    scheme = url.partition(":")[0]
+    if scheme not in SCHEMES:
+        raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
+    if scheme == "git+https":
+        match = GIT.fullmatch(url.partition("?")[0])
+        if not match:
+            raise Fail(
+                f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
+                "with all 40 digits 0-9a-f of the commit")
+        return f"{match['name']}-{match['commit']}.tar"
+    path = url.partition(":")[2]
+    if scheme not in ("file", "self"):
+        path = path.partition("?")[0]
+    name = urllib.parse.unquote(os.path.basename(path)) if scheme in WEB else os.path.basename(path)
+    if not name or name in (".", "..") or name[0] == "-" or "/" in name or not name.isprintable():
+        raise Fail(f"{place}: {url!r} ends in no usable file name")
+    if any(not character.isprintable() or character == " " for character in url) and scheme in WEB:
+        raise Fail(f"{place}: {url!r} has blanks or control characters; write them as %20")
+    if scheme in WEB and not url_host(url):
+        raise Fail(f"{place}: {url!r} names no host")
+    if scheme == "deb-src" and not DEB_SRC.fullmatch(url.partition("?")[0]):
+        raise Fail(f"{place}: {url!r} is not deb-src:PACKAGE/FILE or deb-src:PACKAGE=VERSION/FILE")
+    return name
+
+
+def url_host(url: str) -> str:
+    """The host and port in URL, empty when there is none."""
+    try:
+        return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:  # a bracket of an IPv6 address that is not closed
+        return ""
+
+
+WEB = ("https", "http", "ftp")
+LOCAL = ("file:", "self:")
+SCHEMES = (*WEB, "file", "self", "git+https", "deb-src")
+GIT = re.compile(  # a host or user that begins with - would be an option somewhere
+    r"git\+(?P<url>https://[A-Za-z0-9\[][!$->@-~]*?/(?P<name>[A-Za-z0-9][A-Za-z0-9+._-]*?)"
+    r"(?:\.git)?/?)#(?P<commit>[0-9a-f]{40})"
+)
+DEB_SRC = re.compile(r"deb-src:([a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/([^/]+)")
+HASH_QUERY = re.compile(r"[?&](?:sha256sum|hash)=([^&]*)")
+
+
+def without_hash(url: str) -> str:
+    if url.startswith(LOCAL):
+        return url
+    path, _, query = url.partition("?")
+    kept = [part for part in query.split("&") if not HASH_QUERY.match("?" + part)]
+    return path + ("?" + "&".join(kept) if any(kept) else "")
+
+
+def hash_of(recipe: Recipe, url: str, name: str) -> Optional[str]:
+    """The sha256 that the recipe gives for URL: in the URL itself, or in its map."""
+    if url.startswith(LOCAL):
+        return None
+    match = HASH_QUERY.search(url)
+    digest = match[1] if match else recipe.fields["sha256"].get(name)
+    if digest and not SHA256.fullmatch(digest):
+        raise Fail(f"{recipe.path}: {url}: its hash is not 64 digits 0-9a-f")
+    return digest or None
+
+
+def local_path(recipe: Recipe, source: Source) -> str:
+    """Where the file: or self: source lies: in its folder, and by no link outside it."""
+    scheme, _, path = source.alternatives[0].url.partition(":")
+    base = recipe.folder if scheme == "file" else HERE
+    path = path[2:] if path.startswith("//") else path
+    full = os.path.realpath(os.path.join(base, path))
+    if not full.startswith(os.path.realpath(base) + os.sep):
+        raise Fail(f"{source.place}: {path!r} is outside {base}; copy the file into it")
+    if not os.path.isfile(full):
+        raise Fail(f"{source.place}: there is no file {path!r} in {base}")
+    return full
+
+
+def check_distinct_names(recipe: Recipe) -> None:
+    places: Dict[str, str] = {}
+    for source in recipe.sources:
+        if source.name in places:
+            raise Fail(f"{source.place}: a second source named {source.name}; src/ can hold one")
+        places[source.name] = source.place
+
+
+def check_hashes(recipe: Recipe) -> None:
+    """Raise Fail unless every source that is fetched has a sha256."""
+    for source in recipe.sources:
+        if not source.is_local and source.alternatives[0].sha256 is None:
+            raise Fail(
+                f"{source.place}: {source.name} has no sha256; "
+                f"`pkggen.py hash {recipe.folder}` fetches it and writes one")
+
+
+# ==== Makefiles ===================================================================================
+#
+# A script passes through make once, so that $(MAKE), $(shell ...) and $$x mean there what they mean
+# in any makefile. It stands in a `define`, which keeps blanks, tabs, # and leading @ - + as they
+# are; the rule has make write the expanded text to a file, which one shell runs. Two things would
+# not survive a define, a backslash at a line's end and a line that looks like endef or define: both
+# are written as expansions.
+
+BUILD_MK = """\
+# {name} {version} for {arch}: written by pkggen.py from {recipe}
+#   make -f build.mk SRCTAR=src.tar gentars    by hand: src.tar holds src/, TAROUT gets the tars
+SRCTAR ?=
+TAROUT ?= .
+HOSTARCH := {hostarch}
+BUILDARCH := {arch}
+ARCH := {arch}
+CROSS_COMPILE := {gnu}-
+CC := {arch}-linux-musl-gcc
+HOSTCC := gcc
+AR := $(CROSS_COMPILE)ar
+NM := $(CROSS_COMPILE)nm
+OBJCOPY := $(CROSS_COMPILE)objcopy
+RANLIB := $(CROSS_COMPILE)ranlib
+STRIP := $(CROSS_COMPILE)strip
+SYSROOT := /sysroot
+export CC AR NM OBJCOPY RANLIB STRIP
+export PKG_CONFIG_SYSROOT_DIR := $(SYSROOT)
+export PKG_CONFIG_LIBDIR := $(SYSROOT)/usr/lib/pkgconfig:$(SYSROOT)/usr/share/pkgconfig
+export SOURCE_DATE_EPOCH := {epoch}
+export LC_ALL := C
+export TZ := UTC
+unexport SRCTAR TAROUT
+PACKAGES := {packages}
+BACKSLASH := $(subst ,,\\)
+
+define SCRIPT
+{script}
+endef
+
+define CHECK
+{check}
+endef
+
+.PHONY: all untarsource script check gentars
+all: check
+untarsource:
+	mkdir -p $(PACKAGES:%=out/%)
+	$(if $(SRCTAR),tar -xf $(SRCTAR))
+script: untarsource
+	$(file >script.sh,$(SCRIPT))
+	+umask 022 && sh -ex script.sh
+check: script
+	$(file >check.sh,$(CHECK))
+	+umask 022 && sh -ex check.sh
+gentars: all
+	for package in $(PACKAGES); do tar -C out/$$package -cf $(TAROUT)/$$package.tar .; done
+"""
+
+FETCH_MK = """\
+# The sources of {names}: written by pkggen.py
+SOURCES ?= build/sources
+PKGGEN ?= {pkggen}
+.PHONY: fetch
+fetch:{targets}
+{rules}"""
+
+WORLD_MK = """\
+# Builds every recipe of {folder} for {arch}: written by pkggen.py
+#   make -k -j2 -f world.mk package/zlib    one package, with what it needs
+# A recipe without commands is up to date: what went into it is what went into its last good build.
+SOURCES ?= build/sources
+PKGGEN ?= {pkggen}
+.PHONY: all{phony}
+all:{all}
+{rules}"""
+
+
+def quote_script(script: str) -> str:
+    """SCRIPT as it can stand in a define."""
+    lines = []
+    for line in script.split("\n"):
+        if re.match(r"\s*(endef|define)\b", line):
+            line = "$()" + line
+        lines.append(line[:-1] + "$(BACKSLASH)" if line.endswith("\\") else line)
+    return "\n".join(lines)
+
+
+def quote_command(words: Iterable[str]) -> str:
+    """WORDS as one line of a makefile's recipe."""
+    return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
+
+
+def build_mk(recipe: Recipe) -> str:
+    return BUILD_MK.format(
+        name=recipe.name, version=recipe.version, recipe=recipe.name + "/" + RECIPE_FILE,
+        epoch=EPOCH, arch=recipe.arch, hostarch=recipe.hostarch, gnu=GNU_TRIPLETS[recipe.arch],
+        packages=" ".join(recipe.packages), script=quote_script(recipe.script),
+        check=quote_script(recipe.check))
+
+
+def plain_name(text: str) -> str:
+    """TEXT as a word of a makefile that means itself."""
+    return re.sub("[^A-Za-z0-9+._-]", "_", text)
+
+
+def source_target(source: Source) -> str:
+    """The file in the cache that the source is, as a makefile names it.
+
+    Alternatives may have other bytes and then another name there: the one that is there counts.
+    """
+    hashes = list(dict.fromkeys(alternative.sha256 for alternative in source.alternatives))
+    if None in hashes:
+        return f"$(SOURCES)/{plain_name(source.name)}-has-no-sha256"
+    files = [f"$(SOURCES)/{digest}" for digest in hashes]
+    if len(files) == 1:
+        return files[0]
+    return f"$(firstword $(wildcard {' '.join(files)}) {files[0]})"
+
+
+def source_rule(recipe: Recipe, source: Source) -> str:
+    if any(alternative.sha256 is None for alternative in source.alternatives):
+        hint = f"pkggen.py hash {recipe.folder} writes one"
+        problem = f"{source.place}: {source.name} has no sha256; {hint}"
+        return failing_rule(source_target(source), problem)
+    urls = [with_hash(alternative) for alternative in source.alternatives]
+    command = quote_command(["fetch", "--name", source.name, *urls])
+    return f"{source_target(source)}:\n\t@$(PKGGEN) {command} --sources $(SOURCES)\n"
+
+
+def failing_rule(target: str, problem: str) -> str:
+    """A rule that says what is wrong, for a target that can't be made."""
+    command = quote_command(["echo", "pkggen: " + printable(problem)])
+    return f"{target}:\n\t@{command} >&2; exit 1\n"
+
+
+def with_hash(alternative: Alternative) -> str:
+    mark = "&" if "?" in alternative.url else "?"
+    return f"{alternative.url}{mark}sha256sum={alternative.sha256}"
+
+
+def fetch_rules(recipes: Iterable[Recipe]) -> Dict[str, str]:
+    """Target to rule, once for sources that several recipes share."""
+    rules: Dict[str, str] = {}
+    for recipe in recipes:
+        for source in recipe.sources:
+            if not source.is_local:
+                rules.setdefault(source_target(source), source_rule(recipe, source))
+    return rules
+
+
+def pkggen_command() -> str:
+    return quote_command([sys.executable, os.path.join(HERE, "pkggen.py")])
+
+
+def fetch_mk(recipes: List[Recipe]) -> str:
+    rules = fetch_rules(recipes)
+    return FETCH_MK.format(
+        names=", ".join(recipe.name for recipe in recipes), pkggen=pkggen_command(),
+        targets="".join(f" \\\n\t{target}" for target in rules),
+        rules="".join("\n" + rule for rule in rules.values()))
+
+
+def metadata(recipe: Recipe) -> Dict[str, Any]:
+    """What lpkg pack needs to know of the recipe (docs/lpkg.md: META)."""
+    fields = recipe.fields
+    packages = {}
+    for name, package in recipe.packages.items():
+        packages[name] = {
+            "summary": package["summary"] or fields["summary"],
+            "depends": [text for text in package["dependencies"] if text],
+            **{
+                key: package[key]
+                for key in ("provides", "conflicts", "replaces", "conffiles", "services", "owners",
+                            "scripts", "alternatives")}}
+    return {
+        "recipe": recipe.name, "version": recipe.version, "arch": recipe.arch,
+        "license": fields["license"], "url": fields["url"], "packages": packages}
+
+
+# ==== What went into a build ======================================================================
+#
+# NAME.built records the hash of everything that went into the last good build of a recipe, and the
+# packages that came out. A recipe is fresh while its inputs have those very hashes. The packages of
+# its build dependencies are inputs by their own hash: rebuilt to the same bytes, they change
+# nothing (early cutoff).
+
+
+class Built(NamedTuple):
+    """The record of a good build.
+
+    `packages`: name to {file (from the repository's folder), size, sha256, depends, provides};
+    `texts`: those of the inputs that are texts, so that `why` can show the lines that changed.
+    """
+
+    inputs: Dict[str, str]
+    packages: Dict[str, Dict[str, Any]]
+    seconds: float
+    texts: Dict[str, str] = {}
+
+
+class Work:
+    """The folders of one architecture below $O, and the records of what is built there.
+
+    Stand-ins have records, logs and packages in folders of their own, named bootstrap; they are
+    never in the repository.
+    """
+
+    def __init__(self, arch: str) -> None:
+        self.arch = arch
+        self.records = os.path.join(OUT, arch, "mk")
+        self.logs = os.path.join(OUT, arch, "log")
+        self.repository = os.path.join(OUT, "repo", arch)
+        self.built: Dict[str, Built] = {}
+        self.makers: Dict[str, str] = {}
+        for prefix in ("", "bootstrap/"):
+            folder = os.path.join(self.records, prefix)
+            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+                if name.endswith(".built"):
+                    key = prefix + name[: -len(".built")]
+                    self.add(key, self.read(key))
+
+    def read(self, key: str) -> Built:
+        path = os.path.join(self.records, key + ".built")
+        try:
+            with open(path, encoding="utf-8") as file:
+                return Built(**json.load(file))
+        except (ValueError, TypeError, OSError) as error:
+            raise Fail(
+                f"{path}: unreadable ({error}); remove it, and the recipe is built again") from None
+
+    def add(self, key: str, built: Built) -> None:
+        self.built[key] = built
+        if "/" in key:
+            return
+        for package, facts in built.packages.items():
+            self.makers[package] = key
+            for provided in facts["provides"]:
+                self.makers.setdefault(relation_name(provided), key)
+
+    def record(self, key: str, built: Built) -> None:
+        path = os.path.join(self.records, key + ".built")
+        write_atomic(path, (json.dumps(built._asdict(), indent=1, sort_keys=True) + "\n").encode())
+        self.add(key, built)
+
+    def facts(self, package: str, stand_ins: Iterable[str] = ()) -> Optional[Dict[str, Any]]:
+        """The record of the package named, or of one that provides it; None when there is none.
+
+        Where one of the recipes STAND_INS makes it, the stand-in's.
+        """
+        for key in (*(f"bootstrap/{name}" for name in stand_ins), self.makers.get(package)):
+            packages = self.built[key].packages if key in self.built else {}
+            if package in packages:
+                return packages[package]
+            for facts in packages.values():
+                if package in map(relation_name, facts["provides"]):
+                    return facts
+        return None
+
+    def packages_folder(self, recipe: Recipe) -> str:
+        """Where the packages of the recipe go."""
+        stand_ins = os.path.join(OUT, self.arch, "bootstrap")
+        return stand_ins if recipe.is_stand_in else self.repository
+
+    def package_path(self, facts: Dict[str, Any]) -> str:
+        return os.path.normpath(os.path.join(self.repository, facts["file"]))
+
+    def is_here(self, built: Built) -> bool:
+        for facts in built.packages.values():
+            try:
+                if os.stat(self.package_path(facts)).st_size != facts["size"]:
+                    return False
+            except OSError:
+                return False
+        return True
+
+    def builder(self) -> Tuple[str, str]:
+        """(image, hash of its definition and its package list), as world/builder wrote them."""
+        path = os.path.join(self.records, "builder")
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except OSError:
+            return "", ""
+        return text.partition("\n")[0], hash_text(text)
+
+
+def hash_text(text: str) -> str:
+    return hashlib.sha256(to_bytes(text)).hexdigest()
+
+
+def hash_file(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def local_mode(path: str) -> int:
+    """The mode in the build of a file of the recipe's: only whether it is a program counts."""
+    return 0o755 if os.stat(path).st_mode & 0o100 else 0o644
+
+
+def hash_local(path: str) -> str:
+    return hash_file(path) + (" program" if local_mode(path) == 0o755 else "")
+
+
+@functools.lru_cache(maxsize=None)
+def relation_name(relation: str) -> str:
+    """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is no need."""
+    return "" if relation.startswith("!") else re.split(r"[<>=~]", relation)[0]
+
+
+def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str, Any]]]:
+    """The packages in the recipe's sysroot: its build dependencies with all that they depend on.
+
+    The value is the package's record, None where it isn't built.
+    """
+    wanted = [
+        name
+        for name in map(relation_name, recipe.fields["builddependencies"])
+        if name and name not in BUILDER_TOOLS]
+    found: Dict[str, Optional[Dict[str, Any]]] = {}
+    while wanted:
+        name = wanted.pop()
+        if name in found:
+            continue
+        found[name] = work.facts(name, recipe.stand_ins)
+        wanted += [dep for dep in map(relation_name, (found[name] or {}).get("depends", [])) if dep]
+    return dict(sorted(found.items()))
+
+
+def build_texts(recipe: Recipe) -> Dict[str, str]:
+    """The inputs of the recipe's build that are texts."""
+    return {"build.mk": build_mk(recipe), "metadata": json.dumps(metadata(recipe), sort_keys=True)}
+
+
+def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
+    """What goes into the recipe's build: a name for each input, and its hash."""
+    inputs = {name: hash_text(text) for name, text in build_texts(recipe).items()}
+    inputs["builder"] = work.builder()[1]
+    for source in recipe.sources:
+        hashes = [alternative.sha256 or "" for alternative in source.alternatives]
+        inputs[f"source {source.name}"] = (
+            hash_local(local_path(recipe, source)) if source.is_local else " ".join(hashes))
+    for name, facts in sysroot_packages(recipe, work).items():
+        inputs[f"package {name}"] = facts["sha256"] if facts else ""
+    return inputs
+
+
+def is_fresh(recipe: Recipe, work: Work) -> bool:
+    built = work.built.get(recipe.key)
+    return built is not None and built.inputs == build_inputs(recipe, work) and work.is_here(built)
+
+
+# ==== Building ====================================================================================
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to end; raised where it is, so that what it began is undone."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+# What is run in the container, its stdin the input tar: all of it goes on in one place, /build, as
+# root.
+IN_CONTAINER = """\
+mkdir -p /build /sysroot && cd /build && tar -xf - || exit 100
+[ ! -f sysroot.tar ] || { tar -xf sysroot.tar -C /sysroot && rm sysroot.tar; } || exit 100
+make -j"$(nproc)" -f build.mk all </dev/null >&2
+status=$?
+echo $status >.status
+[ $status != 0 ] || tar -cf - out .status || exit 100
+exit $status
+"""
+
+
+def build_recipe(recipe: Recipe, work: Work) -> None:
+    """Build the recipe's packages, unless all that goes in went into the last good build too."""
+    check_hashes(recipe)
+    record, log = (os.path.join(folder, recipe.key) for folder in (work.records, work.logs))
+    for folder in (os.path.dirname(record), os.path.dirname(log), work.packages_folder(recipe)):
+        os.makedirs(folder, exist_ok=True)
+    with open(record + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        work = Work(work.arch)
+        if is_fresh(recipe, work):
+            say(f"fresh   {recipe.title}")
+        else:
+            build_now(recipe, work)
+
+
+def build_now(recipe: Recipe, work: Work) -> None:
+    inputs = build_inputs(recipe, work)
+    before = work.built.get(recipe.key)
+    started = time.monotonic()
+    say(f"build   {recipe.title}")
+    with tempfile.TemporaryFile(dir=work.logs) as tar_in, tempfile.TemporaryFile(
+        dir=work.logs) as tar_out:
+        write_input(recipe, work, tar_in)
+        run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
+        packages = pack(recipe, work, tar_out)
+    seconds = round(time.monotonic() - started, 1)
+    built = Built(inputs, packages, seconds, build_texts(recipe))
+    work.record(recipe.key, built)
+    remove_former(work, before, built)
+    size = sum(facts["size"] for facts in packages.values())
+    same = ", the same bytes as before" if before and before.packages == packages else ""
+    say(
+        f"built   {recipe.title}: {' '.join(packages)}, {human_size(size)}, "
+        f"{built.seconds:.0f} s{same}")
+
+
+def write_input(recipe: Recipe, work: Work, file: Any) -> None:
+    """Write the tar that goes in: build.mk, src/ and, as a tar in the tar, the sysroot."""
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        add_bytes(tar, "build.mk", to_bytes(build_mk(recipe)))
+        for source in recipe.sources:
+            add_source(tar, recipe, source)
+        sysroot = sysroot_packages(recipe, work)
+        if sysroot:
+            with tempfile.TemporaryFile(dir=work.logs) as sysroot_tar:
+                write_sysroot(recipe, work, sysroot, sysroot_tar)
+                sysroot_tar.seek(0)
+                add_file(tar, "sysroot.tar", sysroot_tar)
+    file.seek(0)
+
+
+def add_bytes(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    add_file(tar, name, io.BytesIO(data))
+
+
+def add_file(tar: tarfile.TarFile, name: str, file: Any, mode: int = 0o644) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = file.seek(0, os.SEEK_END)
+    member.mode = mode
+    member.mtime = EPOCH
+    file.seek(0)
+    tar.addfile(member, file)
+
+
+def add_source(tar: tarfile.TarFile, recipe: Recipe, source: Source) -> None:
+    """Add the source under src/: of what is cached a copy, hashed while it is made."""
+    if source.is_local:
+        path = local_path(recipe, source)
+        with open(path, "rb") as file:
+            add_file(tar, "src/" + source.name, file, local_mode(path))
+        return
+    path = fetch_source(source.name, source.alternatives, SOURCES)
+    with open(path, "rb") as cached, tempfile.TemporaryFile(dir=SOURCES) as copy:
+        digest = hashlib.sha256()
+        for chunk in iter(lambda: cached.read(CHUNK), b""):
+            digest.update(chunk)
+            copy.write(chunk)
+        if digest.hexdigest() != os.path.basename(path):
+            raise Fail(
+                f"{path}: no longer the bytes of {source.name}; remove it, and it is fetched again")
+        add_file(tar, "src/" + source.name, copy)
+
+
+def write_sysroot(
+    recipe: Recipe, work: Work, packages: Dict[str, Optional[Dict]], file: Any) -> None:
+    """Have lpkg write the tar of a root with PACKAGES, each checked against its record."""
+    paths = []
+    for name, facts in packages.items():
+        if facts is None:
+            raise Fail(
+                f"{recipe.path}: it needs {name}, which is not built; "
+                f"`make world PKG={next(iter(recipe.packages))}` builds that first")
+        path = work.package_path(facts)
+        if not os.path.isfile(path) or hash_file(path) != facts["sha256"]:
+            raise Fail(f"{path}: not the file that was built; remove it, and {name} is built again")
+        paths.append(os.path.abspath(path))
+    run_lpkg(["bootstrap", "--tar", "-", "--allow-unsigned", "--no-database", *paths], None, file)
+
+
+def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
+    command = [sys.executable, os.path.join(HERE, "lpkg.py"), *arguments]
+    with tempfile.TemporaryFile() as errors:
+        status = subprocess.run(
+            command, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=errors)
+        errors.seek(0)
+        text = errors.read().decode(errors="replace").strip()
+    if status.returncode:
+        raise Fail(
+            text.splitlines()[-1] if text else f"lpkg {arguments[0]} ended with {status.returncode}"
+        )
+
+
+def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: float) -> None:
+    """Run the build: TAR_IN to its stdin, its stdout to TAR_OUT, its stderr to the log.
+
+    USUAL is what the last build took, in seconds (0: not known). Raises Fail when the build fails.
+    """
+    image = work.builder()[0]
+    if not image and "$IMAGE" in RUN:
+        raise Fail(
+            "there is no builder image; `make world` makes it, "
+            "`world/engine world/builder` makes it alone")
+    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.key)}-{os.getpid()}"
+    log = os.path.join(work.logs, recipe.key + ".log")
+    environment = {**os.environ, "BUILD": name, "IMAGE": image}
+    command = f"exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
+    process = subprocess.Popen(
+        ["sh", "-c", command], stdin=tar_in, stdout=tar_out, stderr=subprocess.PIPE,
+        env=environment, start_new_session=True)
+    try:
+        with open(log, "wb", buffering=0) as file:
+            copy_log(process.stderr, file, recipe.name, usual)
+        status = process.wait()
+    finally:
+        stop_build(process, environment)
+    if status:
+        raise Fail(failure(recipe, log, status))
+    tar_out.seek(0)
+
+
+def copy_log(pipe: Any, file: Any, name: str, usual: float) -> None:
+    started = shown = time.monotonic()
+    for line in pipe:
+        file.write(line)
+        now = time.monotonic()
+        if now - shown > 0.1:
+            shown = now
+            left = max(0, usual - (now - started))
+            expected = f", about {left:.0f} s left" if usual else ""
+            text = line.decode(errors="replace").strip()
+            progress(f"build   {name}: {now - started:.0f} s{expected}  {text}")
+
+
+def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
+    """End a build that is still running; RUN's own end does not end what it began elsewhere.
+
+    RUN_STOP finds nothing while the container is still being made, so it is asked until RUN ends.
+    """
+    deadline = time.monotonic() + 20
+    while process.poll() is None:
+        subprocess.run(
+            ["sh", "-c", RUN_STOP], env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def failure(recipe: Recipe, log: str, status: int) -> str:
+    """What to say of a build that ended with STATUS, after the last lines of its log are shown."""
+    with open(log, encoding="utf-8", errors="replace") as file:
+        lines = file.read().splitlines()
+    if status in (125, 126, 127):  # what docker says when it ran nothing
+        said = [line for line in lines if line.startswith("docker: ")] or lines
+        reason = said[0] if said else f"status {status}"
+        return f"{recipe.name}: the build could not be started: {reason}; `docker info` tells more"
+    for line in lines[-LOG_LINES:]:
+        say(f"  {line}")
+    what = "input or output was cut" if status == 100 else f"status {status}"
+    return f"{recipe.title}: the build failed ({what}); the whole log is {log}"
+
+
+def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
+    """Have lpkg make the packages of what came out, and give their records."""
+    meta = metadata(recipe)
+    folder = work.packages_folder(recipe)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, tempfile.TemporaryFile(
+        "w+") as listing:
+        json.dump(meta, file)
+        file.flush()
+        run_lpkg(["pack", "--meta", file.name, "-o", folder], tar_out, listing)
+        listing.seek(0)
+        rows = [line.split() for line in listing]
+    return {
+        name: {
+            "file": os.path.relpath(os.path.join(folder, path), work.repository),
+            "size": int(size),
+            "sha256": digest,
+            "depends": meta["packages"][name]["depends"],
+            "provides": meta["packages"][name]["provides"],
+        }
+        for name, path, size, digest in rows}
+
+
+def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
+    """Remove the package files of the build before that this one did not make again."""
+    files = {facts["file"] for facts in built.packages.values()}
+    for facts in before.packages.values() if before else ():
+        if facts["file"] not in files:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(work.package_path(facts))
+
+
+# ==== A tree of recipes ===========================================================================
+#
+# make closes dependencies by itself, so a target of world.mk names only what it needs directly, and
+# the file grows as the tree does:
+#
+#   recipe/R      builds R; needs package/B for each build dependency B
+#   package/P     P can be installed; needs the recipe that makes P, and package/D for each D that P
+#                 depends on
+#   bootstrap/R   builds the stand-in of R, which has `builder: bootstrap` and is in a cycle:
+#                 without the dependencies that are in the cycle too, the builder's tools in their
+#                 place
+#   stage/P       package/P as the recipes of the cycle have it: the stand-in's where R makes P
+#
+# A cycle of packages alone is no problem, they are installed together: one of them has the needs of
+# all, and the others need that one. In a cycle with recipes, every recipe, R itself too, is built
+# with stage/ in place of package/. So the stand-in counts there even when R is built, and what goes
+# into a build is the same in every run. A cycle that is left then is a problem of one of its
+# recipes.
+
+
+class Tree:
+    """Every recipe below a folder; `problems` has a line of text for each that can't be built."""
+
+    def __init__(self, folder: str, options: argparse.Namespace) -> None:
+        self.options = options
+        self.recipes: Dict[str, Recipe] = {}
+        self.stand_ins: Dict[str, Recipe] = {}
+        self.problems: Dict[str, str] = {}
+        self.cycles: List[set] = []  # of names of recipes
+        # The recipe behind the name of a package, or behind another name that one provides.
+        self.makers: Dict[str, str] = {}
+        self.providers: Dict[str, str] = {}
+        for path in find_recipes(folder):
+            self.load(path, options)
+        self.unread = sorted(self.problems)
+        self.find_makers()
+        for name in self.recipes:
+            self.check_needs(name)
+        # The targets of world.mk, each with those it needs itself.
+        self.targets: Dict[str, List[str]] = {}
+        self.add_targets()
+        self.order = self.sort()
+        # Those of them that build, in that order.
+        builds = {target: self.built_by(target) for target in self.order}
+        self.builds = {target: recipe for target, recipe in builds.items() if recipe}
+
+    def load(self, path: str, options: argparse.Namespace) -> None:
+        # A folder whose name is none of a recipe's is a problem too, and needs a target for it.
+        name = plain_name(os.path.basename(os.path.dirname(os.path.abspath(path))))
+        try:
+            recipe = load_recipe(path, options)
+        except Fail as problem:
+            self.problems[name] = str(problem).partition("\n")[0]
+            return
+        if name in self.recipes:
+            self.problems[name] = (
+                f"{path}: a second recipe named {name}, beside {self.recipes[name].path}")
+        elif not recipe.fields["arch"] or recipe.arch in recipe.fields["arch"]:
+            self.recipes[name] = recipe
+
+    def find_makers(self) -> None:
+        for name, recipe in self.recipes.items():
+            for package in recipe.packages:
+                other = self.makers.setdefault(package, name)
+                if other != name:
+                    self.problems[name] = (
+                        f"{recipe.path}: {self.recipes[other].path} makes {package} too")
+        for name, recipe in self.recipes.items():
+            for package, fields in recipe.packages.items():
+                for provided in map(relation_name, fields["provides"]):
+                    if self.makers.setdefault(provided, name) == name:
+                        self.providers.setdefault(provided, package)
+
+    def needs(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
+        """The names that PACKAGE, or else the recipe's build, depends on."""
+        fields = recipe.packages[package] if package else None
+        relations = fields["dependencies"] if fields else recipe.fields["builddependencies"]
+        names = [relation_name(text) for text in relations]
+        return [name for name in names if name and (package or name not in BUILDER_TOOLS)]
+
+    def check_needs(self, name: str) -> None:
+        recipe = self.recipes[name]
+        needs = {text: "the build dependency" for text in self.needs(recipe)}
+        for package in recipe.packages:
+            needs.update({text: f"{package}'s dependency" for text in self.needs(recipe, package)})
+        for dependency, what in needs.items():
+            if dependency not in self.makers:
+                hint = did_you_mean(dependency, self.makers)
+                if self.unread and "did you mean" not in hint:
+                    hint = f"; {', '.join(self.unread)} could not be read"
+                self.problems.setdefault(
+                    name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}")
+
+    def add_targets(self) -> None:
+        for name, recipe in self.recipes.items():
+            needs = [] if name in self.problems else self.wanted(recipe)
+            self.targets[f"recipe/{name}"] = needs
+        for name, maker in self.makers.items():
+            self.targets[f"package/{name}"] = self.to_install(name, self.recipes[maker])
+
+    def wanted(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
+        """The targets of the packages that PACKAGE, or else the recipe's build, depends on."""
+        names = dict.fromkeys(self.needs(recipe, package))
+        return [f"package/{name}" for name in names if name in self.makers]
+
+    def to_install(self, name: str, maker: Recipe) -> List[str]:
+        """The targets that the package NAME of the recipe MAKER needs."""
+        provider = self.providers.get(name)
+        if provider and name not in maker.packages:
+            return [f"package/{provider}"]
+        return [f"recipe/{maker.name}", *self.wanted(maker, name)]
+
+    def built_by(self, target: str) -> Optional[Recipe]:
+        """The recipe that the target builds; None for a package's, and where it can't be built."""
+        kind, _, name = target.partition("/")
+        recipes = {"recipe": self.recipes, "bootstrap": self.stand_ins}.get(kind, {})
+        return None if name in self.problems else recipes.get(name)
+
+    def sort(self) -> List[str]:
+        """The targets, each after those it needs, once every cycle is dealt with."""
+        while True:
+            groups = strong_groups(self.targets)
+            cycles = [group for group in groups if self.is_cycle(group)]
+            for group in cycles:
+                self.break_cycle(group)
+            if not cycles:
+                return [target for group in groups for target in group]
+
+    def is_cycle(self, group: List[str]) -> bool:
+        return len(group) > 1 or group[0] in self.targets[group[0]]
+
+    def break_cycle(self, group: List[str]) -> None:
+        builds = sorted(target for target in group if target.startswith(("recipe/", "bootstrap/")))
+        recipes = [self.recipes[target.partition("/")[2]] for target in builds]
+        starters = {
+            recipe.name
+            for recipe in recipes
+            if BUILDERS[recipe.fields["builder"]] == "bootstrap"
+            and recipe.name not in self.stand_ins}
+        self.cycles += [{recipe.name for recipe in recipes}] if recipes else []
+        if not builds:
+            self.join_packages(group)
+        elif starters:
+            self.add_stand_ins(group, starters)
+        else:
+            self.report_cycle(builds[0], group)
+
+    def join_packages(self, group: List[str]) -> None:
+        first, *others = sorted(group)
+        needs = dict.fromkeys(need for target in group for need in self.targets[target])
+        inside = set(group)
+        self.targets[first] = [need for need in needs if need not in inside]
+        self.targets.update({other: [first] for other in others})
+
+    def add_stand_ins(self, group: List[str], starters: set) -> None:
+        """Have the recipes of the GROUP, a cycle, built with the stand-ins of the STARTERS."""
+        # In the group's place: what the cycle's recipes need instead.
+        instead = {}
+        for target in group:
+            kind, _, name = target.partition("/")
+            if kind == "package":
+                instead[target] = f"stage/{name}"
+            elif name in starters:
+                instead[target] = f"bootstrap/{name}"
+
+        def staged(targets: List[str]) -> List[str]:
+            return [instead.get(target, target) for target in targets]
+
+        for name in starters:
+            without = self.left_out(self.recipes[name], instead, starters)
+            stand_in = make_stand_in(self.recipes[name], without, starters)
+            self.stand_ins[name] = stand_in
+            self.targets[f"bootstrap/{name}"] = staged(self.wanted(stand_in))
+        for target in group:
+            kind, _, name = target.partition("/")
+            if kind == "package":
+                maker = self.stand_ins.get(self.makers[name], self.recipes[self.makers[name]])
+                self.targets[f"stage/{name}"] = staged(self.to_install(name, maker))
+            else:
+                self.targets[target] = staged(self.targets[target])
+                recipe = self.recipes[name]
+                self.recipes[name] = recipe.replace(stand_ins=tuple(sorted(starters)))
+
+    def left_out(self, recipe: Recipe, inside: Iterable[str], starters: set) -> List[str]:
+        """The dependencies that the recipe's stand-in lacks: DEP, or PACKAGE/DEP of a package.
+
+        What a stand-in's package needs to run would close the cycle as well, unless that is a
+        stand-in's too.
+        """
+        allowed = recipe.fields["nobootstrap"]
+        closing = {
+            name for name in self.makers if f"package/{name}" in inside and not allowed.get(name)}
+        without = [name for name in self.needs(recipe) if name in closing]
+        for package in recipe.packages:
+            for name in self.needs(recipe, package):
+                if name in closing and self.makers[name] not in starters:
+                    without.append(f"{package}/{name}")
+        return list(dict.fromkeys(without))
+
+    def report_cycle(self, start: str, group: List[str]) -> None:
+        """Make the cycle a problem of the recipe that the target START builds.
+
+        That one fails then and waits for nothing, and so the others of the cycle fail after it.
+        """
+        path = self.way_back(start, set(group))
+        words = []
+        for target, after in zip(path, path[1:] + [path[0]]):
+            kind, _, name = target.partition("/")
+            if kind == "bootstrap":
+                words.append(f"{name}'s stand-in")
+            elif kind == "recipe" or after.startswith(("package/", "stage/")):
+                words.append(name)
+        name = start.partition("/")[2]
+        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
+        if any(target.startswith("bootstrap/") for target in path):
+            way_out = "`nobootstrap` forbids the way out"
+        self.problems[name] = (
+            f"{self.recipes[name].path}: build dependencies in a cycle: "
+            f"{' -> '.join(words)}; {way_out}")
+        self.targets[f"recipe/{name}"] = []
+        if name in self.stand_ins:
+            self.targets[f"bootstrap/{name}"] = [f"recipe/{name}"]
+
+    def way_back(self, start: str, inside: set) -> List[str]:
+        """The shortest way from the target START back to it, through those INSIDE."""
+        came_from: Dict[str, str] = {}
+        queue = [start]
+        for target in queue:
+            for need in self.targets[target]:
+                if need in inside and need not in came_from:
+                    came_from[need] = target
+                    queue.append(need)
+        path = [start, came_from[start]]
+        while path[-1] != start:
+            path.append(came_from[path[-1]])
+        return path[::-1]
+
+
+def make_stand_in(recipe: Recipe, without: Iterable[str], stand_ins: Iterable[str]) -> Recipe:
+    """The RECIPE as it makes its stand-in: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
+    left_out = set(without)
+    fields = dict(recipe.fields)
+    fields["builddependencies"] = [
+        text for text in fields["builddependencies"] if relation_name(text) not in left_out]
+    fields["packages"] = {
+        name: {
+            **package,
+            "dependencies": [
+                text
+                for text in package["dependencies"]
+                if f"{name}/{relation_name(text)}" not in left_out
+            ],
+        }
+        for name, package in recipe.packages.items()}
+    return recipe.replace(fields=fields, stand_ins=tuple(sorted(stand_ins)), without=tuple(without))
+
+
+def strong_groups(graph: Dict[str, List[str]]) -> List[List[str]]:
+    """The nodes of GRAPH in groups that reach one another, each after the groups it leads to.
+
+    Gabow's algorithm, without recursion: a chain may be longer than Python's stack.
+    """
+    groups: List[List[str]] = []
+    met: Dict[str, int] = {}
+    done: set = set()
+    waiting: List[str] = []  # met, their group not known yet
+    firsts: List[str] = []  # those of them that no later one is known to lead before
+    for root in graph:
+        trail = [] if root in met else [(root, iter(graph[root]))]
+        while trail:
+            node, needs = trail[-1]
+            if node not in met:
+                met[node] = len(met)
+                waiting.append(node)
+                firsts.append(node)
+            for need in needs:
+                if need not in met:
+                    trail.append((need, iter(graph[need])))
+                    break
+                while need not in done and met[firsts[-1]] > met[need]:
+                    firsts.pop()
+            else:
+                trail.pop()
+                if firsts[-1] == node:
+                    firsts.pop()
+                    at = len(waiting) - 1
+                    while waiting[at] != node:
+                        at -= 1
+                    groups.append(waiting[at:])
+                    done.update(waiting[at:])
+                    del waiting[at:]
+    return groups
+
+
+def find_recipes(folder: str) -> List[str]:
+    if not os.path.isdir(folder):
+        raise Fail(f"{folder}: no folder; name the one that holds the recipes")
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        if RECIPE_FILE in files:
+            paths.append(os.path.join(parent, RECIPE_FILE))
+    return paths
+
+
+def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
+    """The targets that have to be built, and those after them, which may have to be."""
+    stale: Dict[str, Optional[Recipe]] = {}
+    for target in tree.order:
+        recipe = tree.builds.get(target)
+        is_behind = any(need in stale for need in tree.targets[target])
+        if is_behind or (recipe and not is_fresh(recipe, work)):
+            stale[target] = recipe
+    return {target: recipe for target, recipe in stale.items() if recipe}
+
+
+def world_mk(folder: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
+    """The makefile that builds every recipe of TREE; those of STALE have something to do."""
+    names = sorted({*tree.recipes, *tree.problems})
+    targets = sorted({*tree.targets, *(f"recipe/{name}" for name in names)})
+    rules = [target_rule(tree, target, stale.get(target)) for target in targets]
+    rules += fetch_rules(stale.values()).values()
+    return WORLD_MK.format(
+        folder=printable(folder), arch=work.arch, pkggen=pkggen_command(),
+        phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
+        all="".join(f" recipe/{name}" for name in names),
+        rules="".join("\n" + rule for rule in rules))
+
+
+def target_name(target: str) -> str:
+    """The target as a makefile names it; a package may provide `so:NAME`."""
+    return target.replace(":", "\\:")
+
+
+def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
+    """The rule for the target, with a command when the recipe that it builds is STALE."""
+    kind, _, name = target.partition("/")
+    if kind == "recipe" and name in tree.problems:
+        return failing_rule(target, tree.problems[name])
+    needs = [target_name(need) for need in tree.targets[target]]
+    command = ""
+    if stale:
+        needs += [source_target(source) for source in stale.sources if not source.is_local]
+        command = f"\t@$(PKGGEN) build {quote_command(build_arguments(stale, tree.options))}\n"
+    return f"{target_name(target)}: {' '.join(needs)}".rstrip() + "\n" + command
+
+
+def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
+    """What `pkggen.py build` is to be given to build the recipe as OPTIONS had it loaded."""
+    arguments = [recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch]
+    arguments += ["--lenient"] if options.lenient else []
+    for key, value in options.data.items():
+        arguments += ["-D", f"{key}={value}"]
+    arguments += ["--bootstrap"] if recipe.is_stand_in else []
+    for name in recipe.without or ():
+        arguments += ["--without", name]
+    for name in recipe.stand_ins:
+        arguments += ["--stand-in", name]
+    return arguments
+
+
+# ==== Why a recipe is built, and a picture of the tree ============================================
+
+
+def find_recipe(tree: Tree, folder: str, package: str) -> str:
+    """The name of the recipe that makes PACKAGE, or of the recipe of that name."""
+    name = tree.makers.get(package, package)
+    if name not in tree.recipes and name not in tree.problems:
+        hint = did_you_mean(package, sorted({*tree.makers, *tree.recipes}))
+        raise Fail(f"{folder}: no recipe makes the package {package}{hint}")
+    return name
+
+
+def why(tree: Tree, work: Work, name: str) -> List[str]:
+    """Lines that say what of the recipe NAME changed since its last good build, and what follows.
+
+    A recipe with a stand-in is built twice, and has something to say of each.
+    """
+    if name in tree.problems:
+        return [f"{name}: it can't be built: {tree.problems[name]}"]
+    targets = [f"bootstrap/{name}"] * (name in tree.stand_ins) + [f"recipe/{name}"]
+    stale = stale_builds(tree, work)
+    lines = []
+    for target in targets:
+        lines += why_one(tree.builds[target], work)
+        needed = reached(tree.order[::-1], tree.targets, [target]) - {target}
+        first = [stale[need] for need in tree.order if need in needed and need in stale]
+        titles = [recipe.title for recipe in first if not is_fresh(recipe, work)]
+        lines += [f"  before it is built: {', '.join(titles)}"] if titles else []
+        never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
+        lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
+    changed = [target for target in targets if target in stale]
+    behind = reached(tree.order, needed_by(tree), changed).intersection(tree.builds)
+    names = sorted({tree.builds[target].name for target in behind} - {name})
+    return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
+
+
+def needed_by(tree: Tree) -> Dict[str, List[str]]:
+    """The targets of TREE, each with those that need it."""
+    needed: Dict[str, List[str]] = {target: [] for target in tree.order}
+    for target in tree.order:
+        for need in tree.targets[target]:
+            needed[need].append(target)
+    return needed
+
+
+def reached(order: List[str], edges: Dict[str, List[str]], starts: List[str]) -> set:
+    """STARTS and the targets that EDGES lead to from there; each edge goes onward in ORDER."""
+    found = set(starts)
+    for target in order:
+        if target in found:
+            found.update(edges[target])
+    return found
+
+
+def why_one(recipe: Recipe, work: Work) -> List[str]:
+    built = work.built.get(recipe.key)
+    if built is None:
+        return [f"{recipe.title}: never built"]
+    now = build_inputs(recipe, work)
+    changed = [name for name in {**now, **built.inputs} if now.get(name) != built.inputs.get(name)]
+    lines = []
+    for name in changed:
+        what = change(built.inputs.get(name), now.get(name))
+        lines.append(f"  {input_name(recipe, name)} {what}")
+        if name in built.texts:
+            lines += changed_lines(built.texts[name], build_texts(recipe)[name])
+    if not work.is_here(built):
+        lines.append(f"  a package is not in {work.packages_folder(recipe)} as it was built")
+    state = "what changed since it was built" if lines else "up to date"
+    return [f"{recipe.title}: {state}", *lines]
+
+
+def input_name(recipe: Recipe, name: str) -> str:
+    """What an input of `build_inputs` is called for a person."""
+    local = {f"source {source.name}" for source in recipe.sources if source.is_local}
+    return name.replace("source", "file", 1) if name in local else name
+
+
+def change(before: Optional[str], now: Optional[str]) -> str:
+    if before is None:
+        return "is new"
+    if now is None:
+        return "is gone"
+    if not now.strip():
+        return "is missing"
+    is_mode = before.split(" ")[0] == now.split(" ")[0] and "program" in before + now
+    return "has another mode" if is_mode else "changed"
+
+
+def changed_lines(before: str, now: str) -> List[str]:
+    """What differs between two texts of a build's inputs, JSON or a makefile."""
+    import difflib
+
+    def lines(text: str) -> List[str]:
+        is_json = text.startswith("{")
+        return (json.dumps(json.loads(text), indent=1) if is_json else text).split("\n")
+
+    difference = list(difflib.unified_diff(lines(before), lines(now), n=0, lineterm=""))
+    shown = [f"    {line[0]} {line[1:]}" for line in difference[2:] if not line.startswith("@@")]
+    more = [f"    and {len(shown) - LOG_LINES} lines more"] if len(shown) > LOG_LINES else []
+    return shown[:LOG_LINES] + more
+
+
+# ---- the picture ---------------------------------------------------------------------------------
+
+GRAPH = """\
+digraph recipes {{
+  graph [rankdir=LR, ranksep=0.7, nodesep=0.15, fontname="sans-serif", fontsize=10, label={title}]
+  node [shape=box, style="rounded,filled", color="#8a94a6", fillcolor="#eef1f6", penwidth=1,
+        fontname="sans-serif", fontsize=11, margin="0.12,0.06", height=0.3]
+  edge [color="#7a8699", arrowsize=0.6]
+{body}}}
+"""
+# Fills for the groups of recipes, in the order in which they come.
+GROUP_FILLS = "#e3eefb #e7f5e4 #fdf1dc #f3e8fa #fde8e8 #e2f5f4 #f4f0e6 #ececec".split()
+BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stand-in breaks
+
+
+def graph_dot(folder: str, tree: Tree, work: Work) -> str:
+    """The recipes of TREE as a graph in Graphviz's language."""
+    edges = graph_edges(tree)
+    packages = sum(len(recipe.packages) for recipe in tree.recipes.values())
+    title = (
+        f"{folder}: {len(tree.recipes)} recipes, {packages} packages. An arrow leads to what is "
+        "needed to build; a dashed one, to run.")
+    groups = sorted({os.path.dirname(recipe.folder) for recipe in tree.recipes.values()})
+    fills = dict(zip(groups, itertools.cycle(GROUP_FILLS)))
+    names = sorted({*tree.recipes, *tree.problems, *(other for _, other in edges)})
+    lines = [graph_node(tree, work, name, fills) for name in names]
+    for (name, other), style in sorted(edges.items()):
+        attributes = {"style": style} if style == "dashed" else {}
+        color = cycle_color(tree, name, other)
+        attributes.update({"color": color, "penwidth": "2"} if color else {})
+        lines.append(f"  {dot_text(name)} -> {dot_text(other)}{dot_attributes(attributes)}\n")
+    return GRAPH.format(title=dot_text(title + cycle_legend(tree)), body="".join(lines))
+
+
+def graph_edges(tree: Tree) -> Dict[Tuple[str, str], str]:
+    """(recipe, recipe that it needs) to the style of the edge."""
+    edges: Dict[Tuple[str, str], str] = {}
+    for name, recipe in tree.recipes.items():
+        for need in tree.needs(recipe):
+            edges[name, tree.makers.get(need, need)] = "solid"
+        for package in recipe.packages:
+            for need in tree.needs(recipe, package):
+                if tree.makers.get(need) != name:
+                    edges.setdefault((name, tree.makers.get(need, need)), "dashed")
+    return edges
+
+
+def graph_node(tree: Tree, work: Work, name: str, fills: Dict[str, str]) -> str:
+    if name not in tree.recipes:
+        tooltip = tree.problems.get(name, "no recipe makes it")
+        attributes = {"color": BROKEN, "style": "rounded,dashed", "tooltip": tooltip}
+        return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
+    recipe = tree.recipes[name]
+    label = [f"{name} {recipe.version}"]
+    built = work.built.get(name)
+    if built:
+        size = sum(facts["size"] for facts in built.packages.values())
+        label.append(f"{built.seconds:.0f} s, {human_size(size)}")
+    attributes = {
+        "label": "\n".join(label),
+        "tooltip": tree.problems.get(name) or recipe.fields["summary"] or name,
+        "fillcolor": fills[os.path.dirname(recipe.folder)]}
+    color = BROKEN if name in tree.problems else cycle_color(tree, name, name)
+    attributes.update({"color": color, "penwidth": "2"} if color else {})
+    attributes.update({"peripheries": "2"} if name in tree.stand_ins else {})
+    return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
+
+
+def cycle_color(tree: Tree, name: str, other: str) -> str:
+    """The colour of what joins two recipes of one cycle; empty where they are in none."""
+    for cycle in tree.cycles:
+        if name in cycle and other in cycle:
+            return BROKEN if cycle.intersection(tree.problems) else BROKEN_UP
+    return ""
+
+
+def cycle_legend(tree: Tree) -> str:
+    return " Thick: a cycle; twice framed: has a stand-in." if tree.cycles else ""
+
+
+def dot_attributes(attributes: Dict[str, str]) -> str:
+    texts = [f"{key}={dot_text(value)}" for key, value in attributes.items()]
+    return f" [{', '.join(texts)}]" if texts else ""
+
+
+def dot_text(text: str) -> str:
+    """TEXT as a string of Graphviz's language."""
+    lines = [printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in text.split("\n")]
+    return '"' + "\\n".join(lines) + '"'
+
+
+def run_dot(text: str) -> bytes:
+    """The SVG that Graphviz draws of TEXT."""
+    try:
+        done = subprocess.run(["dot", "-Tsvg"], input=to_bytes(text), capture_output=True)
+    except FileNotFoundError:
+        raise Fail(
+            "Graphviz's dot is missing; `apt-get install graphviz`, or -o FILE.dot without it"
+        ) from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+        raise Fail(f"dot: {said.splitlines()[-1]}; -o FILE.dot keeps what it was given")
+    return done.stdout
+
+
+# ==== Fetching ====================================================================================
+#
+# A source is fetched into the cache under its hash: first HASH.part, which a later run goes on
+# with, then, once its bytes have that hash, HASH. The lock is on the .part file, so two makes never
+# write into one.
+
+
+class Unreachable(Exception):
+    """Why one place did not give a source; the next one is tried."""
+
+
+DEAD_SECONDS = 60  # for so long a host that gave no answer is not asked again
+
+
+def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str) -> str:
+    """The path of the source in the cache FOLDER, fetched from the first alternative that has it.
+
+    Raises Fail when none has, with what each of them said.
+    """
+    alternatives = list(alternatives)
+    path = cached_path(alternatives, folder)
+    if path:
+        return path
+    os.makedirs(folder, exist_ok=True)
+    reasons = []
+    for alternative in alternatives:
+        try:
+            return fetch_alternative(
+                name, alternative, os.path.join(folder, alternative.sha256), folder)
+        except Unreachable as reason:
+            reasons.append(f"{alternative.url}: {reason}")
+    raise Fail(
+        f"{name}: no source has it: {'; '.join(reasons)}; "
+        f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}")
+
+
+def cached_path(alternatives: Iterable[Alternative], folder: str) -> Optional[str]:
+    """Where the first of the ALTERNATIVES that is in the cache FOLDER lies there."""
+    paths = [os.path.join(folder, alternative.sha256 or "") for alternative in alternatives]
+    return next(filter(os.path.isfile, paths), None)
+
+
+def fetch_alternative(name: str, alternative: Alternative, path: str, folder: str) -> str:
+    with lock_part(path + ".part") as part:
+        if os.path.isfile(path):  # another fetch brought it while this one waited
+            os.unlink(part.name)
+            return path
+        started = time.monotonic()
+        resumed = os.path.getsize(part.name)
+        digest = download_and_hash(alternative.url, part, name, folder)
+        if resumed and digest != alternative.sha256:  # of another file, or spoilt: from the start
+            part.truncate(0)
+            digest = download_and_hash(alternative.url, part, name, folder)
+        if alternative.sha256 not in (None, digest):
+            os.unlink(part.name)
+            raise Unreachable(
+                f"has other bytes: sha256 {digest}, and the recipe wants {alternative.sha256}")
+        size = os.path.getsize(part.name)
+        os.replace(part.name, path)
+    seconds = time.monotonic() - started
+    say(
+        f"fetch   {name}: {human_size(size)} from {source_host(alternative.url)} in {seconds:.0f} s"
+    )
+    return path
+
+
+def download_and_hash(url: str, part: Any, name: str, folder: str) -> str:
+    try:
+        download(url, part, name, folder)
+    finally:
+        if not os.path.getsize(part.name):
+            os.unlink(part.name)
+    return hash_file(part.name)
+
+
+def source_host(url: str) -> str:
+    return urllib.parse.urlsplit(url).hostname or url.partition(":")[0]
+
+
+def lock_part(path: str) -> Any:
+    """Open PATH for reading and writing, locked; it stays when it is closed."""
+    while True:
+        file = open(path, "r+b", buffering=0, opener=open_or_create)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        # Whoever held the lock may have renamed or removed the file meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
+
+
+def open_or_create(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+
+
+def download(url: str, part: Any, name: str, folder: str) -> None:
+    """Bring what URL names into the open file PART."""
+    by_program = {"deb-src": download_by_apt, "git+https": download_by_git}
+    if url.partition(":")[0] in by_program:
+        part.truncate(0)
+        part.seek(0)
+        by_program[url.partition(":")[0]](url, part, name, folder)
+        return
+    for attempt in range(3):
+        have = part.seek(0, os.SEEK_END)
+        try:
+            return download_rest(url, part, have, name, folder)
+        except Cut as reason:
+            # A cut connection goes on where it was cut, as long as each attempt brings something.
+            if attempt == 2 or part.seek(0, os.SEEK_END) == have:
+                raise Unreachable(str(reason)) from None
+
+
+class Cut(Exception):
+    """The connection ended before the file did."""
+
+
+class NothingLeft(Exception):
+    """The server has no byte after those that are here."""
+
+
+class NoAnswer(Unreachable):
+    """The host can't be reached at all, or stays silent."""
+
+
+def download_rest(url: str, part: Any, have: int, name: str, folder: str) -> None:
+    """Append to PART, which has HAVE bytes already, the rest of what URL names."""
+    import http.client
+
+    try:
+        with asking(folder, url_host(url)):
+            reply = open_url(url, have)
+        with reply:
+            if getattr(reply, "status", None) != 206:
+                have = 0
+                part.truncate(0)
+            part.seek(have)
+            receive(reply, part, have, name)
+    except NothingLeft:  # what is there is of another file, or whole
+        part.truncate(0)
+        raise Cut("what was there did not fit") from None
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        raise Cut(str(error) or type(error).__name__) from None
+
+
+def open_url(url: str, have: int) -> Any:
+    """The server's answer to a request for URL from byte HAVE on."""
+    import urllib.error
+    import urllib.request
+    from ssl import SSLCertVerificationError
+
+    headers = {"User-Agent": f"pkggen/{VERSION}", **({"Range": f"bytes={have}-"} if have else {})}
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        kind = NothingLeft if error.code == 416 else Unreachable
+        raise kind(f"{error.code} {error.reason}") from None
+    except OSError as error:
+        # Who shows a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
+        reason = getattr(error, "reason", error)
+        kind = Unreachable if isinstance(reason, SSLCertVerificationError) else NoAnswer
+        raise kind(str(getattr(reason, "strerror", None) or reason)) from None
+
+
+def receive(reply: Any, part: Any, have: int, name: str) -> None:
+    length = reply.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdigit() else None
+    meter = Meter(name, have, total)
+    for chunk in iter(lambda: reply.read(CHUNK), b""):
+        part.write(chunk)
+        meter.add(len(chunk))
+    if total is not None and meter.done < total:
+        raise Cut(f"the connection ended after {meter.done} of {total} bytes")
+
+
+class Meter:
+    """Progress of a download: bytes, rate, time left."""
+
+    def __init__(self, name: str, done: int, total: Optional[int]) -> None:
+        self.name, self.done, self.total = name, done, total
+        self.first = done
+        self.started = self.shown = time.monotonic()
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.shown < 0.1:
+            return
+        self.shown = now
+        rate = (self.done - self.first) / (now - self.started)
+        text = f"fetch   {self.name}: {human_size(self.done)}"
+        if self.total:
+            left = (self.total - self.done) / rate if rate else 0
+            text += f" of {human_size(self.total)}, {human_size(rate)}/s, {left:.0f} s left"
+        progress(text)
+
+
+@contextlib.contextmanager
+def asking(folder: str, host: str) -> Iterator[None]:
+    """Around a first word to HOST. It gives none: NoAnswer is raised here, and the host is dead.
+
+    Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
+    .dead/HOST in the cache FOLDER: not empty, and as old as the last try.
+    """
+    os.makedirs(os.path.join(folder, ".dead"), exist_ok=True)
+    mark = os.path.join(folder, ".dead", urllib.parse.quote(host, safe="") or "-")
+    with lock_part(mark) as file:
+        state = os.fstat(file.fileno())
+        if state.st_size and time.time() - state.st_mtime < DEAD_SECONDS:
+            raise Unreachable(f"{host} gave no answer within the last {DEAD_SECONDS} s")
+        file.truncate(0)
+        try:
+            yield
+        except NoAnswer:
+            file.write(b"dead\n")
+            raise
+        finally:
+            if not os.fstat(file.fileno()).st_size:
+                os.unlink(mark)
+
+
+# ---- git+https: a commit as a tar, by git without the user's own configuration -------------------
+
+
+def download_by_git(url: str, part: Any, name: str, folder: str) -> None:
+    """Bring the tar of the commit that URL names, its files below NAME-COMMIT/.
+
+    They are as git keeps them: the commit's own .gitattributes change nothing. git itself checks
+    that they are what the commit's hash says.
+    """
+    match = GIT.fullmatch(url)
+    if not match:
+        raise Unreachable("not git+https://HOST/PATH#COMMIT with all 40 digits of the commit")
+    commit = match["commit"]
+    with tempfile.TemporaryDirectory(prefix=".git-", dir=folder) as place:
+        run_git(["init", "-q", "--bare", "--template="], place, name)
+        os.mkdir(os.path.join(place, "info"))
+        with open(os.path.join(place, "info", "attributes"), "w") as file:
+            file.write("* -export-subst -export-ignore -text -ident -filter\n")
+        with asking(folder, url_host(url)):
+            pass  # it is not known to be dead; others need not wait for all of this
+        try:
+            fetch_commit(match["url"], commit, place, name)
+        except NoAnswer:
+            with asking(folder, url_host(url)):  # which notes it
+                raise
+        form = ["--format=tar", f"--prefix={match['name']}-{commit}/"]
+        run_git(["archive", *form, f"{commit}^{{commit}}"], place, name, part)
+
+
+def fetch_commit(url: str, commit: str, place: str, name: str) -> None:
+    """Fetch COMMIT alone; from a server that gives no commit by its hash, all that it has."""
+    fetch = ["fetch", "-q", "--no-tags", "--no-recurse-submodules"]
+    try:
+        run_git([*fetch, "--depth=1", "--", url, commit], place, name)
+    except NoAnswer:
+        raise
+    except Unreachable:
+        everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
+        run_git([*fetch, "--", url, *everything], place, name)
+
+
+def run_git(arguments: List[str], place: str, name: str, stdout: Any = None) -> None:
+    slow = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1"]
+    settings = [word for text in (*slow, "tar.umask=0022") for word in ("-c", text)]
+    command = ["git", "--git-dir=.", *settings, *arguments]
+    status, errors = run_fetcher(command, place, name, "git", git_environment(), stdout)
+    if status:
+        reasons = [line[7:] for line in errors if line.startswith(("fatal: ", "error: "))]
+        reason = (reasons or errors)[0]
+        silent = re.search("Could not resolve|Failed to connect|timed? ?out|too slow", reason)
+        raise (NoAnswer if silent else Unreachable)(f"git: {reason}")
+
+
+def git_environment() -> Dict[str, str]:
+    """Nothing asks for a password, no configuration or program of the user's, https alone."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
+        or not name.startswith(("GIT_", "SSH_ASKPASS"))}
+    if "SSL_CERT_FILE" in kept:  # as the other fetches heed it
+        kept.setdefault("GIT_SSL_CAINFO", kept["SSL_CERT_FILE"])
+    return {
+        **kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": "https"}
+
+
+# ---- deb-src: the original tarball, by the host's own apt with a configuration of our own --------
+
+
+def download_by_apt(url: str, part: Any, name: str, folder: str) -> None:
+    """Bring the source package's file.
+
+    The release's own archive is asked alone first: it no longer changes. With the archive of
+    updates beside it apt would take the same version from there, where old files go away.
+    """
+    match = DEB_SRC.fullmatch(url)
+    if not match:
+        raise Unreachable("not deb-src:PACKAGE/FILE or deb-src:PACKAGE=VERSION/FILE")
+    lines = apt_source_lines()
+    release = [line for line in lines if "-" not in line.split()[-2]]
+    try:
+        apt_source(match[1], match[2], os.path.join(folder, ".apt", "release"), release, part, name)
+    except Unreachable:
+        apt_source(match[1], match[2], os.path.join(folder, ".apt", "all"), lines, part, name)
+
+
+def apt_source(
+    package: str, wanted: str, state: str, lines: List[str], part: Any, name: str) -> None:
+    options = apt_options(os.path.abspath(state), lines)
+    with tempfile.TemporaryDirectory(prefix="panux-apt-") as place:
+        run_apt([*options, "source", "--tar-only", "--download-only", package], place, name)
+        path = os.path.join(place, wanted)
+        if not os.path.isfile(path):
+            raise Unreachable(
+                f"apt brought {', '.join(sorted(os.listdir(place))) or 'nothing'} instead")
+        with open(path, "rb") as file:
+            for chunk in iter(lambda: file.read(CHUNK), b""):
+                part.write(chunk)
+
+
+def apt_options(state: str, lines: List[str]) -> List[str]:
+    """Options that give apt the source LINES and its own state in STATE, renewed once a day."""
+    os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
+    sources = os.path.join(state, "sources.list")
+    options = [
+        "-q", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
+        "-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={state}", "-o",
+        "APT::Sandbox::User=root"]
+    with open(os.path.join(state, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(sources) or time.time() - os.stat(sources).st_mtime > 86400:
+            write_atomic(sources, "".join(lines).encode())
+            try:
+                run_apt([*options, "update"], state, "the list of source packages")
+            except BaseException:
+                os.unlink(sources)
+                raise
+    return options
+
+
+def apt_source_lines() -> List[str]:
+    """deb-src lines for the archives that this machine's apt uses, signed by Debian's keyring."""
+    command = [
+        "apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)",
+        "Created-By: Packages"]
+    try:
+        text = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        raise Unreachable("this machine has no apt; deb-src: needs Debian's") from None
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
+    rows = [line.split() for line in text.decode().splitlines()]
+    lines = {
+        f"deb-src {signed}{row[0]} {row[1]} {row[2]}\n"
+        for row in rows
+        if len(row) == 4 and row[3] == "Debian"}
+    if not lines:
+        raise Unreachable(
+            "this machine's apt uses no archive of Debian's; `apt-get update` may be due")
+    return sorted(lines)
+
+
+def run_apt(arguments: List[str], folder: str, name: str) -> None:
+    environment = {**os.environ, "LC_ALL": "C"}
+    status, errors = run_fetcher(["apt-get", *arguments], folder, name, "apt", environment)
+    if status:
+        reasons = [line[3:] for line in errors if line.startswith("E: ")] or errors
+        raise Unreachable(f"apt: {reasons[0]}")
+
+
+def run_fetcher(
+    command: List[str], folder: str, name: str, by: str, environment: Dict[str, str],
+    stdout: Any = None) -> Tuple[int, List[str]]:
+    """Run COMMAND, which fills FOLDER; its status, and its errors: at least one line."""
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or subprocess.DEVNULL,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,  # it ends with the programs that it began
+            )
+        except FileNotFoundError:
+            raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
+        try:
+            while process.poll() is None:
+                progress(f"fetch   {name}: by {by}, {human_size(folder_size(folder))}")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.3)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").splitlines()
+    return process.returncode, lines or ["no reason given"]
+
+
+def folder_size(folder: str) -> int:
+    size = 0
+    for path, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(path, file)).st_size
+    return size
+
+
+# ==== Lint ========================================================================================
+#
+# Lint loads a recipe as a build does, but goes on after what it finds. A script it looks at as the
+# shell will get it: rendered, and with what is make's replaced by a word. Each line is traced back
+# to the recipe: the template is rendered once more with a mark before each of its lines.
+
+
+class Finding(NamedTuple):
+    """What is wrong at a place of a recipe; line and column count from 1."""
+
+    path: str
+    line: int
+    column: int
+    what: str
+
+
+class Linter(Reader):
+    """A reader that gathers what is wrong in `found` and goes on with what it can read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.found: List[Finding] = []
+        self.is_broken = False
+
+    def add(self, node: Any, what: str) -> None:
+        self.problem(self.fail(node, what))
+
+    def problem(self, problem: Fail) -> None:
+        text = str(problem)
+        match = re.match(r":(\d+)(?::(\d+))?: ", text[len(self.path) :])
+        if text.startswith(self.path) and match:
+            place, text = (int(match[1]), int(match[2] or 1)), text[len(self.path) + match.end() :]
+        else:
+            place, text = (1, 1), text.replace(f"{self.path}: ", "", 1)
+        self.found.append(Finding(self.path, *place, text.partition("\n")[0]))
+
+    def read(self, field: Field, node: Any) -> Any:
+        try:
+            return super().read(field, node)
+        except Fail as problem:
+            self.problem(problem)
+            self.is_broken = True
+            return EMPTY[field.kind]()
+
+    def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
+        values = super().struct(node, table, what)
+        order = [field.key for field in table]
+        last = 0
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            index = order.index(key.value) if key.value in order else last
+            if index < last:
+                self.add(key, f"{key.value} belongs before {order[last]}")
+            last = max(last, index)
+        return values
+
+
+def lint_recipe(argument: str, options: argparse.Namespace) -> List[Finding]:
+    reader = Linter(recipe_path(argument))
+    try:
+        recipe = load_recipe(argument, options, reader)
+    except Fail as problem:
+        if not reader.is_broken:  # else it may well follow from what is known
+            reader.problem(problem)
+        return reader.found
+    nodes = {key.value: value for key, value in compose(recipe.path).value}
+    lint_sources(recipe, reader, nodes)
+    lint_packages(recipe, reader, nodes["packages"])
+    for key, text in (("script", recipe.script), ("check", recipe.check)):
+        if text:
+            places = script_places(recipe, key, nodes[key])
+            for line, column, what in lint_script(recipe, text):
+                place = places[line - 1]
+                same = place.text == text.split("\n")[line - 1]
+                column = place.column + (column - 1 if same else 0)
+                reader.problem(Fail(f"{recipe.path}:{place.line}:{column}: {what}"))
+    return reader.found
+
+
+def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
+    for (texts, place), source in zip(recipe.fields["sources"], recipe.sources):
+        if not source.is_local and any(digest is None for _, digest in source.alternatives):
+            hint = f"`pkggen.py hash {recipe.folder}` writes one"
+            reader.problem(Fail(f"{place}: {source.name} has no sha256; {hint}"))
+        for url, _ in source.alternatives[: len(texts)]:
+            if url.startswith("http:"):
+                reader.problem(Fail(f"{place}: {url} is plain http; use https"))
+    if any(url.startswith("http:") for url in recipe.fields["mirrors"]):
+        reader.add(nodes["mirrors"], "a mirror with plain http; use https")
+
+
+def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
+    """Find packages that stay empty; one without any script has dependencies alone."""
+    if not recipe.script or re.search(r"\bout(/\$|/?[\s\"'*]|$)", recipe.script, re.MULTILINE):
+        return  # `cd out`, or a shell variable for the package's name: there is no telling
+    for key, _ in node.value:
+        if not re.search(rf"\bout/{re.escape(key.value)}(?![\w+.-])", recipe.script):
+            reader.add(key, f"nothing in the script installs into out/{key.value}")
+
+
+class Place(NamedTuple):
+    """Where a line of a script stands in the recipe, and its text if it stands there as it is."""
+
+    line: int
+    column: int
+    text: str
+
+
+def script_places(recipe: Recipe, key: str, node: Any) -> List[Place]:
+    """The place of each line of the rendered script; all its first where they can't be told."""
+    with open(recipe.path, encoding="utf-8") as file:
+        file_lines = file.read().split("\n")
+    template = "\n".join(recipe.fields[key])
+    lines = template.split("\n")
+    places = []
+    for (line, column), text in zip(source_lines(node, file_lines), lines):
+        in_file = "".join(file_lines[line : line + 1])  # YAML has more ends of lines than \n
+        if not in_file.startswith(text, column):  # folded, or with escapes
+            column, text = len(in_file) - len(in_file.lstrip()), ""
+        places.append(Place(line + 1, column + 1, text))
+    marked, before = "", ""
+    for number, line in enumerate(lines):
+        # YAML has no NUL. A line that begins within an action gets no mark.
+        inside = before.count("{{") != before.count("}}")
+        marked += ("" if inside else f"\0{number}\0") + line + "\n"
+        before += line
+    script = getattr(recipe, key)
+    try:
+        rendered = render(marked[:-1], recipe_dot(recipe), shortcuts(recipe), recipe.path)
+    except Fail:
+        rendered = ""
+    if re.sub("\0[0-9]+\0", "", rendered) != script:
+        return [places[0]._replace(text="")] * (script.count("\n") + 1)
+    found, current = [], 0
+    for line in rendered.split("\n"):
+        marks = [int(mark) for mark in re.findall("\0([0-9]+)\0", line)]
+        found.append(places[marks[0] if marks else current])
+        current = marks[-1] if marks else current
+    return found
+
+
+# ---- what is wrong in a rendered script, at a line and column counted from 1 ---------------------
+
+# No pattern here is compiled before lint uses it: the other verbs start the sooner.
+MAKE_REFERENCE = (
+    r"\$(?:(?P<dollar>\$)|\((?P<round>(?:[^()]|\([^()]*\))*)\)|\{(?P<curly>[^{}]*)\}|.|$)"
+)
+MAKE_FUNCTIONS = frozenset(
+    "abspath addprefix addsuffix and basename call dir error eval file filter filter-out "
+    "findstring firstword flavor foreach if info join lastword notdir or origin patsubst realpath "
+    "shell sort strip subst suffix value warning wildcard word wordlist words".split()
+)
+SHELL_TOKEN = r"""(?xs)
+        (?P<newline>\n) | \\. | '[^']*' | "(?:[^"\\]|\\.)*" | (?<![^\s;&|(])\#[^\n]*
+      | \(\([^\n]*?\)\) | <<<
+      | <<(?P<tabs>-?)[ \t]*(?P<word>'[^'\n]*' | "[^"\n]*" | \\?[\w.-]+) | ."""
+SETUID = r"(?P<mode>0*[2-7][0-7]{3}|[ugoa,rwxXt=+]*[+=][rwxXt]*s\S*)(?=\s)"
+SETUID_COMMAND = (
+    rf"\bchmod\s+(?:-\S+\s+)*{SETUID}[^\n;&|)]*"
+    rf"|\binstall\s[^\n;&|)]*?(?:-\w*m\s*|--mode[= ]){SETUID.replace('mode', 'bits')}[^\n;&|)]*"
+)
+
+
+def lint_script(recipe: Recipe, text: str) -> Iterator[Tuple[int, int, str]]:
+    for at, what in lint_make(text):
+        yield text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at), what
+    shell = re.sub(MAKE_REFERENCE, seen_by_shell, text)
+    found = [
+        (shell.count("\n", 0, at) + 1, at - shell.rfind("\n", 0, at), what)
+        for at, what in (*lint_shell(shell), *lint_setuid(recipe, shell))]
+    if not any("heredoc" in what for _, _, what in found):  # else shellcheck trips over the same
+        found += shellcheck(shell)
+    lines = text.split("\n")
+    for line, column, what in found:
+        line = min(line, len(lines))  # of what is never closed, shellcheck names the end
+        yield line, before_make(lines[line - 1], column), what
+
+
+def before_make(line: str, column: int) -> int:
+    """The column in LINE of what stands at COLUMN when make's references are replaced."""
+    more = 0
+    for match in re.finditer(MAKE_REFERENCE, line):
+        if match.start() - more >= column - 1:
+            break
+        more += len(match[0]) - len(seen_by_shell(match))
+    return column + more
+
+
+def seen_by_shell(match: Any) -> str:
+    """A word for what make puts in the place of a reference; the lines stay as many."""
+    inner = match["round"] or match["curly"]
+    if inner is None:
+        return match[0][-1]
+    words = re.findall(r"[\w-]+", inner) or ["x"]
+    return {"CURDIR": "/build"}.get(words[0], words[0]) + "\n" * inner.count("\n")
+
+
+def lint_make(text: str) -> Iterator[Tuple[int, str]]:
+    """(offset, what) of a `$` that was meant for the shell, and that make takes."""
+    variables = re.findall(r"^(?:export )?(\w+) [:?]=", BUILD_MK, re.MULTILINE)
+    variables += ["MAKE", "CURDIR", "SHELL", "PATH", "HOME"]
+    for match in re.finditer(MAKE_REFERENCE, text):
+        inner = match["round"] or match["curly"] or ""
+        name, blank, _ = re.fullmatch(r"([\w-]*)(\s?)(.*)", inner, re.DOTALL).groups()
+        known = name in (MAKE_FUNCTIONS if blank else variables)
+        if not match["dollar"] and not known:
+            word = match[0].partition("\n")[0]
+            what = f"make takes {word} and has no such variable; for the shell write ${word}"
+            yield match.start(), what
+
+
+def lint_shell(text: str) -> Iterator[Tuple[int, str]]:
+    """(offset, what) of heredocs that never end, and of make's prefixes before commands."""
+    text = "\n" + text
+    tokens = re.compile(SHELL_TOKEN)
+    position, waiting = 0, []
+    while position < len(text) or waiting:
+        token = tokens.match(text, position)
+        position = token.end() if token else position
+        if token and token["word"]:
+            waiting.append((token.start() - 1, token["tabs"], token["word"].strip("\\'\"")))
+        if token and not token["newline"]:
+            continue
+        for at, tabs, word in waiting:
+            blanks = "\t*" if tabs else ""
+            end = re.compile(f"^{blanks}{re.escape(word)}$", re.M).search(text, position)
+            if not end:
+                yield at, f"this heredoc never ends; close it by a line that is {word} alone"
+                return
+            position = end.end() + 1
+        waiting = []
+        prefix = re.compile(r"[ \t]*([@+-])").match(text, position)
+        if prefix:
+            hint = "; `|| :` after a command lets it fail" if prefix[1] == "-" else ""
+            yield prefix.end() - 2, f"{prefix[1]} before a command is make's, not the shell's{hint}"
+
+
+def lint_setuid(recipe: Recipe, text: str) -> Iterator[Tuple[int, str]]:
+    declared = {
+        (name, path.strip("/"))
+        for name, package in recipe.packages.items()
+        for path, owner in package["owners"].items()
+        if re.match(SETUID, owner.rpartition(":")[2] + " ")}
+    for match in re.finditer(SETUID_COMMAND, text + "\n"):
+        named = re.findall(r"\bout/([^/\s]+)/(\S+)", match[0])
+        for name, path in named or ([] if declared else [(next(iter(recipe.packages)), "PATH")]):
+            path = path.strip("/\"'")
+            if not any((name, path) in ((n, p), (n, os.path.dirname(p))) for n, p in declared):
+                mode = match["mode"] or match["bits"]
+                what = f"mode {mode} of {path} is not declared; add it to the owners of {name}"
+                yield match.start(), f"{what}, as in `/{path}: 0:0:4755`"
+
+
+def shellcheck(script: str) -> Iterator[Tuple[int, int, str]]:
+    """What shellcheck warns of; nothing where there is none."""
+    # SC2155: `export X="$(command)"`, which is usual, and where set -e overlooks a failure.
+    command = "shellcheck --norc --shell=sh --severity=warning --exclude=SC2155 --format=json -"
+    text = to_bytes("#!/bin/sh -e\n" + script + "\n")
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(command.split(), input=text, stdout=subprocess.PIPE)
+        for comment in json.loads(done.stdout or b"[]"):
+            what = f"{comment['message']} (SC{comment['code']})"
+            yield max(comment["line"] - 1, 1), comment["column"], what
+
+
+# ==== A recipe to start from ======================================================================
+#
+# `new` looks at the names of what is in the archive, and at what configure's --help would say; it
+# runs nothing of it. A library is what has a .pc file or a name like libNAME. Which headers and
+# static libraries it installs shows when it is built, so the script moves those that it finds.
+
+ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
+# What it is built by: (in words, build dependencies, script). The first that fits counts; what the
+# builder image has the tools for comes first.
+BUILD_KINDS: Dict[str, Tuple[str, str, str]] = {
+    "autoconf": ("autoconf's configure", "make", """\
+'{{configure "NAME"}}'
+$(MAKE) -C NAME
+$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
+    "configure": ("a configure of its own", "make", """\
+(cd NAME && ./configure --prefix=/usr)
+$(MAKE) -C NAME
+$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
+    "Makefile": ("a Makefile", "make", """\
+$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr
+$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr DESTDIR=$(CURDIR)/out/NAME install"""),
+    "Makefile without DESTDIR": ("a Makefile that knows no DESTDIR", "make", """\
+$(MAKE) -C NAME CC=$(CC) PREFIX=/usr
+$(MAKE) -C NAME CC=$(CC) PREFIX=$(CURDIR)/out/NAME/usr prefix=$(CURDIR)/out/NAME/usr install"""),
+    "configure.ac": ("autoconf, and no configure", "make, autoconf, automake, libtool", """\
+(cd NAME && autoreconf -fi)
+'{{configure "NAME"}}'
+$(MAKE) -C NAME
+$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
+    "meson.build": ("meson", "meson, ninja", """\
+meson setup --prefix=/usr --buildtype=minsize NAME-build NAME
+ninja -C NAME-build
+DESTDIR=$(CURDIR)/out/NAME ninja -C NAME-build install"""),
+    "CMakeLists.txt": ("CMake", "make, cmake", """\
+cmake -S NAME -B NAME-build -DCMAKE_INSTALL_PREFIX=/usr -DCMAKE_BUILD_TYPE=MinSizeRel
+$(MAKE) -C NAME-build
+$(MAKE) -C NAME-build DESTDIR=$(CURDIR)/out/NAME install"""),
+}
+LIBRARY = """\
+mkdir -p out/NAME-dev/usr/lib
+'{{pkmv "usr/include" "NAME" "NAME-dev"}}'
+rm -f out/NAME/usr/lib/*.la
+>-
+    for path in out/NAME/usr/lib/*.a out/NAME/usr/lib/pkgconfig;
+    do test ! -e $$path || mv $$path out/NAME-dev/usr/lib; done"""
+NEW_RECIPE = """\
+packages:
+  NAME:
+    dependencies: [musl]
+{development}version: {version}
+summary:  # one line that says what it is
+license:  # as SPDX writes it
+sources:
+  - {url}
+sha256:
+  {file}: {digest}
+builddependencies: [musl-dev, {tools}, gcc]
+script:
+  # It is built by {what}.
+{script}"""
+
+
+class Archive(NamedTuple):
+    """The files of a source, as many folders DEEP in it, and which of BUILD_KINDS it is."""
+
+    deep: int
+    files: List[str]
+    kind: str
+
+
+def look_into(path: str, name: str) -> Archive:
+    """The archive at PATH, the source NAME."""
+    import lzma
+    import zlib
+
+    try:
+        with tarfile.open(path) as tar:
+            members = {os.path.normpath(member.name): member for member in tar}
+            dots = all(f"{member.name}/".startswith("./") for member in members.values())
+            members.pop(".", None)
+            tops = {member.partition("/")[0] for member in members}
+            prefix = min(tops) + "/" if len(tops) == 1 and members.keys() != tops else ""
+            texts = {
+                file: tar.extractfile(members[prefix + file]).read(1 << 22)
+                for file in ("configure", "GNUmakefile", "makefile", "Makefile")
+                if prefix + file in members and members[prefix + file].isfile()}
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError):
+        raise Fail(f"{name}: no whole tar archive; write the recipe by hand") from None
+    files = [file[len(prefix) :] for file in members]
+    return Archive(dots + bool(prefix), files, build_kind(files, texts))
+
+
+def build_kind(files: List[str], texts: Dict[str, bytes]) -> str:
+    """The key of BUILD_KINDS for an archive with FILES and the TEXTS of some; empty for none."""
+    configure = texts.pop("configure", None)
+    if configure is not None:
+        return "autoconf" if b"--localstatedir=DIR" in configure else "configure"
+    for text in texts.values():
+        return "Makefile" if b"DESTDIR" in text else "Makefile without DESTDIR"
+    return next((kind for kind in BUILD_KINDS if "." in kind and kind in files), "")
+
+
+def version_of(file: str, name: str) -> str:
+    """The version in the name of a source FILE of NAME, as in NAME-1.2.tar.gz or v1.2.tar.gz."""
+    stem = re.sub(ARCHIVE, "", file)
+    stem = re.sub(rf"^{re.escape(name)}(?=[-_.])", "", stem, flags=re.IGNORECASE)
+    match = re.search(r"(?<![A-Za-z0-9])v?([0-9][\w.+-]*)$", stem)
+    if not match or not NAME.fullmatch(file):
+        raise Fail(f"{file}: no name like {name}-1.2.tar.gz; write the recipe by hand")
+    return match[1]
+
+
+def new_recipe(name: str, url: str, digest: str, archive: Archive) -> str:
+    """The text of a recipe that builds the source at URL."""
+    file = source_name(url, "new")
+    version = version_of(file, name)
+    what, tools, script = BUILD_KINDS[archive.kind]
+    named = f'(printf "{file.replace(version, "%s", 1)}" .Version)'
+    unpack = f"'{{{{unpack \"NAME\" {named}}}}}'"
+    if archive.deep != 1:
+        options = f"--strip-components={archive.deep} -C NAME"
+        unpack = f"mkdir NAME\n'tar {options} -xf {{{{printf \"src/%s\" {named}}}}}'"
+    script = f"{unpack}\n{script}"
+    development = ""
+    if name.startswith("lib") or any(re.search(r"\.pc(\.|$)", path) for path in archive.files):
+        development = "  NAME-dev:\n    dependencies: [NAME]\n"
+        script += "\n" + LIBRARY
+    lines = [line if line[0] == " " else f"  - {line}" for line in script.split("\n")]
+    return NEW_RECIPE.replace("NAME", name).format(
+        development=development.replace("NAME", name), version=version,
+        url=versioned_url(url, version), file=quote_key(file), digest=digest, tools=tools,
+        what=what, script="\n".join(lines).replace("NAME", name) + "\n")
+
+
+def versioned_url(url: str, version: str) -> str:
+    """URL as a template, in YAML: a plain 2 may be of other things than the version."""
+    folder, slash, file = url.rpartition("/")
+    if "." in version:
+        folder = re.sub(rf"(?<![0-9.]){re.escape(version)}(?![0-9])", "{{.Version}}", folder)
+    text = folder + slash + file.replace(version, "{{.Version}}", 1)
+    return text if re.fullmatch(r"[\w:/.~+?=&%@{}-]+", text) else json.dumps(text)
+
+
+# ==== Commands ====================================================================================
+
+
+def load_all(options: argparse.Namespace) -> List[Recipe]:
+    return [load_recipe(path, options) for path in options.recipe]
+
+
+def cmd_script(options: argparse.Namespace) -> None:
+    output(options, load_recipe(options.recipe, options).script + "\n")
+
+
+def cmd_build_mk(options: argparse.Namespace) -> None:
+    output(options, build_mk(load_recipe(options.recipe, options)))
+
+
+def cmd_fetch_mk(options: argparse.Namespace) -> None:
+    output(options, fetch_mk(load_all(options)))
+
+
+def cmd_world_mk(options: argparse.Namespace) -> None:
+    tree = Tree(options.folder, options)
+    work = Work(options.arch)
+    stale = stale_builds(tree, work)
+    output(options, world_mk(options.folder, tree, work, stale))
+    if not stale and not tree.problems:
+        packages = sum(len(tree.recipes[name].packages) for name in tree.recipes)
+        count = f"{len(tree.recipes)} recipes, {packages} packages"
+        say(f"world   nothing to be done: {count} are up to date")
+        return
+    missing = {
+        source_target(source)
+        for recipe in stale.values()
+        for source in recipe.sources
+        if not source.is_local and not cached_path(source.alternatives, SOURCES)}
+    keys = [recipe.key for recipe in stale.values()]
+    known = [work.built[key].seconds for key in keys if key in work.built]
+    seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
+    stand_ins = sum(recipe.is_stand_in for recipe in stale.values())
+    first = f"{stand_ins} stand-in{'s' * (stand_ins > 1)} and " if stand_ins else ""
+    say(
+        f"world   {first}{len(stale) - stand_ins} of {len(tree.recipes)} recipes to build or to "
+        f"look at, at most {len(missing)} sources to fetch{seconds}")
+
+
+def cmd_why(options: argparse.Namespace) -> None:
+    tree = Tree(options.folder, options)
+    name = find_recipe(tree, options.folder, options.package)
+    lines = why(tree, Work(options.arch), name)
+    output(options, "".join(printable(line) + "\n" for line in lines))
+
+
+def cmd_graph(options: argparse.Namespace) -> None:
+    tree = Tree(options.folder, options)
+    for problem in tree.problems.values():
+        say(f"pkggen: {problem}")
+    text = graph_dot(options.folder, tree, Work(options.arch))
+    is_svg = (options.output or "").endswith(".svg")
+    output(options, run_dot(text).decode() if is_svg else text)
+
+
+def cmd_meta(options: argparse.Namespace) -> None:
+    output(options, json.dumps(metadata(load_recipe(options.recipe, options)), indent=1) + "\n")
+
+
+def cmd_schema(options: argparse.Namespace) -> None:
+    output(options, json.dumps(json_schema(), indent=1) + "\n")
+
+
+def cmd_lint(options: argparse.Namespace) -> None:
+    import shutil
+
+    paths = options.recipe or find_recipes("recipes")
+    found = sorted({finding for path in paths for finding in lint_recipe(path, options)})
+    output(options, "".join(printable("%s:%d:%d: %s" % finding) + "\n" for finding in found))
+    if not shutil.which("shellcheck"):
+        say("lint    there is no shellcheck, so the scripts were looked at only in part")
+    if found:
+        count = len({finding.path for finding in found})
+        raise Fail(f"lint found something in {count} of {len(paths)} recipes")
+
+
+def cmd_new(options: argparse.Namespace) -> None:
+    """Write a recipe for the source at a URL into a new folder."""
+    name, url = options.name, without_hash(options.url)
+    folder = options.output or os.path.join("recipes", "core", name)
+    path = os.path.join(folder, RECIPE_FILE)
+    if not NAME.fullmatch(name) or not NAME.fullmatch(os.path.basename(os.path.abspath(folder))):
+        raise Fail(f"{folder}: no recipe can be called that; use letters, digits and + . _ -")
+    if os.path.lexists(path):
+        raise Fail(f"{path}: there is one already; remove it, or give another folder with -o")
+    file = source_name(url, "new")
+    version_of(file, name)
+    digest = None if url.startswith(LOCAL) else fetched_hash(file, url)
+    if digest is None:
+        raise Fail(f"{url}: there is nothing to be had; give a URL that can be fetched")
+    archive = look_into(os.path.join(SOURCES, digest), file)
+    if not archive.kind:
+        known = "configure, Makefile, configure.ac, meson.build, CMakeLists.txt"
+        raise Fail(f"{file}: it has none of {known}; write the recipe by hand")
+    text = new_recipe(name, url, digest, archive)
+    os.makedirs(folder, exist_ok=True)
+    with open(path, "x", encoding="utf-8") as recipe:
+        recipe.write(text)
+    load_recipe(folder, options)
+    what, tools, _ = BUILD_KINDS[archive.kind]
+    say(f"new     {path}: {name} {version_of(file, name)}, with {what}")
+    missing = [tool for tool in tools.split(", ") if tool not in BUILDER_TOOLS]
+    if missing:
+        say(f"new     the builder has no {', '.join(missing)}: it builds once recipes make them")
+
+
+def cmd_build(options: argparse.Namespace) -> None:
+    for recipe in load_all(options):
+        recipe.stand_ins = tuple(options.stand_in)
+        if options.bootstrap:
+            recipe = make_stand_in(recipe, options.without, options.stand_in)
+        build_recipe(recipe, Work(options.arch))
+
+
+def cmd_input(options: argparse.Namespace) -> None:
+    """Write the tar that goes into the recipe's build, for who runs it elsewhere or by hand."""
+    recipe, work = load_recipe(options.recipe, options), Work(options.arch)
+    if not options.output:
+        raise Fail("input: the tar is no text for a terminal; name its file, as in -o in.tar")
+    check_hashes(recipe)
+    os.makedirs(work.logs, exist_ok=True)
+    with open(options.output, "w+b") as file:
+        write_input(recipe, work, file)
+
+
+def cmd_fetch(options: argparse.Namespace) -> None:
+    """Fetch one file; a URL may bear its own hash as ?sha256sum=, else --sha256 is its hash."""
+    alternatives = []
+    for url in options.url:
+        match = HASH_QUERY.search(url)
+        source_name(without_hash(url), "fetch")
+        digest = match[1] if match else options.sha256
+        if digest is None or not SHA256.fullmatch(digest):
+            raise Fail(f"{without_hash(url)}: no sha256 of 64 digits 0-9a-f; give it with --sha256")
+        alternatives.append(Alternative(without_hash(url), digest))
+    name = options.name or source_name(alternatives[0].url, "fetch")
+    if options.output is None:
+        fetch_source(name, alternatives, options.sources)
+        return
+    folder = os.path.dirname(os.path.abspath(options.output))
+    path = fetch_source(name, alternatives, folder)
+    if hash_file(path) != os.path.basename(path):
+        raise Fail(f"{path}: its bytes are not what its name says; remove it")
+    os.replace(path, options.output)
+    with contextlib.suppress(OSError):  # not when a dead host is noted there
+        os.rmdir(os.path.join(folder, ".dead"))
+
+
+def cmd_hash(options: argparse.Namespace) -> None:
+    """Fetch every source and write its hash into the recipe's sha256 map, all else as it was."""
+    for recipe in load_all(options):
+        hashes = {}
+        for source in recipe.sources:
+            for alternative in () if source.is_local else source.alternatives:
+                name = source_name(alternative.url, source.place)
+                hashes[name] = hashes.get(name) or fetched_hash(name, alternative.url)
+        found = {name: digest for name, digest in hashes.items() if digest}
+        missing = [
+            source.name
+            for source in recipe.sources
+            if not source.is_local
+            and not any(
+                source_name(alternative.url, source.place) in found
+                for alternative in source.alternatives)]
+        if missing:
+            raise Fail(
+                f"{recipe.path}: none of the places of {missing[0]} answers; nothing is written")
+        with open(recipe.path, encoding="utf-8", newline="") as file:
+            text = with_hashes(recipe.path, file.read(), found).encode()
+        if not found.items() <= hash_map(recipe.path, text).items():
+            raise Fail(
+                f"{recipe.path}: no place for the hashes; write an empty line `sha256:` where they "
+                "belong, at the left margin; nothing is written")
+        write_atomic(recipe.path, text, os.stat(recipe.path).st_mode & 0o777)
+        say(f"hash    {recipe.path}: {len(found)} written")
+
+
+def fetched_hash(name: str, url: str) -> Optional[str]:
+    """The sha256 of what URL names now, kept in the cache; None when it can't be had."""
+    os.makedirs(SOURCES, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=SOURCES) as folder:
+            path = fetch_alternative(
+                name, Alternative(url, None), os.path.join(folder, "file"), SOURCES)
+            digest = hash_file(path)
+            os.replace(path, os.path.join(SOURCES, digest))
+            return digest
+    except Unreachable as reason:
+        say(f"hash    {url}: {reason}")
+        return None
+
+
+def hash_map(path: str, text: bytes) -> Dict[str, str]:
+    """The sha256 map of a recipe's TEXT as a loader will read it; empty where it can't be read."""
+    reader = Reader(path)
+    try:
+        pairs = reader.pairs(compose_text(path, text), "the recipe")
+        return reader.text_map({key: value for key, _, value in pairs}["sha256"], "sha256")
+    except (Fail, KeyError):
+        return {}
+
+
+def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
+    """The TEXT of the recipe PATH with HASHES in its sha256 map; all else stays as it is."""
+    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
+        return "\ufeff" + with_hashes(path, text[1:], hashes)
+    root = compose_text(path, text.encode())
+    node = {key.value: value for key, value in root.value}.get("sha256")
+    left = dict(hashes)
+    edits = []
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        digest = left.pop(key.value, None)
+        if digest:
+            edits.append((value.start_mark.index, value.end_mark.index, digest))
+    if left:
+        if node and is_null(node) and not root.flow_style:
+            edits.append((node.start_mark.index, node.end_mark.index, ""))  # a ~
+        lines = [f"{quote_key(name)}: {digest}" for name, digest in left.items()]
+        edits.append(added_hashes(text, root, node, lines))
+    for start, end, new in sorted(edits, key=lambda edit: edit[0])[::-1]:
+        gap = " " if text[start - 1 : start] == ":" and new[:1] not in "\r\n" else ""
+        text = text[:start] + gap + new + text[end:]
+    return text
+
+
+def added_hashes(text: str, root: Any, node: Any, lines: List[str]) -> Tuple[int, int, str]:
+    """The edit (start, end, new text) that brings LINES into the sha256 map NODE of ROOT."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    margin = " " * root.start_mark.column
+    indented = "".join(f"{newline}{margin}  {line}" for line in lines)
+    if node is None and root.flow_style:
+        return (root.value[-1][1].end_mark.index,) * 2 + (f", sha256: {{{', '.join(lines)}}}",)
+    if node is None:
+        place = hash_place(text, root)
+        if place == len(text) and not text.endswith("\n"):
+            return place, place, f"{newline}{margin}sha256:{indented}"
+        return place, place, f"{margin}sha256:{indented}{newline}"
+    if is_null(node) and root.flow_style:
+        return node.start_mark.index, node.end_mark.index, f"{{{', '.join(lines)}}}"
+    if is_null(node):
+        return (end_of_line(text, node),) * 2 + (indented,)
+    if node.flow_style:
+        end = node.value[-1][1].end_mark.index if node.value else node.end_mark.index - 1
+        return end, end, (", " if node.value else "") + ", ".join(lines)
+    end = end_of_line(text, node.value[-1][1])
+    margin = " " * node.start_mark.column
+    return end, end, "".join(f"{newline}{margin}{line}" for line in lines)
+
+
+def end_of_line(text: str, node: Any) -> int:
+    """Where the line ends that NODE ends in."""
+    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
+
+
+def hash_place(text: str, root: Any) -> int:
+    """Where the map belongs: before the first key that comes after it, and that key's comment."""
+    keys = [field.key for field in RECIPE_FIELDS]
+    after = keys[keys.index("sha256") + 1 :]
+    places = (key.start_mark.index for key, _ in root.value if key.value in after)
+    place = next(places, len(text))
+    start = text.rfind("\n", 0, place) + 1 if place < len(text) else place
+    while start:
+        previous = text.rfind("\n", 0, start - 1) + 1
+        if place == len(text) or not text[previous:start].lstrip(" ").startswith("#"):
+            break
+        start = previous
+    return start
+
+
+def quote_key(name: str) -> str:
+    """NAME as a key of a YAML map."""
+    is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
+
+
+def output(options: argparse.Namespace, text: str) -> None:
+    if options.output:
+        os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
+        write_atomic(options.output, to_bytes(text))
+    else:
+        sys.stdout.buffer.write(to_bytes(text))
+
+
+# verb: (what it does, arguments, what runs it)
+COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], None]]] = {
+    "script": ("print the shell script that a recipe comes to", ("recipe",), cmd_script),
+    "build": ("build recipes whose inputs changed, in a container", ("recipe...",), cmd_build),
+    "hash": ("fetch the sources and write their sha256 into the recipe", ("recipe...",), cmd_hash),
+    "fetch": ("fetch one file from the first URL that has it", ("url...",), cmd_fetch),
+    "build-mk": ("print the makefile that builds a recipe", ("recipe",), cmd_build_mk),
+    "fetch-mk": ("print the makefile that fetches the sources", ("recipe...",), cmd_fetch_mk),
+    "world-mk": ("print the makefile that builds a tree of recipes", ("folder",), cmd_world_mk),
+    "why": ("say what a package's recipe is built for, if it is", ("folder", "package"), cmd_why),
+    "graph": ("draw what needs what, as DOT, or as SVG with -o FILE.svg", ("folder",), cmd_graph),
+    "meta": ("print what lpkg pack needs to know, as JSON", ("recipe",), cmd_meta),
+    "input": ("write the tar that goes into a recipe's build", ("recipe",), cmd_input),
+    "new": ("write a recipe to start from, for the source at a URL", ("name", "url"), cmd_new),
+    "lint": ("say what is wrong or odd in recipes; all below recipes/", ("recipe*",), cmd_lint),
+    "schema": ("print the JSON Schema of a pkgen.yaml, for editors", (), cmd_schema),
+}
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        self.exit(2, f"pkggen: {printable(message)}; `{self.prog} --help` lists what there is\n")
+
+
+def parse_arguments(argv: Optional[List[str]]) -> argparse.Namespace:
+    parser = ArgumentParser(
+        prog="pkggen.py", description="Turn YAML recipes into makefiles, and run them.")
+    parser.add_argument("--version", action="version", version=f"pkggen {VERSION}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    argv = sys.argv[1:] if argv is None else argv
+    wanted = argv[:1] if argv and argv[0] in COMMANDS else COMMANDS  # all take 10 ms
+    for verb in wanted:
+        what, arguments, _ = COMMANDS[verb]
+        command = verbs.add_parser(verb, help=what, description=what)
+        for name in arguments:
+            many = "+" if name.endswith("...") else "*" if name.endswith("*") else None
+            command.add_argument(name.rstrip(".*"), nargs=many)
+        add_options(command, verb)
+    return parser.parse_args(argv)
+
+
+def add_options(command: argparse.ArgumentParser, verb: str) -> None:
+    what, default = ("DIR", "recipes/core/NAME") if verb == "new" else ("FILE", "stdout")
+    command.add_argument(
+        "-o", dest="output", metavar=what, help=f"write to {what} instead of {default}")
+    if verb == "fetch":
+        command.add_argument("--sha256", help="the hash that the file must have")
+        command.add_argument("--name", help="what to call it in messages")
+        command.add_argument(
+            "--sources", default=SOURCES, help="cache of files by hash (%(default)s)")
+        return
+    here = os.environ.get("ARCH") or MACHINES.get(os.uname().machine, os.uname().machine)
+    command.add_argument("--arch", default=here, type=arch, help="compile for (%(default)s)")
+    command.add_argument("--hostarch", type=arch, help="compile on (the same)")
+    command.add_argument(
+        "-D", dest="define", action="append", default=[], type=definition, metavar="KEY=VALUE",
+        help="a value for .Data of the templates")
+    command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
+    if verb == "build":
+        add_stand_in_options(command)
+
+
+def add_stand_in_options(command: argparse.ArgumentParser) -> None:
+    """What world.mk says of a recipe in a cycle ("A tree of recipes")."""
+    command.add_argument("--bootstrap", action="store_true", help="build the recipe's stand-in")
+    command.add_argument(
+        "--without", action="append", default=[], metavar="DEP",
+        help="what the stand-in is built without, or PACKAGE/DEP: what a package of it lacks")
+    command.add_argument(
+        "--stand-in", action="append", default=[], metavar="RECIPE",
+        help="a recipe whose stand-in is in the sysroot in its place")
+
+
+def arch(text: str) -> str:
+    """An architecture on the command line, or in $ARCH."""
+    if text not in GNU_TRIPLETS:
+        raise argparse.ArgumentTypeError(f"unknown {text}{did_you_mean(text, GNU_TRIPLETS)}")
+    return text
+
+
+def definition(text: str) -> Tuple[str, str]:
+    """The argument of -D."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: no `=`; write -D KEY=VALUE")
+    return key, value
+
+
+def interrupt(number: int, frame: Any) -> None:
+    for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(caught, signal.SIG_IGN)  # once: what was begun is being undone
+    raise Interrupted(number)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    options = parse_arguments(argv)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    try:
+        options.data = dict(getattr(options, "define", []))
+        COMMANDS[options.verb][2](options)
+    except Fail as problem:
+        for line in f"pkggen: {problem}".split("\n"):     # a template's has a line with a caret
+            say(line)
+        return 1
+    except OSError as error:
+        say(f"pkggen: {error.filename or options.verb}: {error.strerror}")
+        return 1
+    except Interrupted as signal_received:
+        say(f"pkggen: stopped by {signal_received}; the next run goes on from what is finished")
+        return 128 + signal_received.number
+    return 0
 
 
 # ==== Templates ===================================================================================
@@ -1636,3135 +4610,6 @@ def render(text: str, data: Any, funcs: Optional[Dict[str, Callable[..., Any]]] 
         return Machine(source, Parser(source, functions).parse(), functions).run(data)
     except RecursionError:
         raise source.error(0, "the template or its data is nested too deep") from None
-
-
-# ==== Recipes: from YAML to values ================================================================
-#
-# PyYAML composes the file into nodes, which know their line and column; the readers below turn
-# nodes into values by the schema's kinds. A text keeps its source's spelling: `version: 1.10` is
-# "1.10", no float.
-
-
-class Reader:
-    """Reads the nodes of one recipe file; errors name file:line:column."""
-
-    def __init__(self, path: str, lenient: bool = False) -> None:
-        self.path = path
-        self.lenient = lenient
-        self.seen: set = set()
-
-    def place(self, node: Any) -> str:
-        return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
-
-    def fail(self, node: Any, what: str) -> Fail:
-        return Fail(f"{self.place(node)}: {what}")
-
-    def items(self, node: Any, what: str) -> List[Any]:
-        """The nodes of a list; null is the empty list."""
-        if is_null(node):
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.fail(
-                node, f"{what} is no list; write each of its items on a line after `- `"
-            )
-        return [self.once(item) for item in node.value]
-
-    def pairs(self, node: Any, what: str) -> List[Tuple[str, Any, Any]]:
-        """(key, key's node, value's node) of a map; null is the empty map."""
-        if is_null(node):
-            return []
-        if not isinstance(node, yaml.MappingNode):
-            raise self.fail(node, f"{what} is no map; write its keys as `key: value` lines")
-        pairs: Dict[str, Tuple[str, Any, Any]] = {}
-        for key_node, value_node in node.value:
-            key = self.text(self.once(key_node), f"a key of {what}")
-            if key in pairs:
-                self.problem(self.fail(key_node, f"{what} has {key} twice; keep one"))
-            pairs[key] = (key, key_node, self.once(value_node))
-        return list(pairs.values())
-
-    def once(self, node: Any) -> Any:
-        """NODE, unless it came before: an alias (`*name`) makes one node appear in two places."""
-        if id(node) in self.seen:
-            raise self.fail(node, "a YAML alias; write the value out where it is used")
-        self.seen.add(id(node))
-        known = SCALAR_TAGS if isinstance(node, yaml.ScalarNode) else COLLECTION_TAGS
-        if node.tag not in known:
-            raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
-        return node
-
-    def text(self, node: Any, what: str) -> str:
-        if not isinstance(node, yaml.ScalarNode):
-            raise self.fail(node, f"{what} is no text")
-        return "" if is_null(node) else node.value
-
-    def integer(self, node: Any, what: str) -> int:
-        text = self.text(node, what)
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise self.fail(node, f"{what} is {text!r}, and no number from 0 up")
-        return int(text)
-
-    def boolean(self, node: Any, what: str) -> bool:
-        value = self.any(node, what)
-        if not isinstance(value, bool):
-            raise self.fail(node, f"{what} is neither true nor false")
-        return value
-
-    def any(self, node: Any, what: str) -> Any:
-        """A value of YAML's own type, for .Data."""
-        if isinstance(node, yaml.SequenceNode):
-            return [self.any(item, what) for item in self.items(node, what)]
-        if isinstance(node, yaml.MappingNode):
-            return {
-                key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)
-            }
-        if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
-            raise self.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
-        if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
-            return plain_scalar(node.value)
-        try:
-            return SCALAR_TAGS[node.tag](node)
-        except ValueError as error:
-            raise self.fail(node, f"{what}: {error}") from None
-        except LookupError:  # !!bool maybe, !!int ""
-            raise self.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
-
-    def texts(self, node: Any, what: str) -> List[str]:
-        return [self.text(item, f"an item of {what}") for item in self.items(node, what)]
-
-    def text_map(self, node: Any, what: str) -> Dict[str, str]:
-        return {key: self.text(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def boolean_map(self, node: Any, what: str) -> Dict[str, bool]:
-        return {
-            key: self.boolean(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)
-        }
-
-    def any_map(self, node: Any, what: str) -> Dict[str, Any]:
-        return {key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def sources(self, node: Any, what: str) -> List[Tuple[List[str], str]]:
-        """([alternative, ...], place) of each source."""
-        sources = []
-        for item in self.items(node, what):
-            is_list = isinstance(item, yaml.SequenceNode)
-            texts = self.texts(item, "a source") if is_list else [self.text(item, "a source")]
-            if not texts or not all(texts):
-                raise self.fail(item, "an empty source; give a URL, or leave the line out")
-            sources.append((texts, self.place(item)))
-        return sources
-
-    def packages(self, node: Any, what: str) -> Dict[str, Dict[str, Any]]:
-        packages = {}
-        for name, key_node, value in self.pairs(node, what):
-            if not NAME.fullmatch(name):
-                raise self.fail(
-                    key_node, f"{name!r} is no package name; use letters, digits and + . _ -"
-                )
-            packages[name] = self.struct(value, PACKAGE_FIELDS, f"package {name}")
-            self.check_package(packages[name], value)
-        if not packages:
-            raise self.fail(node, "no packages; name at least one, as in `packages: {zlib: }`")
-        return packages
-
-    def check_package(self, fields: Dict[str, Any], node: Any) -> None:
-        for name in fields["scripts"]:
-            if name not in PACKAGE_SCRIPTS:
-                hint = did_you_mean(name, PACKAGE_SCRIPTS)
-                raise self.fail(node, f"unknown script {name} of a package{hint}")
-        for key in ("dependencies", "provides", "conflicts", "replaces"):
-            for text in fields[key]:
-                if not RELATION.fullmatch(text):
-                    raise self.fail(
-                        node, f"{text!r} in {key} is no NAME, NAME>=VERSION or the like"
-                    )
-        for path, text in fields["owners"].items():
-            if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
-                raise self.fail(node, f"{text!r} of {path} is no UID:GID:MODE, as in 0:0:4755")
-
-    def alternatives(self, node: Any, what: str) -> List[Dict[str, Any]]:
-        """[{path, target, priority}, ...], the paths without a leading slash."""
-        found = []
-        for item in self.items(node, what):
-            one = self.struct(item, ALTERNATIVE_FIELDS, "an alternative")
-            one["path"] = one["path"].strip("/")
-            if not one["path"] or not one["target"]:
-                raise self.fail(item, "an alternative has a path, and the target of its symlink")
-            found.append(one)
-        return found
-
-    def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
-        """A map whose keys are TABLE's; a key that is absent has its kind's empty value."""
-        known = {field.key: field for field in table}
-        values = {field.key: EMPTY[field.kind]() for field in table}
-        for key, key_node, value in self.pairs(node, what):
-            if key in known:
-                values[key] = self.read(known[key], value)
-                continue
-            problem = self.fail(key_node, f"unknown key {key} in {what}{did_you_mean(key, known)}")
-            if self.lenient:
-                say(f"pkggen: warning: {problem}")
-            else:
-                self.problem(problem)
-        return values
-
-    def read(self, field: Field, node: Any) -> Any:
-        return READERS[field.kind](self, node, field.key)
-
-    def problem(self, problem: Fail) -> None:
-        """What is wrong, but leaves the rest readable: lint goes on from here."""
-        raise problem
-
-
-def is_null(node: Any) -> bool:
-    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
-
-
-def construct(node: Any) -> Any:
-    return yaml.constructor.SafeConstructor().construct_object(node)
-
-
-# What yaml.v2 makes of text that is neither quoted nor tagged, which is not all that PyYAML does:
-# that has no y and no 1e3, but numbers to base 60.
-YAML_WORDS: Dict[str, Any] = {
-    **dict.fromkeys("y Y yes Yes YES true True TRUE on On ON".split(), True),
-    **dict.fromkeys("n N no No NO false False FALSE off Off OFF".split(), False),
-    **dict.fromkeys(["", "~", "null", "Null", "NULL"]),
-    **{sign + name: float(sign + "inf") for sign in ("", "+", "-")
-       for name in (".inf", ".Inf", ".INF")},
-    **dict.fromkeys([".nan", ".NaN", ".NAN"], float("nan")),
-}
-YAML_INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|0|[1-9][0-9]*)")
-YAML_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-PLAIN = yaml.resolver.Resolver()
-
-
-def plain_scalar(text: str) -> Any:
-    """The value that yaml.v2 gives to the plain scalar TEXT."""
-    if text in YAML_WORDS:
-        return YAML_WORDS[text]
-    number = text if text[0] in "._" else text.replace("_", "")
-    for pattern, parse in ((YAML_INTEGER, parse_number), (YAML_FLOAT, parse_float)):
-        if pattern.fullmatch(number):
-            try:
-                return parse(number.lower())
-            except ValueError:      # out of range: an integer may be a float yet
-                pass
-    return text
-
-
-COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-SCALAR_TAGS: Dict[str, Callable[[Any], Any]] = {
-    "tag:yaml.org,2002:str": lambda node: node.value,
-    "tag:yaml.org,2002:timestamp": lambda node: node.value,
-    "tag:yaml.org,2002:value": lambda node: node.value,
-    "tag:yaml.org,2002:null": construct,
-    "tag:yaml.org,2002:bool": construct,
-    "tag:yaml.org,2002:int": construct,
-    "tag:yaml.org,2002:float": construct,
-}
-READERS: Dict[str, Callable[[Reader, Any, str], Any]] = {
-    "text": Reader.text,
-    "integer": Reader.integer,
-    "boolean": Reader.boolean,
-    "any": Reader.any,
-    "texts": Reader.texts,
-    "text map": Reader.text_map,
-    "boolean map": Reader.boolean_map,
-    "any map": Reader.any_map,
-    "sources": Reader.sources,
-    "alternatives": Reader.alternatives,
-    "packages": Reader.packages,
-}
-EMPTY: Dict[str, Callable[[], Any]] = {
-    "text": str,
-    "integer": int,
-    "boolean": bool,
-    "any": str,
-    "texts": list,
-    "text map": dict,
-    "boolean map": dict,
-    "any map": dict,
-    "sources": list,
-    "alternatives": list,
-    "packages": dict,
-}
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error about WORD: the nearest KNOWN word, or all of them when they are few."""
-    import difflib
-
-    words = list(known)
-    near = difflib.get_close_matches(word, words, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known are {', '.join(words)}" if len(words) <= 30 else ""
-
-
-def compose(path: str) -> Any:
-    """The root node of the YAML file PATH."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(RECIPE_LIMIT + 1)
-    except OSError as error:
-        raise Fail(f"{path}: {error.strerror}; a recipe is a folder with a {RECIPE_FILE}") from None
-    if len(text) > RECIPE_LIMIT:
-        raise Fail(f"{path}: larger than {human_size(RECIPE_LIMIT)}; that is no recipe")
-    return compose_text(path, text)
-
-
-def compose_text(path: str, text: bytes) -> Any:
-    """The root node of the YAML TEXT, which stands in PATH."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        check_nesting(path, yaml.parse(text.decode(), loader))
-        return yaml.compose(text.decode(), loader)
-    except UnicodeDecodeError as error:
-        line = text.count(b"\n", 0, error.start) + 1
-        raise Fail(f"{path}:{line}: a byte that is no UTF-8; save the recipe as UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = f"{error.context}, {error.problem}" if error.context else error.problem
-        if error.context_mark and (error.context or "").startswith("while"):
-            begun = error.context_mark
-            problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
-        raise Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}") from None
-    except yaml.YAMLError as error:
-        raise Fail(f"{path}: {' '.join(str(error).split())}") from None
-
-
-def check_nesting(path: str, events: Iterable[Any]) -> None:
-    depth = 0
-    for event in events:
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > NESTING_LIMIT:
-            mark = event.start_mark
-            raise Fail(
-                f"{path}:{mark.line + 1}:{mark.column + 1}: more than {NESTING_LIMIT} lists and "
-                "maps in one another; that is no recipe"
-            )
-
-
-def recipe_path(argument: str) -> str:
-    """ARGUMENT is a recipe's folder or its pkgen.yaml."""
-    path = argument if argument.endswith(".yaml") else os.path.join(argument, RECIPE_FILE)
-    if not os.path.isfile(path):
-        raise Fail(f"{argument}: no recipe there; a recipe is a folder with a {RECIPE_FILE}")
-    return os.path.normpath(path)
-
-
-def load_recipe(
-    argument: str, options: argparse.Namespace, reader: Optional[Reader] = None
-) -> Recipe:
-    """Load the recipe in ARGUMENT. Raises Fail with file:line:column for what is wrong with it."""
-    path = recipe_path(argument)
-    root = compose(path)
-    reader = reader or Reader(path, options.lenient)
-    if root is None or is_null(root):
-        raise Fail(f"{path}: empty; a recipe has at least packages and version")
-    fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
-    folder = os.path.dirname(path) or "."
-    name = os.path.basename(os.path.abspath(folder))
-    recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
-    nodes = {key.value: value for key, value in root.value}
-    check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
-    fields["data"].update(options.data)
-    evaluate(recipe, nodes)
-    return recipe
-
-
-def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
-    """PLACES: where the value of each key of the recipe stands."""
-    fields = recipe.fields
-    if not NAME.fullmatch(recipe.name):
-        raise Fail(
-            f"{recipe.folder}: {recipe.name!r} is no recipe name; use letters, digits and + . _ -"
-        )
-    if not fields["packages"]:
-        raise Fail(f"{recipe.path}: no packages; name at least one")
-    if not PACKAGE_VERSION.fullmatch(fields["version"]):
-        raise Fail(
-            f"{places.get('version', recipe.path)}: version {fields['version']!r}; "
-            "use letters, digits and + . _ ~ -"
-        )
-    if fields["builder"] not in BUILDERS:
-        hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
-        raise Fail(f"{places['builder']}: unknown builder {fields['builder']!r}{hint}")
-    for name, digest in fields["sha256"].items():
-        if digest and not SHA256.fullmatch(digest):
-            raise Fail(
-                f"{places['sha256']}: the sha256 of {name} is not 64 digits 0-9a-f; "
-                f"empty it, and `pkggen.py hash {recipe.folder}` writes it"
-            )
-
-
-# ---- templates in recipes ------------------------------------------------------------------------
-
-
-def evaluate(recipe: Recipe, nodes: Dict[str, Any]) -> None:
-    """Render what is a template: sources, script and check. NODES: the recipe's values by key."""
-    dot = recipe_dot(recipe)
-    funcs = shortcuts(recipe)
-    for key in ("script", "check"):
-        text = "\n".join(recipe.fields[key])
-        setattr(recipe, key, render_field(recipe, text, dot, funcs, nodes.get(key)))
-    for texts, place in recipe.fields["sources"]:
-        rendered = [render(text, dot, funcs, f"{place}: source") for text in texts]
-        recipe.sources.append(make_source(recipe, rendered, place))
-    check_distinct_names(recipe)
-
-
-def recipe_dot(recipe: Recipe) -> "Struct":
-    """What templates see as `.`: a struct, so that a misspelt field is an error."""
-    fields = recipe.fields
-    return Struct(
-        {
-            "Version": fields["version"],
-            "Build": fields["build"],
-            "Arch": fields["arch"],
-            "Sources": [texts[0] for texts, _ in fields["sources"]],
-            "Packages": {
-                name: {"Dependencies": package["dependencies"]}
-                for name, package in fields["packages"].items()
-            },
-            "Script": fields["script"],
-            "BuildDependencies": fields["builddependencies"],
-            "Builder": BUILDERS[fields["builder"]],
-            "Cross": fields["cross"],
-            "Data": fields["data"],
-            "NoBootstrap": fields["nobootstrap"],
-        }
-    )
-
-
-def source_lines(node: Any, file_lines: List[str]) -> List[Tuple[int, int]]:
-    """(line, column) in the file, both from 0, of each line of a list of texts once joined."""
-    lines: List[Tuple[int, int]] = []
-    for item in node.value:
-        mark = item.start_mark
-        texts = item.value.split("\n")
-        for index, text in enumerate(texts):
-            if item.style in ("|", ">"):
-                line = mark.line + 1 + index
-                in_file = file_lines[line] if line < len(file_lines) else ""
-                lines.append((line, len(in_file) - len(text) if in_file.endswith(text) else 0))
-            else:
-                lines.append((mark.line, mark.column + bool(item.style)))  # plain text has no quote
-    return lines
-
-
-def render_field(recipe: Recipe, text: str, dot: Any, funcs: Dict, node: Any) -> str:
-    """Render TEXT, which NODE holds; an error in it names the recipe file's line and column."""
-    try:
-        return render(text, dot, funcs, recipe.path)
-    except Fail as error:
-        match = re.fullmatch(r"(\d+):(\d+): (.*)", str(error)[len(recipe.path) + 1 :], re.DOTALL)
-        if not match:
-            raise
-        with open(recipe.path, encoding="utf-8") as file:
-            lines = source_lines(node, file.read().split("\n"))
-        line, column = lines[int(match[1]) - 1]
-        raise Fail(f"{recipe.path}:{line + 1}:{column + int(match[2])}: {match[3]}") from None
-
-
-# ---- the shortcuts -------------------------------------------------------------------------------
-
-
-def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
-    """The functions that recipes' templates have beside Go's own; each gives lines of shell."""
-    version = recipe.fields["version"]
-    arch, hostarch = recipe.arch, recipe.hostarch
-
-    def extract(name: str, extension: str) -> str:
-        return f"tar -xf src/{name}-{version}.tar.{extension}\nmv {name}-{version} {name}"
-
-    def unpack(name: str, file: str) -> str:
-        return f"mkdir {name}\ntar -xf src/{file} --strip-components=1 -C {name}"
-
-    def pkmv(path: str, source: str, target: str) -> str:
-        path = clean_path(path)
-        folder = os.path.dirname(path)
-        lines = [f"mkdir -p out/{target}/{folder}"] if folder else []
-        lines.append(f"mv out/{source}/{path} out/{target}" + (f"/{folder}" if folder else ""))
-        return "\n".join(lines)
-
-    def mvman(package: str) -> str:
-        return (
-            f"mkdir -p out/{package}-man/usr/share\n"
-            f"mv out/{package}/usr/share/man out/{package}-man/usr/share/man"
-        )
-
-    def confflags() -> str:
-        build, host = (arch, hostarch) if arch == hostarch else (hostarch, arch)
-        return f"--build {gnu_arch(build)}-pc-linux-musl --host {gnu_arch(host)}-pc-linux-musl"
-
-    def configure(folder: str, *arguments: str) -> str:
-        return (
-            f"(cd {folder} && ./configure {confflags()} --prefix=/usr --sysconfdir=/etc "
-            f"--mandir=/usr/share/man --localstatedir=/var {' '.join(arguments)})"
-        )
-
-    def make(folder: str, *arguments: str) -> str:
-        return "\n".join(
-            f"$(MAKE) -C {folder} {argument}" for argument in arguments or ("",)
-        ).rstrip()
-
-    return {
-        "extract": extract,
-        "unpack": unpack,
-        "pkmv": pkmv,
-        "mvman": mvman,
-        "confflags": confflags,
-        "configure": configure,
-        "make": make,
-        "confarch": lambda: gnu_arch(arch),
-        "buildarch": lambda: arch,
-        "hostarch": lambda: hostarch,
-    }
-
-
-def gnu_arch(arch: str) -> str:
-    """What GNU's configure calls ARCH."""
-    return "i386" if arch == "x86" else arch
-
-
-def clean_path(path: str) -> str:
-    """PATH without doubled slashes, dots and its leading slash: a place below out/PACKAGE."""
-    return os.path.normpath("/" + path).lstrip("/")
-
-
-# ---- sources -------------------------------------------------------------------------------------
-
-
-def make_source(recipe: Recipe, urls: List[str], place: str) -> Source:
-    """The source with the alternatives URLS, each with the hash that its bytes must have."""
-    name = source_name(urls[0], place)
-    if len(urls) > 1 and any(url.startswith(LOCAL) for url in urls):
-        raise Fail(f"{place}: file: and self: lie here; give them alone, without alternatives")
-    first = hash_of(recipe, urls[0], name)
-    alternatives = []
-    for url in urls:
-        own = hash_of(recipe, url, source_name(url, place))
-        alternatives.append(Alternative(without_hash(url), own or first))
-    for prefix in recipe.fields["mirrors"]:
-        url = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
-        source_name(url, f"{recipe.path}: mirrors")
-        if url.partition(":")[0] not in WEB:  # file:///etc would bring this machine's own files
-            raise Fail(f"{recipe.path}: mirrors: {prefix!r} is no https:, http: or ftp: prefix")
-        alternatives.append(Alternative(url, first))
-    source = Source(name, tuple(alternatives), place)
-    if source.is_local:
-        local_path(recipe, source)
-    return source
-
-
-def source_name(url: str, place: str) -> str:
-    """The file name that URL has in src/: the base name of its path."""
-    scheme = url.partition(":")[0]
-    if scheme not in SCHEMES:
-        raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
-    if scheme == "git+https":
-        match = GIT.fullmatch(url.partition("?")[0])
-        if not match:
-            raise Fail(
-                f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
-                "with all 40 digits 0-9a-f of the commit"
-            )
-        return f"{match['name']}-{match['commit']}.tar"
-    path = url.partition(":")[2]
-    if scheme not in ("file", "self"):
-        path = path.partition("?")[0]
-    name = urllib.parse.unquote(os.path.basename(path)) if scheme in WEB else os.path.basename(path)
-    if not name or name in (".", "..") or name[0] == "-" or "/" in name or not name.isprintable():
-        raise Fail(f"{place}: {url!r} ends in no usable file name")
-    if any(not character.isprintable() or character == " " for character in url) and scheme in WEB:
-        raise Fail(f"{place}: {url!r} has blanks or control characters; write them as %20")
-    if scheme in WEB and not url_host(url):
-        raise Fail(f"{place}: {url!r} names no host")
-    if scheme == "deb-src" and not DEB_SRC.fullmatch(url.partition("?")[0]):
-        raise Fail(f"{place}: {url!r} is not deb-src:PACKAGE/FILE or deb-src:PACKAGE=VERSION/FILE")
-    return name
-
-
-def url_host(url: str) -> str:
-    """The host and port in URL, empty when there is none."""
-    try:
-        return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
-    except ValueError:  # a bracket of an IPv6 address that is not closed
-        return ""
-
-
-WEB = ("https", "http", "ftp")
-LOCAL = ("file:", "self:")
-SCHEMES = (*WEB, "file", "self", "git+https", "deb-src")
-GIT = re.compile(  # a host or user that begins with - would be an option somewhere
-    r"git\+(?P<url>https://[A-Za-z0-9\[][!$->@-~]*?/(?P<name>[A-Za-z0-9][A-Za-z0-9+._-]*?)"
-    r"(?:\.git)?/?)#(?P<commit>[0-9a-f]{40})"
-)
-DEB_SRC = re.compile(r"deb-src:([a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/([^/]+)")
-HASH_QUERY = re.compile(r"[?&](?:sha256sum|hash)=([^&]*)")
-
-
-def without_hash(url: str) -> str:
-    if url.startswith(LOCAL):
-        return url
-    path, _, query = url.partition("?")
-    kept = [part for part in query.split("&") if not HASH_QUERY.match("?" + part)]
-    return path + ("?" + "&".join(kept) if any(kept) else "")
-
-
-def hash_of(recipe: Recipe, url: str, name: str) -> Optional[str]:
-    """The sha256 that the recipe gives for URL: in the URL itself, or in its map."""
-    if url.startswith(LOCAL):
-        return None
-    match = HASH_QUERY.search(url)
-    digest = match[1] if match else recipe.fields["sha256"].get(name)
-    if digest and not SHA256.fullmatch(digest):
-        raise Fail(f"{recipe.path}: {url}: its hash is not 64 digits 0-9a-f")
-    return digest or None
-
-
-def local_path(recipe: Recipe, source: Source) -> str:
-    """Where the file: or self: source lies: in its folder, and by no link outside it."""
-    scheme, _, path = source.alternatives[0].url.partition(":")
-    base = recipe.folder if scheme == "file" else HERE
-    path = path[2:] if path.startswith("//") else path
-    full = os.path.realpath(os.path.join(base, path))
-    if not full.startswith(os.path.realpath(base) + os.sep):
-        raise Fail(f"{source.place}: {path!r} is outside {base}; copy the file into it")
-    if not os.path.isfile(full):
-        raise Fail(f"{source.place}: there is no file {path!r} in {base}")
-    return full
-
-
-def check_distinct_names(recipe: Recipe) -> None:
-    places: Dict[str, str] = {}
-    for source in recipe.sources:
-        if source.name in places:
-            raise Fail(f"{source.place}: a second source named {source.name}; src/ can hold one")
-        places[source.name] = source.place
-
-
-def check_hashes(recipe: Recipe) -> None:
-    """Raise Fail unless every source that is fetched has a sha256."""
-    for source in recipe.sources:
-        if not source.is_local and source.alternatives[0].sha256 is None:
-            raise Fail(
-                f"{source.place}: {source.name} has no sha256; "
-                f"`pkggen.py hash {recipe.folder}` fetches it and writes one"
-            )
-
-
-# ==== Makefiles ===================================================================================
-#
-# A script passes through make once, so that $(MAKE), $(shell ...) and $$x mean there what they mean
-# in any makefile. It stands in a `define`, which keeps blanks, tabs, # and leading @ - + as they
-# are; the rule has make write the expanded text to a file, which one shell runs. Two things would
-# not survive a define, a backslash at a line's end and a line that looks like endef or define: both
-# are written as expansions.
-
-BUILD_MK = """\
-# {name} {version} for {arch}: written by pkggen.py from {recipe}
-#   make -f build.mk SRCTAR=src.tar gentars    by hand: src.tar holds src/, TAROUT gets the tars
-SRCTAR ?=
-TAROUT ?= .
-HOSTARCH := {hostarch}
-BUILDARCH := {arch}
-ARCH := {arch}
-CROSS_COMPILE := {gnu}-
-CC := {arch}-linux-musl-gcc
-HOSTCC := gcc
-AR := $(CROSS_COMPILE)ar
-NM := $(CROSS_COMPILE)nm
-OBJCOPY := $(CROSS_COMPILE)objcopy
-RANLIB := $(CROSS_COMPILE)ranlib
-STRIP := $(CROSS_COMPILE)strip
-SYSROOT := /sysroot
-export CC AR NM OBJCOPY RANLIB STRIP
-export PKG_CONFIG_SYSROOT_DIR := $(SYSROOT)
-export PKG_CONFIG_LIBDIR := $(SYSROOT)/usr/lib/pkgconfig:$(SYSROOT)/usr/share/pkgconfig
-export SOURCE_DATE_EPOCH := {epoch}
-export LC_ALL := C
-export TZ := UTC
-unexport SRCTAR TAROUT
-PACKAGES := {packages}
-BACKSLASH := $(subst ,,\\)
-
-define SCRIPT
-{script}
-endef
-
-define CHECK
-{check}
-endef
-
-.PHONY: all untarsource script check gentars
-all: check
-untarsource:
-	mkdir -p $(PACKAGES:%=out/%)
-	$(if $(SRCTAR),tar -xf $(SRCTAR))
-script: untarsource
-	$(file >script.sh,$(SCRIPT))
-	+umask 022 && sh -ex script.sh
-check: script
-	$(file >check.sh,$(CHECK))
-	+umask 022 && sh -ex check.sh
-gentars: all
-	for package in $(PACKAGES); do tar -C out/$$package -cf $(TAROUT)/$$package.tar .; done
-"""
-
-FETCH_MK = """\
-# The sources of {names}: written by pkggen.py
-SOURCES ?= build/sources
-PKGGEN ?= {pkggen}
-.PHONY: fetch
-fetch:{targets}
-{rules}"""
-
-WORLD_MK = """\
-# Builds every recipe of {folder} for {arch}: written by pkggen.py
-#   make -k -j2 -f world.mk package/zlib    one package, with what it needs
-# A recipe without commands is up to date: what went into it is what went into its last good build.
-SOURCES ?= build/sources
-PKGGEN ?= {pkggen}
-.PHONY: all{phony}
-all:{all}
-{rules}"""
-
-
-def quote_script(script: str) -> str:
-    """SCRIPT as it can stand in a define."""
-    lines = []
-    for line in script.split("\n"):
-        if re.match(r"\s*(endef|define)\b", line):
-            line = "$()" + line
-        lines.append(line[:-1] + "$(BACKSLASH)" if line.endswith("\\") else line)
-    return "\n".join(lines)
-
-
-def quote_command(words: Iterable[str]) -> str:
-    """WORDS as one line of a makefile's recipe."""
-    return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
-
-
-def build_mk(recipe: Recipe) -> str:
-    return BUILD_MK.format(
-        name=recipe.name,
-        version=recipe.version,
-        recipe=recipe.name + "/" + RECIPE_FILE,
-        epoch=EPOCH,
-        arch=recipe.arch,
-        hostarch=recipe.hostarch,
-        gnu=GNU_TRIPLETS[recipe.arch],
-        packages=" ".join(recipe.packages),
-        script=quote_script(recipe.script),
-        check=quote_script(recipe.check),
-    )
-
-
-def plain_name(text: str) -> str:
-    """TEXT as a word of a makefile that means itself."""
-    return re.sub("[^A-Za-z0-9+._-]", "_", text)
-
-
-def source_target(source: Source) -> str:
-    """The file in the cache that the source is, as a makefile names it.
-
-    Alternatives may have other bytes and then another name there: the one that is there counts.
-    """
-    hashes = list(dict.fromkeys(alternative.sha256 for alternative in source.alternatives))
-    if None in hashes:
-        return f"$(SOURCES)/{plain_name(source.name)}-has-no-sha256"
-    files = [f"$(SOURCES)/{digest}" for digest in hashes]
-    if len(files) == 1:
-        return files[0]
-    return f"$(firstword $(wildcard {' '.join(files)}) {files[0]})"
-
-
-def source_rule(recipe: Recipe, source: Source) -> str:
-    if any(alternative.sha256 is None for alternative in source.alternatives):
-        hint = f"pkggen.py hash {recipe.folder} writes one"
-        problem = f"{source.place}: {source.name} has no sha256; {hint}"
-        return failing_rule(source_target(source), problem)
-    urls = [with_hash(alternative) for alternative in source.alternatives]
-    command = quote_command(["fetch", "--name", source.name, *urls])
-    return f"{source_target(source)}:\n\t@$(PKGGEN) {command} --sources $(SOURCES)\n"
-
-
-def failing_rule(target: str, problem: str) -> str:
-    """A rule that says what is wrong, for a target that can't be made."""
-    command = quote_command(["echo", "pkggen: " + printable(problem)])
-    return f"{target}:\n\t@{command} >&2; exit 1\n"
-
-
-def with_hash(alternative: Alternative) -> str:
-    mark = "&" if "?" in alternative.url else "?"
-    return f"{alternative.url}{mark}sha256sum={alternative.sha256}"
-
-
-def fetch_rules(recipes: Iterable[Recipe]) -> Dict[str, str]:
-    """Target to rule, once for sources that several recipes share."""
-    rules: Dict[str, str] = {}
-    for recipe in recipes:
-        for source in recipe.sources:
-            if not source.is_local:
-                rules.setdefault(source_target(source), source_rule(recipe, source))
-    return rules
-
-
-def pkggen_command() -> str:
-    return quote_command([sys.executable, os.path.join(HERE, "pkggen.py")])
-
-
-def fetch_mk(recipes: List[Recipe]) -> str:
-    rules = fetch_rules(recipes)
-    return FETCH_MK.format(
-        names=", ".join(recipe.name for recipe in recipes),
-        pkggen=pkggen_command(),
-        targets="".join(f" \\\n\t{target}" for target in rules),
-        rules="".join("\n" + rule for rule in rules.values()),
-    )
-
-
-def metadata(recipe: Recipe) -> Dict[str, Any]:
-    """What lpkg pack needs to know of the recipe (docs/lpkg.md: META)."""
-    fields = recipe.fields
-    packages = {}
-    for name, package in recipe.packages.items():
-        packages[name] = {
-            "summary": package["summary"] or fields["summary"],
-            "depends": [text for text in package["dependencies"] if text],
-            **{
-                key: package[key]
-                for key in ("provides", "conflicts", "replaces", "conffiles", "services", "owners",
-                            "scripts", "alternatives")
-            },
-        }
-    return {
-        "recipe": recipe.name,
-        "version": recipe.version,
-        "arch": recipe.arch,
-        "license": fields["license"],
-        "url": fields["url"],
-        "packages": packages,
-    }
-
-
-# ==== What went into a build ======================================================================
-#
-# NAME.built records the hash of everything that went into the last good build of a recipe, and the
-# packages that came out. A recipe is fresh while its inputs have those very hashes. The packages of
-# its build dependencies are inputs by their own hash: rebuilt to the same bytes, they change
-# nothing (early cutoff).
-
-
-class Built(NamedTuple):
-    """The record of a good build.
-
-    `packages`: name to {file (from the repository's folder), size, sha256, depends, provides};
-    `texts`: those of the inputs that are texts, so that `why` can show the lines that changed.
-    """
-
-    inputs: Dict[str, str]
-    packages: Dict[str, Dict[str, Any]]
-    seconds: float
-    texts: Dict[str, str] = {}
-
-
-class Work:
-    """The folders of one architecture below $O, and the records of what is built there.
-
-    Stand-ins have records, logs and packages in folders of their own, named bootstrap; they are
-    never in the repository.
-    """
-
-    def __init__(self, arch: str) -> None:
-        self.arch = arch
-        self.records = os.path.join(OUT, arch, "mk")
-        self.logs = os.path.join(OUT, arch, "log")
-        self.repository = os.path.join(OUT, "repo", arch)
-        self.built: Dict[str, Built] = {}
-        self.makers: Dict[str, str] = {}
-        for prefix in ("", "bootstrap/"):
-            folder = os.path.join(self.records, prefix)
-            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-                if name.endswith(".built"):
-                    key = prefix + name[: -len(".built")]
-                    self.add(key, self.read(key))
-
-    def read(self, key: str) -> Built:
-        path = os.path.join(self.records, key + ".built")
-        try:
-            with open(path, encoding="utf-8") as file:
-                return Built(**json.load(file))
-        except (ValueError, TypeError, OSError) as error:
-            raise Fail(
-                f"{path}: unreadable ({error}); remove it, and the recipe is built again"
-            ) from None
-
-    def add(self, key: str, built: Built) -> None:
-        self.built[key] = built
-        if "/" in key:
-            return
-        for package, facts in built.packages.items():
-            self.makers[package] = key
-            for provided in facts["provides"]:
-                self.makers.setdefault(relation_name(provided), key)
-
-    def record(self, key: str, built: Built) -> None:
-        path = os.path.join(self.records, key + ".built")
-        write_atomic(path, (json.dumps(built._asdict(), indent=1, sort_keys=True) + "\n").encode())
-        self.add(key, built)
-
-    def facts(self, package: str, stand_ins: Iterable[str] = ()) -> Optional[Dict[str, Any]]:
-        """The record of the package named, or of one that provides it; None when there is none.
-
-        Where one of the recipes STAND_INS makes it, the stand-in's.
-        """
-        for key in (*(f"bootstrap/{name}" for name in stand_ins), self.makers.get(package)):
-            packages = self.built[key].packages if key in self.built else {}
-            if package in packages:
-                return packages[package]
-            for facts in packages.values():
-                if package in map(relation_name, facts["provides"]):
-                    return facts
-        return None
-
-    def packages_folder(self, recipe: Recipe) -> str:
-        """Where the packages of the recipe go."""
-        stand_ins = os.path.join(OUT, self.arch, "bootstrap")
-        return stand_ins if recipe.is_stand_in else self.repository
-
-    def package_path(self, facts: Dict[str, Any]) -> str:
-        return os.path.normpath(os.path.join(self.repository, facts["file"]))
-
-    def is_here(self, built: Built) -> bool:
-        for facts in built.packages.values():
-            try:
-                if os.stat(self.package_path(facts)).st_size != facts["size"]:
-                    return False
-            except OSError:
-                return False
-        return True
-
-    def builder(self) -> Tuple[str, str]:
-        """(image, hash of its definition and its package list), as world/builder wrote them."""
-        path = os.path.join(self.records, "builder")
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-        except OSError:
-            return "", ""
-        return text.partition("\n")[0], hash_text(text)
-
-
-def hash_text(text: str) -> str:
-    return hashlib.sha256(to_bytes(text)).hexdigest()
-
-
-def hash_file(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def local_mode(path: str) -> int:
-    """The mode in the build of a file of the recipe's: only whether it is a program counts."""
-    return 0o755 if os.stat(path).st_mode & 0o100 else 0o644
-
-
-def hash_local(path: str) -> str:
-    return hash_file(path) + (" program" if local_mode(path) == 0o755 else "")
-
-
-@functools.lru_cache(maxsize=None)
-def relation_name(relation: str) -> str:
-    """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is no need."""
-    return "" if relation.startswith("!") else re.split(r"[<>=~]", relation)[0]
-
-
-def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str, Any]]]:
-    """The packages in the recipe's sysroot: its build dependencies with all that they depend on.
-
-    The value is the package's record, None where it isn't built.
-    """
-    wanted = [
-        name
-        for name in map(relation_name, recipe.fields["builddependencies"])
-        if name and name not in BUILDER_TOOLS
-    ]
-    found: Dict[str, Optional[Dict[str, Any]]] = {}
-    while wanted:
-        name = wanted.pop()
-        if name in found:
-            continue
-        found[name] = work.facts(name, recipe.stand_ins)
-        wanted += [dep for dep in map(relation_name, (found[name] or {}).get("depends", [])) if dep]
-    return dict(sorted(found.items()))
-
-
-def build_texts(recipe: Recipe) -> Dict[str, str]:
-    """The inputs of the recipe's build that are texts."""
-    return {
-        "build.mk": build_mk(recipe),
-        "metadata": json.dumps(metadata(recipe), sort_keys=True),
-    }
-
-
-def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
-    """What goes into the recipe's build: a name for each input, and its hash."""
-    inputs = {name: hash_text(text) for name, text in build_texts(recipe).items()}
-    inputs["builder"] = work.builder()[1]
-    for source in recipe.sources:
-        hashes = [alternative.sha256 or "" for alternative in source.alternatives]
-        inputs[f"source {source.name}"] = (
-            hash_local(local_path(recipe, source)) if source.is_local else " ".join(hashes)
-        )
-    for name, facts in sysroot_packages(recipe, work).items():
-        inputs[f"package {name}"] = facts["sha256"] if facts else ""
-    return inputs
-
-
-def is_fresh(recipe: Recipe, work: Work) -> bool:
-    built = work.built.get(recipe.key)
-    return built is not None and built.inputs == build_inputs(recipe, work) and work.is_here(built)
-
-
-# ==== A tree of recipes ===========================================================================
-#
-# make closes dependencies by itself, so a target of world.mk names only what it needs directly, and
-# the file grows as the tree does:
-#
-#   recipe/R      builds R; needs package/B for each build dependency B
-#   package/P     P can be installed; needs the recipe that makes P, and package/D for each D that P
-#                 depends on
-#   bootstrap/R   builds the stand-in of R, which has `builder: bootstrap` and is in a cycle:
-#                 without the dependencies that are in the cycle too, the builder's tools in their
-#                 place
-#   stage/P       package/P as the recipes of the cycle have it: the stand-in's where R makes P
-#
-# A cycle of packages alone is no problem, they are installed together: one of them has the needs of
-# all, and the others need that one. In a cycle with recipes, every recipe, R itself too, is built
-# with stage/ in place of package/. So the stand-in counts there even when R is built, and what goes
-# into a build is the same in every run. A cycle that is left then is a problem of one of its
-# recipes.
-
-
-class Tree:
-    """Every recipe below a folder; `problems` has a line of text for each that can't be built."""
-
-    def __init__(self, folder: str, options: argparse.Namespace) -> None:
-        self.options = options
-        self.recipes: Dict[str, Recipe] = {}
-        self.stand_ins: Dict[str, Recipe] = {}
-        self.problems: Dict[str, str] = {}
-        self.cycles: List[set] = []  # of names of recipes
-        # The recipe behind the name of a package, or behind another name that one provides.
-        self.makers: Dict[str, str] = {}
-        self.providers: Dict[str, str] = {}
-        for path in find_recipes(folder):
-            self.load(path, options)
-        self.unread = sorted(self.problems)
-        self.find_makers()
-        for name in self.recipes:
-            self.check_needs(name)
-        # The targets of world.mk, each with those it needs itself.
-        self.targets: Dict[str, List[str]] = {}
-        self.add_targets()
-        self.order = self.sort()
-        # Those of them that build, in that order.
-        builds = {target: self.built_by(target) for target in self.order}
-        self.builds = {target: recipe for target, recipe in builds.items() if recipe}
-
-    def load(self, path: str, options: argparse.Namespace) -> None:
-        # A folder whose name is none of a recipe's is a problem too, and needs a target for it.
-        name = plain_name(os.path.basename(os.path.dirname(os.path.abspath(path))))
-        try:
-            recipe = load_recipe(path, options)
-        except Fail as problem:
-            self.problems[name] = str(problem).partition("\n")[0]
-            return
-        if name in self.recipes:
-            self.problems[name] = (
-                f"{path}: a second recipe named {name}, beside {self.recipes[name].path}"
-            )
-        elif not recipe.fields["arch"] or recipe.arch in recipe.fields["arch"]:
-            self.recipes[name] = recipe
-
-    def find_makers(self) -> None:
-        for name, recipe in self.recipes.items():
-            for package in recipe.packages:
-                other = self.makers.setdefault(package, name)
-                if other != name:
-                    self.problems[name] = (
-                        f"{recipe.path}: {self.recipes[other].path} makes {package} too"
-                    )
-        for name, recipe in self.recipes.items():
-            for package, fields in recipe.packages.items():
-                for provided in map(relation_name, fields["provides"]):
-                    if self.makers.setdefault(provided, name) == name:
-                        self.providers.setdefault(provided, package)
-
-    def needs(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
-        """The names that PACKAGE, or else the recipe's build, depends on."""
-        fields = recipe.packages[package] if package else None
-        relations = fields["dependencies"] if fields else recipe.fields["builddependencies"]
-        names = [relation_name(text) for text in relations]
-        return [name for name in names if name and (package or name not in BUILDER_TOOLS)]
-
-    def check_needs(self, name: str) -> None:
-        recipe = self.recipes[name]
-        needs = {text: "the build dependency" for text in self.needs(recipe)}
-        for package in recipe.packages:
-            needs.update({text: f"{package}'s dependency" for text in self.needs(recipe, package)})
-        for dependency, what in needs.items():
-            if dependency not in self.makers:
-                hint = did_you_mean(dependency, self.makers)
-                if self.unread and "did you mean" not in hint:
-                    hint = f"; {', '.join(self.unread)} could not be read"
-                self.problems.setdefault(
-                    name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}"
-                )
-
-    def add_targets(self) -> None:
-        for name, recipe in self.recipes.items():
-            needs = [] if name in self.problems else self.wanted(recipe)
-            self.targets[f"recipe/{name}"] = needs
-        for name, maker in self.makers.items():
-            self.targets[f"package/{name}"] = self.to_install(name, self.recipes[maker])
-
-    def wanted(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
-        """The targets of the packages that PACKAGE, or else the recipe's build, depends on."""
-        names = dict.fromkeys(self.needs(recipe, package))
-        return [f"package/{name}" for name in names if name in self.makers]
-
-    def to_install(self, name: str, maker: Recipe) -> List[str]:
-        """The targets that the package NAME of the recipe MAKER needs."""
-        provider = self.providers.get(name)
-        if provider and name not in maker.packages:
-            return [f"package/{provider}"]
-        return [f"recipe/{maker.name}", *self.wanted(maker, name)]
-
-    def built_by(self, target: str) -> Optional[Recipe]:
-        """The recipe that the target builds; None for a package's, and where it can't be built."""
-        kind, _, name = target.partition("/")
-        recipes = {"recipe": self.recipes, "bootstrap": self.stand_ins}.get(kind, {})
-        return None if name in self.problems else recipes.get(name)
-
-    def sort(self) -> List[str]:
-        """The targets, each after those it needs, once every cycle is dealt with."""
-        while True:
-            groups = strong_groups(self.targets)
-            cycles = [group for group in groups if self.is_cycle(group)]
-            for group in cycles:
-                self.break_cycle(group)
-            if not cycles:
-                return [target for group in groups for target in group]
-
-    def is_cycle(self, group: List[str]) -> bool:
-        return len(group) > 1 or group[0] in self.targets[group[0]]
-
-    def break_cycle(self, group: List[str]) -> None:
-        builds = sorted(target for target in group if target.startswith(("recipe/", "bootstrap/")))
-        recipes = [self.recipes[target.partition("/")[2]] for target in builds]
-        starters = {
-            recipe.name
-            for recipe in recipes
-            if BUILDERS[recipe.fields["builder"]] == "bootstrap"
-            and recipe.name not in self.stand_ins
-        }
-        self.cycles += [{recipe.name for recipe in recipes}] if recipes else []
-        if not builds:
-            self.join_packages(group)
-        elif starters:
-            self.add_stand_ins(group, starters)
-        else:
-            self.report_cycle(builds[0], group)
-
-    def join_packages(self, group: List[str]) -> None:
-        first, *others = sorted(group)
-        needs = dict.fromkeys(need for target in group for need in self.targets[target])
-        inside = set(group)
-        self.targets[first] = [need for need in needs if need not in inside]
-        self.targets.update({other: [first] for other in others})
-
-    def add_stand_ins(self, group: List[str], starters: set) -> None:
-        """Have the recipes of the GROUP, a cycle, built with the stand-ins of the STARTERS."""
-        # In the group's place: what the cycle's recipes need instead.
-        instead = {}
-        for target in group:
-            kind, _, name = target.partition("/")
-            if kind == "package":
-                instead[target] = f"stage/{name}"
-            elif name in starters:
-                instead[target] = f"bootstrap/{name}"
-
-        def staged(targets: List[str]) -> List[str]:
-            return [instead.get(target, target) for target in targets]
-
-        for name in starters:
-            without = self.left_out(self.recipes[name], instead, starters)
-            stand_in = make_stand_in(self.recipes[name], without, starters)
-            self.stand_ins[name] = stand_in
-            self.targets[f"bootstrap/{name}"] = staged(self.wanted(stand_in))
-        for target in group:
-            kind, _, name = target.partition("/")
-            if kind == "package":
-                maker = self.stand_ins.get(self.makers[name], self.recipes[self.makers[name]])
-                self.targets[f"stage/{name}"] = staged(self.to_install(name, maker))
-            else:
-                self.targets[target] = staged(self.targets[target])
-                recipe = self.recipes[name]
-                self.recipes[name] = recipe.replace(stand_ins=tuple(sorted(starters)))
-
-    def left_out(self, recipe: Recipe, inside: Iterable[str], starters: set) -> List[str]:
-        """The dependencies that the recipe's stand-in lacks: DEP, or PACKAGE/DEP of a package.
-
-        What a stand-in's package needs to run would close the cycle as well, unless that is a
-        stand-in's too.
-        """
-        allowed = recipe.fields["nobootstrap"]
-        closing = {
-            name for name in self.makers if f"package/{name}" in inside and not allowed.get(name)
-        }
-        without = [name for name in self.needs(recipe) if name in closing]
-        for package in recipe.packages:
-            for name in self.needs(recipe, package):
-                if name in closing and self.makers[name] not in starters:
-                    without.append(f"{package}/{name}")
-        return list(dict.fromkeys(without))
-
-    def report_cycle(self, start: str, group: List[str]) -> None:
-        """Make the cycle a problem of the recipe that the target START builds.
-
-        That one fails then and waits for nothing, and so the others of the cycle fail after it.
-        """
-        path = self.way_back(start, set(group))
-        words = []
-        for target, after in zip(path, path[1:] + [path[0]]):
-            kind, _, name = target.partition("/")
-            if kind == "bootstrap":
-                words.append(f"{name}'s stand-in")
-            elif kind == "recipe" or after.startswith(("package/", "stage/")):
-                words.append(name)
-        name = start.partition("/")[2]
-        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
-        if any(target.startswith("bootstrap/") for target in path):
-            way_out = "`nobootstrap` forbids the way out"
-        self.problems[name] = (
-            f"{self.recipes[name].path}: build dependencies in a cycle: "
-            f"{' -> '.join(words)}; {way_out}"
-        )
-        self.targets[f"recipe/{name}"] = []
-        if name in self.stand_ins:
-            self.targets[f"bootstrap/{name}"] = [f"recipe/{name}"]
-
-    def way_back(self, start: str, inside: set) -> List[str]:
-        """The shortest way from the target START back to it, through those INSIDE."""
-        came_from: Dict[str, str] = {}
-        queue = [start]
-        for target in queue:
-            for need in self.targets[target]:
-                if need in inside and need not in came_from:
-                    came_from[need] = target
-                    queue.append(need)
-        path = [start, came_from[start]]
-        while path[-1] != start:
-            path.append(came_from[path[-1]])
-        return path[::-1]
-
-
-def make_stand_in(recipe: Recipe, without: Iterable[str], stand_ins: Iterable[str]) -> Recipe:
-    """The RECIPE as it makes its stand-in: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
-    left_out = set(without)
-    fields = dict(recipe.fields)
-    fields["builddependencies"] = [
-        text for text in fields["builddependencies"] if relation_name(text) not in left_out
-    ]
-    fields["packages"] = {
-        name: {
-            **package,
-            "dependencies": [
-                text
-                for text in package["dependencies"]
-                if f"{name}/{relation_name(text)}" not in left_out
-            ],
-        }
-        for name, package in recipe.packages.items()
-    }
-    return recipe.replace(
-        fields=fields, stand_ins=tuple(sorted(stand_ins)), without=tuple(without)
-    )
-
-
-def strong_groups(graph: Dict[str, List[str]]) -> List[List[str]]:
-    """The nodes of GRAPH in groups that reach one another, each after the groups it leads to.
-
-    Gabow's algorithm, without recursion: a chain may be longer than Python's stack.
-    """
-    groups: List[List[str]] = []
-    met: Dict[str, int] = {}
-    done: set = set()
-    waiting: List[str] = []  # met, their group not known yet
-    firsts: List[str] = []  # those of them that no later one is known to lead before
-    for root in graph:
-        trail = [] if root in met else [(root, iter(graph[root]))]
-        while trail:
-            node, needs = trail[-1]
-            if node not in met:
-                met[node] = len(met)
-                waiting.append(node)
-                firsts.append(node)
-            for need in needs:
-                if need not in met:
-                    trail.append((need, iter(graph[need])))
-                    break
-                while need not in done and met[firsts[-1]] > met[need]:
-                    firsts.pop()
-            else:
-                trail.pop()
-                if firsts[-1] == node:
-                    firsts.pop()
-                    at = len(waiting) - 1
-                    while waiting[at] != node:
-                        at -= 1
-                    groups.append(waiting[at:])
-                    done.update(waiting[at:])
-                    del waiting[at:]
-    return groups
-
-
-def find_recipes(folder: str) -> List[str]:
-    if not os.path.isdir(folder):
-        raise Fail(f"{folder}: no folder; name the one that holds the recipes")
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        if RECIPE_FILE in files:
-            paths.append(os.path.join(parent, RECIPE_FILE))
-    return paths
-
-
-def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
-    """The targets that have to be built, and those after them, which may have to be."""
-    stale: Dict[str, Optional[Recipe]] = {}
-    for target in tree.order:
-        recipe = tree.builds.get(target)
-        is_behind = any(need in stale for need in tree.targets[target])
-        if is_behind or (recipe and not is_fresh(recipe, work)):
-            stale[target] = recipe
-    return {target: recipe for target, recipe in stale.items() if recipe}
-
-
-def world_mk(folder: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
-    """The makefile that builds every recipe of TREE; those of STALE have something to do."""
-    names = sorted({*tree.recipes, *tree.problems})
-    targets = sorted({*tree.targets, *(f"recipe/{name}" for name in names)})
-    rules = [target_rule(tree, target, stale.get(target)) for target in targets]
-    rules += fetch_rules(stale.values()).values()
-    return WORLD_MK.format(
-        folder=printable(folder),
-        arch=work.arch,
-        pkggen=pkggen_command(),
-        phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
-        all="".join(f" recipe/{name}" for name in names),
-        rules="".join("\n" + rule for rule in rules),
-    )
-
-
-def target_name(target: str) -> str:
-    """The target as a makefile names it; a package may provide `so:NAME`."""
-    return target.replace(":", "\\:")
-
-
-def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
-    """The rule for the target, with a command when the recipe that it builds is STALE."""
-    kind, _, name = target.partition("/")
-    if kind == "recipe" and name in tree.problems:
-        return failing_rule(target, tree.problems[name])
-    needs = [target_name(need) for need in tree.targets[target]]
-    command = ""
-    if stale:
-        needs += [source_target(source) for source in stale.sources if not source.is_local]
-        command = f"\t@$(PKGGEN) build {quote_command(build_arguments(stale, tree.options))}\n"
-    return f"{target_name(target)}: {' '.join(needs)}".rstrip() + "\n" + command
-
-
-def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
-    """What `pkggen.py build` is to be given to build the recipe as OPTIONS had it loaded."""
-    arguments = [recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch]
-    arguments += ["--lenient"] if options.lenient else []
-    for key, value in options.data.items():
-        arguments += ["-D", f"{key}={value}"]
-    arguments += ["--bootstrap"] if recipe.is_stand_in else []
-    for name in recipe.without or ():
-        arguments += ["--without", name]
-    for name in recipe.stand_ins:
-        arguments += ["--stand-in", name]
-    return arguments
-
-
-# ==== Why a recipe is built, and a picture of the tree ============================================
-
-
-def find_recipe(tree: Tree, folder: str, package: str) -> str:
-    """The name of the recipe that makes PACKAGE, or of the recipe of that name."""
-    name = tree.makers.get(package, package)
-    if name not in tree.recipes and name not in tree.problems:
-        hint = did_you_mean(package, sorted({*tree.makers, *tree.recipes}))
-        raise Fail(f"{folder}: no recipe makes the package {package}{hint}")
-    return name
-
-
-def why(tree: Tree, work: Work, name: str) -> List[str]:
-    """Lines that say what of the recipe NAME changed since its last good build, and what follows.
-
-    A recipe with a stand-in is built twice, and has something to say of each.
-    """
-    if name in tree.problems:
-        return [f"{name}: it can't be built: {tree.problems[name]}"]
-    targets = [f"bootstrap/{name}"] * (name in tree.stand_ins) + [f"recipe/{name}"]
-    stale = stale_builds(tree, work)
-    lines = []
-    for target in targets:
-        lines += why_one(tree.builds[target], work)
-        needed = reached(tree.order[::-1], tree.targets, [target]) - {target}
-        first = [stale[need] for need in tree.order if need in needed and need in stale]
-        titles = [recipe.title for recipe in first if not is_fresh(recipe, work)]
-        lines += [f"  before it is built: {', '.join(titles)}"] if titles else []
-        never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
-        lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
-    changed = [target for target in targets if target in stale]
-    behind = reached(tree.order, needed_by(tree), changed).intersection(tree.builds)
-    names = sorted({tree.builds[target].name for target in behind} - {name})
-    return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
-
-
-def needed_by(tree: Tree) -> Dict[str, List[str]]:
-    """The targets of TREE, each with those that need it."""
-    needed: Dict[str, List[str]] = {target: [] for target in tree.order}
-    for target in tree.order:
-        for need in tree.targets[target]:
-            needed[need].append(target)
-    return needed
-
-
-def reached(order: List[str], edges: Dict[str, List[str]], starts: List[str]) -> set:
-    """STARTS and the targets that EDGES lead to from there; each edge goes onward in ORDER."""
-    found = set(starts)
-    for target in order:
-        if target in found:
-            found.update(edges[target])
-    return found
-
-
-def why_one(recipe: Recipe, work: Work) -> List[str]:
-    built = work.built.get(recipe.key)
-    if built is None:
-        return [f"{recipe.title}: never built"]
-    now = build_inputs(recipe, work)
-    changed = [name for name in {**now, **built.inputs} if now.get(name) != built.inputs.get(name)]
-    lines = []
-    for name in changed:
-        what = change(built.inputs.get(name), now.get(name))
-        lines.append(f"  {input_name(recipe, name)} {what}")
-        if name in built.texts:
-            lines += changed_lines(built.texts[name], build_texts(recipe)[name])
-    if not work.is_here(built):
-        lines.append(f"  a package is not in {work.packages_folder(recipe)} as it was built")
-    state = "what changed since it was built" if lines else "up to date"
-    return [f"{recipe.title}: {state}", *lines]
-
-
-def input_name(recipe: Recipe, name: str) -> str:
-    """What an input of `build_inputs` is called for a person."""
-    local = {f"source {source.name}" for source in recipe.sources if source.is_local}
-    return name.replace("source", "file", 1) if name in local else name
-
-
-def change(before: Optional[str], now: Optional[str]) -> str:
-    if before is None:
-        return "is new"
-    if now is None:
-        return "is gone"
-    if not now.strip():
-        return "is missing"
-    is_mode = before.split(" ")[0] == now.split(" ")[0] and "program" in before + now
-    return "has another mode" if is_mode else "changed"
-
-
-def changed_lines(before: str, now: str) -> List[str]:
-    """What differs between two texts of a build's inputs, JSON or a makefile."""
-    import difflib
-
-    def lines(text: str) -> List[str]:
-        is_json = text.startswith("{")
-        return (json.dumps(json.loads(text), indent=1) if is_json else text).split("\n")
-
-    difference = list(difflib.unified_diff(lines(before), lines(now), n=0, lineterm=""))
-    shown = [f"    {line[0]} {line[1:]}" for line in difference[2:] if not line.startswith("@@")]
-    more = [f"    and {len(shown) - LOG_LINES} lines more"] if len(shown) > LOG_LINES else []
-    return shown[:LOG_LINES] + more
-
-
-# ---- the picture ---------------------------------------------------------------------------------
-
-GRAPH = """\
-digraph recipes {{
-  graph [rankdir=LR, ranksep=0.7, nodesep=0.15, fontname="sans-serif", fontsize=10, label={title}]
-  node [shape=box, style="rounded,filled", color="#8a94a6", fillcolor="#eef1f6", penwidth=1,
-        fontname="sans-serif", fontsize=11, margin="0.12,0.06", height=0.3]
-  edge [color="#7a8699", arrowsize=0.6]
-{body}}}
-"""
-# Fills for the groups of recipes, in the order in which they come.
-GROUP_FILLS = "#e3eefb #e7f5e4 #fdf1dc #f3e8fa #fde8e8 #e2f5f4 #f4f0e6 #ececec".split()
-BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stand-in breaks
-
-
-def graph_dot(folder: str, tree: Tree, work: Work) -> str:
-    """The recipes of TREE as a graph in Graphviz's language."""
-    edges = graph_edges(tree)
-    packages = sum(len(recipe.packages) for recipe in tree.recipes.values())
-    title = (
-        f"{folder}: {len(tree.recipes)} recipes, {packages} packages. An arrow leads to what is "
-        "needed to build; a dashed one, to run."
-    )
-    groups = sorted({os.path.dirname(recipe.folder) for recipe in tree.recipes.values()})
-    fills = dict(zip(groups, itertools.cycle(GROUP_FILLS)))
-    names = sorted({*tree.recipes, *tree.problems, *(other for _, other in edges)})
-    lines = [graph_node(tree, work, name, fills) for name in names]
-    for (name, other), style in sorted(edges.items()):
-        attributes = {"style": style} if style == "dashed" else {}
-        color = cycle_color(tree, name, other)
-        attributes.update({"color": color, "penwidth": "2"} if color else {})
-        lines.append(f"  {dot_text(name)} -> {dot_text(other)}{dot_attributes(attributes)}\n")
-    return GRAPH.format(title=dot_text(title + cycle_legend(tree)), body="".join(lines))
-
-
-def graph_edges(tree: Tree) -> Dict[Tuple[str, str], str]:
-    """(recipe, recipe that it needs) to the style of the edge."""
-    edges: Dict[Tuple[str, str], str] = {}
-    for name, recipe in tree.recipes.items():
-        for need in tree.needs(recipe):
-            edges[name, tree.makers.get(need, need)] = "solid"
-        for package in recipe.packages:
-            for need in tree.needs(recipe, package):
-                if tree.makers.get(need) != name:
-                    edges.setdefault((name, tree.makers.get(need, need)), "dashed")
-    return edges
-
-
-def graph_node(tree: Tree, work: Work, name: str, fills: Dict[str, str]) -> str:
-    if name not in tree.recipes:
-        tooltip = tree.problems.get(name, "no recipe makes it")
-        attributes = {"color": BROKEN, "style": "rounded,dashed", "tooltip": tooltip}
-        return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
-    recipe = tree.recipes[name]
-    label = [f"{name} {recipe.version}"]
-    built = work.built.get(name)
-    if built:
-        size = sum(facts["size"] for facts in built.packages.values())
-        label.append(f"{built.seconds:.0f} s, {human_size(size)}")
-    attributes = {
-        "label": "\n".join(label),
-        "tooltip": tree.problems.get(name) or recipe.fields["summary"] or name,
-        "fillcolor": fills[os.path.dirname(recipe.folder)],
-    }
-    color = BROKEN if name in tree.problems else cycle_color(tree, name, name)
-    attributes.update({"color": color, "penwidth": "2"} if color else {})
-    attributes.update({"peripheries": "2"} if name in tree.stand_ins else {})
-    return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
-
-
-def cycle_color(tree: Tree, name: str, other: str) -> str:
-    """The colour of what joins two recipes of one cycle; empty where they are in none."""
-    for cycle in tree.cycles:
-        if name in cycle and other in cycle:
-            return BROKEN if cycle.intersection(tree.problems) else BROKEN_UP
-    return ""
-
-
-def cycle_legend(tree: Tree) -> str:
-    return " Thick: a cycle; twice framed: has a stand-in." if tree.cycles else ""
-
-
-def dot_attributes(attributes: Dict[str, str]) -> str:
-    texts = [f"{key}={dot_text(value)}" for key, value in attributes.items()]
-    return f" [{', '.join(texts)}]" if texts else ""
-
-
-def dot_text(text: str) -> str:
-    """TEXT as a string of Graphviz's language."""
-    lines = [printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in text.split("\n")]
-    return '"' + "\\n".join(lines) + '"'
-
-
-def run_dot(text: str) -> bytes:
-    """The SVG that Graphviz draws of TEXT."""
-    try:
-        done = subprocess.run(["dot", "-Tsvg"], input=to_bytes(text), capture_output=True)
-    except FileNotFoundError:
-        raise Fail(
-            "Graphviz's dot is missing; `apt-get install graphviz`, or -o FILE.dot without it"
-        ) from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
-        raise Fail(f"dot: {said.splitlines()[-1]}; -o FILE.dot keeps what it was given")
-    return done.stdout
-
-
-# ==== Fetching ====================================================================================
-#
-# A source is fetched into the cache under its hash: first HASH.part, which a later run goes on
-# with, then, once its bytes have that hash, HASH. The lock is on the .part file, so two makes never
-# write into one.
-
-
-class Unreachable(Exception):
-    """Why one place did not give a source; the next one is tried."""
-
-
-DEAD_SECONDS = 60  # for so long a host that gave no answer is not asked again
-
-
-def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str) -> str:
-    """The path of the source in the cache FOLDER, fetched from the first alternative that has it.
-
-    Raises Fail when none has, with what each of them said.
-    """
-    alternatives = list(alternatives)
-    path = cached_path(alternatives, folder)
-    if path:
-        return path
-    os.makedirs(folder, exist_ok=True)
-    reasons = []
-    for alternative in alternatives:
-        try:
-            return fetch_alternative(
-                name, alternative, os.path.join(folder, alternative.sha256), folder
-            )
-        except Unreachable as reason:
-            reasons.append(f"{alternative.url}: {reason}")
-    raise Fail(
-        f"{name}: no source has it: {'; '.join(reasons)}; "
-        f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}"
-    )
-
-
-def cached_path(alternatives: Iterable[Alternative], folder: str) -> Optional[str]:
-    """Where the first of the ALTERNATIVES that is in the cache FOLDER lies there."""
-    paths = [os.path.join(folder, alternative.sha256 or "") for alternative in alternatives]
-    return next(filter(os.path.isfile, paths), None)
-
-
-def fetch_alternative(name: str, alternative: Alternative, path: str, folder: str) -> str:
-    with lock_part(path + ".part") as part:
-        if os.path.isfile(path):  # another fetch brought it while this one waited
-            os.unlink(part.name)
-            return path
-        started = time.monotonic()
-        resumed = os.path.getsize(part.name)
-        digest = download_and_hash(alternative.url, part, name, folder)
-        if resumed and digest != alternative.sha256:  # of another file, or spoilt: from the start
-            part.truncate(0)
-            digest = download_and_hash(alternative.url, part, name, folder)
-        if alternative.sha256 not in (None, digest):
-            os.unlink(part.name)
-            raise Unreachable(
-                f"has other bytes: sha256 {digest}, and the recipe wants {alternative.sha256}"
-            )
-        size = os.path.getsize(part.name)
-        os.replace(part.name, path)
-    seconds = time.monotonic() - started
-    say(
-        f"fetch   {name}: {human_size(size)} from {source_host(alternative.url)} in {seconds:.0f} s"
-    )
-    return path
-
-
-def download_and_hash(url: str, part: Any, name: str, folder: str) -> str:
-    try:
-        download(url, part, name, folder)
-    finally:
-        if not os.path.getsize(part.name):
-            os.unlink(part.name)
-    return hash_file(part.name)
-
-
-def source_host(url: str) -> str:
-    return urllib.parse.urlsplit(url).hostname or url.partition(":")[0]
-
-
-def lock_part(path: str) -> Any:
-    """Open PATH for reading and writing, locked; it stays when it is closed."""
-    while True:
-        file = open(path, "r+b", buffering=0, opener=open_or_create)
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        # Whoever held the lock may have renamed or removed the file meanwhile.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()
-
-
-def open_or_create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-
-
-def download(url: str, part: Any, name: str, folder: str) -> None:
-    """Bring what URL names into the open file PART."""
-    by_program = {"deb-src": download_by_apt, "git+https": download_by_git}
-    if url.partition(":")[0] in by_program:
-        part.truncate(0)
-        part.seek(0)
-        by_program[url.partition(":")[0]](url, part, name, folder)
-        return
-    for attempt in range(3):
-        have = part.seek(0, os.SEEK_END)
-        try:
-            return download_rest(url, part, have, name, folder)
-        except Cut as reason:
-            # A cut connection goes on where it was cut, as long as each attempt brings something.
-            if attempt == 2 or part.seek(0, os.SEEK_END) == have:
-                raise Unreachable(str(reason)) from None
-
-
-class Cut(Exception):
-    """The connection ended before the file did."""
-
-
-class NothingLeft(Exception):
-    """The server has no byte after those that are here."""
-
-
-class NoAnswer(Unreachable):
-    """The host can't be reached at all, or stays silent."""
-
-
-def download_rest(url: str, part: Any, have: int, name: str, folder: str) -> None:
-    """Append to PART, which has HAVE bytes already, the rest of what URL names."""
-    import http.client
-
-    try:
-        with asking(folder, url_host(url)):
-            reply = open_url(url, have)
-        with reply:
-            if getattr(reply, "status", None) != 206:
-                have = 0
-                part.truncate(0)
-            part.seek(have)
-            receive(reply, part, have, name)
-    except NothingLeft:  # what is there is of another file, or whole
-        part.truncate(0)
-        raise Cut("what was there did not fit") from None
-    except (http.client.HTTPException, OSError, ValueError) as error:
-        raise Cut(str(error) or type(error).__name__) from None
-
-
-def open_url(url: str, have: int) -> Any:
-    """The server's answer to a request for URL from byte HAVE on."""
-    import urllib.error
-    import urllib.request
-    from ssl import SSLCertVerificationError
-
-    headers = {"User-Agent": f"pkggen/{VERSION}", **({"Range": f"bytes={have}-"} if have else {})}
-    try:
-        return urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-        )
-    except urllib.error.HTTPError as error:
-        kind = NothingLeft if error.code == 416 else Unreachable
-        raise kind(f"{error.code} {error.reason}") from None
-    except OSError as error:
-        # Who shows a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
-        reason = getattr(error, "reason", error)
-        kind = Unreachable if isinstance(reason, SSLCertVerificationError) else NoAnswer
-        raise kind(str(getattr(reason, "strerror", None) or reason)) from None
-
-
-def receive(reply: Any, part: Any, have: int, name: str) -> None:
-    length = reply.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdigit() else None
-    meter = Meter(name, have, total)
-    for chunk in iter(lambda: reply.read(CHUNK), b""):
-        part.write(chunk)
-        meter.add(len(chunk))
-    if total is not None and meter.done < total:
-        raise Cut(f"the connection ended after {meter.done} of {total} bytes")
-
-
-class Meter:
-    """Progress of a download: bytes, rate, time left."""
-
-    def __init__(self, name: str, done: int, total: Optional[int]) -> None:
-        self.name, self.done, self.total = name, done, total
-        self.first = done
-        self.started = self.shown = time.monotonic()
-
-    def add(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if now - self.shown < 0.1:
-            return
-        self.shown = now
-        rate = (self.done - self.first) / (now - self.started)
-        text = f"fetch   {self.name}: {human_size(self.done)}"
-        if self.total:
-            left = (self.total - self.done) / rate if rate else 0
-            text += f" of {human_size(self.total)}, {human_size(rate)}/s, {left:.0f} s left"
-        progress(text)
-
-
-@contextlib.contextmanager
-def asking(folder: str, host: str) -> Iterator[None]:
-    """Around a first word to HOST. It gives none: NoAnswer is raised here, and the host is dead.
-
-    Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
-    .dead/HOST in the cache FOLDER: not empty, and as old as the last try.
-    """
-    os.makedirs(os.path.join(folder, ".dead"), exist_ok=True)
-    mark = os.path.join(folder, ".dead", urllib.parse.quote(host, safe="") or "-")
-    with lock_part(mark) as file:
-        state = os.fstat(file.fileno())
-        if state.st_size and time.time() - state.st_mtime < DEAD_SECONDS:
-            raise Unreachable(f"{host} gave no answer within the last {DEAD_SECONDS} s")
-        file.truncate(0)
-        try:
-            yield
-        except NoAnswer:
-            file.write(b"dead\n")
-            raise
-        finally:
-            if not os.fstat(file.fileno()).st_size:
-                os.unlink(mark)
-
-
-# ---- git+https: a commit as a tar, by git without the user's own configuration -------------------
-
-
-def download_by_git(url: str, part: Any, name: str, folder: str) -> None:
-    """Bring the tar of the commit that URL names, its files below NAME-COMMIT/.
-
-    They are as git keeps them: the commit's own .gitattributes change nothing. git itself checks
-    that they are what the commit's hash says.
-    """
-    match = GIT.fullmatch(url)
-    if not match:
-        raise Unreachable("not git+https://HOST/PATH#COMMIT with all 40 digits of the commit")
-    commit = match["commit"]
-    with tempfile.TemporaryDirectory(prefix=".git-", dir=folder) as place:
-        run_git(["init", "-q", "--bare", "--template="], place, name)
-        os.mkdir(os.path.join(place, "info"))
-        with open(os.path.join(place, "info", "attributes"), "w") as file:
-            file.write("* -export-subst -export-ignore -text -ident -filter\n")
-        with asking(folder, url_host(url)):
-            pass  # it is not known to be dead; others need not wait for all of this
-        try:
-            fetch_commit(match["url"], commit, place, name)
-        except NoAnswer:
-            with asking(folder, url_host(url)):  # which notes it
-                raise
-        form = ["--format=tar", f"--prefix={match['name']}-{commit}/"]
-        run_git(["archive", *form, f"{commit}^{{commit}}"], place, name, part)
-
-
-def fetch_commit(url: str, commit: str, place: str, name: str) -> None:
-    """Fetch COMMIT alone; from a server that gives no commit by its hash, all that it has."""
-    fetch = ["fetch", "-q", "--no-tags", "--no-recurse-submodules"]
-    try:
-        run_git([*fetch, "--depth=1", "--", url, commit], place, name)
-    except NoAnswer:
-        raise
-    except Unreachable:
-        everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
-        run_git([*fetch, "--", url, *everything], place, name)
-
-
-def run_git(arguments: List[str], place: str, name: str, stdout: Any = None) -> None:
-    slow = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1"]
-    settings = [word for text in (*slow, "tar.umask=0022") for word in ("-c", text)]
-    command = ["git", "--git-dir=.", *settings, *arguments]
-    status, errors = run_fetcher(command, place, name, "git", git_environment(), stdout)
-    if status:
-        reasons = [line[7:] for line in errors if line.startswith(("fatal: ", "error: "))]
-        reason = (reasons or errors)[0]
-        silent = re.search("Could not resolve|Failed to connect|timed? ?out|too slow", reason)
-        raise (NoAnswer if silent else Unreachable)(f"git: {reason}")
-
-
-def git_environment() -> Dict[str, str]:
-    """Nothing asks for a password, no configuration or program of the user's, https alone."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
-        or not name.startswith(("GIT_", "SSH_ASKPASS"))
-    }
-    if "SSL_CERT_FILE" in kept:  # as the other fetches heed it
-        kept.setdefault("GIT_SSL_CAINFO", kept["SSL_CERT_FILE"])
-    return {
-        **kept,
-        "LC_ALL": "C",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_ALLOW_PROTOCOL": "https",
-    }
-
-
-# ---- deb-src: the original tarball, by the host's own apt with a configuration of our own --------
-
-
-def download_by_apt(url: str, part: Any, name: str, folder: str) -> None:
-    """Bring the source package's file.
-
-    The release's own archive is asked alone first: it no longer changes. With the archive of
-    updates beside it apt would take the same version from there, where old files go away.
-    """
-    match = DEB_SRC.fullmatch(url)
-    if not match:
-        raise Unreachable("not deb-src:PACKAGE/FILE or deb-src:PACKAGE=VERSION/FILE")
-    lines = apt_source_lines()
-    release = [line for line in lines if "-" not in line.split()[-2]]
-    try:
-        apt_source(match[1], match[2], os.path.join(folder, ".apt", "release"), release, part, name)
-    except Unreachable:
-        apt_source(match[1], match[2], os.path.join(folder, ".apt", "all"), lines, part, name)
-
-
-def apt_source(
-    package: str, wanted: str, state: str, lines: List[str], part: Any, name: str
-) -> None:
-    options = apt_options(os.path.abspath(state), lines)
-    with tempfile.TemporaryDirectory(prefix="panux-apt-") as place:
-        run_apt([*options, "source", "--tar-only", "--download-only", package], place, name)
-        path = os.path.join(place, wanted)
-        if not os.path.isfile(path):
-            raise Unreachable(
-                f"apt brought {', '.join(sorted(os.listdir(place))) or 'nothing'} instead"
-            )
-        with open(path, "rb") as file:
-            for chunk in iter(lambda: file.read(CHUNK), b""):
-                part.write(chunk)
-
-
-def apt_options(state: str, lines: List[str]) -> List[str]:
-    """Options that give apt the source LINES and its own state in STATE, renewed once a day."""
-    os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
-    sources = os.path.join(state, "sources.list")
-    options = [
-        "-q",
-        "-o",
-        f"Dir::Etc::SourceList={sources}",
-        "-o",
-        "Dir::Etc::SourceParts=/dev/null",
-        "-o",
-        f"Dir::State::Lists={state}/lists",
-        "-o",
-        f"Dir::Cache={state}",
-        "-o",
-        "APT::Sandbox::User=root",
-    ]
-    with open(os.path.join(state, "lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.exists(sources) or time.time() - os.stat(sources).st_mtime > 86400:
-            write_atomic(sources, "".join(lines).encode())
-            try:
-                run_apt([*options, "update"], state, "the list of source packages")
-            except BaseException:
-                os.unlink(sources)
-                raise
-    return options
-
-
-def apt_source_lines() -> List[str]:
-    """deb-src lines for the archives that this machine's apt uses, signed by Debian's keyring."""
-    command = [
-        "apt-get",
-        "indextargets",
-        "--format",
-        "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)",
-        "Created-By: Packages",
-    ]
-    try:
-        text = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        raise Unreachable("this machine has no apt; deb-src: needs Debian's") from None
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
-    rows = [line.split() for line in text.decode().splitlines()]
-    lines = {
-        f"deb-src {signed}{row[0]} {row[1]} {row[2]}\n"
-        for row in rows
-        if len(row) == 4 and row[3] == "Debian"
-    }
-    if not lines:
-        raise Unreachable(
-            "this machine's apt uses no archive of Debian's; `apt-get update` may be due"
-        )
-    return sorted(lines)
-
-
-def run_apt(arguments: List[str], folder: str, name: str) -> None:
-    environment = {**os.environ, "LC_ALL": "C"}
-    status, errors = run_fetcher(["apt-get", *arguments], folder, name, "apt", environment)
-    if status:
-        reasons = [line[3:] for line in errors if line.startswith("E: ")] or errors
-        raise Unreachable(f"apt: {reasons[0]}")
-
-
-def run_fetcher(
-    command: List[str],
-    folder: str,
-    name: str,
-    by: str,
-    environment: Dict[str, str],
-    stdout: Any = None,
-) -> Tuple[int, List[str]]:
-    """Run COMMAND, which fills FOLDER; its status, and its errors: at least one line."""
-    with tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout or subprocess.DEVNULL,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,  # it ends with the programs that it began
-            )
-        except FileNotFoundError:
-            raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
-        try:
-            while process.poll() is None:
-                progress(f"fetch   {name}: by {by}, {human_size(folder_size(folder))}")
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.3)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-        errors.seek(0)
-        lines = errors.read().decode(errors="replace").splitlines()
-    return process.returncode, lines or ["no reason given"]
-
-
-def folder_size(folder: str) -> int:
-    size = 0
-    for path, _, files in os.walk(folder):
-        for file in files:
-            with contextlib.suppress(OSError):
-                size += os.lstat(os.path.join(path, file)).st_size
-    return size
-
-
-# ==== Building ====================================================================================
-
-
-class Interrupted(BaseException):
-    """A signal asked this process to end; raised where it is, so that what it began is undone."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-# What is run in the container, its stdin the input tar: all of it goes on in one place, /build, as
-# root.
-IN_CONTAINER = """\
-mkdir -p /build /sysroot && cd /build && tar -xf - || exit 100
-[ ! -f sysroot.tar ] || { tar -xf sysroot.tar -C /sysroot && rm sysroot.tar; } || exit 100
-make -j"$(nproc)" -f build.mk all </dev/null >&2
-status=$?
-echo $status >.status
-[ $status != 0 ] || tar -cf - out .status || exit 100
-exit $status
-"""
-
-
-def build_recipe(recipe: Recipe, work: Work) -> None:
-    """Build the recipe's packages, unless all that goes in went into the last good build too."""
-    check_hashes(recipe)
-    record, log = (os.path.join(folder, recipe.key) for folder in (work.records, work.logs))
-    for folder in (os.path.dirname(record), os.path.dirname(log), work.packages_folder(recipe)):
-        os.makedirs(folder, exist_ok=True)
-    with open(record + ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        work = Work(work.arch)
-        if is_fresh(recipe, work):
-            say(f"fresh   {recipe.title}")
-        else:
-            build_now(recipe, work)
-
-
-def build_now(recipe: Recipe, work: Work) -> None:
-    inputs = build_inputs(recipe, work)
-    before = work.built.get(recipe.key)
-    started = time.monotonic()
-    say(f"build   {recipe.title}")
-    with tempfile.TemporaryFile(dir=work.logs) as tar_in, tempfile.TemporaryFile(
-        dir=work.logs
-    ) as tar_out:
-        write_input(recipe, work, tar_in)
-        run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
-        packages = pack(recipe, work, tar_out)
-    seconds = round(time.monotonic() - started, 1)
-    built = Built(inputs, packages, seconds, build_texts(recipe))
-    work.record(recipe.key, built)
-    remove_former(work, before, built)
-    size = sum(facts["size"] for facts in packages.values())
-    same = ", the same bytes as before" if before and before.packages == packages else ""
-    say(
-        f"built   {recipe.title}: {' '.join(packages)}, {human_size(size)}, "
-        f"{built.seconds:.0f} s{same}"
-    )
-
-
-def write_input(recipe: Recipe, work: Work, file: Any) -> None:
-    """Write the tar that goes in: build.mk, src/ and, as a tar in the tar, the sysroot."""
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        add_bytes(tar, "build.mk", to_bytes(build_mk(recipe)))
-        for source in recipe.sources:
-            add_source(tar, recipe, source)
-        sysroot = sysroot_packages(recipe, work)
-        if sysroot:
-            with tempfile.TemporaryFile(dir=work.logs) as sysroot_tar:
-                write_sysroot(recipe, work, sysroot, sysroot_tar)
-                sysroot_tar.seek(0)
-                add_file(tar, "sysroot.tar", sysroot_tar)
-    file.seek(0)
-
-
-def add_bytes(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    add_file(tar, name, io.BytesIO(data))
-
-
-def add_file(tar: tarfile.TarFile, name: str, file: Any, mode: int = 0o644) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = file.seek(0, os.SEEK_END)
-    member.mode = mode
-    member.mtime = EPOCH
-    file.seek(0)
-    tar.addfile(member, file)
-
-
-def add_source(tar: tarfile.TarFile, recipe: Recipe, source: Source) -> None:
-    """Add the source under src/: of what is cached a copy, hashed while it is made."""
-    if source.is_local:
-        path = local_path(recipe, source)
-        with open(path, "rb") as file:
-            add_file(tar, "src/" + source.name, file, local_mode(path))
-        return
-    path = fetch_source(source.name, source.alternatives, SOURCES)
-    with open(path, "rb") as cached, tempfile.TemporaryFile(dir=SOURCES) as copy:
-        digest = hashlib.sha256()
-        for chunk in iter(lambda: cached.read(CHUNK), b""):
-            digest.update(chunk)
-            copy.write(chunk)
-        if digest.hexdigest() != os.path.basename(path):
-            raise Fail(
-                f"{path}: no longer the bytes of {source.name}; remove it, and it is fetched again"
-            )
-        add_file(tar, "src/" + source.name, copy)
-
-
-def write_sysroot(
-    recipe: Recipe, work: Work, packages: Dict[str, Optional[Dict]], file: Any
-) -> None:
-    """Have lpkg write the tar of a root with PACKAGES, each checked against its record."""
-    paths = []
-    for name, facts in packages.items():
-        if facts is None:
-            raise Fail(
-                f"{recipe.path}: it needs {name}, which is not built; "
-                f"`make world PKG={next(iter(recipe.packages))}` builds that first"
-            )
-        path = work.package_path(facts)
-        if not os.path.isfile(path) or hash_file(path) != facts["sha256"]:
-            raise Fail(f"{path}: not the file that was built; remove it, and {name} is built again")
-        paths.append(os.path.abspath(path))
-    run_lpkg(["bootstrap", "--tar", "-", "--allow-unsigned", "--no-database", *paths], None, file)
-
-
-def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
-    command = [sys.executable, os.path.join(HERE, "lpkg.py"), *arguments]
-    with tempfile.TemporaryFile() as errors:
-        status = subprocess.run(
-            command, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=errors
-        )
-        errors.seek(0)
-        text = errors.read().decode(errors="replace").strip()
-    if status.returncode:
-        raise Fail(
-            text.splitlines()[-1] if text else f"lpkg {arguments[0]} ended with {status.returncode}"
-        )
-
-
-def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: float) -> None:
-    """Run the build: TAR_IN to its stdin, its stdout to TAR_OUT, its stderr to the log.
-
-    USUAL is what the last build took, in seconds (0: not known). Raises Fail when the build fails.
-    """
-    image = work.builder()[0]
-    if not image and "$IMAGE" in RUN:
-        raise Fail(
-            "there is no builder image; `make world` makes it, "
-            "`world/engine world/builder` makes it alone"
-        )
-    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.key)}-{os.getpid()}"
-    log = os.path.join(work.logs, recipe.key + ".log")
-    environment = {**os.environ, "BUILD": name, "IMAGE": image}
-    command = f"exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
-    process = subprocess.Popen(
-        ["sh", "-c", command],
-        stdin=tar_in,
-        stdout=tar_out,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        with open(log, "wb", buffering=0) as file:
-            copy_log(process.stderr, file, recipe.name, usual)
-        status = process.wait()
-    finally:
-        stop_build(process, environment)
-    if status:
-        raise Fail(failure(recipe, log, status))
-    tar_out.seek(0)
-
-
-def copy_log(pipe: Any, file: Any, name: str, usual: float) -> None:
-    started = shown = time.monotonic()
-    for line in pipe:
-        file.write(line)
-        now = time.monotonic()
-        if now - shown > 0.1:
-            shown = now
-            left = max(0, usual - (now - started))
-            expected = f", about {left:.0f} s left" if usual else ""
-            text = line.decode(errors="replace").strip()
-            progress(f"build   {name}: {now - started:.0f} s{expected}  {text}")
-
-
-def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
-    """End a build that is still running; RUN's own end does not end what it began elsewhere.
-
-    RUN_STOP finds nothing while the container is still being made, so it is asked until RUN ends.
-    """
-    deadline = time.monotonic() + 20
-    while process.poll() is None:
-        subprocess.run(
-            ["sh", "-c", RUN_STOP],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.5)
-        if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def failure(recipe: Recipe, log: str, status: int) -> str:
-    """What to say of a build that ended with STATUS, after the last lines of its log are shown."""
-    with open(log, encoding="utf-8", errors="replace") as file:
-        lines = file.read().splitlines()
-    if status in (125, 126, 127):  # what docker says when it ran nothing
-        said = [line for line in lines if line.startswith("docker: ")] or lines
-        reason = said[0] if said else f"status {status}"
-        return f"{recipe.name}: the build could not be started: {reason}; `docker info` tells more"
-    for line in lines[-LOG_LINES:]:
-        say(f"  {line}")
-    what = "input or output was cut" if status == 100 else f"status {status}"
-    return f"{recipe.title}: the build failed ({what}); the whole log is {log}"
-
-
-def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
-    """Have lpkg make the packages of what came out, and give their records."""
-    meta = metadata(recipe)
-    folder = work.packages_folder(recipe)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, tempfile.TemporaryFile(
-        "w+"
-    ) as listing:
-        json.dump(meta, file)
-        file.flush()
-        run_lpkg(["pack", "--meta", file.name, "-o", folder], tar_out, listing)
-        listing.seek(0)
-        rows = [line.split() for line in listing]
-    return {
-        name: {
-            "file": os.path.relpath(os.path.join(folder, path), work.repository),
-            "size": int(size),
-            "sha256": digest,
-            "depends": meta["packages"][name]["depends"],
-            "provides": meta["packages"][name]["provides"],
-        }
-        for name, path, size, digest in rows
-    }
-
-
-def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
-    """Remove the package files of the build before that this one did not make again."""
-    files = {facts["file"] for facts in built.packages.values()}
-    for facts in before.packages.values() if before else ():
-        if facts["file"] not in files:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(work.package_path(facts))
-
-
-# ==== Lint ========================================================================================
-#
-# Lint loads a recipe as a build does, but goes on after what it finds. A script it looks at as the
-# shell will get it: rendered, and with what is make's replaced by a word. Each line is traced back
-# to the recipe: the template is rendered once more with a mark before each of its lines.
-
-
-class Finding(NamedTuple):
-    """What is wrong at a place of a recipe; line and column count from 1."""
-
-    path: str
-    line: int
-    column: int
-    what: str
-
-
-class Linter(Reader):
-    """A reader that gathers what is wrong in `found` and goes on with what it can read."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.found: List[Finding] = []
-        self.is_broken = False
-
-    def add(self, node: Any, what: str) -> None:
-        self.problem(self.fail(node, what))
-
-    def problem(self, problem: Fail) -> None:
-        text = str(problem)
-        match = re.match(r":(\d+)(?::(\d+))?: ", text[len(self.path) :])
-        if text.startswith(self.path) and match:
-            place, text = (int(match[1]), int(match[2] or 1)), text[len(self.path) + match.end() :]
-        else:
-            place, text = (1, 1), text.replace(f"{self.path}: ", "", 1)
-        self.found.append(Finding(self.path, *place, text.partition("\n")[0]))
-
-    def read(self, field: Field, node: Any) -> Any:
-        try:
-            return super().read(field, node)
-        except Fail as problem:
-            self.problem(problem)
-            self.is_broken = True
-            return EMPTY[field.kind]()
-
-    def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
-        values = super().struct(node, table, what)
-        order = [field.key for field in table]
-        last = 0
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            index = order.index(key.value) if key.value in order else last
-            if index < last:
-                self.add(key, f"{key.value} belongs before {order[last]}")
-            last = max(last, index)
-        return values
-
-
-def lint_recipe(argument: str, options: argparse.Namespace) -> List[Finding]:
-    reader = Linter(recipe_path(argument))
-    try:
-        recipe = load_recipe(argument, options, reader)
-    except Fail as problem:
-        if not reader.is_broken:  # else it may well follow from what is known
-            reader.problem(problem)
-        return reader.found
-    nodes = {key.value: value for key, value in compose(recipe.path).value}
-    lint_sources(recipe, reader, nodes)
-    lint_packages(recipe, reader, nodes["packages"])
-    for key, text in (("script", recipe.script), ("check", recipe.check)):
-        if text:
-            places = script_places(recipe, key, nodes[key])
-            for line, column, what in lint_script(recipe, text):
-                place = places[line - 1]
-                same = place.text == text.split("\n")[line - 1]
-                column = place.column + (column - 1 if same else 0)
-                reader.problem(Fail(f"{recipe.path}:{place.line}:{column}: {what}"))
-    return reader.found
-
-
-def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
-    for (texts, place), source in zip(recipe.fields["sources"], recipe.sources):
-        if not source.is_local and any(digest is None for _, digest in source.alternatives):
-            hint = f"`pkggen.py hash {recipe.folder}` writes one"
-            reader.problem(Fail(f"{place}: {source.name} has no sha256; {hint}"))
-        for url, _ in source.alternatives[: len(texts)]:
-            if url.startswith("http:"):
-                reader.problem(Fail(f"{place}: {url} is plain http; use https"))
-    if any(url.startswith("http:") for url in recipe.fields["mirrors"]):
-        reader.add(nodes["mirrors"], "a mirror with plain http; use https")
-
-
-def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
-    """Find packages that stay empty; one without any script has dependencies alone."""
-    if not recipe.script or re.search(r"\bout(/\$|/?[\s\"'*]|$)", recipe.script, re.MULTILINE):
-        return  # `cd out`, or a shell variable for the package's name: there is no telling
-    for key, _ in node.value:
-        if not re.search(rf"\bout/{re.escape(key.value)}(?![\w+.-])", recipe.script):
-            reader.add(key, f"nothing in the script installs into out/{key.value}")
-
-
-class Place(NamedTuple):
-    """Where a line of a script stands in the recipe, and its text if it stands there as it is."""
-
-    line: int
-    column: int
-    text: str
-
-
-def script_places(recipe: Recipe, key: str, node: Any) -> List[Place]:
-    """The place of each line of the rendered script; all its first where they can't be told."""
-    with open(recipe.path, encoding="utf-8") as file:
-        file_lines = file.read().split("\n")
-    template = "\n".join(recipe.fields[key])
-    lines = template.split("\n")
-    places = []
-    for (line, column), text in zip(source_lines(node, file_lines), lines):
-        in_file = "".join(file_lines[line : line + 1])  # YAML has more ends of lines than \n
-        if not in_file.startswith(text, column):  # folded, or with escapes
-            column, text = len(in_file) - len(in_file.lstrip()), ""
-        places.append(Place(line + 1, column + 1, text))
-    marked, before = "", ""
-    for number, line in enumerate(lines):
-        # YAML has no NUL. A line that begins within an action gets no mark.
-        inside = before.count("{{") != before.count("}}")
-        marked += ("" if inside else f"\0{number}\0") + line + "\n"
-        before += line
-    script = getattr(recipe, key)
-    try:
-        rendered = render(marked[:-1], recipe_dot(recipe), shortcuts(recipe), recipe.path)
-    except Fail:
-        rendered = ""
-    if re.sub("\0[0-9]+\0", "", rendered) != script:
-        return [places[0]._replace(text="")] * (script.count("\n") + 1)
-    found, current = [], 0
-    for line in rendered.split("\n"):
-        marks = [int(mark) for mark in re.findall("\0([0-9]+)\0", line)]
-        found.append(places[marks[0] if marks else current])
-        current = marks[-1] if marks else current
-    return found
-
-
-# ---- what is wrong in a rendered script, at a line and column counted from 1 ---------------------
-
-# No pattern here is compiled before lint uses it: the other verbs start the sooner.
-MAKE_REFERENCE = (
-    r"\$(?:(?P<dollar>\$)|\((?P<round>(?:[^()]|\([^()]*\))*)\)|\{(?P<curly>[^{}]*)\}|.|$)"
-)
-MAKE_FUNCTIONS = frozenset(
-    "abspath addprefix addsuffix and basename call dir error eval file filter filter-out "
-    "findstring firstword flavor foreach if info join lastword notdir or origin patsubst realpath "
-    "shell sort strip subst suffix value warning wildcard word wordlist words".split()
-)
-SHELL_TOKEN = r"""(?xs)
-        (?P<newline>\n) | \\. | '[^']*' | "(?:[^"\\]|\\.)*" | (?<![^\s;&|(])\#[^\n]*
-      | \(\([^\n]*?\)\) | <<<
-      | <<(?P<tabs>-?)[ \t]*(?P<word>'[^'\n]*' | "[^"\n]*" | \\?[\w.-]+) | ."""
-SETUID = r"(?P<mode>0*[2-7][0-7]{3}|[ugoa,rwxXt=+]*[+=][rwxXt]*s\S*)(?=\s)"
-SETUID_COMMAND = (
-    rf"\bchmod\s+(?:-\S+\s+)*{SETUID}[^\n;&|)]*"
-    rf"|\binstall\s[^\n;&|)]*?(?:-\w*m\s*|--mode[= ]){SETUID.replace('mode', 'bits')}[^\n;&|)]*"
-)
-
-
-def lint_script(recipe: Recipe, text: str) -> Iterator[Tuple[int, int, str]]:
-    for at, what in lint_make(text):
-        yield text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at), what
-    shell = re.sub(MAKE_REFERENCE, seen_by_shell, text)
-    found = [
-        (shell.count("\n", 0, at) + 1, at - shell.rfind("\n", 0, at), what)
-        for at, what in (*lint_shell(shell), *lint_setuid(recipe, shell))
-    ]
-    if not any("heredoc" in what for _, _, what in found):  # else shellcheck trips over the same
-        found += shellcheck(shell)
-    lines = text.split("\n")
-    for line, column, what in found:
-        line = min(line, len(lines))  # of what is never closed, shellcheck names the end
-        yield line, before_make(lines[line - 1], column), what
-
-
-def before_make(line: str, column: int) -> int:
-    """The column in LINE of what stands at COLUMN when make's references are replaced."""
-    more = 0
-    for match in re.finditer(MAKE_REFERENCE, line):
-        if match.start() - more >= column - 1:
-            break
-        more += len(match[0]) - len(seen_by_shell(match))
-    return column + more
-
-
-def seen_by_shell(match: Any) -> str:
-    """A word for what make puts in the place of a reference; the lines stay as many."""
-    inner = match["round"] or match["curly"]
-    if inner is None:
-        return match[0][-1]
-    words = re.findall(r"[\w-]+", inner) or ["x"]
-    return {"CURDIR": "/build"}.get(words[0], words[0]) + "\n" * inner.count("\n")
-
-
-def lint_make(text: str) -> Iterator[Tuple[int, str]]:
-    """(offset, what) of a `$` that was meant for the shell, and that make takes."""
-    variables = re.findall(r"^(?:export )?(\w+) [:?]=", BUILD_MK, re.MULTILINE)
-    variables += ["MAKE", "CURDIR", "SHELL", "PATH", "HOME"]
-    for match in re.finditer(MAKE_REFERENCE, text):
-        inner = match["round"] or match["curly"] or ""
-        name, blank, _ = re.fullmatch(r"([\w-]*)(\s?)(.*)", inner, re.DOTALL).groups()
-        known = name in (MAKE_FUNCTIONS if blank else variables)
-        if not match["dollar"] and not known:
-            word = match[0].partition("\n")[0]
-            what = f"make takes {word} and has no such variable; for the shell write ${word}"
-            yield match.start(), what
-
-
-def lint_shell(text: str) -> Iterator[Tuple[int, str]]:
-    """(offset, what) of heredocs that never end, and of make's prefixes before commands."""
-    text = "\n" + text
-    tokens = re.compile(SHELL_TOKEN)
-    position, waiting = 0, []
-    while position < len(text) or waiting:
-        token = tokens.match(text, position)
-        position = token.end() if token else position
-        if token and token["word"]:
-            waiting.append((token.start() - 1, token["tabs"], token["word"].strip("\\'\"")))
-        if token and not token["newline"]:
-            continue
-        for at, tabs, word in waiting:
-            blanks = "\t*" if tabs else ""
-            end = re.compile(f"^{blanks}{re.escape(word)}$", re.M).search(text, position)
-            if not end:
-                yield at, f"this heredoc never ends; close it by a line that is {word} alone"
-                return
-            position = end.end() + 1
-        waiting = []
-        prefix = re.compile(r"[ \t]*([@+-])").match(text, position)
-        if prefix:
-            hint = "; `|| :` after a command lets it fail" if prefix[1] == "-" else ""
-            yield prefix.end() - 2, f"{prefix[1]} before a command is make's, not the shell's{hint}"
-
-
-def lint_setuid(recipe: Recipe, text: str) -> Iterator[Tuple[int, str]]:
-    declared = {
-        (name, path.strip("/"))
-        for name, package in recipe.packages.items()
-        for path, owner in package["owners"].items()
-        if re.match(SETUID, owner.rpartition(":")[2] + " ")
-    }
-    for match in re.finditer(SETUID_COMMAND, text + "\n"):
-        named = re.findall(r"\bout/([^/\s]+)/(\S+)", match[0])
-        for name, path in named or ([] if declared else [(next(iter(recipe.packages)), "PATH")]):
-            path = path.strip("/\"'")
-            if not any((name, path) in ((n, p), (n, os.path.dirname(p))) for n, p in declared):
-                mode = match["mode"] or match["bits"]
-                what = f"mode {mode} of {path} is not declared; add it to the owners of {name}"
-                yield match.start(), f"{what}, as in `/{path}: 0:0:4755`"
-
-
-def shellcheck(script: str) -> Iterator[Tuple[int, int, str]]:
-    """What shellcheck warns of; nothing where there is none."""
-    # SC2155: `export X="$(command)"`, which is usual, and where set -e overlooks a failure.
-    command = "shellcheck --norc --shell=sh --severity=warning --exclude=SC2155 --format=json -"
-    text = to_bytes("#!/bin/sh -e\n" + script + "\n")
-    with contextlib.suppress(FileNotFoundError):
-        done = subprocess.run(command.split(), input=text, stdout=subprocess.PIPE)
-        for comment in json.loads(done.stdout or b"[]"):
-            what = f"{comment['message']} (SC{comment['code']})"
-            yield max(comment["line"] - 1, 1), comment["column"], what
-
-
-# ==== A recipe to start from ======================================================================
-#
-# `new` looks at the names of what is in the archive, and at what configure's --help would say; it
-# runs nothing of it. A library is what has a .pc file or a name like libNAME. Which headers and
-# static libraries it installs shows when it is built, so the script moves those that it finds.
-
-ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
-# What it is built by: (in words, build dependencies, script). The first that fits counts; what the
-# builder image has the tools for comes first.
-BUILD_KINDS: Dict[str, Tuple[str, str, str]] = {
-    "autoconf": ("autoconf's configure", "make", """\
-'{{configure "NAME"}}'
-$(MAKE) -C NAME
-$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
-    "configure": ("a configure of its own", "make", """\
-(cd NAME && ./configure --prefix=/usr)
-$(MAKE) -C NAME
-$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
-    "Makefile": ("a Makefile", "make", """\
-$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr
-$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr DESTDIR=$(CURDIR)/out/NAME install"""),
-    "Makefile without DESTDIR": ("a Makefile that knows no DESTDIR", "make", """\
-$(MAKE) -C NAME CC=$(CC) PREFIX=/usr
-$(MAKE) -C NAME CC=$(CC) PREFIX=$(CURDIR)/out/NAME/usr prefix=$(CURDIR)/out/NAME/usr install"""),
-    "configure.ac": ("autoconf, and no configure", "make, autoconf, automake, libtool", """\
-(cd NAME && autoreconf -fi)
-'{{configure "NAME"}}'
-$(MAKE) -C NAME
-$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
-    "meson.build": ("meson", "meson, ninja", """\
-meson setup --prefix=/usr --buildtype=minsize NAME-build NAME
-ninja -C NAME-build
-DESTDIR=$(CURDIR)/out/NAME ninja -C NAME-build install"""),
-    "CMakeLists.txt": ("CMake", "make, cmake", """\
-cmake -S NAME -B NAME-build -DCMAKE_INSTALL_PREFIX=/usr -DCMAKE_BUILD_TYPE=MinSizeRel
-$(MAKE) -C NAME-build
-$(MAKE) -C NAME-build DESTDIR=$(CURDIR)/out/NAME install"""),
-}
-LIBRARY = """\
-mkdir -p out/NAME-dev/usr/lib
-'{{pkmv "usr/include" "NAME" "NAME-dev"}}'
-rm -f out/NAME/usr/lib/*.la
->-
-    for path in out/NAME/usr/lib/*.a out/NAME/usr/lib/pkgconfig;
-    do test ! -e $$path || mv $$path out/NAME-dev/usr/lib; done"""
-NEW_RECIPE = """\
-packages:
-  NAME:
-    dependencies: [musl]
-{development}version: {version}
-summary:  # one line that says what it is
-license:  # as SPDX writes it
-sources:
-  - {url}
-sha256:
-  {file}: {digest}
-builddependencies: [musl-dev, {tools}, gcc]
-script:
-  # It is built by {what}.
-{script}"""
-
-
-class Archive(NamedTuple):
-    """The files of a source, as many folders DEEP in it, and which of BUILD_KINDS it is."""
-
-    deep: int
-    files: List[str]
-    kind: str
-
-
-def look_into(path: str, name: str) -> Archive:
-    """The archive at PATH, the source NAME."""
-    import lzma
-    import zlib
-
-    try:
-        with tarfile.open(path) as tar:
-            members = {os.path.normpath(member.name): member for member in tar}
-            dots = all(f"{member.name}/".startswith("./") for member in members.values())
-            members.pop(".", None)
-            tops = {member.partition("/")[0] for member in members}
-            prefix = min(tops) + "/" if len(tops) == 1 and members.keys() != tops else ""
-            texts = {
-                file: tar.extractfile(members[prefix + file]).read(1 << 22)
-                for file in ("configure", "GNUmakefile", "makefile", "Makefile")
-                if prefix + file in members and members[prefix + file].isfile()
-            }
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError):
-        raise Fail(f"{name}: no whole tar archive; write the recipe by hand") from None
-    files = [file[len(prefix) :] for file in members]
-    return Archive(dots + bool(prefix), files, build_kind(files, texts))
-
-
-def build_kind(files: List[str], texts: Dict[str, bytes]) -> str:
-    """The key of BUILD_KINDS for an archive with FILES and the TEXTS of some; empty for none."""
-    configure = texts.pop("configure", None)
-    if configure is not None:
-        return "autoconf" if b"--localstatedir=DIR" in configure else "configure"
-    for text in texts.values():
-        return "Makefile" if b"DESTDIR" in text else "Makefile without DESTDIR"
-    return next((kind for kind in BUILD_KINDS if "." in kind and kind in files), "")
-
-
-def version_of(file: str, name: str) -> str:
-    """The version in the name of a source FILE of NAME, as in NAME-1.2.tar.gz or v1.2.tar.gz."""
-    stem = re.sub(ARCHIVE, "", file)
-    stem = re.sub(rf"^{re.escape(name)}(?=[-_.])", "", stem, flags=re.IGNORECASE)
-    match = re.search(r"(?<![A-Za-z0-9])v?([0-9][\w.+-]*)$", stem)
-    if not match or not NAME.fullmatch(file):
-        raise Fail(f"{file}: no name like {name}-1.2.tar.gz; write the recipe by hand")
-    return match[1]
-
-
-def new_recipe(name: str, url: str, digest: str, archive: Archive) -> str:
-    """The text of a recipe that builds the source at URL."""
-    file = source_name(url, "new")
-    version = version_of(file, name)
-    what, tools, script = BUILD_KINDS[archive.kind]
-    named = f'(printf "{file.replace(version, "%s", 1)}" .Version)'
-    unpack = f"'{{{{unpack \"NAME\" {named}}}}}'"
-    if archive.deep != 1:
-        options = f"--strip-components={archive.deep} -C NAME"
-        unpack = f"mkdir NAME\n'tar {options} -xf {{{{printf \"src/%s\" {named}}}}}'"
-    script = f"{unpack}\n{script}"
-    development = ""
-    if name.startswith("lib") or any(re.search(r"\.pc(\.|$)", path) for path in archive.files):
-        development = "  NAME-dev:\n    dependencies: [NAME]\n"
-        script += "\n" + LIBRARY
-    lines = [line if line[0] == " " else f"  - {line}" for line in script.split("\n")]
-    return NEW_RECIPE.replace("NAME", name).format(
-        development=development.replace("NAME", name),
-        version=version,
-        url=versioned_url(url, version),
-        file=quote_key(file),
-        digest=digest,
-        tools=tools,
-        what=what,
-        script="\n".join(lines).replace("NAME", name) + "\n",
-    )
-
-
-def versioned_url(url: str, version: str) -> str:
-    """URL as a template, in YAML: a plain 2 may be of other things than the version."""
-    folder, slash, file = url.rpartition("/")
-    if "." in version:
-        folder = re.sub(rf"(?<![0-9.]){re.escape(version)}(?![0-9])", "{{.Version}}", folder)
-    text = folder + slash + file.replace(version, "{{.Version}}", 1)
-    return text if re.fullmatch(r"[\w:/.~+?=&%@{}-]+", text) else json.dumps(text)
-
-
-# ==== Commands ====================================================================================
-
-
-def load_all(options: argparse.Namespace) -> List[Recipe]:
-    return [load_recipe(path, options) for path in options.recipe]
-
-
-def cmd_script(options: argparse.Namespace) -> None:
-    output(options, load_recipe(options.recipe, options).script + "\n")
-
-
-def cmd_build_mk(options: argparse.Namespace) -> None:
-    output(options, build_mk(load_recipe(options.recipe, options)))
-
-
-def cmd_fetch_mk(options: argparse.Namespace) -> None:
-    output(options, fetch_mk(load_all(options)))
-
-
-def cmd_world_mk(options: argparse.Namespace) -> None:
-    tree = Tree(options.folder, options)
-    work = Work(options.arch)
-    stale = stale_builds(tree, work)
-    output(options, world_mk(options.folder, tree, work, stale))
-    if not stale and not tree.problems:
-        packages = sum(len(tree.recipes[name].packages) for name in tree.recipes)
-        count = f"{len(tree.recipes)} recipes, {packages} packages"
-        say(f"world   nothing to be done: {count} are up to date")
-        return
-    missing = {
-        source_target(source)
-        for recipe in stale.values()
-        for source in recipe.sources
-        if not source.is_local and not cached_path(source.alternatives, SOURCES)
-    }
-    keys = [recipe.key for recipe in stale.values()]
-    known = [work.built[key].seconds for key in keys if key in work.built]
-    seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
-    stand_ins = sum(recipe.is_stand_in for recipe in stale.values())
-    first = f"{stand_ins} stand-in{'s' * (stand_ins > 1)} and " if stand_ins else ""
-    say(
-        f"world   {first}{len(stale) - stand_ins} of {len(tree.recipes)} recipes to build or to "
-        f"look at, at most {len(missing)} sources to fetch{seconds}"
-    )
-
-
-def cmd_why(options: argparse.Namespace) -> None:
-    tree = Tree(options.folder, options)
-    name = find_recipe(tree, options.folder, options.package)
-    lines = why(tree, Work(options.arch), name)
-    output(options, "".join(printable(line) + "\n" for line in lines))
-
-
-def cmd_graph(options: argparse.Namespace) -> None:
-    tree = Tree(options.folder, options)
-    for problem in tree.problems.values():
-        say(f"pkggen: {problem}")
-    text = graph_dot(options.folder, tree, Work(options.arch))
-    is_svg = (options.output or "").endswith(".svg")
-    output(options, run_dot(text).decode() if is_svg else text)
-
-
-def cmd_meta(options: argparse.Namespace) -> None:
-    output(options, json.dumps(metadata(load_recipe(options.recipe, options)), indent=1) + "\n")
-
-
-def cmd_schema(options: argparse.Namespace) -> None:
-    output(options, json.dumps(json_schema(), indent=1) + "\n")
-
-
-def cmd_lint(options: argparse.Namespace) -> None:
-    import shutil
-
-    paths = options.recipe or find_recipes("recipes")
-    found = sorted({finding for path in paths for finding in lint_recipe(path, options)})
-    output(options, "".join(printable("%s:%d:%d: %s" % finding) + "\n" for finding in found))
-    if not shutil.which("shellcheck"):
-        say("lint    there is no shellcheck, so the scripts were looked at only in part")
-    if found:
-        count = len({finding.path for finding in found})
-        raise Fail(f"lint found something in {count} of {len(paths)} recipes")
-
-
-def cmd_new(options: argparse.Namespace) -> None:
-    """Write a recipe for the source at a URL into a new folder."""
-    name, url = options.name, without_hash(options.url)
-    folder = options.output or os.path.join("recipes", "core", name)
-    path = os.path.join(folder, RECIPE_FILE)
-    if not NAME.fullmatch(name) or not NAME.fullmatch(os.path.basename(os.path.abspath(folder))):
-        raise Fail(f"{folder}: no recipe can be called that; use letters, digits and + . _ -")
-    if os.path.lexists(path):
-        raise Fail(f"{path}: there is one already; remove it, or give another folder with -o")
-    file = source_name(url, "new")
-    version_of(file, name)
-    digest = None if url.startswith(LOCAL) else fetched_hash(file, url)
-    if digest is None:
-        raise Fail(f"{url}: there is nothing to be had; give a URL that can be fetched")
-    archive = look_into(os.path.join(SOURCES, digest), file)
-    if not archive.kind:
-        known = "configure, Makefile, configure.ac, meson.build, CMakeLists.txt"
-        raise Fail(f"{file}: it has none of {known}; write the recipe by hand")
-    text = new_recipe(name, url, digest, archive)
-    os.makedirs(folder, exist_ok=True)
-    with open(path, "x", encoding="utf-8") as recipe:
-        recipe.write(text)
-    load_recipe(folder, options)
-    what, tools, _ = BUILD_KINDS[archive.kind]
-    say(f"new     {path}: {name} {version_of(file, name)}, with {what}")
-    missing = [tool for tool in tools.split(", ") if tool not in BUILDER_TOOLS]
-    if missing:
-        say(f"new     the builder has no {', '.join(missing)}: it builds once recipes make them")
-
-
-def cmd_build(options: argparse.Namespace) -> None:
-    for recipe in load_all(options):
-        recipe.stand_ins = tuple(options.stand_in)
-        if options.bootstrap:
-            recipe = make_stand_in(recipe, options.without, options.stand_in)
-        build_recipe(recipe, Work(options.arch))
-
-
-def cmd_input(options: argparse.Namespace) -> None:
-    """Write the tar that goes into the recipe's build, for who runs it elsewhere or by hand."""
-    recipe, work = load_recipe(options.recipe, options), Work(options.arch)
-    if not options.output:
-        raise Fail("input: the tar is no text for a terminal; name its file, as in -o in.tar")
-    check_hashes(recipe)
-    os.makedirs(work.logs, exist_ok=True)
-    with open(options.output, "w+b") as file:
-        write_input(recipe, work, file)
-
-
-def cmd_fetch(options: argparse.Namespace) -> None:
-    """Fetch one file; a URL may bear its own hash as ?sha256sum=, else --sha256 is its hash."""
-    alternatives = []
-    for url in options.url:
-        match = HASH_QUERY.search(url)
-        source_name(without_hash(url), "fetch")
-        digest = match[1] if match else options.sha256
-        if digest is None or not SHA256.fullmatch(digest):
-            raise Fail(f"{without_hash(url)}: no sha256 of 64 digits 0-9a-f; give it with --sha256")
-        alternatives.append(Alternative(without_hash(url), digest))
-    name = options.name or source_name(alternatives[0].url, "fetch")
-    if options.output is None:
-        fetch_source(name, alternatives, options.sources)
-        return
-    folder = os.path.dirname(os.path.abspath(options.output))
-    path = fetch_source(name, alternatives, folder)
-    if hash_file(path) != os.path.basename(path):
-        raise Fail(f"{path}: its bytes are not what its name says; remove it")
-    os.replace(path, options.output)
-    with contextlib.suppress(OSError):  # not when a dead host is noted there
-        os.rmdir(os.path.join(folder, ".dead"))
-
-
-def cmd_hash(options: argparse.Namespace) -> None:
-    """Fetch every source and write its hash into the recipe's sha256 map, all else as it was."""
-    for recipe in load_all(options):
-        hashes = {}
-        for source in recipe.sources:
-            for alternative in () if source.is_local else source.alternatives:
-                name = source_name(alternative.url, source.place)
-                hashes[name] = hashes.get(name) or fetched_hash(name, alternative.url)
-        found = {name: digest for name, digest in hashes.items() if digest}
-        missing = [
-            source.name
-            for source in recipe.sources
-            if not source.is_local
-            and not any(
-                source_name(alternative.url, source.place) in found
-                for alternative in source.alternatives
-            )
-        ]
-        if missing:
-            raise Fail(
-                f"{recipe.path}: none of the places of {missing[0]} answers; nothing is written"
-            )
-        with open(recipe.path, encoding="utf-8", newline="") as file:
-            text = with_hashes(recipe.path, file.read(), found).encode()
-        if not found.items() <= hash_map(recipe.path, text).items():
-            raise Fail(
-                f"{recipe.path}: no place for the hashes; write an empty line `sha256:` where they "
-                "belong, at the left margin; nothing is written"
-            )
-        write_atomic(recipe.path, text, os.stat(recipe.path).st_mode & 0o777)
-        say(f"hash    {recipe.path}: {len(found)} written")
-
-
-def fetched_hash(name: str, url: str) -> Optional[str]:
-    """The sha256 of what URL names now, kept in the cache; None when it can't be had."""
-    os.makedirs(SOURCES, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=SOURCES) as folder:
-            path = fetch_alternative(
-                name, Alternative(url, None), os.path.join(folder, "file"), SOURCES
-            )
-            digest = hash_file(path)
-            os.replace(path, os.path.join(SOURCES, digest))
-            return digest
-    except Unreachable as reason:
-        say(f"hash    {url}: {reason}")
-        return None
-
-
-def hash_map(path: str, text: bytes) -> Dict[str, str]:
-    """The sha256 map of a recipe's TEXT as a loader will read it; empty where it can't be read."""
-    reader = Reader(path)
-    try:
-        pairs = reader.pairs(compose_text(path, text), "the recipe")
-        return reader.text_map({key: value for key, _, value in pairs}["sha256"], "sha256")
-    except (Fail, KeyError):
-        return {}
-
-
-def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
-    """The TEXT of the recipe PATH with HASHES in its sha256 map; all else stays as it is."""
-    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
-        return "\ufeff" + with_hashes(path, text[1:], hashes)
-    root = compose_text(path, text.encode())
-    node = {key.value: value for key, value in root.value}.get("sha256")
-    left = dict(hashes)
-    edits = []
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        digest = left.pop(key.value, None)
-        if digest:
-            edits.append((value.start_mark.index, value.end_mark.index, digest))
-    if left:
-        if node and is_null(node) and not root.flow_style:
-            edits.append((node.start_mark.index, node.end_mark.index, ""))  # a ~
-        lines = [f"{quote_key(name)}: {digest}" for name, digest in left.items()]
-        edits.append(added_hashes(text, root, node, lines))
-    for start, end, new in sorted(edits, key=lambda edit: edit[0])[::-1]:
-        gap = " " if text[start - 1 : start] == ":" and new[:1] not in "\r\n" else ""
-        text = text[:start] + gap + new + text[end:]
-    return text
-
-
-def added_hashes(text: str, root: Any, node: Any, lines: List[str]) -> Tuple[int, int, str]:
-    """The edit (start, end, new text) that brings LINES into the sha256 map NODE of ROOT."""
-    newline = "\r\n" if "\r\n" in text else "\n"
-    margin = " " * root.start_mark.column
-    indented = "".join(f"{newline}{margin}  {line}" for line in lines)
-    if node is None and root.flow_style:
-        return (root.value[-1][1].end_mark.index,) * 2 + (f", sha256: {{{', '.join(lines)}}}",)
-    if node is None:
-        place = hash_place(text, root)
-        if place == len(text) and not text.endswith("\n"):
-            return place, place, f"{newline}{margin}sha256:{indented}"
-        return place, place, f"{margin}sha256:{indented}{newline}"
-    if is_null(node) and root.flow_style:
-        return node.start_mark.index, node.end_mark.index, f"{{{', '.join(lines)}}}"
-    if is_null(node):
-        return (end_of_line(text, node),) * 2 + (indented,)
-    if node.flow_style:
-        end = node.value[-1][1].end_mark.index if node.value else node.end_mark.index - 1
-        return end, end, (", " if node.value else "") + ", ".join(lines)
-    end = end_of_line(text, node.value[-1][1])
-    margin = " " * node.start_mark.column
-    return end, end, "".join(f"{newline}{margin}{line}" for line in lines)
-
-
-def end_of_line(text: str, node: Any) -> int:
-    """Where the line ends that NODE ends in."""
-    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
-
-
-def hash_place(text: str, root: Any) -> int:
-    """Where the map belongs: before the first key that comes after it, and that key's comment."""
-    keys = [field.key for field in RECIPE_FIELDS]
-    after = keys[keys.index("sha256") + 1 :]
-    places = (key.start_mark.index for key, _ in root.value if key.value in after)
-    place = next(places, len(text))
-    start = text.rfind("\n", 0, place) + 1 if place < len(text) else place
-    while start:
-        previous = text.rfind("\n", 0, start - 1) + 1
-        if place == len(text) or not text[previous:start].lstrip(" ").startswith("#"):
-            break
-        start = previous
-    return start
-
-
-def quote_key(name: str) -> str:
-    """NAME as a key of a YAML map."""
-    is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
-    return name if is_plain else json.dumps(name, ensure_ascii=False)
-
-
-def output(options: argparse.Namespace, text: str) -> None:
-    if options.output:
-        os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
-        write_atomic(options.output, to_bytes(text))
-    else:
-        sys.stdout.buffer.write(to_bytes(text))
-
-
-# verb: (what it does, arguments, what runs it)
-COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], None]]] = {
-    "script": ("print the shell script that a recipe comes to", ("recipe",), cmd_script),
-    "build": ("build recipes whose inputs changed, in a container", ("recipe...",), cmd_build),
-    "hash": ("fetch the sources and write their sha256 into the recipe", ("recipe...",), cmd_hash),
-    "fetch": ("fetch one file from the first URL that has it", ("url...",), cmd_fetch),
-    "build-mk": ("print the makefile that builds a recipe", ("recipe",), cmd_build_mk),
-    "fetch-mk": ("print the makefile that fetches the sources", ("recipe...",), cmd_fetch_mk),
-    "world-mk": ("print the makefile that builds a tree of recipes", ("folder",), cmd_world_mk),
-    "why": ("say what a package's recipe is built for, if it is", ("folder", "package"), cmd_why),
-    "graph": ("draw what needs what, as DOT, or as SVG with -o FILE.svg", ("folder",), cmd_graph),
-    "meta": ("print what lpkg pack needs to know, as JSON", ("recipe",), cmd_meta),
-    "input": ("write the tar that goes into a recipe's build", ("recipe",), cmd_input),
-    "new": ("write a recipe to start from, for the source at a URL", ("name", "url"), cmd_new),
-    "lint": ("say what is wrong or odd in recipes; all below recipes/", ("recipe*",), cmd_lint),
-    "schema": ("print the JSON Schema of a pkgen.yaml, for editors", (), cmd_schema),
-}
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f"pkggen: {printable(message)}; `{self.prog} --help` lists what there is\n")
-
-
-def parse_arguments(argv: Optional[List[str]]) -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="pkggen.py", description="Turn YAML recipes into makefiles, and run them."
-    )
-    parser.add_argument("--version", action="version", version=f"pkggen {VERSION}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    argv = sys.argv[1:] if argv is None else argv
-    wanted = argv[:1] if argv and argv[0] in COMMANDS else COMMANDS  # all take 10 ms
-    for verb in wanted:
-        what, arguments, _ = COMMANDS[verb]
-        command = verbs.add_parser(verb, help=what, description=what)
-        for name in arguments:
-            many = "+" if name.endswith("...") else "*" if name.endswith("*") else None
-            command.add_argument(name.rstrip(".*"), nargs=many)
-        add_options(command, verb)
-    return parser.parse_args(argv)
-
-
-def add_options(command: argparse.ArgumentParser, verb: str) -> None:
-    what, default = ("DIR", "recipes/core/NAME") if verb == "new" else ("FILE", "stdout")
-    command.add_argument(
-        "-o", dest="output", metavar=what, help=f"write to {what} instead of {default}"
-    )
-    if verb == "fetch":
-        command.add_argument("--sha256", help="the hash that the file must have")
-        command.add_argument("--name", help="what to call it in messages")
-        command.add_argument(
-            "--sources", default=SOURCES, help="cache of files by hash (%(default)s)"
-        )
-        return
-    here = os.environ.get("ARCH") or MACHINES.get(os.uname().machine, os.uname().machine)
-    command.add_argument("--arch", default=here, type=arch, help="compile for (%(default)s)")
-    command.add_argument("--hostarch", type=arch, help="compile on (the same)")
-    command.add_argument(
-        "-D",
-        dest="define",
-        action="append",
-        default=[],
-        type=definition,
-        metavar="KEY=VALUE",
-        help="a value for .Data of the templates",
-    )
-    command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
-    if verb == "build":
-        add_stand_in_options(command)
-
-
-def add_stand_in_options(command: argparse.ArgumentParser) -> None:
-    """What world.mk says of a recipe in a cycle ("A tree of recipes")."""
-    command.add_argument("--bootstrap", action="store_true", help="build the recipe's stand-in")
-    command.add_argument(
-        "--without",
-        action="append",
-        default=[],
-        metavar="DEP",
-        help="what the stand-in is built without, or PACKAGE/DEP: what a package of it lacks",
-    )
-    command.add_argument(
-        "--stand-in",
-        action="append",
-        default=[],
-        metavar="RECIPE",
-        help="a recipe whose stand-in is in the sysroot in its place",
-    )
-
-
-def arch(text: str) -> str:
-    """An architecture on the command line, or in $ARCH."""
-    if text not in GNU_TRIPLETS:
-        raise argparse.ArgumentTypeError(f"unknown {text}{did_you_mean(text, GNU_TRIPLETS)}")
-    return text
-
-
-def definition(text: str) -> Tuple[str, str]:
-    """The argument of -D."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text}: no `=`; write -D KEY=VALUE")
-    return key, value
-
-
-def interrupt(number: int, frame: Any) -> None:
-    for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(caught, signal.SIG_IGN)  # once: what was begun is being undone
-    raise Interrupted(number)
-
-
-def main(argv: Optional[List[str]] = None) -> int:
-    options = parse_arguments(argv)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
-    try:
-        options.data = dict(getattr(options, "define", []))
-        COMMANDS[options.verb][2](options)
-    except Fail as problem:
-        for line in f"pkggen: {problem}".split("\n"):     # a template's has a line with a caret
-            say(line)
-        return 1
-    except OSError as error:
-        say(f"pkggen: {error.filename or options.verb}: {error.strerror}")
-        return 1
-    except Interrupted as signal_received:
-        say(f"pkggen: stopped by {signal_received}; the next run goes on from what is finished")
-        return 128 + signal_received.number
-    return 0
 
 
 if __name__ == "__main__":
