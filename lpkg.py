@@ -1884,7 +1884,8 @@ def read_local(path: str) -> Package:
 #
 # A build's output is a tar that somebody else wrote, so here, and only here, tarfile reads: it
 # knows every dialect. What it says is squeezed into a manifest, where only files, directories and
-# symlinks exist; each name of a hard link becomes a file of its own.
+# symlinks exist; each name of a hard link, also one in another package, becomes a file of its own.
+# What a manifest can't hold, or what gives rights that nobody declared, is refused.
 
 class Member(Record):
     """What becomes of a member of the build's tar: a manifest's ENTRY, and its SOURCE there."""
@@ -1951,6 +1952,11 @@ def add_member(tar: object, member: object, trees: dict) -> None:
 
 def make_member(tar: object, member: object, prefix: str, path: str) -> Member:
     """The Member for what will be PATH; its sha256 is still missing."""
+    for key in member.pax_headers:
+        if key.startswith(LOST_ATTRIBUTES):
+            attribute = key.partition("xattr.")[2] or "an ACL"
+            raise Fail(f"stdin: {prefix}{path} has {attribute}, which a package can't hold; "
+                       "leave it out, or set it in a post-install script")
     entry = {"path": path, "type": "file", "mode": f"{member.mode & 0o7777:04o}",
              "uid": member.uid, "gid": member.gid}
     if member.isdir():
@@ -1958,20 +1964,24 @@ def make_member(tar: object, member: object, prefix: str, path: str) -> Member:
     elif member.issym():
         entry.update(type="link", mode="0777", target=member.linkname)
     else:
-        member = linked(tar, member, prefix)
+        member = linked(tar, member)
         if not member.isreg() or member.issparse():
             raise Fail(f"stdin: {prefix}{path} is a device, a fifo or sparse; leave it out")
         entry["size"] = member.size
     return Member(entry, member)
 
 
-def linked(tar: object, member: object, prefix: str) -> object:
-    """MEMBER, or the member of the same package that it is a hard link to."""
+# Of tar's extended attributes, those that mean something (SELinux labels every file of a host).
+LOST_ATTRIBUTES = ("SCHILY.xattr.security.capability", "SCHILY.xattr.user.", "SCHILY.acl.")
+
+
+def linked(tar: object, member: object) -> object:
+    """MEMBER, or the member of the build's output that it is a hard link to."""
     if not member.islnk():
         return member
     name = member.linkname[2:] if member.linkname.startswith("./") else member.linkname
-    if not name.startswith(prefix) or ".." in name.split("/"):
-        raise Fail(f"stdin: {member.name} is a hard link to {name}, outside its package")
+    if not name.startswith("out/") or ".." in name.split("/"):
+        raise Fail(f"stdin: {member.name} is a hard link to {name}, outside of out/")
     return tar.getmember(member.linkname)
 
 
@@ -1995,6 +2005,13 @@ def apply_owners(tree: dict, owners: dict, name: str) -> None:
                 or words[2].strip("01234567")):
             raise Fail(f"{name}: owners: {path}: {text!r} is not UID:GID:MODE, the mode in octal")
         member.entry.update(uid=int(words[0]), gid=int(words[1]), mode=words[2].zfill(4))
+    declared = {path.strip("/") for path in owners}
+    for path in setuid_paths([member.entry for member in tree.values()]):
+        if path not in declared:
+            entry = tree[path].entry
+            line = f"/{path}: {entry['uid']}:{entry['gid']}:{entry['mode']}"
+            raise Fail(f"{name}: {path} is setuid or setgid and nobody said so; "
+                       f"add `{line}` to owners, or take the bit away")
 
 
 def hash_files(tar: object, tree: dict) -> None:

@@ -151,9 +151,16 @@ def add(tar, path, what):
 
 
 def meta_of(names, version="1-0", arch="x86_64", **parts):
-    """A META file of packages NAMES; PARTS: name -> its part."""
+    """A META file of packages NAMES (a dict gives their trees, whose setuid files are declared);
+    PARTS: name -> its part."""
+    packages = {name: dict(parts.get(name, {})) for name in names}
+    for name, tree in names.items() if isinstance(names, dict) else ():
+        owners = {f"/{path}": f"0:0:{value[1]:o}" for path, value in tree.items()
+                  if isinstance(value, tuple) and value[1] & 0o6000}
+        if owners and isinstance(packages[name].get("owners", {}), dict):
+            packages[name]["owners"] = {**owners, **packages[name].get("owners", {})}
     return {"recipe": "r", "version": version, "arch": arch, "license": "MIT", "url": "http://u",
-            "packages": {name: parts.get(name, {}) for name in names}}
+            "packages": packages}
 
 
 @pytest.fixture(scope="session")
@@ -903,6 +910,19 @@ REFUSED_BUILDS = {
     ),
     "below a symlink": (build_tar({"app": {"a": "-> /etc", "a/b": b"x"}}), "a/b"),
     "below a file": (build_tar({"app": {"a": b"", "a/b": b"x"}}), "a/b"),
+    "undeclared setuid": (build_tar({"app": {"su": (b"", 0o4755)}}), "owners"),
+    "undeclared setgid": (build_tar({"app": {"su": (b"", 0o2755)}}), "/su: 0:0:2755"),
+    "a file capability": (
+        build_tar({"app": {}}, extra=[odd_member(
+            "out/app/ping", tarfile.REGTYPE,
+            pax_headers={"SCHILY.xattr.security.capability": "\1\0\0\2"})]),
+        "security.capability",
+    ),
+    "an access list": (
+        build_tar({"app": {}}, extra=[odd_member(
+            "out/app/d", tarfile.DIRTYPE, pax_headers={"SCHILY.acl.access": "user::rwx"})]),
+        "an ACL",
+    ),
     "huge uid": (
         build_tar({"app": {}}, extra=[odd_member("out/app/u", tarfile.DIRTYPE, uid=1 << 30)]),
         "uid",
@@ -916,6 +936,15 @@ def test_pack_refuses(world, case):
     (world.folder / "m.json").write_text(json.dumps(meta_of(["app"])))
     run("pack", "--meta", world.folder / "m.json", "-o", world.packages, stdin=data).refused(word)
     assert os.listdir(world.packages) == []
+
+
+def test_pack_takes_a_hard_link_into_another_package_for_a_file(world):
+    data = build_tar({"a": {"f": (b"1234", 0o755)}, "b": {}}, extra=[
+        odd_member("out/b/g", tarfile.LNKTYPE, linkname="out/a/f", mode=0o755)])
+    (world.folder / "m.json").write_text(json.dumps(meta_of(["a", "b"])))
+    run("pack", "--meta", world.folder / "m.json", "-o", world.packages, stdin=data).ok()
+    info, members, _ = read_package(world.packages / "b-1-0.x86_64.lpkg")
+    assert members["g"].isreg() and members["g"].size == 4 and members["g"].mode == 0o755
 
 
 @pytest.mark.parametrize("top", ["out", "out/app"])
@@ -946,7 +975,7 @@ def test_s24_out_is_no_directory(world, top, kind):
     ],
 )
 def test_pack_refuses_meta(world, part, word):
-    (world.folder / "m.json").write_text(json.dumps(meta_of(["app"], app=part)))
+    (world.folder / "m.json").write_text(json.dumps(meta_of({"app": TREE}, app=part)))
     run("pack", "--meta", world.folder / "m.json", "-o", world.packages,
         stdin=build_tar({"app": TREE})).refused(word)
     assert os.listdir(world.packages) == []
