@@ -179,6 +179,8 @@ RECIPE_FIELDS = (
     Field("data", "any map", ".Data of the templates"),
     Field("script", "texts", "shell commands, a template"),
     Field("check", "texts", "shell commands that test the result, a template"),
+    Field("strip", "boolean", "false: ELF files keep their symbols"),
+    Field("allow", "text map", "check of what comes out that is switched off, to the reason"),
     Field("oneshell", "any", "accepted and ignored"),
     Field("tools", "any", "accepted and ignored"),
 )
@@ -303,6 +305,8 @@ class Recipe:
         self.hostarch = hostarch
         self.fields = fields
         self.sources: List[Source] = []
+        self.nodes: Dict[str, Any] = {}
+        self.places: Dict[str, List[Place]] = {}    # "script" and "check", once they are asked for
         self.script = ""
         self.check = ""
 
@@ -660,9 +664,10 @@ def load_recipe(
     name = os.path.basename(os.path.abspath(folder))
     recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
     nodes = {key.value: value for key, value in root.value}
+    fields["strip"] = fields["strip"] or "strip" not in nodes
     check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
     fields["data"].update(options.data)
-    evaluate(recipe, nodes)
+    evaluate(recipe, nodes, reader)
     return recipe
 
 
@@ -691,17 +696,24 @@ def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
 # ---- templates in recipes ------------------------------------------------------------------------
 
 
-def evaluate(recipe: Recipe, nodes: Dict[str, Any]) -> None:
+def evaluate(recipe: Recipe, nodes: Dict[str, Any], reader: Reader) -> None:
     """Render what is a template: sources, script and check. NODES: the recipe's values by key."""
+    recipe.nodes = nodes
     dot = recipe_dot(recipe)
     funcs = shortcuts(recipe)
-    for key in ("script", "check"):
-        text = "\n".join(recipe.fields[key])
-        setattr(recipe, key, render_field(recipe, text, dot, funcs, nodes.get(key)))
     for texts, place in recipe.fields["sources"]:
         rendered = [render(text, dot, funcs, f"{place}: source") for text in texts]
         recipe.sources.append(make_source(recipe, rendered, place))
     check_distinct_names(recipe)
+    for key in ("script", "check"):
+        setattr(recipe, key, render_field(recipe, key, dot, funcs))
+        for at, what in unknown_references(getattr(recipe, key)):
+            place = script_place(recipe, key, at)
+            problem = Fail(f"{recipe.path}:{place.line}:{place.column}: {what}")
+            if reader.lenient:
+                say(f"pkggen: warning: {problem}")
+            else:
+                reader.problem(problem)
 
 
 def recipe_dot(recipe: Recipe) -> "Struct":
@@ -725,34 +737,152 @@ def recipe_dot(recipe: Recipe) -> "Struct":
             "NoBootstrap": fields["nobootstrap"]})
 
 
-def source_lines(node: Any, file_lines: List[str]) -> List[Tuple[int, int]]:
-    """(line, column) in the file, both from 0, of each line of a list of texts once joined."""
-    lines: List[Tuple[int, int]] = []
-    for item in node.value:
+class Place(NamedTuple):
+    """Where a line of a script stands in the recipe, and its text if it stands there as it is."""
+
+    line: int
+    column: int
+    text: str
+
+
+def template_places(recipe: Recipe, key: str) -> List[Place]:
+    """The place of each line of the template that the recipe's KEY, script or check, is."""
+    with open(recipe.path, encoding="utf-8") as file:
+        file_lines = file.read().split("\n")
+    places: List[Place] = []
+    for item in recipe.nodes[key].value if recipe.fields[key] else ():
         mark = item.start_mark
-        texts = item.value.split("\n")
-        for index, text in enumerate(texts):
+        for index, text in enumerate(item.value.split("\n")):
+            line = mark.line + (1 + index if item.style in ("|", ">") else 0)
+            in_file = "".join(file_lines[line:line + 1])    # YAML has more ends of lines than \n
+            column = mark.column + bool(item.style)         # plain text has no quote
             if item.style in ("|", ">"):
-                line = mark.line + 1 + index
-                in_file = file_lines[line] if line < len(file_lines) else ""
-                lines.append((line, len(in_file) - len(text) if in_file.endswith(text) else 0))
-            else:
-                lines.append((mark.line, mark.column + bool(item.style)))  # plain text has no quote
-    return lines
+                column = len(in_file) - len(text) if in_file.endswith(text) else 0
+            if not in_file.startswith(text, column):        # folded, or with escapes
+                column, text = len(in_file) - len(in_file.lstrip()), ""
+            places.append(Place(line + 1, column + 1, text))
+    return places or [Place(1, 1, "")]
 
 
-def render_field(recipe: Recipe, text: str, dot: Any, funcs: Dict, node: Any) -> str:
-    """Render TEXT, which NODE holds; an error in it names the recipe file's line and column."""
+def script_places(recipe: Recipe, key: str) -> List[Place]:
+    """The place of each line of the rendered script; all its first where they can't be told.
+
+    The template is rendered once more with a mark before each of its lines.
+    """
+    if key in recipe.places:
+        return recipe.places[key]
+    places, script = template_places(recipe, key), getattr(recipe, key)
+    marked, before = "", ""
+    for number, line in enumerate("\n".join(recipe.fields[key]).split("\n")):
+        # YAML has no NUL. A line that begins within an action gets no mark.
+        inside = before.count("{{") != before.count("}}")
+        marked += ("" if inside else f"\0{number}\0") + line + "\n"
+        before += line
     try:
-        return render(text, dot, funcs, recipe.path)
+        rendered = render(marked[:-1], recipe_dot(recipe), shortcuts(recipe), recipe.path)
+    except Fail:
+        rendered = ""
+    found, current = [], 0
+    for line in rendered.split("\n"):
+        marks = [int(mark) for mark in re.findall("\0([0-9]+)\0", line)]
+        found.append(places[marks[0] if marks else current])
+        current = marks[-1] if marks else current
+    if re.sub("\0[0-9]+\0", "", rendered) != script:
+        found = [places[0]._replace(text="")] * (script.count("\n") + 1)
+    recipe.places[key] = found
+    return found
+
+
+def script_place(recipe: Recipe, key: str, at: int) -> Place:
+    """The place of the offset AT of the rendered script; where the line isn't the recipe's own,
+    the line's beginning."""
+    script = getattr(recipe, key)
+    number, start = script.count("\n", 0, at), script.rfind("\n", 0, at) + 1
+    place = script_places(recipe, key)[number]
+    is_own = place.text == script.split("\n")[number]
+    return place._replace(column=place.column + (at - start if is_own else 0))
+
+
+def render_field(recipe: Recipe, key: str, dot: Any, funcs: Dict[str, Any]) -> str:
+    """The recipe's script or check; an error in it names the recipe file's line and column."""
+    try:
+        return render("\n".join(recipe.fields[key]), dot, funcs, recipe.path)
     except Fail as error:
-        match = re.fullmatch(r"(\d+):(\d+): (.*)", str(error)[len(recipe.path) + 1 :], re.DOTALL)
+        match = re.fullmatch(r"(\d+):(\d+): (.*)", str(error)[len(recipe.path) + 1:], re.DOTALL)
         if not match:
             raise
-        with open(recipe.path, encoding="utf-8") as file:
-            lines = source_lines(node, file.read().split("\n"))
-        line, column = lines[int(match[1]) - 1]
-        raise Fail(f"{recipe.path}:{line + 1}:{column + int(match[2])}: {match[3]}") from None
+        place = template_places(recipe, key)[int(match[1]) - 1]
+        column = place.column + int(match[2]) - 1
+        raise Fail(f"{recipe.path}:{place.line}:{column}: {match[3]}") from None
+
+
+# ---- what make takes of a script -----------------------------------------------------------------
+
+MAKE_FUNCTIONS = frozenset(
+    "abspath addprefix addsuffix and basename call dir error eval file filter filter-out "
+    "findstring firstword flavor foreach if info intcmp join lastword let notdir or origin "
+    "patsubst realpath shell sort strip subst suffix value warning wildcard word wordlist "
+    "words".split())
+MAKE_VARIABLES = frozenset("MAKE MAKEFLAGS MAKELEVEL CURDIR SHELL PATH HOME".split())
+
+
+class Reference(NamedTuple):
+    """What make takes of a text; a call's name is the function's. It is empty for `$$`, and where
+    it is computed."""
+
+    start: int
+    end: int
+    name: str
+    is_call: bool
+
+
+def make_references(text: str, start: int = 0, end: Optional[int] = None) -> Iterator[Reference]:
+    """Make's references in TEXT from START to END, each followed by those within it."""
+    end = len(text) if end is None else end
+    while True:
+        start = text.find("$", start, end)
+        if start < 0:
+            return
+        opening = text[start + 1:start + 2]
+        stop = start + 2
+        if opening in "({" and opening:
+            stop = matching_bracket(text, start + 1, end)
+            inner = re.compile(r"[^\s:(){}$]*").match(text, start + 2, stop - 1)
+            after = text[inner.end():stop - 1][:1]
+            yield Reference(start, stop, "" if after == "$" else inner[0], after in (" ", "\t"))
+            yield from make_references(text, inner.end(), stop - 1)
+        else:
+            yield Reference(start, stop, "" if opening == "$" else opening or "\n", False)
+        start = stop
+
+
+def matching_bracket(text: str, at: int, end: int) -> int:
+    """The offset behind the bracket that closes the one AT; brackets of one kind count, as in
+    make."""
+    opening, depth = text[at], 0
+    closing = ")" if opening == "(" else "}"
+    for place in range(at, end):
+        depth += (text[place] == opening) - (text[place] == closing)
+        if not depth:
+            return place + 1
+    return end
+
+
+def unknown_references(script: str) -> Iterator[Tuple[int, str]]:
+    """(offset, what) of a `$` that was meant for the shell, and that make takes."""
+    known = MAKE_VARIABLES | BUILD_VARIABLES
+    known |= set(re.findall(r"\$[({](?:foreach|let|eval) +([\w.-]+)", script))
+    known |= set("0123456789" if "$(call" in script else "")
+    for start, end, name, is_call in make_references(script):
+        if name and name not in (MAKE_FUNCTIONS if is_call else known):
+            taken = script[start:end].partition("\n")[0]
+            remedy = f"${taken}"
+            if not is_call:     # $HOME is $H and OME for make; $(HOME) would be a command for sh
+                word = re.match(r"\w+", script[start + 1:])
+                braced = f"$${{{name}}}" if taken[1:2] in "({" else remedy
+                remedy = f"$${word[0]}" if word else braced
+            yield start, (f"make takes {taken} and has no such variable; "
+                          f"for the shell write {remedy}")
 
 
 # ---- the shortcuts -------------------------------------------------------------------------------
@@ -766,8 +896,24 @@ def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
     def extract(name: str, extension: str) -> str:
         return f"tar -xf src/{name}-{version}.tar.{extension}\nmv {name}-{version} {name}"
 
-    def unpack(name: str, file: str) -> str:
-        return f"mkdir {name}\ntar -xf src/{file} --strip-components=1 -C {name}"
+    def unpack(name: str, *file: str) -> str:
+        if len(file) > 1 or not file and not recipe.sources:
+            raise Fail("unpack takes a directory's name and a source; without one, the first")
+        source = f"src/{file[0] if file else quote_word(recipe.sources[0].name)}"
+        command = f"tar -xf {source} -C {name}.new"
+        if source.endswith(".zip"):
+            command = f"unzip -q {source} -d {name}.new"
+        # An archive's one top directory gives way to NAME; of any other nothing is lost.
+        return (f"mkdir {name}.new && {command}\n"
+                f"(top=$$(ls -A {name}.new); if [ -d \"{name}.new/$$top\" ]; "
+                f"then mv \"{name}.new/$$top\" {name}; else mv {name}.new {name}; fi)")
+
+    def patch(folder: str) -> str:
+        names = [source.name for source in recipe.sources
+                 if source.name.endswith((".patch", ".diff"))]
+        if not names:
+            raise Fail("none of the sources is a .patch or .diff")
+        return "\n".join(f"patch -d {folder} -p1 <src/{quote_word(name)}" for name in names)
 
     def pkmv(path: str, source: str, target: str) -> str:
         path = clean_path(path)
@@ -777,27 +923,60 @@ def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
         return "\n".join(lines)
 
     def mvman(package: str) -> str:
-        return (
-            f"mkdir -p out/{package}-man/usr/share\n"
-            f"mv out/{package}/usr/share/man out/{package}-man/usr/share/man")
+        return (f"mkdir -p out/{package}-man/usr/share\n"
+                f"mv out/{package}/usr/share/man out/{package}-man/usr/share/man")
+
+    def split(package: str, suffix: str, paths: str) -> str:
+        other = f"{package}-{suffix}"
+        if not {package, other} <= set(recipe.packages):
+            raise Fail(f"packages has no {package} or no {other}; it needs both")
+        return (f"(cd out/{package} && for path in {paths}; do\n"
+                f"[ ! -e $$path ] || {{ mkdir -p ../{other}/$${{path%/*}} && "
+                f"mv $$path ../{other}/$${{path%/*}}; }}; done)")
+
+    def dev(package: str) -> str:
+        # A link lib*.so is the linker's; a file of that name is a library for dlopen.
+        links = "$$(find . -maxdepth 3 -type l -path './usr/lib/lib*.so')"
+        return (f"find out/{package} -path '*/usr/lib/*.la' -type f -exec rm {{}} +\n" +
+                split(package, "dev", f"{links} usr/include usr/lib/*.a usr/lib/pkgconfig "
+                      "usr/share/pkgconfig usr/lib/cmake usr/share/aclocal usr/bin/*-config"))
+
+    def doc(package: str) -> str:
+        return split(package, "doc", "usr/share/man usr/share/doc usr/share/info usr/share/gtk-doc")
 
     def confflags() -> str:
         build, host = (arch, hostarch) if arch == hostarch else (hostarch, arch)
         return f"--build {gnu_arch(build)}-pc-linux-musl --host {gnu_arch(host)}-pc-linux-musl"
 
     def configure(folder: str, *arguments: str) -> str:
-        return (
-            f"(cd {folder} && ./configure {confflags()} --prefix=/usr --sysconfdir=/etc "
-            f"--mandir=/usr/share/man --localstatedir=/var {' '.join(arguments)})")
+        return (f"(cd {folder} && ./configure {confflags()} --prefix=/usr --sysconfdir=/etc "
+                f"--mandir=/usr/share/man --localstatedir=/var {' '.join(arguments)})")
+
+    def meson(folder: str, *arguments: str) -> str:
+        words = ["$(MESON_MACHINE) --prefix=/usr --libdir=lib --sysconfdir=/etc "
+                 "--localstatedir=/var --buildtype=plain --wrap-mode=nodownload", *arguments]
+        return f"meson setup {' '.join(words)} {folder}-build {folder}"
+
+    def cmake(folder: str, *arguments: str) -> str:
+        words = ["-DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/.tools/toolchain.cmake "
+                 "-DCMAKE_INSTALL_PREFIX=/usr -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_BUILD_TYPE=None "
+                 "-DCMAKE_SKIP_INSTALL_RPATH=ON", *arguments]
+        return f"cmake -S {folder} -B {folder}-build {' '.join(words)}"
 
     def make(folder: str, *arguments: str) -> str:
         return "\n".join(
             f"$(MAKE) -C {folder} {argument}" for argument in arguments or ("",)).rstrip()
 
     return {
-        "extract": extract, "unpack": unpack, "pkmv": pkmv, "mvman": mvman, "confflags": confflags,
-        "configure": configure, "make": make, "confarch": lambda: gnu_arch(arch),
+        "extract": extract, "unpack": unpack, "patch": patch, "pkmv": pkmv, "mvman": mvman,
+        "dev": dev, "doc": doc, "confflags": confflags, "configure": configure, "meson": meson,
+        "cmake": cmake, "make": make, "confarch": lambda: gnu_arch(arch),
         "buildarch": lambda: arch, "hostarch": lambda: hostarch}
+
+
+def quote_word(text: str) -> str:
+    """TEXT as a word of a script, which make reads before the shell."""
+    return shlex.quote(text).replace("$", "$$")
 
 
 def gnu_arch(arch: str) -> str:
@@ -947,15 +1126,23 @@ HOSTARCH := {hostarch}
 BUILDARCH := {arch}
 ARCH := {arch}
 CROSS_COMPILE := {gnu}-
-CC := {arch}-linux-musl-gcc
-HOSTCC := gcc
-AR := $(CROSS_COMPILE)ar
-NM := $(CROSS_COMPILE)nm
-OBJCOPY := $(CROSS_COMPILE)objcopy
-RANLIB := $(CROSS_COMPILE)ranlib
-STRIP := $(CROSS_COMPILE)strip
 SYSROOT := /sysroot
-export CC AR NM OBJCOPY RANLIB STRIP
+HOSTCC := gcc
+# What runs a program of the target's: nothing where the builder can do so itself.
+EMULATOR := {emulator}
+MESON_MACHINE := --{machine}-file=$(CURDIR)/.tools/machine.ini
+export PATH := $(CURDIR)/.tools:$(PATH)
+export CC := {arch}-linux-musl-gcc
+export CXX := {arch}-linux-musl-g++
+export AR := $(CROSS_COMPILE)ar
+export NM := $(CROSS_COMPILE)nm
+export OBJCOPY := $(CROSS_COMPILE)objcopy
+export RANLIB := $(CROSS_COMPILE)ranlib
+export STRIP := $(CROSS_COMPILE)strip
+export CFLAGS := -Os
+export CXXFLAGS := -Os
+export LDFLAGS := -Wl,--as-needed
+export PKG_CONFIG := pkg-config
 export PKG_CONFIG_SYSROOT_DIR := $(SYSROOT)
 export PKG_CONFIG_LIBDIR := $(SYSROOT)/usr/lib/pkgconfig:$(SYSROOT)/usr/share/pkgconfig
 export SOURCE_DATE_EPOCH := {epoch}
@@ -964,6 +1151,9 @@ export TZ := UTC
 unexport SRCTAR TAROUT
 PACKAGES := {packages}
 BACKSLASH := $(subst ,,\\)
+# Before each command of a script its line stands in the log, where bash is there to count lines.
+RUN_SHELL := $(if $(shell command -v bash),bash --posix,sh)
+RUN_SCRIPT = +umask 022 && $(RUN_SHELL) -ec 'PS4="+ $(1):\\$$LINENO: "; set -x; . ./$(1)'
 
 define SCRIPT
 {script}
@@ -973,20 +1163,88 @@ define CHECK
 {check}
 endef
 
-.PHONY: all untarsource script check gentars
+.PHONY: all untarsource script strip check shell gentars
 all: check
+	@for package in $(PACKAGES); do [ -n "$$(find out/$$package ! -type d | head -n 1)" ] || \\
+		find /etc /opt /srv /usr /var -xdev -type f -cnewer script.sh; \\
+	done | sort -u | head -n 20 | sed "s/^/outside of out: /" >&2
 untarsource:
 	mkdir -p $(PACKAGES:%=out/%)
 	$(if $(SRCTAR),tar -xf $(SRCTAR))
 script: untarsource
 	$(file >script.sh,$(SCRIPT))
-	+umask 022 && sh -ex script.sh
-check: script
+	$(call RUN_SCRIPT,script.sh)
+strip: script
+{strip}
+check: strip
 	$(file >check.sh,$(CHECK))
-	+umask 022 && sh -ex check.sh
+	$(call RUN_SCRIPT,check.sh)
+shell:
+	@+bash --norc --noprofile || :
 gentars: all
 	for package in $(PACKAGES); do tar -C out/$$package -cf $(TAROUT)/$$package.tar .; done
 """
+BUILD_VARIABLES = frozenset(re.findall(r"^(?:export )?(\w+) [:?]?=", BUILD_MK, re.MULTILINE))
+
+# What is no ELF file is left as it is, and what can't be stripped is found in what comes out.
+STRIP_FILES = """\
+	find out -type f \\( -perm -100 -o -name '*.so*' -o -name '*.ko' \\) ! -name '*.[ao]' \\
+		-exec $(STRIP) --strip-unneeded -R .comment {} + 2>/dev/null || :
+	find out -type f -name '*.[ao]' -exec $(STRIP) --strip-debug {} + 2>/dev/null || :"""
+
+# Run once, in the directory where the input tar was unpacked: `pkggen.py build`, `make shell` and
+# `make menuconfig` all do. What is compiled finds musl's loader at its path, and so runs.
+SETUP_SH = """\
+#!/bin/sh
+# setup.sh [SYSROOT]: set up the build of what was unpacked here, as root of a container.
+set -e
+sysroot=${{1:-/sysroot}}
+mkdir -p "$sysroot" .tools
+[ ! -f sysroot.tar ] || {{ tar -xf sysroot.tar -C "$sysroot" && rm sysroot.tar; }}
+for language in gcc g++; do
+	cat >.tools/{arch}-linux-musl-$language <<-END
+		#!/bin/sh
+		case " \\$* " in *" --print-multiarch "*) echo {arch}-linux-musl; exit ;; esac
+		exec {gnu}-$language "\\$@" -ffile-prefix-map=$PWD=. -specs $sysroot/usr/lib/musl-gcc.specs
+	END
+	chmod 755 .tools/{arch}-linux-musl-$language
+done
+for loader in "$sysroot"/lib/ld-musl-*.so.1; do
+	[ -L "$loader" ] || continue
+	name=$(basename "$loader" .so.1)
+	ln -sf "$sysroot$(readlink "$loader")" "/lib/$name.so.1"
+	printf '%s\\n' "$sysroot/lib" "$sysroot/usr/lib" >"/etc/$name.path"
+done
+cat >.tools/machine.ini <<END
+[binaries]
+c = '{arch}-linux-musl-gcc'
+cpp = '{arch}-linux-musl-g++'
+ar = '{gnu}-ar'
+strip = '{gnu}-strip'
+pkg-config = 'pkg-config'
+{wrapper}
+[properties]
+sys_root = '$sysroot'
+pkg_config_libdir = '$sysroot/usr/lib/pkgconfig:$sysroot/usr/share/pkgconfig'
+[host_machine]
+system = 'linux'
+cpu_family = '{family}'
+cpu = '{family}'
+endian = 'little'
+END
+cat >.tools/toolchain.cmake <<END
+{system}set(CMAKE_C_COMPILER $PWD/.tools/{arch}-linux-musl-gcc)
+set(CMAKE_AR /usr/bin/{gnu}-ar CACHE FILEPATH "")
+set(CMAKE_RANLIB /usr/bin/{gnu}-ranlib CACHE FILEPATH "")
+set(CMAKE_FIND_ROOT_PATH $sysroot)
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+END
+"""
+CPU_FAMILIES = {"armv7": "arm"}     # as meson calls them, and qemu; the others have our names
+EMULATORS = {"armv7": "arm", "x86": "i386"}
 
 FETCH_MK = """\
 # The sources of {names}: written by pkggen.py
@@ -1022,12 +1280,31 @@ def quote_command(words: Iterable[str]) -> str:
     return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
 
 
+def emulator(recipe: Recipe) -> str:
+    """What runs a program for the recipe's architecture on the builder; empty where it can."""
+    return "" if recipe.arch == recipe.hostarch else (
+        f"qemu-{EMULATORS.get(recipe.arch, recipe.arch)}-static")
+
+
 def build_mk(recipe: Recipe) -> str:
     return BUILD_MK.format(
         name=recipe.name, version=recipe.version, recipe=recipe.name + "/" + RECIPE_FILE,
         epoch=EPOCH, arch=recipe.arch, hostarch=recipe.hostarch, gnu=GNU_TRIPLETS[recipe.arch],
+        emulator=emulator(recipe), machine="cross" if emulator(recipe) else "native",
         packages=" ".join(recipe.packages), script=quote_script(recipe.script),
-        check=quote_script(recipe.check))
+        strip=STRIP_FILES if recipe.fields["strip"] else "\t@:", check=quote_script(recipe.check))
+
+
+def setup_sh(recipe: Recipe) -> str:
+    """The script that sets up the recipe's build, from what its input tar holds."""
+    runs, system = emulator(recipe), ""
+    if runs:
+        system = (f"set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR {recipe.arch})\n"
+                  f"set(CMAKE_CROSSCOMPILING_EMULATOR {runs})\n")
+    return SETUP_SH.format(
+        arch=recipe.arch, gnu=GNU_TRIPLETS[recipe.arch], system=system,
+        family=CPU_FAMILIES.get(recipe.arch, recipe.arch),
+        wrapper=f"exe_wrapper = '{runs}'" if runs else "")
 
 
 def plain_name(text: str) -> str:
@@ -1264,7 +1541,8 @@ def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str,
 
 def build_texts(recipe: Recipe) -> Dict[str, str]:
     """The inputs of the recipe's build that are texts."""
-    return {"build.mk": build_mk(recipe), "metadata": json.dumps(metadata(recipe), sort_keys=True)}
+    return {"build.mk": build_mk(recipe), "setup.sh": setup_sh(recipe) + IN_CONTAINER,
+            "metadata": json.dumps(metadata(recipe), sort_keys=True)}
 
 
 def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
@@ -1297,16 +1575,17 @@ class Interrupted(BaseException):
 
 
 # What is run in the container, its stdin the input tar: all of it goes on in one place, /build, as
-# root.
+# root. tar is to show attributes that a package can't hold, so that lpkg can refuse them.
 IN_CONTAINER = """\
-mkdir -p /build /sysroot && cd /build && tar -xf - || exit 100
-[ ! -f sysroot.tar ] || { tar -xf sysroot.tar -C /sysroot && rm sysroot.tar; } || exit 100
+mkdir -p /build /sysroot && cd /build && tar -xf - && sh setup.sh /sysroot >&2 || exit 100
 make -j"$(nproc)" -f build.mk all </dev/null >&2
 status=$?
 echo $status >.status
-[ $status != 0 ] || tar -cf - out .status || exit 100
+[ $status != 0 ] || tar --xattrs --xattrs-include='*' --acls -cf - out .status || exit 100
 exit $status
 """
+LOG_LIMIT = 1 << 28         # bytes of a build's log; what writes more has no end
+OUTPUT_LIMIT = 1 << 34      # bytes of the tar that comes out, and of any file in a container
 
 
 def build_recipe(recipe: Recipe, work: Work) -> None:
@@ -1329,26 +1608,39 @@ def build_now(recipe: Recipe, work: Work) -> None:
     before = work.built.get(recipe.key)
     started = time.monotonic()
     say(f"build   {recipe.title}")
-    with tempfile.TemporaryFile(dir=work.logs) as tar_in, tempfile.TemporaryFile(
-        dir=work.logs) as tar_out:
+    with tempfile.TemporaryFile(dir=work.logs) as tar_in, \
+            tempfile.TemporaryFile(dir=work.logs) as tar_out:
         write_input(recipe, work, tar_in)
         run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
+        advice = look_at_output(recipe, tar_out, os.path.join(work.logs, recipe.key + ".log"))
         packages = pack(recipe, work, tar_out)
     seconds = round(time.monotonic() - started, 1)
     built = Built(inputs, packages, seconds, build_texts(recipe))
     work.record(recipe.key, built)
     remove_former(work, before, built)
-    size = sum(facts["size"] for facts in packages.values())
-    same = ", the same bytes as before" if before and before.packages == packages else ""
-    say(
-        f"built   {recipe.title}: {' '.join(packages)}, {human_size(size)}, "
-        f"{built.seconds:.0f} s{same}")
+    say(f"built   {recipe.title}: {sizes(built, before)}, {built.seconds:.0f} s")
+    if before is None and not recipe.is_stand_in:
+        for line in (*advice, *unprovided_libraries(recipe, work, built)):
+            say(f"advice  {recipe.name}: {line}")
+
+
+def sizes(built: Built, before: Optional[Built]) -> str:
+    """The packages that a build came to, with their size, and what that was before."""
+    def total(one: Built) -> int:
+        return sum(package["size"] for package in one.packages.values())
+
+    text = f"{' '.join(built.packages)}, {human_size(total(built))}"
+    if before and before.packages == built.packages:
+        return f"{text}, the same bytes as before"
+    is_other = before and human_size(total(before)) != human_size(total(built))
+    return text + (f" (was {human_size(total(before))})" if is_other else "")
 
 
 def write_input(recipe: Recipe, work: Work, file: Any) -> None:
-    """Write the tar that goes in: build.mk, src/ and, as a tar in the tar, the sysroot."""
+    """Write the tar that goes in: build.mk, setup.sh, src/ and, as a tar in it, the sysroot."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         add_bytes(tar, "build.mk", to_bytes(build_mk(recipe)))
+        add_bytes(tar, "setup.sh", to_bytes(setup_sh(recipe)))
         for source in recipe.sources:
             add_source(tar, recipe, source)
         sysroot = sysroot_packages(recipe, work)
@@ -1434,7 +1726,7 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
     name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.key)}-{os.getpid()}"
     log = os.path.join(work.logs, recipe.key + ".log")
     environment = {**os.environ, "BUILD": name, "IMAGE": image}
-    command = f"exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
+    command = f"ulimit -f {OUTPUT_LIMIT // 512}; exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
     process = subprocess.Popen(
         ["sh", "-c", command], stdin=tar_in, stdout=tar_out, stderr=subprocess.PIPE,
         env=environment, start_new_session=True)
@@ -1450,15 +1742,21 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
 
 
 def copy_log(pipe: Any, file: Any, name: str, usual: float) -> None:
+    """Copy a build's PIPE to the log FILE, and show its last line; Fail when it has no end."""
     started = shown = time.monotonic()
-    for line in pipe:
-        file.write(line)
+    last = b""
+    for chunk in iter(lambda: pipe.read1(CHUNK), b""):
+        file.write(chunk)
+        if file.tell() > LOG_LIMIT:
+            raise Fail(f"{name}: the build was stopped, for its log is over "
+                       f"{human_size(LOG_LIMIT)}: {file.name}")
+        last = (last + chunk)[-1000:]
         now = time.monotonic()
         if now - shown > 0.1:
             shown = now
             left = max(0, usual - (now - started))
             expected = f", about {left:.0f} s left" if usual else ""
-            text = line.decode(errors="replace").strip()
+            text = last.strip().rpartition(b"\n")[2].decode(errors="replace")
             progress(f"build   {name}: {now - started:.0f} s{expected}  {text}")
 
 
@@ -1479,39 +1777,275 @@ def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
 
 
 def failure(recipe: Recipe, log: str, status: int) -> str:
-    """What to say of a build that ended with STATUS, after the last lines of its log are shown."""
+    """What to say of a build that ended with STATUS, after what its log has of the error."""
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
     if status in (125, 126, 127):  # what docker says when it ran nothing
         said = [line for line in lines if line.startswith("docker: ")] or lines
         reason = said[0] if said else f"status {status}"
         return f"{recipe.name}: the build could not be started: {reason}; `docker info` tells more"
-    for line in lines[-LOG_LINES:]:
-        say(f"  {line}")
     what = "input or output was cut" if status == 100 else f"status {status}"
-    return f"{recipe.title}: the build failed ({what}); the whole log is {log}"
+    at, place, command = failed_command(recipe, lines)
+    for line in error_lines(lines[at:]):
+        say(f"  {line}")
+    return f"{place or recipe.title}: {command or 'the build'} failed ({what}); the log is {log}"
+
+
+TRACE = re.compile(r"\++ (script|check)\.sh:([0-9]+): (?!\. \./)(.*)")
+# What compilers, linkers, configure and make say of an error. make's words on a target that failed
+# follow those of what it ran.
+ERROR = re.compile(r"(?i)\b(fatal|error|undefined reference|cannot|can't|no such file|not found|"
+                   r"no rule to make|permission denied|out of memory)\b")
+MAKE_ERROR = re.compile(r"\S*make(\[\d+\])?: \*\*\* |ninja: build stopped")
+
+
+def failed_command(recipe: Recipe, lines: List[str]) -> Tuple[int, str, str]:
+    """(line of the log where the last command of the script began, its place, the command)."""
+    for at in range(len(lines) - 1, -1, -1):
+        match = TRACE.match(lines[at])
+        if match:
+            key, number, command = match[1], int(match[2]), match[3]
+            places = script_places(recipe, key)
+            place = places[min(number, len(places)) - 1]
+            return at, f"{recipe.path}:{place.line}:{place.column}", command
+    return 0, "", ""
+
+
+def error_lines(lines: List[str]) -> List[str]:
+    """What to show of a failed command's LINES: all, or the first error and the end.
+
+    make -j goes on with what it has begun, so the error may stand far above the end.
+    """
+    lines = [line for line in lines if not re.match(r"make: \*\*\* (\[build\.mk:|Waiting )", line)]
+    if len(lines) <= LOG_LINES:
+        return lines
+    first = next((at for at, line in enumerate(lines)
+                  if ERROR.search(line) and not TRACE.match(line)), len(lines))
+    start = max(first - 3, 0)
+    end = max(len(lines) - LOG_LINES // 3, 0)
+    if start + LOG_LINES * 2 // 3 >= end:
+        return lines[-LOG_LINES:]
+    shown = lines[start:start + LOG_LINES * 2 // 3]
+    return [*shown, f"... {end - start - len(shown)} lines left out ...", *lines[end:]]
 
 
 def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
     """Have lpkg make the packages of what came out, and give their records."""
-    meta = metadata(recipe)
     folder = work.packages_folder(recipe)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, tempfile.TemporaryFile(
-        "w+") as listing:
-        json.dump(meta, file)
+    tar_out.seek(0)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, \
+            tempfile.TemporaryFile("w+") as listing:
+        json.dump(metadata(recipe), file)
         file.flush()
         run_lpkg(["pack", "--meta", file.name, "-o", folder], tar_out, listing)
         listing.seek(0)
         rows = [line.split() for line in listing]
-    return {
-        name: {
-            "file": os.path.relpath(os.path.join(folder, path), work.repository),
-            "size": int(size),
-            "sha256": digest,
-            "depends": meta["packages"][name]["depends"],
-            "provides": meta["packages"][name]["provides"],
-        }
-        for name, path, size, digest in rows}
+    return {name: package_record(work, os.path.join(folder, path), size, digest)
+            for name, path, size, digest in rows}
+
+
+def package_record(work: Work, path: str, size: str, digest: str) -> Dict[str, Any]:
+    """What a build record says of the package at PATH; what it needs and provides is its own word,
+    since lpkg finds libraries and commands in the files."""
+    with tarfile.open(path) as tar:
+        info = json.loads(tar.extractfile(tar.next()).read())
+    return {"file": os.path.relpath(path, work.repository), "size": int(size), "sha256": digest,
+            "depends": info["depends"], "provides": info["provides"]}
+
+
+# ---- what comes out is looked at -----------------------------------------------------------------
+#
+# Before anything is packed, the tar that a build gave is read through. An error ends the build;
+# advice is said after a recipe's first build, and by `make check-recipe`. A recipe switches a check
+# off by its name, with a reason: `allow: {soname: a plugin for itself}`. What rights a file may
+# give is lpkg's to judge, when it packs.
+
+# name: whether it is an error, and what to do
+CHECKS: Dict[str, Tuple[bool, str]] = {
+    "empty": (True, "install into out/{package}"),
+    "soname": (True, "link it with -Wl,-soname, or move a plugin into a directory of its own"),
+    "symbols": (False, "not stripped, though `strip` is not false"),
+    "build-path": (False, "has a path of the build in it"),
+    "dev": (False, "headers and static libraries belong into NAME-dev: {{dev \"NAME\"}}"),
+    "doc": (False, "man pages and documents belong into NAME-doc: {{doc \"NAME\"}}"),
+    "dangling": (False, "a link to what none of the recipe's packages has"),
+    "conffiles": (False, "files below etc/ that conffiles doesn't name"),
+    "copies": (False, "the same bytes under several names: make links of them"),
+    "library": (False, "no package provides the library that it needs"),
+}
+DEV_PATHS = re.compile(r"usr/include/.|usr/lib/[^/]*\.a$|usr/(lib|share)/pkgconfig/.")
+DOC_PATHS = re.compile(r"usr/share/(man|doc|info|gtk-doc)/.")
+LIBRARY_PATHS = re.compile(r"(usr/)?lib/lib[^/]*\.so(\.|$)")
+BUILD_PATHS = re.compile(rb"(?<![\w./])/(?:build|sysroot)/")
+COPIES_SIZE = 10_000        # bytes that copies may cost unsaid
+MEMBERS_LIMIT = 1_000_000   # files in a build's tar
+
+
+class OutFile(NamedTuple):
+    """A file that a build gave: `kind` is one of tarfile's types, `elf` None for what isn't ELF."""
+
+    package: str
+    path: str
+    kind: bytes
+    size: int
+    target: str
+    digest: str
+    elf: Optional["Elf"]
+    has_build_path: bool
+
+
+class Elf(NamedTuple):
+    """What of an ELF file counts here."""
+
+    is_shared: bool         # has a dynamic section, and no interpreter: a library
+    soname: bool
+    has_symbols: bool
+
+
+def look_at_output(recipe: Recipe, tar_out: Any, log: str) -> List[str]:
+    """The advice on what the build gave, a line a check; raises Fail for an error in it."""
+    if not recipe.script:
+        return []
+    files = list(output_files(recipe, tar_out))
+    found: Dict[str, List[str]] = {}
+    for check, what in (*missing_files(recipe, files, log), *findings(recipe, files)):
+        if check not in recipe.fields["allow"]:
+            found.setdefault(check, []).append(what)
+    advice = []
+    for check, whats in found.items():
+        is_error, hint = CHECKS[check]
+        more = f" and {len(whats) - 3} more" if len(whats) > 3 else ""
+        text = f"{', '.join(whats[:3])}{more}: {hint.replace('{package}', whats[0].split()[0])}"
+        if is_error:
+            raise Fail(f"{recipe.path}: {text}; `allow: {{{check}: REASON}}` switches this off")
+        advice.append(f"{text} ({check})")
+    return advice
+
+
+def output_files(recipe: Recipe, tar_out: Any) -> Iterator[OutFile]:
+    """What is in a build's tar, but for directories; of a broken tar, lpkg will say so."""
+    with contextlib.suppress(tarfile.TarError, EOFError, ValueError):
+        tar = tarfile.open(fileobj=tar_out, mode="r:", errors="surrogateescape")
+        for count, member in enumerate(tar):
+            if count > MEMBERS_LIMIT:
+                raise Fail(f"{recipe.title}: the build gave over {MEMBERS_LIMIT} files; "
+                           "no package has so many")
+            top, _, rest = member.name.partition("/")
+            package, _, path = rest.partition("/")
+            if top == "out" and path and not member.isdir():
+                yield look_at_file(tar, member, package, path)
+
+
+def look_at_file(tar: tarfile.TarFile, member: tarfile.TarInfo, package: str,
+                 path: str) -> OutFile:
+    digest, tail, has_path, elf = hashlib.sha256(), b"", False, None
+    if member.isreg():
+        file = tar.extractfile(member)
+        for chunk in iter(lambda: file.read(CHUNK), b""):
+            digest.update(chunk)
+            has_path = has_path or bool(BUILD_PATHS.search(tail + chunk))
+            tail = chunk[-20:]
+        elf = read_elf(file, member.size)
+    return OutFile(package, path, member.type, member.size, member.linkname, digest.hexdigest(),
+                   elf, has_path)
+
+
+def read_elf(file: Any, size: int) -> Optional[Elf]:
+    """What the ELF FILE is, by its headers (System V ABI, chapters 4 and 5); None for another."""
+    def read(offset: int, count: int) -> bytes:
+        file.seek(min(offset, size))
+        return file.read(min(count, 1 << 16))
+
+    head = read(0, 64)
+    if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in (1, 2):
+        return None
+    order = "little" if head[5] == 1 else "big"
+
+    def number(data: bytes, at: int, width: int) -> int:
+        return int.from_bytes(data[at:at + width], order)
+
+    word = 4 * head[4]
+    programs, sections = (number(head, 24 + word * place, word) for place in (1, 2))
+    counts = 24 + 3 * word + 6                  # where the sizes and numbers of headers begin
+    each, count, section_each, section_count = (
+        number(head, counts + 2 * place, 2) for place in range(4))
+    types = {}
+    table = read(programs, each * count)
+    for at in range(0, len(table) - each + 1, each or 1):
+        types[number(table, at, 4)] = (number(table, at + word, word),
+                                       number(table, at + word * 4, word))
+    table = read(sections, section_each * section_count)
+    kinds = {number(table, at + 4, 4) for at in range(0, len(table), section_each or 1)}
+    dynamic = read(*types[2]) if 2 in types else b""
+    tags = [number(dynamic, at, word) for at in range(0, len(dynamic), 2 * word)]
+    return Elf(2 in types and 3 not in types, 14 in tags[:[*tags, 0].index(0)], 2 in kinds)
+
+
+def missing_files(recipe: Recipe, files: List[OutFile], log: str) -> Iterator[Tuple[str, str]]:
+    """(check, what) of each package that has no file, with where files went instead."""
+    full = {file.package for file in files}
+    for package in recipe.packages:
+        if package not in full:
+            with open(log, encoding="utf-8", errors="replace") as lines:
+                strayed = [line.partition(": ")[2].strip() for line in lines
+                           if line.startswith("outside of out: ")]
+            where = f" ({', '.join(strayed[:3])} went elsewhere)" if strayed else ""
+            yield "empty", f"{package} has no files{where}"
+
+
+def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
+    """(check, what) of what is wrong or odd in FILES."""
+    conffiles = {(name, clean_path(path)) for name, package in recipe.packages.items()
+                 for path in package["conffiles"]}
+    paths = {part for file in files for part in (file.path, *parents(file.path))}
+    copies: Dict[str, List[OutFile]] = {}
+    for file in files:
+        if file.path.startswith("etc/lpkg.d/alt.d/"):
+            continue
+        if file.elf and file.elf.is_shared and not file.elf.soname and LIBRARY_PATHS.match(
+                file.path):
+            yield "soname", f"{file.path} is a shared library without a SONAME"
+        if file.elf and file.elf.has_symbols and not file.path.endswith((".o", ".a", ".ko")):
+            yield "symbols", file.path
+        if file.has_build_path:
+            yield "build-path", file.path
+        if DEV_PATHS.match(file.path) and not file.package.endswith(("-dev", "-headers")):
+            yield "dev", file.path
+        if DOC_PATHS.match(file.path) and not file.package.endswith(("-doc", "-man")):
+            yield "doc", file.path
+        if file.path.startswith("etc/") and file.kind == tarfile.REGTYPE and (
+                file.package, file.path) not in conffiles:
+            yield "conffiles", file.path
+        if file.kind == tarfile.SYMTYPE and link_target(file) not in paths:
+            yield "dangling", f"{file.path} -> {file.target}"
+        if file.kind == tarfile.REGTYPE and file.size:
+            copies.setdefault(file.digest, []).append(file)
+    for same in copies.values():
+        cost = sum(file.size for file in same[1:])
+        if cost >= COPIES_SIZE:
+            yield "copies", f"{same[0].path} under {len(same)} names, {human_size(cost)}"
+
+
+def parents(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def link_target(file: OutFile) -> str:
+    """The path in the root that a link leads to."""
+    return clean_path(os.path.join("/", os.path.dirname(file.path), file.target))
+
+
+def unprovided_libraries(recipe: Recipe, work: Work, built: Built) -> Iterator[str]:
+    """Advice on the shared libraries that the packages need and that no package built here has."""
+    if "library" not in recipe.fields["allow"]:
+        provided = {relation_name(text) for record in work.built.values()
+                    for package in record.packages.values() for text in package["provides"]}
+        for name, package in built.packages.items():
+            for need in package["depends"]:
+                if need.startswith("so:") and relation_name(need) not in provided:
+                    yield f"{name} needs {need[3:]}: {CHECKS['library'][1]} (library)"
 
 
 def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
@@ -2573,14 +3107,10 @@ def lint_recipe(argument: str, options: argparse.Namespace) -> List[Finding]:
     nodes = {key.value: value for key, value in compose(recipe.path).value}
     lint_sources(recipe, reader, nodes)
     lint_packages(recipe, reader, nodes["packages"])
-    for key, text in (("script", recipe.script), ("check", recipe.check)):
-        if text:
-            places = script_places(recipe, key, nodes[key])
-            for line, column, what in lint_script(recipe, text):
-                place = places[line - 1]
-                same = place.text == text.split("\n")[line - 1]
-                column = place.column + (column - 1 if same else 0)
-                reader.problem(Fail(f"{recipe.path}:{place.line}:{column}: {what}"))
+    for key in ("script", "check"):
+        for at, what in lint_script(recipe, getattr(recipe, key)):
+            place = script_place(recipe, key, at)
+            reader.problem(Fail(f"{recipe.path}:{place.line}:{place.column}: {what}"))
     return reader.found
 
 
@@ -2605,58 +3135,9 @@ def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
             reader.add(key, f"nothing in the script installs into out/{key.value}")
 
 
-class Place(NamedTuple):
-    """Where a line of a script stands in the recipe, and its text if it stands there as it is."""
-
-    line: int
-    column: int
-    text: str
-
-
-def script_places(recipe: Recipe, key: str, node: Any) -> List[Place]:
-    """The place of each line of the rendered script; all its first where they can't be told."""
-    with open(recipe.path, encoding="utf-8") as file:
-        file_lines = file.read().split("\n")
-    template = "\n".join(recipe.fields[key])
-    lines = template.split("\n")
-    places = []
-    for (line, column), text in zip(source_lines(node, file_lines), lines):
-        in_file = "".join(file_lines[line : line + 1])  # YAML has more ends of lines than \n
-        if not in_file.startswith(text, column):  # folded, or with escapes
-            column, text = len(in_file) - len(in_file.lstrip()), ""
-        places.append(Place(line + 1, column + 1, text))
-    marked, before = "", ""
-    for number, line in enumerate(lines):
-        # YAML has no NUL. A line that begins within an action gets no mark.
-        inside = before.count("{{") != before.count("}}")
-        marked += ("" if inside else f"\0{number}\0") + line + "\n"
-        before += line
-    script = getattr(recipe, key)
-    try:
-        rendered = render(marked[:-1], recipe_dot(recipe), shortcuts(recipe), recipe.path)
-    except Fail:
-        rendered = ""
-    if re.sub("\0[0-9]+\0", "", rendered) != script:
-        return [places[0]._replace(text="")] * (script.count("\n") + 1)
-    found, current = [], 0
-    for line in rendered.split("\n"):
-        marks = [int(mark) for mark in re.findall("\0([0-9]+)\0", line)]
-        found.append(places[marks[0] if marks else current])
-        current = marks[-1] if marks else current
-    return found
-
-
-# ---- what is wrong in a rendered script, at a line and column counted from 1 ---------------------
+# ---- what is wrong in a rendered script, at an offset --------------------------------------------
 
 # No pattern here is compiled before lint uses it: the other verbs start the sooner.
-MAKE_REFERENCE = (
-    r"\$(?:(?P<dollar>\$)|\((?P<round>(?:[^()]|\([^()]*\))*)\)|\{(?P<curly>[^{}]*)\}|.|$)"
-)
-MAKE_FUNCTIONS = frozenset(
-    "abspath addprefix addsuffix and basename call dir error eval file filter filter-out "
-    "findstring firstword flavor foreach if info join lastword notdir or origin patsubst realpath "
-    "shell sort strip subst suffix value warning wildcard word wordlist words".split()
-)
 SHELL_TOKEN = r"""(?xs)
         (?P<newline>\n) | \\. | '[^']*' | "(?:[^"\\]|\\.)*" | (?<![^\s;&|(])\#[^\n]*
       | \(\([^\n]*?\)\) | <<<
@@ -2668,52 +3149,38 @@ SETUID_COMMAND = (
 )
 
 
-def lint_script(recipe: Recipe, text: str) -> Iterator[Tuple[int, int, str]]:
-    for at, what in lint_make(text):
-        yield text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at), what
-    shell = re.sub(MAKE_REFERENCE, seen_by_shell, text)
-    found = [
-        (shell.count("\n", 0, at) + 1, at - shell.rfind("\n", 0, at), what)
-        for at, what in (*lint_shell(shell), *lint_setuid(recipe, shell))]
-    if not any("heredoc" in what for _, _, what in found):  # else shellcheck trips over the same
+def lint_script(recipe: Recipe, script: str) -> Iterator[Tuple[int, str]]:
+    """(offset, what) of what the shell, or who reads the script, would trip over."""
+    if not script:
+        return
+    shell, marks = seen_by_shell(script)
+    found = [*lint_shell(shell), *lint_setuid(recipe, shell), *lint_cd(shell)]
+    if not any("heredoc" in what for _, what in found):  # else shellcheck trips over the same
         found += shellcheck(shell)
-    lines = text.split("\n")
-    for line, column, what in found:
-        line = min(line, len(lines))  # of what is never closed, shellcheck names the end
-        yield line, before_make(lines[line - 1], column), what
+    for at, what in found:
+        in_shell, in_script = [mark for mark in marks if mark[0] <= at][-1]
+        yield min(in_script + at - in_shell, len(script) - 1), what
 
 
-def before_make(line: str, column: int) -> int:
-    """The column in LINE of what stands at COLUMN when make's references are replaced."""
-    more = 0
-    for match in re.finditer(MAKE_REFERENCE, line):
-        if match.start() - more >= column - 1:
-            break
-        more += len(match[0]) - len(seen_by_shell(match))
-    return column + more
+def seen_by_shell(script: str) -> Tuple[str, List[Tuple[int, int]]]:
+    """SCRIPT with a word for each of make's references, and the marks (offset in that, in SCRIPT)
+    from which on both go in step."""
+    shell, marks, done = "", [(0, 0)], 0
+    for start, end, name, _ in make_references(script):
+        if start >= done:       # else it is part of the one before
+            shell += script[done:start]
+            word = "$" if script[start:end] == "$$" else {"CURDIR": "/build"}.get(name, name or "x")
+            marks.append((len(shell), start))
+            shell += word + "\n" * script.count("\n", start, end)
+            marks.append((len(shell), end))
+            done = end
+    return shell + script[done:], marks
 
 
-def seen_by_shell(match: Any) -> str:
-    """A word for what make puts in the place of a reference; the lines stay as many."""
-    inner = match["round"] or match["curly"]
-    if inner is None:
-        return match[0][-1]
-    words = re.findall(r"[\w-]+", inner) or ["x"]
-    return {"CURDIR": "/build"}.get(words[0], words[0]) + "\n" * inner.count("\n")
-
-
-def lint_make(text: str) -> Iterator[Tuple[int, str]]:
-    """(offset, what) of a `$` that was meant for the shell, and that make takes."""
-    variables = re.findall(r"^(?:export )?(\w+) [:?]=", BUILD_MK, re.MULTILINE)
-    variables += ["MAKE", "CURDIR", "SHELL", "PATH", "HOME"]
-    for match in re.finditer(MAKE_REFERENCE, text):
-        inner = match["round"] or match["curly"] or ""
-        name, blank, _ = re.fullmatch(r"([\w-]*)(\s?)(.*)", inner, re.DOTALL).groups()
-        known = name in (MAKE_FUNCTIONS if blank else variables)
-        if not match["dollar"] and not known:
-            word = match[0].partition("\n")[0]
-            what = f"make takes {word} and has no such variable; for the shell write ${word}"
-            yield match.start(), what
+def lint_cd(text: str) -> Iterator[Tuple[int, str]]:
+    for match in re.finditer(r"^[ \t]*cd [^\n;|&()]+&&(?![^\n]*\|\|)", text, re.MULTILINE):
+        yield match.start(), ("when this cd fails, the script goes on where it is, and set -e "
+                              "doesn't see it; write (cd DIR && COMMAND)")
 
 
 def lint_shell(text: str) -> Iterator[Tuple[int, str]]:
@@ -2758,16 +3225,18 @@ def lint_setuid(recipe: Recipe, text: str) -> Iterator[Tuple[int, str]]:
                 yield match.start(), f"{what}, as in `/{path}: 0:0:4755`"
 
 
-def shellcheck(script: str) -> Iterator[Tuple[int, int, str]]:
+def shellcheck(script: str) -> Iterator[Tuple[int, str]]:
     """What shellcheck warns of; nothing where there is none."""
     # SC2155: `export X="$(command)"`, which is usual, and where set -e overlooks a failure.
     command = "shellcheck --norc --shell=sh --severity=warning --exclude=SC2155 --format=json -"
     text = to_bytes("#!/bin/sh -e\n" + script + "\n")
+    starts = [0, *(match.end() for match in re.finditer("\n", script))]
     with contextlib.suppress(FileNotFoundError):
         done = subprocess.run(command.split(), input=text, stdout=subprocess.PIPE)
         for comment in json.loads(done.stdout or b"[]"):
+            line = min(max(comment["line"] - 2, 0), len(starts) - 1)    # what never closes: the end
             what = f"{comment['message']} (SC{comment['code']})"
-            yield max(comment["line"] - 1, 1), comment["column"], what
+            yield starts[line] + comment["column"] - 1, what
 
 
 # ==== A recipe to start from ======================================================================

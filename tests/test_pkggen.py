@@ -130,6 +130,9 @@ def wait_for(condition, what, seconds=30):
 # ==== Shortcuts ===================================================================================
 
 
+PACKAGES = ("zlib", "zlib-dev", "zlib-doc")
+
+
 def shortcut_cases():
     """(template, arch, hostarch, text) of data/shortcuts.txt."""
     for name, body in cases("shortcuts.txt"):
@@ -147,7 +150,10 @@ def shortcut_cases():
 @pytest.mark.parametrize("template, arch, hostarch, text", list(shortcut_cases()))
 def test_shortcut(tmp_path, template, arch, hostarch, text):
     data = {"headers": {"gl-headers": "GL", "egl-headers": "EGL"}}
-    recipe = recipe_text(version="1.2.10", data=data, script=[template])
+    names = ("zlib-{{.Version}}.tar.gz", "a.patch", "b.diff")
+    recipe = recipe_text(
+        version="1.2.10", data=data, script=[template], packages=dict.fromkeys(PACKAGES),
+        sources=[f"https://example.org/{name}" for name in names])
     script = load(tmp_path / "r", recipe, arch=arch, hostarch=hostarch).script
     assert script == text + ("\n" if template.endswith("\n{{end}}") else "")
 
@@ -159,26 +165,102 @@ def test_there_are_shortcut_cases():
     assert len(list(shortcut_cases())) > 30
 
 
+def archive(path, files, top=""):
+    """A tar at PATH of FILES (name to text, or "-> TARGET") below the directory TOP."""
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(top + name)
+            if text.startswith("-> "):
+                member.type, member.linkname = tarfile.SYMTYPE, text[3:]
+            member.size = 0 if member.issym() else len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+
+
+def run_script(folder, script, **fields):
+    """Run a SCRIPT by the real make, in FOLDER; give what it left in out/."""
+    fields = {"packages": dict.fromkeys(PACKAGES), "version": "1.2.10", **fields}
+    write_build_mk(folder, recipe_text(script=script, **fields))
+    done = make(folder, "-f", "build.mk", "script")
+    assert done.returncode == 0, done.stderr
+    out = folder / "out"
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*")
+                  if not path.is_dir() or path.is_symlink())
+
+
 def test_shortcuts_do_what_they_say(tmp_path):
-    """The lines run by a real sh, on a real tarball."""
-    source = tmp_path / "zlib-1.2.10"
-    write_recipe(source / "include", "x")
-    (tmp_path / "src").mkdir()
-    subprocess.run(["tar", "-czf", "src/zlib-1.2.10.tar.gz", source.name], cwd=tmp_path, check=True)
-    shutil.rmtree(source)
-    script = [
-        '{{extract "zlib" "gz"}}',
-        '{{unpack "again" "zlib-1.2.10.tar.gz"}}',
-        "mkdir -p out/a/usr out/a/usr/share/man",
-        "mv zlib/include out/a/usr",
-        '{{pkmv "/usr/inc*" "a" "b"}}',
-        '{{mvman "a"}}',
-    ]
-    recipe = load(tmp_path / "r", recipe_text(version="1.2.10", script=script))
-    subprocess.run(["sh", "-ec", recipe.script], cwd=tmp_path, check=True)
-    assert (tmp_path / "out/b/usr/include/pkgen.yaml").read_text() == "x"
-    assert (tmp_path / "again/include/pkgen.yaml").read_text() == "x"
-    assert (tmp_path / "out/a-man/usr/share/man").is_dir()
+    archive(tmp_path / "src/zlib-1.2.10.tar.gz", {"include/zlib.h": "x"}, "zlib-1.2.10/")
+    assert run_script(tmp_path, [
+        '{{extract "zlib" "gz"}}', '{{unpack "again" "zlib-1.2.10.tar.gz"}}',
+        "mkdir -p out/zlib/usr out/zlib/usr/share/man", "mv zlib/include out/zlib/usr",
+        '{{pkmv "/usr/inc*" "zlib" "zlib-dev"}}', '{{mvman "zlib"}}',
+    ]) == ["zlib-dev/usr/include/zlib.h"]
+    assert (tmp_path / "again/include/zlib.h").read_text() == "x"
+    assert (tmp_path / "out/zlib-man/usr/share/man").is_dir()
+
+
+@pytest.mark.parametrize("top, files", [
+    ("x-1/", {"configure": "", "src/main.c": "", ".hidden": ""}),
+    ("", {"configure": "", "src/main.c": "", ".hidden": ""}),
+    ("./", {"configure": "", "src/main.c": "", ".hidden": ""}),
+    ("./x-1/", {"src/a/main.c": "", "src/b": "-> a"}),
+    ("", {"main.c": ""}),
+    (".x/", {"main.c": ""}),
+    ("a dir/", {"main.c": "", "b c": ""}),
+])
+def test_unpack_loses_nothing(tmp_path, top, files):
+    archive(tmp_path / "src/f.tgz", files, top)
+    run_script(tmp_path, ['{{unpack "a" "f.tgz"}}'])
+    found = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*")
+             if path.is_symlink() or not path.is_dir()}
+    assert found == set(files)
+    assert not (tmp_path / "a.new").exists() or not os.listdir(tmp_path / "a.new")
+
+
+def test_dev_and_doc_split_a_package(tmp_path):
+    inside = {
+        "usr/bin/z": "", "usr/bin/z-config": "", "usr/lib/libz.so.1.2": "",
+        "usr/lib/libz.so.1": "-> libz.so.1.2", "usr/lib/libz.so": "-> libz.so.1",
+        "usr/lib/libplugin.so": "", "usr/lib/libz.a": "", "usr/lib/libz.la": "",
+        "usr/lib/pkgconfig/z.pc": "", "usr/include/z.h": "", "usr/share/man/man1/z.1": "",
+        "usr/share/doc/z/README": "", "usr/share/z/data": ""}
+    archive(tmp_path / "src/z.tgz", inside)
+    script = ["tar -xf src/z.tgz -C out/zlib", '{{dev "zlib"}}', '{{doc "zlib"}}']
+    doc = {"usr/share/man/man1/z.1", "usr/share/doc/z/README"}
+    dev = {"usr/bin/z-config", "usr/lib/libz.so", "usr/lib/libz.a", "usr/lib/pkgconfig/z.pc",
+           "usr/include/z.h"}
+    rest = set(inside) - doc - dev - {"usr/lib/libz.la"}
+    assert run_script(tmp_path, script) == sorted(
+        [*(f"zlib/{path}" for path in rest), *(f"zlib-dev/{path}" for path in dev),
+         *(f"zlib-doc/{path}" for path in doc)])
+
+
+def test_dev_and_doc_of_a_package_with_none_of_it(tmp_path):
+    script = ["mkdir out/zlib/bin", ": >out/zlib/bin/z", '{{dev "zlib"}}', '{{doc "zlib"}}']
+    assert run_script(tmp_path, script) == ["zlib/bin/z"]
+
+
+@pytest.mark.parametrize("template, message", [
+    ('{{dev "p"}}', "packages has no p or no p-dev; it needs both"),
+    ('{{doc "p"}}', "packages has no p or no p-doc; it needs both"),
+    ('{{patch "p"}}', "none of the sources is a .patch or .diff"),
+    ('{{unpack "p"}}', "unpack takes a directory's name and a source; without one, the first"),
+])
+def test_shortcuts_say_what_they_lack(tmp_path, template, message):
+    text = recipe_text(packages={"p-doc": None}, script=[template])
+    assert message in refusal(tmp_path / "r", text)
+
+
+def test_patch_applies_all_patches_in_their_order(tmp_path):
+    folder = tmp_path / "recipe"
+    for name, old, new in (("z first.patch", "a", "b"), ("a's $2.diff", "b", "c")):
+        write_recipe(folder, "")
+        (folder / name).write_text(f"--- x/f\n+++ y/f\n@@ -1 +1 @@\n-{old}\n+{new}\n")
+        (tmp_path / "src").mkdir(exist_ok=True)
+        shutil.copy(folder / name, tmp_path / "src")
+    run_script(tmp_path, ["mkdir d", "echo a >d/f", '{{patch "d"}}'],
+               sources=["file:z first.patch", "file:a's $2.diff"])
+    assert (tmp_path / "d/f").read_text() == "c\n"
 
 
 # ==== Loading =====================================================================================
@@ -634,7 +716,7 @@ def test_a_failing_line_ends_the_build(tmp_path):
     write_build_mk(tmp_path, recipe_text(script=script, check=["touch three"]))
     done = make(tmp_path, "-f", "build.mk", "all")
     assert done.returncode == 2
-    assert "+ false" in done.stderr
+    assert "+ script.sh:2: false\n" in done.stderr
     exists = {name: (tmp_path / name).exists() for name in ("one", "two", "three")}
     assert exists == {"one": True, "two": False, "three": False}
 
