@@ -3131,7 +3131,7 @@ def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
     if not recipe.script or re.search(r"\bout(/\$|/?[\s\"'*]|$)", recipe.script, re.MULTILINE):
         return  # `cd out`, or a shell variable for the package's name: there is no telling
     for key, _ in node.value:
-        if not re.search(rf"\bout/{re.escape(key.value)}(?![\w+.-])", recipe.script):
+        if not re.search(rf"(\bout|\.\.)/{re.escape(key.value)}(?![\w+.-])", recipe.script):
             reader.add(key, f"nothing in the script installs into out/{key.value}")
 
 
