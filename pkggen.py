@@ -65,7 +65,10 @@ OUT = os.environ.get("O") or "build"
 SOURCES = os.environ.get("SOURCES") or os.path.join(OUT, "sources")
 # The builder and what runs a build in it. $BUILD names the build, $IMAGE the image that
 # world/builder made.
-RUN = os.environ.get("RUN") or "docker run --rm -i --network none --name $BUILD $IMAGE"
+RUN = os.environ.get("RUN") or (
+    "docker run --rm -i --network none --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE "
+    "--cap-add FOWNER --security-opt no-new-privileges --pids-limit 4096 --memory 16g "
+    "--ulimit fsize=17179869184 --name $BUILD $IMAGE")
 RUN_STOP = os.environ.get("RUN_STOP") or "docker rm -f $BUILD"
 
 RECIPE_FILE = "pkgen.yaml"
@@ -931,8 +934,9 @@ def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
         if not {package, other} <= set(recipe.packages):
             raise Fail(f"packages has no {package} or no {other}; it needs both")
         return (f"(cd out/{package} && for path in {paths}; do\n"
-                f"[ ! -e $$path ] || {{ mkdir -p ../{other}/$${{path%/*}} && "
-                f"mv $$path ../{other}/$${{path%/*}}; }}; done)")
+                f"[ ! -e $$path ] || {{ mkdir -p ../{other}/$${{path%/*}}\n"
+                f"mv $$path ../{other}/$${{path%/*}}\n"
+                "rmdir -p --ignore-fail-on-non-empty $${path%/*}; }; done)")
 
     def dev(package: str) -> str:
         # A link lib*.so is the linker's; a file of that name is a library for dlopen.
@@ -1529,6 +1533,8 @@ def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str,
         name
         for name in map(relation_name, recipe.fields["builddependencies"])
         if name and name not in BUILDER_TOOLS]
+    if recipe.script and "musl" not in recipe.packages and work.facts("libc-dev"):
+        wanted.append("libc-dev")  # HACK
     found: Dict[str, Optional[Dict[str, Any]]] = {}
     while wanted:
         name = wanted.pop()
@@ -1578,6 +1584,7 @@ class Interrupted(BaseException):
 # root. tar is to show attributes that a package can't hold, so that lpkg can refuse them.
 IN_CONTAINER = """\
 mkdir -p /build /sysroot && cd /build && tar -xf - && sh setup.sh /sysroot >&2 || exit 100
+unset MAKEFLAGS MFLAGS MAKELEVEL
 make -j"$(nproc)" -f build.mk all </dev/null >&2
 status=$?
 echo $status >.status
@@ -1697,6 +1704,7 @@ def write_sysroot(
         if not os.path.isfile(path) or hash_file(path) != facts["sha256"]:
             raise Fail(f"{path}: not the file that was built; remove it, and {name} is built again")
         paths.append(os.path.abspath(path))
+    paths = list(dict.fromkeys(paths))
     run_lpkg(["bootstrap", "--tar", "-", "--allow-unsigned", "--no-database", *paths], None, file)
 
 
@@ -1786,7 +1794,7 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
         return f"{recipe.name}: the build could not be started: {reason}; `docker info` tells more"
     what = "input or output was cut" if status == 100 else f"status {status}"
     at, place, command = failed_command(recipe, lines)
-    for line in error_lines(lines[at:]):
+    for line in error_lines(lines, at):
         say(f"  {line}")
     return f"{place or recipe.title}: {command or 'the build'} failed ({what}); the log is {log}"
 
@@ -1796,7 +1804,8 @@ TRACE = re.compile(r"\++ (script|check)\.sh:([0-9]+): (?!\. \./)(.*)")
 # follow those of what it ran.
 ERROR = re.compile(r"(?i)\b(fatal|error|undefined reference|cannot|can't|no such file|not found|"
                    r"no rule to make|permission denied|out of memory)\b")
-MAKE_ERROR = re.compile(r"\S*make(\[\d+\])?: \*\*\* |ninja: build stopped")
+# What the make that runs build.mk says of itself.
+MAKE_NOISE = re.compile(r"make: (\*\*\* (\[build\.mk:|Waiting )|(Entering|Leaving) directory )")
 
 
 def failed_command(recipe: Recipe, lines: List[str]) -> Tuple[int, str, str]:
@@ -1811,22 +1820,21 @@ def failed_command(recipe: Recipe, lines: List[str]) -> Tuple[int, str, str]:
     return 0, "", ""
 
 
-def error_lines(lines: List[str]) -> List[str]:
-    """What to show of a failed command's LINES: all, or the first error and the end.
+def error_lines(lines: List[str], at: int) -> List[str]:
+    """What to show of a log's LINES: the end, and the first error of the command that begins AT.
 
     make -j goes on with what it has begun, so the error may stand far above the end.
     """
-    lines = [line for line in lines if not re.match(r"make: \*\*\* (\[build\.mk:|Waiting )", line)]
-    if len(lines) <= LOG_LINES:
-        return lines
-    first = next((at for at, line in enumerate(lines)
+    count = sum(MAKE_NOISE.match(line) is None for line in lines[:at])
+    lines = [line for line in lines if not MAKE_NOISE.match(line)]
+    first = next((number for number, line in enumerate(lines[count:], count)
                   if ERROR.search(line) and not TRACE.match(line)), len(lines))
-    start = max(first - 3, 0)
-    end = max(len(lines) - LOG_LINES // 3, 0)
-    if start + LOG_LINES * 2 // 3 >= end:
+    start, end = max(first - 3, 0), len(lines) - LOG_LINES // 2
+    if start >= len(lines) - LOG_LINES:
         return lines[-LOG_LINES:]
-    shown = lines[start:start + LOG_LINES * 2 // 3]
-    return [*shown, f"... {end - start - len(shown)} lines left out ...", *lines[end:]]
+    shown = lines[start:min(start + LOG_LINES // 2, end)]
+    left_out = end - start - len(shown)
+    return [*shown, *([f"... {left_out} more lines ..."] if left_out else []), *lines[end:]]
 
 
 def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:

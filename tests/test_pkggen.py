@@ -617,7 +617,7 @@ f' >out/p/arguments
 # a comment that goes on \
 x=1
 y=2
-echo "[$${x-unset}] [$$y] $$-" | sed 's/[^][a-z0-9 ]//g' >out/p/variables
+echo "[$${x-unset}] [$$y] $$(case $$- in *e*) echo e; esac)" >out/p/variables
 for word in one "two three"; do
 	echo "$$word" # not the end
 done >out/p/loop
@@ -793,7 +793,7 @@ def test_s21_a_file_name_is_taken_literally(tmp_path, name):
     with open(tmp_path / "in.tar", "w+b") as file:
         pkggen.write_input(recipe, pkggen.Work("none"), file)
     with tarfile.open(tmp_path / "in.tar") as tar:
-        assert tar.getnames() == ["build.mk", "src/" + name]
+        assert tar.getnames() == ["build.mk", "setup.sh", "src/" + name]
         tar.extractall(tmp_path / "build")
     assert make(tmp_path / "build", "-f", "build.mk").returncode == 0
     assert files_below(tmp_path / "build/out") == {"p/" + name: b"patch"}
@@ -1448,10 +1448,10 @@ class World:
         self.out = folder / "o"
 
     def recipe(self, name, needs=(), script=(), **fields):
-        """A recipe with a package of its name, which holds /NAME, unless FIELDS say another."""
-        script = [*script, f"echo {name} >out/{name}/{name}"]
-        given = {"builddependencies": list(needs), "script": script}
+        """A recipe with a package of its name, unless FIELDS say others; each holds /PACKAGE."""
         packages = fields.pop("packages", {name: None})
+        script = [*script, *(f"echo {one} >out/{one}/{one}" for one in packages)]
+        given = {"builddependencies": list(needs), "script": script}
         text = recipe_text(packages=packages, **{**given, **fields})
         return write_recipe(self.folder / "recipes" / name, text)
 
@@ -1664,8 +1664,8 @@ def test_two_recipes_of_one_name(world):
 
 
 def test_a_failed_build(world):
-    """Its last 30 lines and its log; what depends on it waits, all else is built."""
-    world.recipe("a", script=["seq 1 100", "exit 3"])
+    """Its last lines and its log; what depends on it waits, all else is built."""
+    folder = world.recipe("a", script=["seq 1 100", "exit 3"])
     world.recipe("b", ["a"])
     world.recipe("c")
     said, built = world.make(status=2)
@@ -1674,12 +1674,43 @@ def test_a_failed_build(world):
     lines = log.read_text().splitlines()
     assert "100" in lines and "1" in lines
     shown = [line[2:] for line in said.splitlines() if line.startswith("  ")]
-    assert shown == lines[-30:]
-    assert f"pkggen: a 1-0: the build failed (status 2); the whole log is {log}\n" in said
+    assert shown[-1] == "++ script.sh:2: exit 3" and shown[-2] == "100" and len(shown) == 30
+    column = (folder / "pkgen.yaml").read_text().splitlines()[-1].index('"exit 3"') + 2
+    place = f"recipes/a/pkgen.yaml:4:{column}"
+    assert f"pkggen: {place}: exit 3 failed (status 2); the log is {log}\n" in said
     assert world.packages() == ["c-1-0.x86_64.lpkg"]
     assert world.temporary_files() == []
     world.recipe("a")
     assert world.make()[1] == ["a", "b"]
+
+
+def test_a_failed_build_shows_its_first_error_and_its_line(world):
+    """A parallel make goes on: the error is far above the end, and the shell says nothing."""
+    (world.folder / "recipes/a").mkdir(parents=True)
+    (world.folder / "recipes/a/pkgen.yaml").write_text("""\
+packages: {a: }
+version: 1
+script:
+  - |
+    # A comment, and a template of two lines.
+    {{make "one" "x" "y"}}
+
+    (cd two &&
+      sh -c 'seq 1 50; echo "main.c:7:1: error: expected a word"; seq 51 200; exit 2')
+check: ["true"]
+""")
+    world.recipe("b")
+    (world.folder / "recipes/b/pkgen.yaml").write_text(
+        "packages: {b: }\nversion: 1\nscript:\n  - |\n    mkdir one two\n"
+        "    printf 'x y:\\n\\t@:\\n' >one/Makefile\n" +
+        (world.folder / "recipes/a/pkgen.yaml").read_text().partition("  - |\n")[2])
+    said, _ = world.make("recipe/b", status=2)
+    shown = [line[2:] for line in said.splitlines() if line.startswith("  ")]
+    assert "main.c:7:1: error: expected a word" in shown and "200" in shown and len(shown) <= 31
+    assert "50" in shown and "20" not in shown and "100" not in shown
+    assert re.search(r"\.\.\. \d+ more lines \.\.\.", said)
+    assert "pkggen: recipes/b/pkgen.yaml:11:5: sh -c" in said
+    assert "build.mk:" not in said and said.count("\npkggen: ") == 1
 
 
 def test_a_failed_rebuild_keeps_the_former_package(world):
