@@ -236,22 +236,40 @@ def test_what_does_not_end_fails_in_time(template):
     assert time.monotonic() - start < 30
 
 
-def test_templates_nest_deeper_than_python_does():
-    down = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}'
-    assert pkggen.render(down + '{{template "r" .}}ok', "x" * 4_000) == "ok"
+def called_deep(frames, template, data=None):
+    """The text of TEMPLATE when Python's stack already holds FRAMES."""
+    if frames:
+        return called_deep(frames - 1, template, data)
+    return pkggen.render(template, data)
+
+
+CALLS = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}{{template "r" .}}1'
+PARENTHESES = "{{" + "(print " * 499 + "1" + ")" * 499 + "}}"
+
+
+@pytest.mark.parametrize("template, data", [
+    (PARENTHESES, None),
+    ("{{range $}}" * 499 + "1" + "{{end}}" * 499, [1]),
+    ("{{define `r`}}" + PARENTHESES + "{{end}}" + "{{if 1}}" * 498 + "{{template `r`}}"
+     + "{{end}}" * 498, None),
+    (CALLS, "x" * 248),
+], ids=["parentheses", "ranges", "parentheses in a template in ifs", "calls"])
+def test_nesting_that_is_allowed_leaves_room_for_the_caller(template, data):
+    limit = sys.getrecursionlimit()
+    assert called_deep(300, template, data) == "1"
+    assert sys.getrecursionlimit() == limit
+
+
+def test_what_is_nested_too_deep_says_where():
+    said = fail(CALLS, "x" * 249)
+    assert said == "template:1:17: blocks, parentheses or templates are nested over 500 deep"
+    assert fail("{{" + "(" * 501 + "1" + ")" * 501 + "}}").startswith("template:1:503: blocks, ")
+    assert fail("{{if 1}}" * 501 + "{{end}}" * 501).startswith("template:1:4003: blocks, ")
+
+
+def test_a_long_chain_of_else_is_not_nested():
     chain = "{{if 0}}" + "{{else if 0}}" * 5_000 + "{{else}}ok{{end}}"
     assert pkggen.render(chain, None) == "ok"
-
-
-def test_nesting_that_is_allowed_leaves_room_for_the_caller():
-    depth = 80
-    template = "{{" + "(print " * depth + "1" + ")" * depth + "}}"
-
-    def called_deep(frames):
-        return called_deep(frames - 1) if frames else pkggen.render(template, None)
-
-    assert called_deep(300) == "1"
-    assert sys.getrecursionlimit() == 1000
 
 
 def test_deep_data_is_an_error():
