@@ -3334,7 +3334,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 MAX_STEPS = 1_000_000  # nodes; a recipe walks some hundreds
 MAX_TEXT = 1 << 24  # characters
-MAX_DEPTH = 500  # blocks, parentheses and templates in one another; Go's is 100,000 templates
+MAX_DEPTH = 250  # blocks, parentheses and templates in one another; Go's is 100,000 templates
 FRAMES = 8  # of Python's stack, which one of these takes at most: parentheses take 5, blocks 3
 MAX_INT = (1 << 63) - 1  # of Go's int
 SHOWN, SHOWN_BEFORE = 90, 60  # characters of a line that an error shows, and before its caret

@@ -243,16 +243,17 @@ def called_deep(frames, template, data=None):
     return pkggen.render(template, data)
 
 
+DEEP = pkggen.MAX_DEPTH
 CALLS = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}{{template "r" .}}1'
-PARENTHESES = "{{" + "(print " * 499 + "1" + ")" * 499 + "}}"
+PARENTHESES = "{{" + "(print " * (DEEP - 1) + "1" + ")" * (DEEP - 1) + "}}"
 
 
 @pytest.mark.parametrize("template, data", [
     (PARENTHESES, None),
-    ("{{range $}}" * 499 + "1" + "{{end}}" * 499, [1]),
-    ("{{define `r`}}" + PARENTHESES + "{{end}}" + "{{if 1}}" * 498 + "{{template `r`}}"
-     + "{{end}}" * 498, None),
-    (CALLS, "x" * 248),
+    ("{{range $}}" * (DEEP - 1) + "1" + "{{end}}" * (DEEP - 1), [1]),
+    ("{{define `r`}}" + PARENTHESES + "{{end}}" + "{{if 1}}" * (DEEP - 2)
+     + "{{template `r`}}" + "{{end}}" * (DEEP - 2), None),
+    (CALLS, "x" * (DEEP // 2 - 2)),
 ], ids=["parentheses", "ranges", "parentheses in a template in ifs", "calls"])
 def test_nesting_that_is_allowed_leaves_room_for_the_caller(template, data):
     limit = sys.getrecursionlimit()
@@ -261,10 +262,10 @@ def test_nesting_that_is_allowed_leaves_room_for_the_caller(template, data):
 
 
 def test_what_is_nested_too_deep_says_where():
-    said = fail(CALLS, "x" * 249)
-    assert said == "template:1:17: blocks, parentheses or templates are nested over 500 deep"
-    assert fail("{{" + "(" * 501 + "1" + ")" * 501 + "}}").startswith("template:1:503: blocks, ")
-    assert fail("{{if 1}}" * 501 + "{{end}}" * 501).startswith("template:1:4003: blocks, ")
+    what = f"blocks, parentheses or templates are nested over {DEEP} deep"
+    assert fail(CALLS, "x" * (DEEP // 2 - 1)) == f"template:1:17: {what}"
+    assert fail("{{" + "(" * (DEEP + 1)) == f"template:1:{3 + DEEP}: {what}"
+    assert fail("{{if 1}}" * (DEEP + 1)) == f"template:1:{3 + 8 * DEEP}: {what}"
 
 
 def test_a_long_chain_of_else_is_not_nested():
