@@ -37,11 +37,15 @@ def split_case(body):
     body, _, message = body.partition("\n--- error")
     message = message.partition("\n")[::2]
     template, _, text = body.partition("\n--- data\n")
-    data = json.loads(text) if text else None
-    if not text:
-        template, _, text = body.partition("\n--- struct\n")
-        data = pkggen.Struct(json.loads(text)) if text else None
+    data = json.loads(text, object_hook=convert) if text else None
     return template, data, None if failing else output, message
+
+
+def convert(value):
+    """An object of a case's data: {"#struct": {...}}, {"#map": [[key, value], ...]}, or itself."""
+    if "#struct" in value:
+        return pkggen.Struct(value["#struct"])
+    return dict(value["#map"]) if "#map" in value else value
 
 
 ALL = list(read_cases())
