@@ -4159,8 +4159,8 @@ def map_value(item: dict, key: Any) -> object:
     """The value of KEY; to Go, unlike to Python, 1, 1.0 and true are three keys."""
     if isinstance(key, str):
         return item.get(key)
-    if not basic_kind(key) and key is not None or "string" in go_type(item):
-        raise Fail(f"{go_type(item)} has no key of type {go_type(key)}")
+    if go_type(item) == GO_NAMES[dict] or not basic_kind(key) and key is not None:
+        raise Fail(f"keys of a {go_type(item)} are not of type {go_type(key)}")
     return next((item[k] for k in item if k == key and type(k) is type(key)), None)
 
 

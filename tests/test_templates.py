@@ -181,6 +181,17 @@ def test_structs():
         "template:1:3: can't evaluate field Verson in type Recipe; did you mean Version?"
 
 
+def test_structs_in_maps_are_named_by_their_class():
+    class Package(pkggen.Struct):
+        pass
+
+    data = {"zlib": Package(Dependencies=["musl"])}
+    assert pkggen.render("{{.zlib.Dependencies}}{{range .}}{{.}}{{end}}", data) == "[musl]{[musl]}"
+    assert fail("{{.zlib.Depndencies}}", data) == \
+        "template:1:8: can't evaluate field Depndencies in type Package; did you mean Dependencies?"
+    assert fail("{{range .}}{{.X}}{{end}}", data).startswith("template:1:14: can't evaluate field X")
+
+
 def test_annotations_of_functions_may_be_strings():
     def double(number: "int", *more: "str") -> "int":
         return 2 * number
@@ -196,11 +207,9 @@ def test_strings_that_are_no_utf8_keep_their_bytes():
 
 
 def test_data_of_yaml():
-    data = {2: "b", 1: "a", "x": "c", True: "d"}
     assert pkggen.render("{{.}} {{range .}}{{.}}{{end}}", {"k": (1, 2)}) == "map[k:[1 2]] [1 2]"
-    assert pkggen.render("{{range $k, $v := .}}{{$k}}{{end}}{{index . 2}}", {2: "b", 1: "a"}) \
-        == "12b"
-    assert pkggen.render("{{len .}}{{.}}", data)
+    assert pkggen.render("{{.}}", {1: 0, float("nan"): 0, -0.5: 0, "x": 0}) == \
+        "map[NaN:0 -0.5:0 1:0 x:0]"
     assert pkggen.render("{{.}} {{printf \"%6.1f\" .}}", float("inf")) == "+Inf   +Inf"
     assert pkggen.render("{{.}}", float("-inf")) == "-Inf"
     assert pkggen.render("{{.}}", float("nan")) == "NaN"
