@@ -3335,7 +3335,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 MAX_STEPS = 1_000_000  # nodes; a recipe walks some hundreds
 MAX_TEXT = 1 << 24  # characters
 MAX_DEPTH = 250  # blocks, parentheses and templates in one another; Go's is 100,000 templates
-FRAMES = 8  # of Python's stack, which one of these takes at most: parentheses take 5, blocks 3
+FRAMES = 8  # of Python's stack that each of these may take; parentheses and a block take 7
 MAX_INT = (1 << 63) - 1  # of Go's int
 SHOWN, SHOWN_BEFORE = 90, 60  # characters of a line that an error shows, and before its caret
 
@@ -3404,16 +3404,17 @@ class Node(NamedTuple):
 KEYWORDS = frozenset("block break continue define else end if nil range template with".split())
 OPEN = re.compile(r"\{\{(?P<trim>-[ \t\r\n])?")
 CLOSE = r"\}\}|[ \t\r\n]-\}\}[ \t\r\n]*"
-COMMENT_END = re.compile(CLOSE)
+COMMENT = re.compile(rf"/\*(?:(?!\*/).)*\*/(?:{CLOSE})", re.DOTALL)
 TOKEN = re.compile(rf"""
     (?P<close>{CLOSE})
   | (?P<space>[ \t\r\n]+(?!-\}}\}}))  # leaves the blank that belongs to a trimming close
   | (?P<number>(?:[+-]?\.?[0-9](?:[eEpP][+-]|[\w.])*)(?:[+-](?:[eEpP][+-]|[\w.])*)?)
   | (?P<word>\w+) | (?P<field>\.\w+) | (?P<dot>\.) | (?P<variable>\$\w*)
   | (?P<string>"(?:\\[^\n]|[^"\\\n])*") | (?P<raw>`[^`]*`) | (?P<char>'(?:\\[^\n]|[^'\\\n])*')
-  | (?P<declare>:=) | (?P<assign>=) | (?P<pipe>\|) | (?P<left>\() | (?P<right>\))
-  | (?P<other>[!#%&*+,/;<>?@\[\\\]^{{}}~-])
+  | (?P<pipe>\|) | (?P<left>\() | (?P<right>\)) | (?P<other>:=|[!#%&*+,/;<=>?@\[\\\]^{{}}~-])
+  | (?P<bad>)
 """, re.VERBOSE)
+WORDS = ("word", "field", "dot", "variable")
 WORD_ENDS = re.compile(r"[ \t\r\n.,|:)(}]|\Z")
 UNENDED = {
     '"': "this string has no closing quote on its line",
@@ -3436,45 +3437,27 @@ def scan(source: TemplateText) -> Iterator[Node]:
         if not opening:
             yield Node("end of text", end, "")
             return
-        if source.text.startswith("/*", opening.end()):
-            position = skip_comment(source, opening)
-        else:
-            position = yield from scan_action(source, opening)
-
-
-def skip_comment(source: TemplateText, opening: re.Match) -> int:
-    """The offset where text goes on after a comment."""
-    end = source.text.find("*/", opening.end() + 2)
-    if end < 0:
-        raise source.error(opening.start(), "this comment is never closed")
-    close = COMMENT_END.match(source.text, end + 2)
-    if not close:
-        raise source.error(end, "a comment must close with */}} or */ -}}")
-    return close.end()
+        comment = COMMENT.match(source.text, opening.end())
+        position = comment.end() if comment else (yield from scan_action(source, opening))
 
 
 def scan_action(source: TemplateText, opening: re.Match) -> Iterator[Node]:
     """The tokens of one action with its }}; returns the offset where text goes on."""
-    position, kind = opening.end(), None
+    text, position, kind = source.text, opening.end(), ""
+    if text.startswith("/*", position):
+        raise source.error(opening.start(), "this comment never closes with */}} or */ -}}")
     while kind != "close":
-        if position == len(source.text):
+        if position == len(text):
             raise source.error(opening.start(), "this {{ is never closed")
-        match = TOKEN.match(source.text, position)
-        if not match:
-            raise bad_character(source, position)
-        kind, start, position = match.lastgroup, position, match.end()
-        if kind in ("word", "field", "dot", "variable"):
-            if not WORD_ENDS.match(source.text, position):
-                raise bad_character(source, position)
+        match = TOKEN.match(text, position)
+        kind, token, end = match.lastgroup, match.group(), match.end()
+        if kind == "bad" or kind in WORDS and not WORD_ENDS.match(text, end):
+            what = UNENDED.get(text[end]) or f"bad character {quote(text[end])} here"
+            raise source.error(end, what)
         if kind != "space":
-            yield Node(match.group() if match.group() in KEYWORDS else kind, start, match.group())
+            yield Node(token if token in KEYWORDS else kind, position, token)
+        position = end
     return position
-
-
-def bad_character(source: TemplateText, at: int) -> Fail:
-    """Why no token can begin, or none end, at AT."""
-    character = source.text[at]
-    return source.error(at, UNENDED.get(character) or f"bad character {quote(character)} here")
 
 
 # ---- literals ------------------------------------------------------------------------------------
@@ -3593,10 +3576,10 @@ class Parser:
 
     # Tokens.
 
-    def peek(self) -> Node:
-        if self.position == len(self.tokens):
+    def peek(self, ahead: int = 0) -> Node:
+        while self.position + ahead >= len(self.tokens):
             self.tokens.append(next(self.scanner))
-        return self.tokens[self.position]
+        return self.tokens[self.position + ahead]
 
     def next(self) -> Node:
         token = self.peek()
@@ -3643,9 +3626,9 @@ class Parser:
     def action(self, token: Node) -> List[Node]:
         """The nodes of an action: one, or none of a define."""
         handlers = {
-            "if": self.branch, "with": self.branch, "range": self.branch, "define": self.define,
-            "block": self.define, "template": self.invoke, "break": self.jump,
-            "continue": self.jump}
+            "if": self.branch, "with": self.branch, "range": self.branch,
+            "define": self.define, "block": self.define, "template": self.invoke,
+            "break": self.jump, "continue": self.jump}
         if token.kind in handlers:
             return handlers[token.kind](self.next())
         return [Node("action", token.at, self.pipeline("an action"))]
@@ -3744,19 +3727,15 @@ class Parser:
     def declarations(self, where: str) -> Tuple[List[str], bool]:
         """`$x :=`, `$x =` or, in a range, `$i, $v :=`: the names, and whether they exist."""
         names: List[str] = []
-        while self.peek().kind == "variable":
-            variable, mark = self.next(), self.peek()
-            if mark.kind not in ("declare", "assign") and mark.value != ",":
-                self.position -= 1
-                break
-            self.next()
+        while self.peek().kind == "variable" and self.peek(1).value in (":=", "=", ","):
+            variable, mark = self.next(), self.next().value
             names.append(variable.value)
             self.variables.append(variable.value)  # = too: Go finds out when it runs
-            if mark.value != ",":
-                return names, mark.kind == "assign"
+            if mark != ",":
+                return names, mark == "="
             if where != "range" or len(names) > 1:
                 raise self.error(variable, f"too many variables in {where}")
-            if self.peek().kind not in ("variable", "close"):
+            if self.peek().kind != "variable":
                 raise self.unexpected("a range's variables")
         return names, False
 
@@ -4452,14 +4431,23 @@ class Printf:
         self.reordered = False  # by some [n]: then arguments left over get no remark
         self.indexed = False  # an [n] was the last thing in this directive
         self.good = True  # the directive's [n] are numbers of arguments
+        self.pieces: List[str] = []
+        self.room = MAX_TEXT
 
-    def run(self) -> Iterator[str]:
-        """The pieces of the text."""
-        yield self.take("[^%]*")
+    def run(self) -> str:
+        """The text, with Go's remarks for what does not fit."""
+        self.write(self.take("[^%]*"))
         while self.take("%"):
-            yield from self.directive()
-            yield self.take("[^%]*")
-        yield self.extra()
+            self.directive()
+            self.write(self.take("[^%]*"))
+        self.write(self.extra())
+        return "".join(self.pieces)
+
+    def write(self, text: str) -> None:
+        self.pieces.append(text)
+        self.room -= len(text)
+        if self.room < 0:
+            raise Fail(f"the text grows over {MAX_TEXT} characters")
 
     def take(self, pattern: str) -> str:
         """What matches PATTERN at the position, which moves behind it; "" when nothing does."""
@@ -4467,24 +4455,21 @@ class Printf:
         self.position = match.end() if match else self.position
         return match.group() if match else ""
 
-    def directive(self) -> Iterator[str]:
-        """What follows a %: remarks on its width and precision, and then the argument."""
+    def directive(self) -> None:
+        """Write what follows a %: remarks on its width and precision, and then the argument."""
         self.good = True
         flags = self.take("[#0+ -]*")
         self.index()
-        width, remark = self.size(-MAX_WIDTH, "%!(BADWIDTH)")
-        yield remark
+        width = self.size(-MAX_WIDTH, None, "%!(BADWIDTH)")
         self.good = self.good and not (self.indexed and width is not None)
         precision = None
         if self.take(r"\.(?!\Z)"):
             self.good = self.good and not self.indexed
             self.index()
-            precision, remark = self.size(0, "%!(BADPREC)")
-            yield remark
-            precision = 0 if precision is None and not remark else precision
+            precision = self.size(0, 0, "%!(BADPREC)")
         if not self.indexed:
             self.index()
-        yield self.shown(self.take(".?"), flags, width or 0, precision)
+        self.write(self.shown(self.take(".?"), flags, width or 0, precision))
 
     def index(self) -> None:
         """Go on with the argument that an [n] names, where one stands."""
@@ -4497,19 +4482,21 @@ class Printf:
         elif mark:
             self.good = False
 
-    def size(self, least: int, remark: str) -> Tuple[Optional[int], str]:
-        """A width or precision; for a * the next argument, or the REMARK that it is no good."""
+    def size(self, least: int, default: Optional[int], remark: str) -> Optional[int]:
+        """A width or precision; for a * the next argument, or None and the REMARK when it's bad."""
         if not self.take(r"\*"):
             digits = self.take("[0-9]*")
-            if digits and small_number(digits) is None:
+            size = small_number(digits)
+            if digits and size is None:
                 self.position = len(self.form)  # so does Go
-            return small_number(digits), ""
+            return default if size is None else size
         self.indexed = False
         value = self.values[self.place] if self.place < len(self.values) else None
         self.place = min(self.place + 1, len(self.values))
         if basic_kind(value) == "int" and least <= value <= MAX_WIDTH:
-            return value, ""
-        return None, remark
+            return value
+        self.write(remark)
+        return None
 
     def shown(self, verb: str, flags: str, width: int, precision: Optional[int]) -> str:
         """The next argument by VERB."""
@@ -4546,14 +4533,8 @@ def small_number(text: str) -> Optional[int]:
 
 
 def go_printf(form: str, *values: object) -> str:
-    """Template function `printf`, with Go's remarks for what does not fit."""
-    pieces, size = [], 0
-    for piece in Printf(form, values).run():
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_TEXT:
-            raise Fail(f"the text grows over {MAX_TEXT} characters")
-    return "".join(pieces)
+    """Template function `printf`."""
+    return Printf(form, values).run()
 
 
 BUILTINS: Dict[str, Callable[..., Any]] = {
@@ -4569,7 +4550,8 @@ BUILTINS: Dict[str, Callable[..., Any]] = {
     "len": go_len, "index": go_index, "slice": go_slice, "call": go_call, "js": go_js,
     "html": lambda *values: flat(values).translate(HTML),
     "urlquery": lambda *values: urllib.parse.quote_plus(to_bytes(flat(values))),
-    "print": go_print, "printf": go_printf,
+    "print": go_print,
+    "printf": go_printf,
     "println": lambda *values: " ".join(map(show, values)) + "\n"}
 
 
