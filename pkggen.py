@@ -3821,7 +3821,9 @@ class Machine:
     def spend(self, node: Node, *values: Any) -> None:
         """Pay for a step, and for the strings among VALUES."""
         self.steps -= 1
-        self.characters -= sum(len(value) for value in values if isinstance(value, str))
+        for value in values:
+            if isinstance(value, str):
+                self.characters -= len(value)
         if self.steps < 0 or self.characters < 0:
             raise self.error(node, f"no end after {MAX_STEPS} steps or {MAX_TEXT} characters")
 

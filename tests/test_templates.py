@@ -189,7 +189,7 @@ def test_structs_in_maps_are_named_by_their_class():
     assert pkggen.render("{{.zlib.Dependencies}}{{range .}}{{.}}{{end}}", data) == "[musl]{[musl]}"
     assert fail("{{.zlib.Depndencies}}", data) == \
         "template:1:8: can't evaluate field Depndencies in type Package; did you mean Dependencies?"
-    assert fail("{{range .}}{{.X}}{{end}}", data).startswith("template:1:14: can't evaluate field X")
+    assert "evaluate field X in type Package" in fail("{{range .}}{{.X}}{{end}}", data)
 
 
 def test_annotations_of_functions_may_be_strings():
@@ -243,7 +243,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("template", ENDLESS.values(), ids=list(ENDLESS))
-def test_what_does_not_end_fails_in_time(template):
+def test_s23_what_does_not_end_fails_in_time(template):
     start = time.monotonic()
     assert fail(template, [0] * 100)
     assert time.monotonic() - start < 30
@@ -286,7 +286,7 @@ def test_a_long_chain_of_else_is_not_nested():
     assert pkggen.render(chain, None) == "ok"
 
 
-def test_deep_data_is_an_error():
+def test_s23_deep_data_is_an_error():
     data = []
     for _ in range(100_000):
         data = [data]
