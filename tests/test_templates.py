@@ -259,13 +259,14 @@ def called_deep(frames, template, data=None):
 DEEP = pkggen.MAX_DEPTH
 CALLS = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}{{template "r" .}}1'
 PARENTHESES = "{{" + "(print " * (DEEP - 1) + "1" + ")" * (DEEP - 1) + "}}"
+DEEPEST = "{{define `r`}}" + PARENTHESES + "{{end}}" \
+    + "{{if 1}}" * (DEEP - 2) + "{{template `r`}}" + "{{end}}" * (DEEP - 2)
 
 
 @pytest.mark.parametrize("template, data", [
     (PARENTHESES, None),
     ("{{range $}}" * (DEEP - 1) + "1" + "{{end}}" * (DEEP - 1), [1]),
-    ("{{define `r`}}" + PARENTHESES + "{{end}}" + "{{if 1}}" * (DEEP - 2)
-     + "{{template `r`}}" + "{{end}}" * (DEEP - 2), None),
+    (DEEPEST, None),
     (CALLS, "x" * (DEEP // 2 - 2)),
 ], ids=["parentheses", "ranges", "parentheses in a template in ifs", "calls"])
 def test_nesting_that_is_allowed_leaves_room_for_the_caller(template, data):
@@ -292,3 +293,20 @@ def test_s23_deep_data_is_an_error():
         data = [data]
     assert "deep" in fail("{{.}}", data)
     assert "deep" in fail("{{print .}}", data)
+
+
+def test_s23_what_is_deep_leaves_the_interpreter_alive():
+    """What nests and recurses as deep as it may fits into half of the usual stack of 8 MB."""
+    program = f"""import sys; sys.path[:0] = [{str(ROOT)!r}]; import pkggen
+data = []
+for _ in range(100_000):
+    data = [data]
+for template in {[DEEPEST, ENDLESS["recursion"], ENDLESS["open parentheses"], "{{.}}"]!r}:
+    try:
+        print(pkggen.render(template, data))
+    except pkggen.Fail:
+        print("fail")
+"""
+    command = ["sh", "-c", 'ulimit -s 4096; exec "$@"', "sh", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\nfail\nfail\nfail\n", "")
