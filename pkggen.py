@@ -3795,29 +3795,26 @@ def main(argv: Optional[List[str]] = None) -> int:
 # ==== Templates ===================================================================================
 #
 # Go's text/template, version 1.19, in three steps: a scanner cuts the text into tokens, a parser
-# makes a tree of them, a machine walks the tree. Four ideas carry the rest.
+# makes a tree of them, a machine walks the tree. Three ideas carry the rest.
 #
-# 1. Templates may call one another 100,000 deep, and Python's stack ends at 1,000. So the machine's
-#    walk over a list of nodes is a generator that yields the walk to be done next, and a loop keeps
-#    those that wait in a list. Only blocks and parentheses in the text recurse, and are counted.
-# 2. Go knows two kinds of nothing. A nil in the data is None; what was looked up and not found is
+# 1. Go knows two kinds of nothing. A nil in the data is None; what was looked up and not found is
 #    ABSENT. A field of ABSENT is ABSENT again, and prints as <no value>; a field of None is an
 #    error. A pipeline's result is never None, and a function's argument never ABSENT: either
 #    becomes the other.
-# 3. Variables are a stack. Leaving a block cuts it back to the mark set on entering.
-# 4. Time and memory are one account: so many nodes walked, so many characters written or handed to
-#    functions and back.
+# 2. Variables are a stack. Leaving a block cuts it back to its height on entering.
+# 3. A template that never ends meets a limit: of nodes walked, of characters written or passed to
+#    functions and back, of depth. Parser and machine recurse, so they count how deep they are.
 #
 # A place is an offset into the text; TemplateText.error makes name:line:column of it. Bytes that
-# are no UTF-8 (from "\xff", or a slice through a character) are lone surrogates in strings, as
+# are not UTF-8 (from "\xff", or a slice through a character) are lone surrogates in strings, as
 # Python's error handler "surrogateescape" has it.
 
-MAX_CALLS = 100_000         # templates in templates: Go's own limit
-MAX_STEPS = 1_000_000       # nodes; a recipe walks some hundreds
-MAX_TEXT = 1 << 24          # characters
-MAX_NESTING = 80            # blocks or parentheses in one another: Python's stack bears it
-MAX_INT = (1 << 63) - 1     # of Go's int
-SHOWN, SHOWN_BEFORE = 90, 60    # characters of a line that an error shows, and before its caret
+MAX_STEPS = 1_000_000  # nodes; a recipe walks some hundreds
+MAX_TEXT = 1 << 24  # characters
+MAX_DEPTH = 250  # blocks, parentheses and templates in one another; Go's is 100,000 templates
+FRAMES = 8  # of Python's stack that each of these may take; parentheses and a block take 7
+MAX_INT = (1 << 63) - 1  # of Go's int
+SHOWN, SHOWN_BEFORE = 90, 60  # characters of a line that an error shows, and before its caret
 
 
 class Struct(dict):
@@ -3834,12 +3831,7 @@ class Part(list):
     beyond: list = []
 
 
-class Nothing:
-    """The type of ABSENT and MISSING, which stand for no value of the data."""
-
-
-ABSENT = Nothing()          # looked up and not found
-MISSING = Nothing()         # there is no stage before in the pipeline
+ABSENT = object()  # looked up and not found
 
 
 class TemplateText:
@@ -3858,7 +3850,7 @@ class TemplateText:
         start = self.text.rfind("\n", 0, at) + 1
         left = max(start, at - SHOWN_BEFORE)
         shown = self.text[left:left + SHOWN].partition("\n")[0].rstrip()
-        shown = "".join(c if c.isprintable() else " " for c in shown)   # one column each
+        shown = "".join(c if c.isprintable() else " " for c in shown)  # one column each
         caret = " " * (at - left) + "^"
         return Fail(f"{self.name}:{line}:{at - start + 1}: {what}\n    {shown}\n    {caret}")
 
@@ -3866,16 +3858,17 @@ class TemplateText:
 class Node(NamedTuple):
     """A token, or a node of the tree that the parser makes; what VALUE is depends on KIND.
 
-    tokens     text, open, close, end of text, a keyword, or a group of TOKEN: their text
-    text       the text
-    action     a pipeline, whose value is printed unless a variable takes it
-    if with range   (arms, otherwise); an arm is (pipeline, nodes), and only an if has several
-    template   (name, pipeline or None)
-    pipeline   (names of variables, whether they exist, commands); a command is a list of operands,
-               and operands are pipelines and these:
-    constant   a string, number or bool
-    dot nil variable word   the token itself
-    chain      (operand, the tokens of its fields)
+    tokens: text, close, end of text, a keyword, or a group of TOKEN; the value is their text
+    text: the text
+    action: a pipeline, whose value is printed unless a variable takes it
+    if, with, range: (arms, otherwise); an arm is (pipeline, nodes), and only an if has several
+    template: (name, pipeline or None)
+    break, continue: the token itself
+    pipeline: (names of variables, whether they exist, commands); a command is a list of operands,
+        and operands are pipelines and these:
+    constant: a string, number or bool
+    dot, nil, variable, word: the token itself
+    chain: (operand, the tokens of its fields)
     """
 
     kind: str
@@ -3883,25 +3876,28 @@ class Node(NamedTuple):
     value: Any
 
 
-# ---- scanner: text -> tokens ----
+# ---- scanner: text -> tokens ---------------------------------------------------------------------
 
 KEYWORDS = frozenset("block break continue define else end if nil range template with".split())
 OPEN = re.compile(r"\{\{(?P<trim>-[ \t\r\n])?")
-CLOSE = re.compile(r"\}\}|[ \t\r\n]-\}\}[ \t\r\n]*")
-TOKEN = re.compile(r"""
-    (?P<close>\}\}|[ \t\r\n]-\}\}[ \t\r\n]*)
-  | (?P<space>[ \t\r\n]+(?!-\}\}))      # leaves the blank that belongs to a trimming close
+CLOSE = r"\}\}|[ \t\r\n]-\}\}[ \t\r\n]*"
+COMMENT = re.compile(rf"/\*(?:(?!\*/).)*\*/(?:{CLOSE})", re.DOTALL)
+TOKEN = re.compile(rf"""
+    (?P<close>{CLOSE})
+  | (?P<space>[ \t\r\n]+(?!-\}}\}}))  # leaves the blank that belongs to a trimming close
   | (?P<number>(?:[+-]?\.?[0-9](?:[eEpP][+-]|[\w.])*)(?:[+-](?:[eEpP][+-]|[\w.])*)?)
   | (?P<word>\w+) | (?P<field>\.\w+) | (?P<dot>\.) | (?P<variable>\$\w*)
   | (?P<string>"(?:\\[^\n]|[^"\\\n])*") | (?P<raw>`[^`]*`) | (?P<char>'(?:\\[^\n]|[^'\\\n])*')
-  | (?P<declare>:=) | (?P<assign>=) | (?P<pipe>\|) | (?P<left>\() | (?P<right>\))
-  | (?P<other>[!#%&*+,/;<>?@\[\\\]^{}~-])
+  | (?P<pipe>\|) | (?P<left>\() | (?P<right>\)) | (?P<other>:=|[!#%&*+,/;<=>?@\[\\\]^{{}}~-])
+  | (?P<bad>)
 """, re.VERBOSE)
+WORDS = ("word", "field", "dot", "variable")
 WORD_ENDS = re.compile(r"[ \t\r\n.,|:)(}]|\Z")
-UNENDED = {'"': "this string has no closing quote on its line",
-           "`": "this raw string has no closing backquote",
-           "'": "this character has no closing quote on its line",
-           ":": "expected := here"}
+UNENDED = {
+    '"': "this string has no closing quote on its line",
+    "`": "this raw string has no closing backquote",
+    "'": "this character has no closing quote on its line",
+    ":": "expected := here"}
 
 
 def scan(source: TemplateText) -> Iterator[Node]:
@@ -3916,50 +3912,32 @@ def scan(source: TemplateText) -> Iterator[Node]:
         if text:
             yield Node("text", position, text)
         if not opening:
-            break
-        step = scan_comment if source.text.startswith("/*", opening.end()) else scan_action
-        position = yield from step(source, opening)
-    yield Node("end of text", end, "")
+            yield Node("end of text", end, "")
+            return
+        comment = COMMENT.match(source.text, opening.end())
+        position = comment.end() if comment else (yield from scan_action(source, opening))
 
 
-def scan_comment(source: TemplateText, opening: Any) -> Iterator[Node]:
-    """No tokens; like scan_action it returns the offset where text goes on."""
-    end = source.text.find("*/", opening.end() + 2)
-    if end < 0:
-        raise source.error(opening.start(), "this comment is never closed")
-    close = CLOSE.match(source.text, end + 2)
-    if not close:
-        raise source.error(end, "a comment must close with */}} or */ -}}")
-    yield from ()
-    return close.end()
-
-
-def scan_action(source: TemplateText, opening: Any) -> Iterator[Node]:
-    """The tokens of one action, {{ and }} among them; returns the offset where text goes on."""
-    yield Node("open", opening.start(), "{{")
-    position, kind = opening.end(), "open"
+def scan_action(source: TemplateText, opening: re.Match) -> Iterator[Node]:
+    """The tokens of one action with its }}; returns the offset where text goes on."""
+    text, position, kind = source.text, opening.end(), ""
+    if text.startswith("/*", position):
+        raise source.error(opening.start(), "this comment never closes with */}} or */ -}}")
     while kind != "close":
-        match = TOKEN.match(source.text, position)
-        if position == len(source.text):
+        if position == len(text):
             raise source.error(opening.start(), "this {{ is never closed")
-        if not match:
-            raise bad_character(source, position)
-        kind, start, position = match.lastgroup, position, match.end()
-        if kind in ("word", "field", "dot", "variable"):
-            if not WORD_ENDS.match(source.text, position):
-                raise bad_character(source, position)
+        match = TOKEN.match(text, position)
+        kind, token, end = match.lastgroup, match.group(), match.end()
+        if kind == "bad" or kind in WORDS and not WORD_ENDS.match(text, end):
+            what = UNENDED.get(text[end]) or f"bad character {quote(text[end])} here"
+            raise source.error(end, what)
         if kind != "space":
-            yield Node(match.group() if match.group() in KEYWORDS else kind, start, match.group())
+            yield Node(token if token in KEYWORDS else kind, position, token)
+        position = end
     return position
 
 
-def bad_character(source: TemplateText, at: int) -> Fail:
-    """Why no token can begin, or none end, at AT."""
-    character = source.text[at]
-    return source.error(at, UNENDED.get(character) or f"bad character {quote(character)} here")
-
-
-# ---- literals ----
+# ---- literals ------------------------------------------------------------------------------------
 
 OCTAL = re.compile(r"^([+-]?)0(?=_?[0-7_]+$)")
 STRAY_UNDERSCORE = re.compile("(?<![0-9a-fx])_|_(?![0-9a-f])")
@@ -3969,26 +3947,48 @@ UNIT = re.compile(r"""
   | \\u(?P<short>[0-9a-fA-F]{4}) | \\U(?P<long>[0-9a-fA-F]{8})
   | \\(?P<escape>[abfnrtv\\'"]) | (?P<plain>[^\\])
 """, re.VERBOSE | re.DOTALL)
-ESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}
+ESCAPES = dict(zip("abfnrtv\\'\"", "\a\b\f\n\r\t\v\\'\""))
 
 
 def parse_literal(token: Node) -> object:
     """The value of a number, string, raw string or character; ValueError when it is malformed."""
+    mark, content = token.value[0], token.value[1:-1]
     if token.kind == "number":
         return parse_number(token.value)
     if token.kind == "raw":
-        return token.value[1:-1].replace("\r", "")
-    units = list(decode_units(token.value))
-    if token.kind == "char":
-        (number, _), = units
-        return number
-    octets = b"".join(bytes([number]) if bare else to_bytes(chr(number)) for number, bare in units)
-    return to_text(octets)
+        return content.replace("\r", "")
+    units = list(UNIT.finditer(content))
+    if sum(len(unit.group()) for unit in units) != len(content):
+        raise ValueError
+    characters = [unescape(unit, mark) for unit in units]
+    if token.kind == "string":
+        return to_text(to_bytes("".join(characters)))  # joins bytes to characters
+    (character,) = characters
+    return ord(character) - 0xDC00 if is_byte(character) else ord(character)
+
+
+def unescape(unit: re.Match, mark: str) -> str:
+    """The character that a UNIT between two MARKs stands for; ValueError for a bad escape."""
+    kind, text = unit.lastgroup, unit[unit.lastgroup]
+    if kind == "plain":
+        return text
+    if kind == "escape":
+        if text in "'\"" and text != mark:
+            raise ValueError
+        return ESCAPES[text]
+    if kind in ("octal", "byte"):
+        return to_text(bytes([int(text, 8 if kind == "octal" else 16)]))
+    return chr(int(text, 16)).encode().decode()  # refuses surrogates
+
+
+def is_byte(character: str) -> bool:
+    """Whether CHARACTER stands for a byte that is not part of any UTF-8."""
+    return "\udc80" <= character <= "\udcff"
 
 
 def parse_number(text: str) -> object:
-    """The number that TEXT is in Go; ValueError when it is none, or is out of 64 bits."""
-    if not text.isascii() or len(text) > 1000:          # int() takes its time with more digits
+    """The number that TEXT is in Go; ValueError when it isn't one, or doesn't fit into 64 bits."""
+    if not text.isascii() or len(text) > 1000:  # int() takes its time with more digits
         raise ValueError
     low = text.lower()
     parts = COMPLEX.fullmatch(low)
@@ -4003,31 +4003,13 @@ def parse_number(text: str) -> object:
 
 
 def parse_float(low: str) -> float:
-    """The float64 that LOW is, in small letters; ValueError when it is none or is out of range."""
+    """The float64 that LOW is, in small letters; ValueError when it isn't one or is too large."""
     if "x" in low and ("p" not in low or STRAY_UNDERSCORE.search(low)):
         raise ValueError
     value = float.fromhex(low.replace("_", "")) if "x" in low else float(low)
-    if value - value != 0:                              # infinite
+    if not math.isfinite(value):
         raise ValueError
     return value
-
-
-def decode_units(text: str) -> Iterator[Tuple[int, bool]]:
-    """The characters of a quoted TEXT as (number, is a bare byte); ValueError for a bad escape."""
-    position, closing = 1, len(text) - 1
-    while position < closing:
-        match = UNIT.match(text, position, closing)
-        if not match or match["escape"] in ("'", '"') and match["escape"] != text[0]:
-            raise ValueError
-        position, kind, unit = match.end(), match.lastgroup, match[match.lastgroup]
-        if kind == "plain":
-            yield ord(unit), False
-        elif kind == "escape":
-            yield ESCAPES[unit], False
-        elif kind in ("octal", "byte"):
-            yield int(unit, 8 if kind == "octal" else 16), True
-        else:
-            yield ord(chr(int(unit, 16)).encode().decode()), False      # refuses surrogates
 
 
 def to_bytes(text: str) -> bytes:
@@ -4040,10 +4022,11 @@ def to_text(octets: bytes) -> str:
     return octets.decode("utf-8", "surrogateescape")
 
 
-# ---- parser: tokens -> tree ----
+# ---- parser: tokens -> tree ----------------------------------------------------------------------
 
 LITERALS = ("string", "raw", "char", "number")
 OPERANDS = LITERALS + ("word", "field", "dot", "variable", "nil", "left")
+TOO_DEEP = f"blocks, parentheses or templates are nested over {MAX_DEPTH} deep"
 
 
 class Parser:
@@ -4053,14 +4036,14 @@ class Parser:
         self.source = source
         self.functions = functions
         self.scanner = scan(source)
-        self.tokens: List[Node] = []            # those that were looked at
-        self.position = 0                       # of the next token in it
-        self.variables = ["$"]                  # in scope
-        self.nesting = 0                        # of blocks and parentheses
-        self.ranges = 0                         # whose body this is in, in this template
-        self.templates: Dict[str, list] = {}
+        self.tokens: List[Node] = []  # those that were looked at
+        self.position = 0  # of the next token in it
+        self.variables = ["$"]  # in scope
+        self.depth = 0  # of blocks and parentheses
+        self.ranges = 0  # whose body this is in, in this template
+        self.templates: Dict[str, List[Node]] = {}
 
-    def parse(self) -> Dict[str, list]:
+    def parse(self) -> Dict[str, List[Node]]:
         """Template name -> nodes; raises Fail for what Go does not parse."""
         nodes, stop = self.nodes(top=True)
         if stop.kind != "end of text":
@@ -4070,10 +4053,10 @@ class Parser:
 
     # Tokens.
 
-    def peek(self) -> Node:
-        if self.position == len(self.tokens):
+    def peek(self, ahead: int = 0) -> Node:
+        while self.position + ahead >= len(self.tokens):
             self.tokens.append(next(self.scanner))
-        return self.tokens[self.position]
+        return self.tokens[self.position + ahead]
 
     def next(self) -> Node:
         token = self.peek()
@@ -4091,48 +4074,43 @@ class Parser:
             raise self.unexpected(where)
         return self.next()
 
-    def error(self, where: Node, what: str) -> Fail:
-        return self.source.error(where.at, what)
+    def error(self, node: Node, what: str) -> Fail:
+        return self.source.error(node.at, what)
 
     def unexpected(self, where: str) -> Fail:
         """A Fail for the next token."""
-        token = self.peek()
-        return self.error(token, f"unexpected {quote(token.value)} in {where}")
+        return self.error(self.peek(), f"unexpected {quote(self.peek().value)} in {where}")
 
     def deeper(self, token: Node) -> None:
         """Count a block or parenthesis that begins at TOKEN."""
-        self.nesting += 1
-        if self.nesting > MAX_NESTING:
-            raise self.error(token, f"blocks or parentheses are nested over {MAX_NESTING} deep")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.error(token, TOO_DEEP)
 
     # Blocks.
 
-    def nodes(self, top: bool = False) -> Tuple[list, Node]:
+    def nodes(self, top: bool = False) -> Tuple[List[Node], Node]:
         """The nodes up to an {{end}}, an {{else}} or the end of the text, and which it was."""
-        nodes: list = []
+        nodes: List[Node] = []
         while True:
-            token = self.next()
-            if token.kind == "end of text":
-                return nodes, token
-            if token.kind == "text":
-                nodes.append(token)
-                continue
-            if self.peek().kind in ("else", "end"):
+            token = self.peek()
+            if token.kind in ("else", "end", "end of text"):
                 return nodes, self.next()
-            if self.peek().kind == "define" and not top:
-                raise self.error(self.peek(), "define must stand outside of every block")
-            nodes += self.action(self.peek())
+            if token.kind == "define" and not top:
+                raise self.error(token, "define must stand outside of every block")
+            nodes += [self.next()] if token.kind == "text" else self.action(token)
 
-    def action(self, token: Node) -> list:
+    def action(self, token: Node) -> List[Node]:
         """The nodes of an action: one, or none of a define."""
-        handler = {"if": self.branch, "with": self.branch, "range": self.branch,
-                   "define": self.define, "block": self.define, "template": self.invoke,
-                   "break": self.jump, "continue": self.jump}.get(token.kind)
-        if handler:
-            return handler(self.next())
+        handlers = {
+            "if": self.branch, "with": self.branch, "range": self.branch,
+            "define": self.define, "block": self.define, "template": self.invoke,
+            "break": self.jump, "continue": self.jump}
+        if token.kind in handlers:
+            return handlers[token.kind](self.next())
         return [Node("action", token.at, self.pipeline("an action"))]
 
-    def branch(self, token: Node) -> list:
+    def branch(self, token: Node) -> List[Node]:
         """if, with, range: variables that its pipeline declares end with the block."""
         self.deeper(token)
         scope = len(self.variables)
@@ -4159,13 +4137,12 @@ class Parser:
         if stop.kind == "else":
             raise self.error(stop, f"unexpected {{{{else}}}} in the {opening.kind}")
         self.expect("end", "close")
-        self.nesting -= 1
+        self.depth -= 1
 
-    def define(self, token: Node) -> list:
+    def define(self, token: Node) -> List[Node]:
         """{{define "name"}}, and {{block "name" P}}: a define and a template node in its place."""
         self.deeper(token)
-        name = self.name(token)
-        here = []
+        name, here = self.name(token), []
         if token.kind == "block":
             here = [Node("template", token.at, (name, self.pipeline("block")))]
         else:
@@ -4178,7 +4155,7 @@ class Parser:
         self.add(name, token, nodes)
         return here
 
-    def add(self, name: str, token: Node, nodes: list) -> None:
+    def add(self, name: str, token: Node, nodes: List[Node]) -> None:
         """Record a template; an empty one gives way to another of its name, as Go has it."""
         known = self.templates.get(name)
         if not known or is_empty(known):
@@ -4186,7 +4163,7 @@ class Parser:
         elif not is_empty(nodes):
             raise self.error(token, f"template {quote(name)} is defined twice")
 
-    def invoke(self, token: Node) -> list:
+    def invoke(self, token: Node) -> List[Node]:
         """{{template "name"}} or {{template "name" P}}."""
         name = self.name(token)
         if self.peek().kind == "close":
@@ -4198,7 +4175,7 @@ class Parser:
         """The quoted name after define, block or template."""
         return self.literal(self.expect(token.kind, "string", "raw")).value
 
-    def jump(self, token: Node) -> list:
+    def jump(self, token: Node) -> List[Node]:
         """{{break}} or {{continue}}, in a range of the same template and not in its else part."""
         self.expect(token.kind, "close")
         if not self.ranges:
@@ -4227,25 +4204,21 @@ class Parser:
     def declarations(self, where: str) -> Tuple[List[str], bool]:
         """`$x :=`, `$x =` or, in a range, `$i, $v :=`: the names, and whether they exist."""
         names: List[str] = []
-        while self.peek().kind == "variable":
-            variable, mark = self.next(), self.peek()
-            if mark.kind not in ("declare", "assign") and mark.value != ",":
-                self.position -= 1
-                break
-            self.next()
+        while self.peek().kind == "variable" and self.peek(1).value in (":=", "=", ","):
+            variable, mark = self.next(), self.next().value
             names.append(variable.value)
-            self.variables.append(variable.value)       # = too: Go finds out when it runs
-            if mark.value != ",":
-                return names, mark.kind == "assign"
+            self.variables.append(variable.value)  # = too: Go finds out when it runs
+            if mark != ",":
+                return names, mark == "="
             if where != "range" or len(names) > 1:
                 raise self.error(variable, f"too many variables in {where}")
-            if self.peek().kind not in ("variable", "close"):
+            if self.peek().kind != "variable":
                 raise self.unexpected("a range's variables")
         return names, False
 
-    def command(self) -> list:
+    def command(self) -> List[Node]:
         """Operands up to a | or to what closes the pipeline; only the | is taken."""
-        operands: list = []
+        operands: List[Node] = []
         while self.peek().kind in OPERANDS and not (operands and self.glued()):
             operands.append(self.operand())
         if self.peek().kind == "pipe":
@@ -4272,7 +4245,7 @@ class Parser:
         if token.kind == "left":
             self.deeper(token)
             pipeline = self.pipeline("parentheses", "right")
-            self.nesting -= 1
+            self.depth -= 1
             return pipeline
         if token.value in ("true", "false"):
             return Node("constant", token.at, token.value == "true")
@@ -4287,117 +4260,112 @@ class Parser:
         try:
             return Node("constant", token.at, parse_literal(token))
         except (ValueError, OverflowError):
-            raise self.error(token, f"{token.value} is no valid {token.kind}") from None
+            raise self.error(token, f"{token.value} is not a valid {token.kind}") from None
 
 
-def is_empty(nodes: list) -> bool:
+def is_empty(nodes: List[Node]) -> bool:
     """Whether a template is nothing but blanks."""
     return all(node.kind == "text" and not node.value.strip() for node in nodes)
 
 
-# ---- machine: tree -> text ----
-
-class Scope(NamedTuple):
-    """What nodes can see; the stack of variables is shared by all blocks of one template."""
-
-    dot: Any
-    variables: List[Tuple[str, Any]]
-    depth: int                              # templates that are open
-
+# ---- machine: tree -> text -----------------------------------------------------------------------
 
 class Machine:
-    """Walks the trees of a template and gathers the text in `pieces`."""
+    """Walks the trees of a template and gathers the text in `pieces`.
+
+    A do_KIND does a node with the dot it sees; it returns "break" or "continue" when one is to be
+    done by a range around it.
+    """
 
     def __init__(self, source: TemplateText, templates: Dict[str, list], functions: dict) -> None:
         self.source = source
         self.templates = templates
         self.functions = functions
         self.pieces: List[str] = []
-        self.walks: list = []               # those that wait for the last one
+        self.variables: List[list] = []  # [name, value], of the template that runs
+        self.depth = 0  # of blocks and templates
         self.steps = MAX_STEPS
         self.characters = MAX_TEXT
 
     def run(self, data: Any) -> str:
         """The text of the template of the source's name, for DATA."""
-        self.walks = [self.template(self.source.name, ABSENT if data is None else data, 0)]
-        jump = None                         # what the walk that ended says: break, continue or None
-        while self.walks:
-            try:
-                inner = self.walks[-1].send(jump)
-                jump = None
-                if inner:
-                    self.walks.append(inner)
-            except StopIteration as stop:
-                self.walks.pop()
-                jump = stop.value
-        return to_text(to_bytes("".join(self.pieces)))      # joins the bytes of sliced characters
+        self.invoke(Node("template", 0, ""), self.source.name, ABSENT if data is None else data)
+        return to_text(to_bytes("".join(self.pieces)))  # joins the bytes of sliced characters
 
     def error(self, node: Node, what: str) -> Fail:
         return self.source.error(node.at, what)
 
-    def spend(self, node: Node, characters: int) -> None:
-        """Pay for a step and for text."""
+    def spend(self, node: Node, *values: Any) -> None:
+        """Pay for a step, and for the strings among VALUES."""
         self.steps -= 1
-        self.characters -= characters
+        for value in values:
+            if isinstance(value, str):
+                self.characters -= len(value)
         if self.steps < 0 or self.characters < 0:
             raise self.error(node, f"no end after {MAX_STEPS} steps or {MAX_TEXT} characters")
 
     def write(self, node: Node, text: str) -> None:
-        self.spend(node, len(text))
+        self.spend(node, text)
         self.pieces.append(text)
 
-    # Nodes. A walk is a generator: it yields another walk, or None, and gets back how that ended.
-    # It keeps no reference to what it yields: a chain of 100,000 would be freed by recursion, in C.
+    # Nodes.
 
-    def walk(self, nodes: list, scope: Scope, mark: int) -> Iterator[Any]:
-        """Do NODES; keep MARK variables at the end."""
+    def walk(self, block: Node, nodes: List[Node], dot: Any) -> Optional[str]:
+        """Do the NODES of BLOCK."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.error(block, TOO_DEEP)
+        jump = None
         for node in nodes:
-            self.spend(node, 0)
-            if node.kind in ("break", "continue"):
-                return node.kind
-            jump = yield getattr(self, "do_" + node.kind)(node, scope)
+            self.spend(node)
+            jump = getattr(self, "do_" + node.kind)(node, dot)
             if jump:
-                return jump
-        del scope.variables[mark:]
+                break
+        self.depth -= 1
+        return jump
 
-    def do_text(self, node: Node, scope: Scope) -> None:
+    def do_text(self, node: Node, dot: Any) -> None:
         self.write(node, node.value)
 
-    def do_action(self, node: Node, scope: Scope) -> None:
-        value = self.pipeline(node.value, scope)
-        if not node.value.value[0]:                         # no variable takes it
+    def do_action(self, node: Node, dot: Any) -> None:
+        value = self.pipeline(node.value, dot)
+        if not node.value.value[0]:  # no variable takes it
             self.write(node, "<no value>" if value is ABSENT else show(value))
 
-    def do_if(self, node: Node, scope: Scope) -> Any:
-        arms, otherwise = node.value
-        mark = len(scope.variables)
+    def do_break(self, node: Node, dot: Any) -> str:
+        return node.kind
+
+    do_continue = do_break
+
+    def do_if(self, node: Node, dot: Any) -> Optional[str]:
+        arms, chosen = node.value
+        height = len(self.variables)
         for pipeline, nodes in arms:
-            value = self.pipeline(pipeline, scope)
+            value = self.pipeline(pipeline, dot)
             if is_true(value):
-                inner = scope._replace(dot=value) if node.kind == "with" else scope
-                return self.walk(nodes, inner, mark)
-        return self.walk(otherwise, scope, mark)
+                dot, chosen = value if node.kind == "with" else dot, nodes
+                break
+        jump = self.walk(node, chosen, dot)
+        del self.variables[height:]
+        return jump
 
     do_with = do_if
 
-    def do_range(self, node: Node, scope: Scope) -> Iterator[Any]:
-        """The body for each item, or the else part."""
+    def do_range(self, node: Node, dot: Any) -> Optional[str]:
+        """The body for each item, or the else part; a break in that ends this range too."""
         ((pipeline, nodes),), otherwise = node.value
-        outer = len(scope.variables)
-        items = self.items(pipeline, self.pipeline(pipeline, scope))
-        mark = len(scope.variables)
-        jump = None
+        outer = len(self.variables)
+        items = self.items(pipeline, self.pipeline(pipeline, dot))
+        height = len(self.variables)
+        jump = None if items else self.walk(node, otherwise, dot)
         for item in items:
-            self.spend(node, 0)
-            for place in range(len(pipeline.value[0])):     # so has Go 1.19 `range $x = …`
-                top = mark - 1 - place
-                scope.variables[top] = scope.variables[top][0], item[1 - place]
-            if (yield self.walk(nodes, scope._replace(dot=item[1]), mark)) == "break":
+            self.spend(node)
+            for place in range(len(pipeline.value[0])):  # so has Go 1.19 `range $x = …`
+                self.variables[height - 1 - place][1] = item[1 - place]
+            if self.walk(node, nodes, item[1]) == "break":
                 break
-            del scope.variables[mark:]
-        if not items:
-            jump = yield self.walk(otherwise, scope, mark)      # a break there ends this range
-        del scope.variables[outer:]
+            del self.variables[height:]
+        del self.variables[outer:]
         return "continue" if jump == "continue" else None
 
     def items(self, node: Node, value: Any) -> List[Tuple[Any, Any]]:
@@ -4410,76 +4378,76 @@ class Machine:
             raise self.error(node, f"can't range over a value of type {go_type(value)}")
         return []
 
-    def do_template(self, node: Node, scope: Scope) -> Iterator[Any]:
+    def do_template(self, node: Node, dot: Any) -> None:
         name, pipeline = node.value
         if name not in self.templates:
             raise self.error(node, f"there is no template {quote(name)}")
-        if scope.depth == MAX_CALLS or len(self.walks) > 3 * MAX_CALLS:     # some 300 MB
-            raise self.error(node, f"over {MAX_CALLS} templates call one another")
-        dot = self.pipeline(pipeline, scope) if pipeline else ABSENT
-        return self.template(name, dot, scope.depth + 1)
+        self.invoke(node, name, self.pipeline(pipeline, dot) if pipeline else ABSENT)
 
-    def template(self, name: str, dot: Any, depth: int) -> Iterator[Any]:
-        """The walk over a template; its argument is . and $, and it sees no other variable."""
-        return self.walk(self.templates[name], Scope(dot, [("$", dot)], depth), 0)
+    def invoke(self, node: Node, name: str, dot: Any) -> None:
+        """Do a template; its argument is . and $, and it sees no other variable."""
+        outer, self.variables = self.variables, [["$", dot]]
+        self.walk(node, self.templates[name], dot)
+        self.variables = outer
 
     # Pipelines and operands.
 
-    def pipeline(self, node: Node, scope: Scope) -> Any:
+    def pipeline(self, node: Node, dot: Any) -> Any:
         """The last command's value, which the variables take; never None."""
         names, exist, commands = node.value
-        value: Any = MISSING
+        last: List[Any] = []
         for command in commands:
-            value = self.command(command, scope, value)
+            value = self.command(command, dot, last)
             value = ABSENT if value is None else value
+            last = [value]
         for name in names:
             if exist:
-                scope.variables[self.find(node, name, scope)] = name, value
+                self.find(node, name)[1] = value
             else:
-                scope.variables.append((name, value))
+                self.variables.append([name, value])
         return value
 
-    def find(self, node: Node, name: str, scope: Scope) -> int:
-        """The place of the innermost variable NAME."""
-        for place in range(len(scope.variables) - 1, -1, -1):
-            if scope.variables[place][0] == name:
-                return place
+    def find(self, node: Node, name: str) -> list:
+        """The innermost variable NAME."""
+        for variable in reversed(self.variables):
+            if variable[0] == name:
+                return variable
         raise self.error(node, f"undefined variable {name}")
 
-    def command(self, operands: list, scope: Scope, last: Any) -> Any:
-        """The value of a command; LAST, from the stage before, is its last argument."""
+    def command(self, operands: List[Node], dot: Any, last: List[Any]) -> Any:
+        """The value of a command. LAST holds the value of the stage before, its last argument."""
         first = operands[0]
         if first.kind == "word":
-            return self.call(first, operands[1:], scope, last)
-        given = len(operands) > 1 or last is not MISSING
+            return self.call(first, operands[1:], dot, last)
+        given = len(operands) > 1 or bool(last)
         if first.kind == "chain":
-            return self.chain(first, scope, given)
+            return self.chain(first, dot, given)
         if given:
-            raise self.error(first, "this is no function and takes no arguments")
+            raise self.error(first, "this is not a function and takes no arguments")
         if first.kind == "nil":
-            raise self.error(first, "nil is no command")
-        return self.operand(first, scope)
+            raise self.error(first, "nil is not a command")
+        return self.operand(first, dot)
 
-    def operand(self, node: Node, scope: Scope) -> Any:
+    def operand(self, node: Node, dot: Any) -> Any:
         """The value of what is an argument or stands alone."""
         if node.kind == "constant":
             if type(node.value) is int and node.value > MAX_INT:
                 raise self.error(node, f"{node.value} is too large for an int")
             return node.value
         if node.kind == "dot":
-            return scope.dot
+            return dot
         if node.kind == "variable":
-            return scope.variables[self.find(node, node.value, scope)][1]
+            return self.find(node, node.value)[1]
         if node.kind == "chain":
-            return self.chain(node, scope, False)
+            return self.chain(node, dot, False)
         if node.kind == "word":
-            return self.call(node, [], scope, MISSING)
-        return self.pipeline(node, scope) if node.kind == "pipeline" else None
+            return self.call(node, [], dot, [])
+        return self.pipeline(node, dot) if node.kind == "pipeline" else None
 
-    def chain(self, node: Node, scope: Scope, given: bool) -> Any:
+    def chain(self, node: Node, dot: Any, given: bool) -> Any:
         """Fields in fields; GIVEN arguments are an error at the last."""
         base, fields = node.value
-        value = self.operand(base, scope)
+        value = self.operand(base, dot)
         for field in fields:
             if value is ABSENT:
                 break
@@ -4487,57 +4455,51 @@ class Machine:
             if value is None:
                 raise self.error(field, f"nil has no field {name}")
             if not isinstance(value, dict) or isinstance(value, Struct) and name not in value:
-                what = f"can't evaluate field {name} in type {go_type(value)}"
-                what += did_you_mean(name, value) if isinstance(value, Struct) else ""
+                hint = did_you_mean(name, value) if isinstance(value, Struct) else ""
+                what = f"can't evaluate field {name} in type {go_type(value)}{hint}"
                 raise self.error(field, what)
             if given and field is fields[-1]:
-                raise self.error(field, f"{name} is no function and takes no arguments")
+                raise self.error(field, f"{name} is not a function and takes no arguments")
             value = value.get(name, ABSENT)
         return value
 
-    def call(self, node: Node, operands: list, scope: Scope, last: Any) -> Any:
+    def call(self, node: Node, operands: List[Node], dot: Any, last: List[Any]) -> Any:
         """A function's value. Whatever Python raises there is an error at the function's name."""
         function = self.functions[node.value]
         kinds, least, rest = signature(function)
-        count = len(operands) + (last is not MISSING)
+        count = len(operands) + len(last)
         if count < least or count > len(kinds) and rest is None:
             raise self.error(node, f"{node.value} does not take {count} arguments")
         if function in (BUILTINS["and"], BUILTINS["or"]):
-            return self.short_circuit(operands, scope, last, function is BUILTINS["or"])
-        values = [self.operand(operand, scope) for operand in operands]
-        values += [] if last is MISSING else [last]
+            return self.short_circuit(operands, dot, last, function is BUILTINS["or"])
+        values = [self.operand(operand, dot) for operand in operands] + last
         values = [None if value is ABSENT else value for value in values]
         for value, kind, where in zip(values, kinds + [rest] * count, operands + [node]):
             if not is_kind(value, kind):
-                raise self.error(where, f"{node.value} takes {GO_NAMES[kind]} here, "
-                                 f"and this is {go_type(value)}")
+                what = f"{node.value} takes {GO_NAMES[kind]} here, and this is {go_type(value)}"
+                raise self.error(where, what)
         return self.protected(node, function, values)
 
-    def protected(self, node: Node, function: Callable[..., Any], values: list) -> Any:
+    def protected(self, node: Node, function: Callable[..., Any], values: List[Any]) -> Any:
         """Call Python, and pay for the text that goes in and comes out."""
-        self.spend(node, text_size(values))
+        self.spend(node, *values)
         try:
             result = function(*values)
         except RecursionError:
             raise
         except Exception as error:
             raise self.error(node, f"{node.value}: {error}") from None
-        self.spend(node, text_size([result]))
+        self.spend(node, result)
         return result
 
-    def short_circuit(self, operands: list, scope: Scope, last: Any, stop: bool) -> Any:
+    def short_circuit(self, operands: List[Node], dot: Any, last: List[Any], stop: bool) -> Any:
         """`and`, `or`: the first operand whose truth is STOP, else the last; no more are run."""
         value = ABSENT
         for operand in operands:
-            value = self.operand(operand, scope)
+            value = self.operand(operand, dot)
             if is_true(value) == stop:
                 return value
-        return value if last is MISSING else last
-
-
-def text_size(values: list) -> int:
-    """The characters of the strings among VALUES."""
-    return sum(len(value) for value in values if isinstance(value, str))
+        return last[0] if last else value
 
 
 def is_true(value: Any) -> bool:
@@ -4551,22 +4513,24 @@ def is_map(value: Any) -> bool:
 
 
 def sorted_keys(value: dict) -> list:
-    """A map's keys as Go sorts them; where YAML has keys of several types, by type first."""
-    return sorted(value, key=lambda key: (go_type(key), key))
+    """A map's keys as Go sorts them: keys of several types, which YAML may have, by type first."""
+    return sorted(value, key=lambda key: (go_type(key), key == key, key))  # NaN before numbers
 
 
-# ---- functions ----
+# ---- functions -----------------------------------------------------------------------------------
 
-GO_NAMES = {bool: "bool", Byte: "uint8", int: "int", float: "float64", complex: "complex128",
-            str: "string", list: "[]interface {}", Part: "[]interface {}",
-            tuple: "[]interface {}",
-            dict: "map[string]interface {}", Struct: "Recipe", type(None): "<nil>"}
-HINTS = {kind.__name__: kind for kind in GO_NAMES}      # annotations may be strings
+GO_NAMES = {
+    bool: "bool", Byte: "uint8", int: "int", float: "float64", complex: "complex128",
+    str: "string", list: "[]interface {}", Part: "[]interface {}", tuple: "[]interface {}",
+    dict: "map[string]interface {}", Struct: "Recipe", type(None): "<nil>"}
+HINTS = {kind.__name__: kind for kind in GO_NAMES}  # annotations may be strings
 BASIC_KINDS = ("bool", "int", "float64", "complex128", "string")
 
 
 def go_type(value: Any) -> str:
-    """What Go calls the type of VALUE."""
+    """What Go calls the type of VALUE; of a map from yaml.v2, when a key isn't a string."""
+    if is_map(value) and not all(isinstance(key, str) for key in value):
+        return "map[interface {}]interface {}"
     return GO_NAMES.get(type(value)) or type(value).__name__
 
 
@@ -4586,18 +4550,18 @@ def signature(function: Any) -> Tuple[list, int, Any]:
     code = getattr(function, "__code__", None)
     if code is None:
         return [], 0, object
-    hints, count = function.__annotations__, code.co_argcount
-    hints = {name: HINTS.get(hint, hint) for name, hint in hints.items()}
+    hints = {name: HINTS.get(hint, hint) for name, hint in function.__annotations__.items()}
+    count = code.co_argcount
     names = code.co_varnames[1 if hasattr(function, "__self__") else 0:count]
     kinds = [hints.get(name, object) for name in names]
     rest = None
-    if code.co_flags & 0x04:                    # it has *rest
+    if code.co_flags & 0x04:  # it has *rest
         rest = hints.get(code.co_varnames[count + code.co_kwonlyargcount], object)
     return kinds, len(kinds) - len(function.__defaults__ or ()), rest
 
 
 def basic_kind(value: Any) -> str:
-    """One of BASIC_KINDS, which `eq` compares, or "" for what is none of them."""
+    """One of BASIC_KINDS, which `eq` compares, or "" when VALUE has none of them."""
     kind = "int" if type(value) is Byte else go_type(value)
     return kind if kind in BASIC_KINDS else ""
 
@@ -4650,10 +4614,12 @@ def go_index(item: Any, *indexes: Any) -> object:
 
 
 def map_value(item: dict, key: Any) -> object:
-    """The value of KEY; keys of a map from YAML may also be numbers."""
-    if isinstance(key, str) or basic_kind(key) and key in item:
+    """The value of KEY; to Go, unlike to Python, 1, 1.0 and true are three keys."""
+    if isinstance(key, str):
         return item.get(key)
-    raise Fail(f"the map's keys are strings, not {go_type(key)}")
+    if go_type(item) == GO_NAMES[dict] or not basic_kind(key) and key is not None:
+        raise Fail(f"keys of a {go_type(item)} are not of type {go_type(key)}")
+    return next((item[k] for k in item if k == key and type(k) is type(key)), None)
 
 
 def check_index(index: Any, most: int) -> int:
@@ -4689,10 +4655,10 @@ def go_call(function: object, *_: object) -> None:
     raise Fail(f"can't call {go_type(function)}")
 
 
-HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;",
-                      "\0": "\ufffd"})
+HTML = str.maketrans({
+    "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;", "\0": "\ufffd"})
 JS = {"\\": "\\\\", "'": "\\'", '"': '\\"', **{c: f"\\u{ord(c):04X}" for c in "<>&="}}
-JS.update((c, c) for c in ("\x7f", *map(chr, range(0xDC80, 0xDD00))))     # the last are bare bytes
+JS.update((c, c) for c in ("\x7f", *map(chr, range(0xDC80, 0xDD00))))  # the last are bare bytes
 
 
 def flat(values: tuple) -> str:
@@ -4702,8 +4668,8 @@ def flat(values: tuple) -> str:
 
 def go_js(*values: object) -> str:
     """Template function `js`."""
-    return "".join(JS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04X}")
-                   for c in flat(values))
+    return "".join(
+        JS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04X}") for c in flat(values))
 
 
 def go_print(*values: object) -> str:
@@ -4716,7 +4682,7 @@ def go_print(*values: object) -> str:
     return "".join(pieces)
 
 
-# ---- printing: Go's fmt ----
+# ---- printing: Go's fmt --------------------------------------------------------------------------
 #
 # A value is shown by a verb under flags; lists and maps hand both down to their elements. A verb
 # that does not fit gives a remark in the text, %!d(string=x), and no error.
@@ -4729,11 +4695,11 @@ class Style(NamedTuple):
     plus: bool = False
     sharp: bool = False
     space: bool = False
-    zero: bool = False              # never with minus
+    zero: bool = False  # never with minus
     width: int = 0
     precision: Optional[int] = None
-    syntax: bool = False            # %#v: as Go source
-    names: bool = False             # %+v: with the names of a struct's fields
+    syntax: bool = False  # %#v: as Go source
+    names: bool = False  # %+v: with the names of a struct's fields
 
     def pad(self, text: str) -> str:
         """TEXT at the width."""
@@ -4760,13 +4726,8 @@ def show(value: Any, style: Style = Style()) -> str:
         # %p would show an address, another in each run.
         if style.verb in verbs or not verbs and style.verb not in "wp":
             return shower(value, style)
-        shown = shower(value, style._replace(verb="v"))
-        return f"%!{style.verb}({go_type(value)}={shown})"
+        return f"%!{style.verb}({go_type(value)}={shower(value, style._replace(verb='v'))})"
     return style.pad(str(value))
-
-
-def show_bool(value: bool, style: Style) -> str:
-    return style.pad("true" if value else "false")
 
 
 def show_int(value: int, style: Style) -> str:
@@ -4780,7 +4741,7 @@ def show_int(value: int, style: Style) -> str:
     if style.precision is not None:
         digits = digits.zfill(style.precision)
         style = style._replace(zero=False)
-    if style.zero:                                      # before the prefix: %#06x is 8 wide
+    if style.zero:  # before the prefix: %#06x is 8 wide
         digits = digits.zfill(style.width - (value < 0 or style.plus or style.space))
     if style.sharp and style.verb in "oO" and digits[0] != "0":
         digits = "0" + digits
@@ -4804,7 +4765,7 @@ def show_character(value: int, style: Style) -> str:
 
 
 def show_float(value: float, style: Style) -> str:
-    if value - value != 0:                              # infinite, or no number
+    if not math.isfinite(value):
         style = style._replace(zero=False, plus=style.plus or value == value and not style.space)
         return style.number(value < 0, "NaN" if value != value else "Inf")
     form = {"v": "g", "F": "f"}.get(style.verb, style.verb)
@@ -4821,7 +4782,7 @@ def show_complex(value: complex, style: Style) -> str:
 
 def float_digits(value: float, form: str, precision: Optional[int]) -> str:
     """VALUE, which is not negative, by the verb FORM."""
-    if form == "b":                                     # a whole number times a power of two
+    if form == "b":  # a whole number times a power of two
         exponent = max(math.frexp(value)[1] - 53, -1074) if value else -1074
         return f"{int(math.ldexp(value, -exponent))}p{exponent:+}"
     if form in "xX":
@@ -4839,12 +4800,15 @@ def hex_digits(value: float, precision: Optional[int]) -> str:
     kept = min(places, 13)
     fraction, exponent = math.frexp(value)
     number = round(math.ldexp(fraction, 1 + 4 * kept))
-    if number == 2 << 4 * kept:                         # rounded up
+    if number == 2 << 4 * kept:  # rounded up
         number, exponent = number // 2, exponent + 1
     digits = f"{number:0{kept + 1}x}"
     tail = digits[1:].ljust(places, "0")
     tail = tail.rstrip("0") if precision is None else tail
     return f"0x{digits[0]}{'.' if tail else ''}{tail}p{exponent - 1 if value else 0:+03}"
+
+
+EXPONENT = re.compile(r"([^pP]*?)((?:[pP]|[eE](?=[+-])).*)?")
 
 
 def keep_point(digits: str, form: str, precision: Optional[int]) -> str:
@@ -4882,32 +4846,36 @@ def show_string(value: str, style: Style) -> str:
 
 def show_composite(value: Any, style: Style) -> str:
     """[a b], map[a:1 b:2] or {1 x}, or the like as Go source."""
+    def element(item: Any) -> str:
+        nil = "interface {}(nil)" if style.syntax else "<nil>"  # under any verb
+        return nil if item is None else show(item, style)
+
     if isinstance(value, Struct):
-        head, ends, names = "", "{}", [f"{name}:" for name in value]
-        names = names if style.syntax or style.names else [""] * len(names)
-        elements = list(value.values())
+        names = style.syntax or style.names
+        ends = "{}"
+        shown = [f"{name}:" * names + element(item) for name, item in value.items()]
     elif isinstance(value, dict):
-        head, ends, keys = "map", "[]", sorted_keys(value)
-        names, elements = [f"{show(key, style)}:" for key in keys], [value[key] for key in keys]
+        ends = "map[", "]"
+        shown = [f"{element(key)}:{element(value[key])}" for key in sorted_keys(value)]
     else:
-        head, ends, names, elements = "", "[]", [""] * len(value), value
-    nil = "interface {}(nil)" if style.syntax else "<nil>"     # under any verb
-    shown = [name + (nil if element is None else show(element, style))
-             for name, element in zip(names, elements)]
+        ends = "[]"
+        shown = [element(item) for item in value]
     if style.syntax:
         return f"{go_type(value)}{{{', '.join(shown)}}}"
-    return head + ends[0] + " ".join(shown) + ends[1]
+    return ends[0] + " ".join(shown) + ends[1]
 
 
-EXPONENT = re.compile(r"([^pP]*?)((?:[pP]|[eE](?=[+-])).*)?")
 FLOAT_VERBS = "vgGeEfFbxX"
 SHOWERS: Tuple[Tuple[Any, str, Callable[..., str]], ...] = (
-    (bool, "tv", show_bool), (int, "vdbcoOqxXU", show_int), (float, FLOAT_VERBS, show_float),
-    (complex, FLOAT_VERBS, show_complex), (str, "vsqxX", show_string),
-    ((dict, list, tuple), "", show_composite),
-)
-QUOTED = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
-          "\v": "\\v", "\\": "\\\\"}
+    (bool, "tv", lambda value, style: style.pad("true" if value else "false")),
+    (int, "vdbcoOqxXU", show_int),
+    (float, FLOAT_VERBS, show_float),
+    (complex, FLOAT_VERBS, show_complex),
+    (str, "vsqxX", show_string),
+    ((dict, list, tuple), "", show_composite))
+QUOTED = {
+    "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",
+    "\\": "\\\\"}
 
 
 def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
@@ -4921,12 +4889,14 @@ def quote_one(character: str, mark: str, ascii_only: bool) -> str:
         return QUOTED.get(character, "\\" + character)
     if character.isprintable() and (number < 128 or not ascii_only):
         return character
-    if number < 128 or 0xDC80 <= number < 0xDD00:       # a control character, or a bare byte
+    if number < 128 or is_byte(character):  # a control character, or a bare byte
         return f"\\x{number & 255:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
-MAX_WIDTH = 1_000_000       # fmt's limit
+# ---- printf --------------------------------------------------------------------------------------
+
+MAX_WIDTH = 1_000_000  # fmt's limit
 
 
 class Printf:
@@ -4937,79 +4907,75 @@ class Printf:
         self.position = 0
         self.values = values
         self.place = 0
-        self.reordered = False          # by some [n]: then arguments left over are no remark
-        self.indexed = False            # an [n] was the last thing in this directive
-        self.good = True                # the directive's [n] are numbers of arguments
+        self.reordered = False  # by some [n]: then arguments left over get no remark
+        self.indexed = False  # an [n] was the last thing in this directive
+        self.good = True  # the directive's [n] are numbers of arguments
+        self.pieces: List[str] = []
+        self.room = MAX_TEXT
 
-    def run(self) -> Iterator[str]:
-        """The pieces of the text."""
-        text, percent, _ = self.form.partition("%")
-        while percent:
-            yield text
-            self.position += len(text) + 1
-            yield from self.directive()
-            end = self.form.find("%", self.position)
-            text = self.form[self.position:end if end >= 0 else None]
-            percent = end >= 0
-        yield text + self.extra()
+    def run(self) -> str:
+        """The text, with Go's remarks for what does not fit."""
+        self.write(self.take("[^%]*"))
+        while self.take("%"):
+            self.directive()
+            self.write(self.take("[^%]*"))
+        self.write(self.extra())
+        return "".join(self.pieces)
 
-    def take(self, characters: str, most: int = MAX_TEXT) -> str:
-        """A run of CHARACTERS that stands at the place, which moves behind it."""
-        start = self.position
-        end = min(len(self.form), start + most)
-        while self.position < end and self.form[self.position] in characters:
-            self.position += 1
-        return self.form[start:self.position]
+    def write(self, text: str) -> None:
+        self.pieces.append(text)
+        self.room -= len(text)
+        if self.room < 0:
+            raise Fail(f"the text grows over {MAX_TEXT} characters")
 
-    def directive(self) -> Iterator[str]:
-        """What follows a %: remarks on its width and precision, and then the argument."""
+    def take(self, pattern: str) -> str:
+        """What matches PATTERN at the position, which moves behind it; "" when nothing does."""
+        match = re.compile(pattern, re.DOTALL).match(self.form, self.position)
+        self.position = match.end() if match else self.position
+        return match.group() if match else ""
+
+    def directive(self) -> None:
+        """Write what follows a %: remarks on its width and precision, and then the argument."""
         self.good = True
-        flags = self.take("#0+- ")
+        flags = self.take("[#0+ -]*")
         self.index()
-        width, remark = self.size(-MAX_WIDTH, "%!(BADWIDTH)")
-        yield remark
+        width = self.size(-MAX_WIDTH, None, "%!(BADWIDTH)")
         self.good = self.good and not (self.indexed and width is not None)
         precision = None
-        if self.position + 1 < len(self.form) and self.take(".", 1):
+        if self.take(r"\.(?!\Z)"):
             self.good = self.good and not self.indexed
             self.index()
-            precision, remark = self.size(0, "%!(BADPREC)")
-            yield remark
-            precision = 0 if precision is None and not remark else precision
+            precision = self.size(0, 0, "%!(BADPREC)")
         if not self.indexed:
             self.index()
-        verb = self.form[self.position:self.position + 1]
-        self.position += len(verb)
-        yield self.shown(verb, flags, width or 0, precision)
+        self.write(self.shown(self.take(".?"), flags, width or 0, precision))
 
     def index(self) -> None:
         """Go on with the argument that an [n] names, where one stands."""
-        self.indexed = False
-        if not self.take("[", 1):
-            return
-        self.reordered = True
-        end = self.form.find("]", self.position)
-        number = None
-        if end >= 0 and self.position + 1 < len(self.form):     # else the bracket alone is taken
-            number = small_number(self.form[self.position:end])
-            self.position = end + 1
+        mark = self.take(r"\[((?!\]\Z)[^]]*\])?")  # the bracket alone when it is never closed
+        number = small_number(mark[1:-1])
         self.indexed = number is not None
-        self.good = self.good and number in range(1, len(self.values) + 1)
-        self.place = number - 1 if number in range(1, len(self.values) + 1) else self.place
+        self.reordered = self.reordered or bool(mark)
+        if number in range(1, len(self.values) + 1):
+            self.place = number - 1
+        elif mark:
+            self.good = False
 
-    def size(self, least: int, remark: str) -> Tuple[Optional[int], str]:
-        """A width or precision; for a * the next argument, or the REMARK that it is no good."""
-        if not self.take("*", 1):
-            digits = self.take("0123456789")
-            if digits and small_number(digits) is None:
-                self.position = len(self.form)                  # so does Go
-            return small_number(digits), ""
+    def size(self, least: int, default: Optional[int], remark: str) -> Optional[int]:
+        """A width or precision; for a * the next argument, or None and the REMARK when it's bad."""
+        if not self.take(r"\*"):
+            digits = self.take("[0-9]*")
+            size = small_number(digits)
+            if digits and size is None:
+                self.position = len(self.form)  # so does Go
+            return default if size is None else size
         self.indexed = False
         value = self.values[self.place] if self.place < len(self.values) else None
         self.place = min(self.place + 1, len(self.values))
         if basic_kind(value) == "int" and least <= value <= MAX_WIDTH:
-            return value, ""
-        return None, remark
+            return value
+        self.write(remark)
+        return None
 
     def shown(self, verb: str, flags: str, width: int, precision: Optional[int]) -> str:
         """The next argument by VERB."""
@@ -5022,40 +4988,36 @@ class Printf:
         self.place += 1
         plus, sharp, minus = "+" in flags, "#" in flags, "-" in flags or width < 0
         form = {"syntax": sharp, "names": plus} if verb == "v" else {"sharp": sharp, "plus": plus}
-        style = Style(verb, minus, space=" " in flags, zero="0" in flags and not minus,
-                      width=abs(width), precision=precision, **form)
+        style = Style(
+            verb, minus, space=" " in flags, zero="0" in flags and not minus, width=abs(width),
+            precision=precision, **form)
         return show(self.values[self.place - 1], style)
 
     def extra(self) -> str:
         """The remark on arguments that no directive took."""
         if self.reordered or self.place >= len(self.values):
             return ""
-        shown = ["<nil>" if value is None else f"{go_type(value)}={show(value)}"
-                 for value in self.values[self.place:]]
-        return f"%!(EXTRA {', '.join(shown)})"
+        left = [
+            "<nil>" if value is None else f"{go_type(value)}={show(value)}"
+            for value in self.values[self.place:]]
+        return f"%!(EXTRA {', '.join(left)})"
 
 
 def small_number(text: str) -> Optional[int]:
-    """The number that TEXT is; None when it is none, or is larger than fmt reads."""
+    """The number that TEXT is; None when it isn't one, or is larger than fmt reads."""
     if not (text.isascii() and text.isdigit()):
         return None
-    text = text.lstrip("0")
-    return None if len(text) > 8 or int(text[:-1] or 0) > MAX_WIDTH else int(text or 0)
+    text = text.lstrip("0") or "0"
+    return int(text) if len(text) < 9 and int(text) // 10 <= MAX_WIDTH else None
 
 
 def go_printf(form: str, *values: object) -> str:
-    """Template function `printf`, with Go's remarks for what does not fit."""
-    pieces, size = [], 0
-    for piece in Printf(form, values).run():
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_TEXT:
-            raise Fail(f"the text grows over {MAX_TEXT} characters")
-    return "".join(pieces)
+    """Template function `printf`."""
+    return Printf(form, values).run()
 
 
 BUILTINS: Dict[str, Callable[..., Any]] = {
-    "and": lambda first, *others: first,        # for the signature: Machine.short_circuit runs them
+    "and": lambda first, *others: first,  # for the signature: Machine.short_circuit runs them
     "or": lambda first, *others: first,
     "not": lambda value: not is_true(value),
     "eq": go_eq,
@@ -5067,13 +5029,14 @@ BUILTINS: Dict[str, Callable[..., Any]] = {
     "len": go_len, "index": go_index, "slice": go_slice, "call": go_call, "js": go_js,
     "html": lambda *values: flat(values).translate(HTML),
     "urlquery": lambda *values: urllib.parse.quote_plus(to_bytes(flat(values))),
-    "print": go_print, "printf": go_printf,
-    "println": lambda *values: " ".join(map(show, values)) + "\n",
-}
+    "print": go_print,
+    "printf": go_printf,
+    "println": lambda *values: " ".join(map(show, values)) + "\n"}
 
 
-def render(text: str, data: Any, funcs: Optional[Dict[str, Callable[..., Any]]] = None,
-           name: str = "template") -> str:
+def render(
+    text: str, data: Any, funcs: Optional[Dict[str, Callable[..., Any]]] = None,
+    name: str = "template") -> str:
     """The template TEXT, of Go's text/template, filled in from DATA.
 
     DATA is made of dict, list, str, int, float, bool, None and Struct. FUNCS are added to Go's own
@@ -5083,10 +5046,14 @@ def render(text: str, data: Any, funcs: Optional[Dict[str, Callable[..., Any]]] 
     """
     source = TemplateText(name, text)
     functions = {**BUILTINS, **(funcs or {})}
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + FRAMES * MAX_DEPTH)
     try:
         return Machine(source, Parser(source, functions).parse(), functions).run(data)
     except RecursionError:
         raise source.error(0, "the template or its data is nested too deep") from None
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import (
 	"text/template"
 )
 
-// Recipe is the data of a case whose data section is headed "--- struct".
+// Recipe is what {"#struct": {"Version": "1", "Data": ...}} in a case's data stands for.
 type Recipe struct {
 	Version string
 	Data    interface{}
@@ -84,9 +84,6 @@ func render(body string) (string, error) {
 	var data interface{}
 	if found {
 		data = decode(text)
-	} else if source, text, found = strings.Cut(body, "\n--- struct\n"); found {
-		fields := decode(text).(map[string]interface{})
-		data = Recipe{fields["Version"].(string), fields["Data"]}
 	}
 	parsed, err := template.New("template").Funcs(functions).Parse(source)
 	if err != nil {
@@ -97,26 +94,36 @@ func render(body string) (string, error) {
 	return result.String(), err
 }
 
-// decode reads JSON; a number without point and exponent is an int.
+// decode reads JSON and what else the README of the cases has.
 func decode(text string) interface{} {
 	var value interface{}
 	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.UseNumber()
 	check(decoder.Decode(&value))
-	return numbers(value)
+	return convert(value)
 }
 
-// numbers replaces every json.Number in value by the int or float64 it is.
-func numbers(value interface{}) interface{} {
+// convert replaces every json.Number in value by the int or float64 it is, and #struct and #map.
+func convert(value interface{}) interface{} {
 	switch value := value.(type) {
 	case map[string]interface{}:
 		for key, element := range value {
-			value[key] = numbers(element)
+			value[key] = convert(element)
+		}
+		if fields, found := value["#struct"].(map[string]interface{}); found {
+			return Recipe{fields["Version"].(string), fields["Data"]}
+		}
+		if pairs, found := value["#map"].([]interface{}); found {
+			mixed := map[interface{}]interface{}{} // as yaml.v2 makes it
+			for _, pair := range pairs {
+				mixed[pair.([]interface{})[0]] = pair.([]interface{})[1]
+			}
+			return mixed
 		}
 	case []interface{}:
 		exact := make([]interface{}, len(value)) // no more room in it, which slice would show
 		for i, element := range value {
-			exact[i] = numbers(element)
+			exact[i] = convert(element)
 		}
 		return exact
 	case json.Number:

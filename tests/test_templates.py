@@ -37,11 +37,15 @@ def split_case(body):
     body, _, message = body.partition("\n--- error")
     message = message.partition("\n")[::2]
     template, _, text = body.partition("\n--- data\n")
-    data = json.loads(text) if text else None
-    if not text:
-        template, _, text = body.partition("\n--- struct\n")
-        data = pkggen.Struct(json.loads(text)) if text else None
+    data = json.loads(text, object_hook=convert) if text else None
     return template, data, None if failing else output, message
+
+
+def convert(value):
+    """An object of a case's data: {"#struct": {...}}, {"#map": [[key, value], ...]}, or itself."""
+    if "#struct" in value:
+        return pkggen.Struct(value["#struct"])
+    return dict(value["#map"]) if "#map" in value else value
 
 
 ALL = list(read_cases())
@@ -177,6 +181,17 @@ def test_structs():
         "template:1:3: can't evaluate field Verson in type Recipe; did you mean Version?"
 
 
+def test_structs_in_maps_are_named_by_their_class():
+    class Package(pkggen.Struct):
+        pass
+
+    data = {"zlib": Package(Dependencies=["musl"])}
+    assert pkggen.render("{{.zlib.Dependencies}}{{range .}}{{.}}{{end}}", data) == "[musl]{[musl]}"
+    assert fail("{{.zlib.Depndencies}}", data) == \
+        "template:1:8: can't evaluate field Depndencies in type Package; did you mean Dependencies?"
+    assert "evaluate field X in type Package" in fail("{{range .}}{{.X}}{{end}}", data)
+
+
 def test_annotations_of_functions_may_be_strings():
     def double(number: "int", *more: "str") -> "int":
         return 2 * number
@@ -192,11 +207,9 @@ def test_strings_that_are_no_utf8_keep_their_bytes():
 
 
 def test_data_of_yaml():
-    data = {2: "b", 1: "a", "x": "c", True: "d"}
     assert pkggen.render("{{.}} {{range .}}{{.}}{{end}}", {"k": (1, 2)}) == "map[k:[1 2]] [1 2]"
-    assert pkggen.render("{{range $k, $v := .}}{{$k}}{{end}}{{index . 2}}", {2: "b", 1: "a"}) \
-        == "12b"
-    assert pkggen.render("{{len .}}{{.}}", data)
+    assert pkggen.render("{{.}}", {1: 0, float("nan"): 0, -0.5: 0, "x": 0}) == \
+        "map[NaN:0 -0.5:0 1:0 x:0]"
     assert pkggen.render("{{.}} {{printf \"%6.1f\" .}}", float("inf")) == "+Inf   +Inf"
     assert pkggen.render("{{.}}", float("-inf")) == "-Inf"
     assert pkggen.render("{{.}}", float("nan")) == "NaN"
@@ -230,33 +243,70 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("template", ENDLESS.values(), ids=list(ENDLESS))
-def test_what_does_not_end_fails_in_time(template):
+def test_s23_what_does_not_end_fails_in_time(template):
     start = time.monotonic()
     assert fail(template, [0] * 100)
     assert time.monotonic() - start < 30
 
 
-def test_templates_nest_deeper_than_python_does():
-    down = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}'
-    assert pkggen.render(down + '{{template "r" .}}ok', "x" * 4_000) == "ok"
+def called_deep(frames, template, data=None):
+    """The text of TEMPLATE when Python's stack already holds FRAMES."""
+    if frames:
+        return called_deep(frames - 1, template, data)
+    return pkggen.render(template, data)
+
+
+DEEP = pkggen.MAX_DEPTH
+CALLS = '{{define "r"}}{{with .}}{{template "r" (slice . 1)}}{{end}}{{end}}{{template "r" .}}1'
+PARENTHESES = "{{" + "(print " * (DEEP - 1) + "1" + ")" * (DEEP - 1) + "}}"
+DEEPEST = "{{define `r`}}" + PARENTHESES + "{{end}}" \
+    + "{{if 1}}" * (DEEP - 2) + "{{template `r`}}" + "{{end}}" * (DEEP - 2)
+
+
+@pytest.mark.parametrize("template, data", [
+    (PARENTHESES, None),
+    ("{{range $}}" * (DEEP - 1) + "1" + "{{end}}" * (DEEP - 1), [1]),
+    (DEEPEST, None),
+    (CALLS, "x" * (DEEP // 2 - 2)),
+], ids=["parentheses", "ranges", "parentheses in a template in ifs", "calls"])
+def test_nesting_that_is_allowed_leaves_room_for_the_caller(template, data):
+    limit = sys.getrecursionlimit()
+    assert called_deep(300, template, data) == "1"
+    assert sys.getrecursionlimit() == limit
+
+
+def test_what_is_nested_too_deep_says_where():
+    what = f"blocks, parentheses or templates are nested over {DEEP} deep"
+    assert fail(CALLS, "x" * (DEEP // 2 - 1)) == f"template:1:17: {what}"
+    assert fail("{{" + "(" * (DEEP + 1)) == f"template:1:{3 + DEEP}: {what}"
+    assert fail("{{if 1}}" * (DEEP + 1)) == f"template:1:{3 + 8 * DEEP}: {what}"
+
+
+def test_a_long_chain_of_else_is_not_nested():
     chain = "{{if 0}}" + "{{else if 0}}" * 5_000 + "{{else}}ok{{end}}"
     assert pkggen.render(chain, None) == "ok"
 
 
-def test_nesting_that_is_allowed_leaves_room_for_the_caller():
-    depth = 80
-    template = "{{" + "(print " * depth + "1" + ")" * depth + "}}"
-
-    def called_deep(frames):
-        return called_deep(frames - 1) if frames else pkggen.render(template, None)
-
-    assert called_deep(300) == "1"
-    assert sys.getrecursionlimit() == 1000
-
-
-def test_deep_data_is_an_error():
+def test_s23_deep_data_is_an_error():
     data = []
     for _ in range(100_000):
         data = [data]
     assert "deep" in fail("{{.}}", data)
     assert "deep" in fail("{{print .}}", data)
+
+
+def test_s23_what_is_deep_leaves_the_interpreter_alive():
+    """What nests and recurses as deep as it may fits into half of the usual stack of 8 MB."""
+    program = f"""import sys; sys.path[:0] = [{str(ROOT)!r}]; import pkggen
+data = []
+for _ in range(100_000):
+    data = [data]
+for template in {[DEEPEST, ENDLESS["recursion"], ENDLESS["open parentheses"], "{{.}}"]!r}:
+    try:
+        print(pkggen.render(template, data))
+    except pkggen.Fail:
+        print("fail")
+"""
+    command = ["sh", "-c", 'ulimit -s 4096; exec "$@"', "sh", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\nfail\nfail\nfail\n", "")
