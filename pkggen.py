@@ -1591,7 +1591,7 @@ echo $status >.status
 [ $status != 0 ] || tar --xattrs --xattrs-include='*' --acls -cf - out .status || exit 100
 exit $status
 """
-LOG_LIMIT = 1 << 28         # bytes of a build's log; what writes more has no end
+LOG_LIMIT = 1 << 26         # bytes of a build's log; what writes more has no end
 OUTPUT_LIMIT = 1 << 34      # bytes of the tar that comes out, and of any file in a container
 
 
@@ -1711,14 +1711,13 @@ def write_sysroot(
 def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
     command = [sys.executable, os.path.join(HERE, "lpkg.py"), *arguments]
     with tempfile.TemporaryFile() as errors:
-        status = subprocess.run(
-            command, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=errors)
+        done = subprocess.run(command, stdin=stdin or subprocess.DEVNULL, stdout=stdout,
+                              stderr=errors)
         errors.seek(0)
-        text = errors.read().decode(errors="replace").strip()
-    if status.returncode:
-        raise Fail(
-            text.splitlines()[-1] if text else f"lpkg {arguments[0]} ended with {status.returncode}"
-        )
+        lines = errors.read().decode(errors="replace").strip().splitlines()
+    if done.returncode:
+        reason = lines[-1] if lines else f"{arguments[0]} ended with {done.returncode}"
+        raise Fail(reason[len("lpkg: "):] if reason.startswith("lpkg: ") else f"lpkg: {reason}")
 
 
 def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: float) -> None:
@@ -1743,6 +1742,7 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
             copy_log(process.stderr, file, recipe.name, usual)
         status = process.wait()
     finally:
+        process.stderr.close()      # what is still being written must hold nobody up
         stop_build(process, environment)
     if status:
         raise Fail(failure(recipe, log, status))
@@ -1886,7 +1886,7 @@ DOC_PATHS = re.compile(r"usr/share/(man|doc|info|gtk-doc)/.")
 LIBRARY_PATHS = re.compile(r"(usr/)?lib/lib[^/]*\.so(\.|$)")
 BUILD_PATHS = re.compile(rb"(?<![\w./])/(?:build|sysroot)/")
 COPIES_SIZE = 10_000        # bytes that copies may cost unsaid
-MEMBERS_LIMIT = 1_000_000   # files in a build's tar
+MEMBERS_LIMIT = 300_000   # files in a build's tar
 
 
 class OutFile(NamedTuple):
@@ -2013,7 +2013,8 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
         if file.elf and file.elf.is_shared and not file.elf.soname and LIBRARY_PATHS.match(
                 file.path):
             yield "soname", f"{file.path} is a shared library without a SONAME"
-        if file.elf and file.elf.has_symbols and not file.path.endswith((".o", ".a", ".ko")):
+        if file.elf and file.elf.has_symbols and recipe.fields["strip"] and not (
+                file.path.endswith((".o", ".ko"))):
             yield "symbols", file.path
         if file.has_build_path:
             yield "build-path", file.path

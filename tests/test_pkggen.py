@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import select
 import shutil
 import signal
@@ -1866,6 +1867,177 @@ def test_world_fetches_before_it_builds(world, upstream):
     assert "f: no source has it: " in said and "has other bytes" in said
     assert cached(world.env) == {GOOD: BODY}
     assert world.make(status=2)[1] == []
+
+
+# ---- what comes out of a build is looked at ------------------------------------------------------
+
+
+LINK = "echo 'int f(void) { return 1; }' | gcc -shared -fPIC -x c -"
+
+
+def looked_at(world, *script, status=0, packages=(("a", None),), **fields):
+    """What a first build of a recipe with this SCRIPT says: its last error, or its advice."""
+    write_recipe(world.folder / "recipes/a", recipe_text(
+        packages=dict(packages), script=list(script), **fields))
+    said = world.make(status=status)[0].splitlines()
+    if status:
+        return [line for line in said if line.startswith("pkggen: ")][-1]
+    return [line.partition("a: ")[2] for line in said if line.startswith("advice ")]
+
+
+def test_a_package_without_files_is_an_error_that_says_where_they_went(world):
+    stray = pathlib.Path("/usr/local/panux-test-of-strays")
+    try:
+        said = looked_at(world, f"mkdir -p out/a/usr; echo x >{stray}", status=2)
+    finally:
+        stray.unlink()
+    assert said == (
+        f"pkggen: recipes/a/pkgen.yaml: a has no files ({stray} went elsewhere): install into "
+        "out/a; `allow: {empty: REASON}` switches this off")
+    assert world.packages() == []
+    assert looked_at(world, ":", allow={"empty": "it is a name alone"}) == []
+    assert world.packages() == ["a-1-0.x86_64.lpkg"]
+
+
+def test_a_meta_package_has_no_files(world):
+    assert looked_at(world) == [] and world.packages() == ["a-1-0.x86_64.lpkg"]
+
+
+@pytest.mark.parametrize("name, soname, is_error", [
+    ("usr/lib/libx.so.1", "", True), ("lib/libx.so", "", True),
+    ("usr/lib/libx.so.1", "libx.so.1", False), ("usr/lib/x/libplugin.so", "", False),
+    ("usr/lib/plugin.so", "", False)])
+def test_a_shared_library_without_soname_is_an_error(world, name, soname, is_error):
+    option = f"-Wl,-soname,{soname}" if soname else ""
+    script = f"mkdir -p out/a/{os.path.dirname(name)}; {LINK} {option} -o out/a/{name}"
+    if is_error:
+        said = looked_at(world, script, status=2)
+        assert f"{name} is a shared library without a SONAME: link it with -Wl,-soname" in said
+        assert world.packages() == []
+    said = looked_at(world, script, **({"allow": {"soname": "so it is"}} if is_error else {}))
+    assert [line for line in said if "SONAME" in line] == []
+
+
+def test_files_are_stripped_unless_the_recipe_says_no(world):
+    script = ["mkdir -p out/a/usr/lib out/a/usr/bin",
+              LINK + " -g -Wl,-soname,libx.so -o out/a/usr/lib/libx.so",
+              "echo 'int main(void) { return 0; }' | gcc -g -x c - -o out/a/usr/bin/x",
+              "echo 'int y;' | gcc -g -c -x c - -o y.o; ar rc out/a/usr/lib/liby.a y.o",
+              "cp out/a/usr/bin/x out/a/usr/bin/y; echo '#!/bin/sh' >out/a/usr/bin/z",
+              "chmod 755 out/a/usr/bin/z; chmod 4755 out/a/usr/bin/y"]
+    fields = {"packages": {"a": {"owners": {"/usr/bin/y": "0:0:4755"}}}}
+
+    def sections(strip):
+        text = recipe_text(**{**fields, "script": script, **strip})
+        write_recipe(world.folder / "recipes/a", text)
+        assert "(symbols)" not in world.make()[0]
+        place = world.folder / "unpacked"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        subprocess.run(["tar", "-xf", world.out / "repo/x86_64/a-1-0.x86_64.lpkg"], cwd=place,
+                       check=True)
+        assert (place / "usr/bin/z").read_text() == "#!/bin/sh\n"
+        assert (place / "usr/bin/y").stat().st_mode & 0o7777 == 0o4755
+        names = ["usr/lib/libx.so", "usr/bin/x", "usr/bin/y", "usr/lib/liby.a"]
+        return {name: subprocess.run(["readelf", "-SW", name], cwd=place, check=True,
+                                     stdout=subprocess.PIPE, text=True).stdout for name in names}
+
+    small, whole = sections({}), sections({"strip": False})
+    for name in small:
+        assert ".debug_info" in whole[name] and ".debug_info" not in small[name]
+        is_linked = not name.endswith(".a")
+        assert (".symtab" in small[name]) != is_linked, name
+
+
+def test_advice(world):
+    """One line a check, after a first build only; a check that is switched off says nothing."""
+    script = [
+        "mkdir -p out/a/usr/bin out/a/usr/lib out/a/usr/include out/a/usr/share/man/man1 out/a/etc",
+        "echo /build/x >out/a/usr/bin/path; echo https://a.org/build/ >out/a/usr/bin/none",
+        ": >out/a/usr/lib/libx.a; : >out/a/usr/include/x.h; : >out/a/usr/share/man/man1/x.1",
+        "ln -s nowhere out/a/usr/bin/dangling; ln -s ../lib/libx.a out/a/usr/bin/good",
+        "ln -s /usr/lib out/a/usr/bin/absolute; : >out/a/etc/conf; : >out/a/etc/kept",
+        "seq 10000 >out/a/usr/bin/one; cp out/a/usr/bin/one out/a/usr/bin/two",
+        "ln out/a/usr/bin/one out/a/usr/bin/three",
+        "echo 'int main(void) { return 0; }' | gcc -x c - -o out/a/usr/bin/x"]
+    packages = {"a": {"conffiles": ["/etc/kept"]}}
+    world.recipe("b")
+    said = looked_at(world, *script, packages=packages)
+    checks = {re.search(r"\((\S+)\)$", line)[1]: line for line in said}
+    assert len(checks) == len(said)
+    assert set(checks) == {"build-path", "dev", "doc", "dangling", "conffiles", "copies", "library"}
+    assert "usr/bin/path" in checks["build-path"] and "none" not in checks["build-path"]
+    assert checks["dev"].startswith("usr/lib/libx.a, usr/include/x.h: ")
+    assert checks["dangling"].startswith("usr/bin/dangling -> nowhere: ")
+    assert checks["conffiles"].startswith("etc/conf: ")
+    assert "under 3 names, 97.8 kB" in checks["copies"]
+    assert "libc.so.6" in checks["library"]
+    assert looked_at(world, *script, "# again", packages=packages) == []
+    shutil.rmtree(world.out)
+    reasons = dict.fromkeys(checks, "for a test")
+    assert looked_at(world, *script, packages=packages, allow=reasons) == []
+
+
+def test_a_built_line_says_what_the_size_was(world):
+    write = "head -c {} /dev/urandom >out/a/f"
+    folder = world.recipe("a", script=[write.format(3000)])
+    assert re.search(r"built   a 1-0: a, 3\.\d kB, \d s\n", world.make()[0])
+    (folder / "pkgen.yaml").write_text(
+        (folder / "pkgen.yaml").read_text().replace("3000", "9000"))
+    assert re.search(r"built   a 1-0: a, 9\.\d kB \(was 3\.\d kB\), \d s\n", world.make()[0])
+
+
+def test_what_lpkg_refuses_ends_the_build(world):
+    assert looked_at(world, ": >out/a/su; chmod 4755 out/a/su", status=2) == (
+        "pkggen: a: su is setuid or setgid and nobody said so; add `/su: 0:0:4755` to owners, or "
+        "take the bit away")
+
+
+def test_an_elf_file_that_lies_about_itself_is_looked_at_in_bounded_time(tmp_path):
+    """Headers that point beyond the file, or say that they are of no size."""
+    rng = random.Random(7)
+    subprocess.run(["sh", "-c", f"{LINK} -o {tmp_path}/x.so"], check=True)
+    data = (tmp_path / "x.so").read_bytes()
+    assert pkggen.read_elf(io.BytesIO(data), len(data)) == pkggen.Elf(True, False, True)
+    for _ in range(500):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(4, 64)] = rng.choice([0, 1, 255, rng.randrange(256)])
+        pkggen.read_elf(io.BytesIO(bytes(damaged[:rng.choice([len(data), 52, 64, 100])])), len(data))
+
+
+@pytest.mark.parametrize("script", ["yes", "tr '\\0' x </dev/zero"], ids=["lines", "one line"])
+def test_s43_a_log_without_end(world, script):
+    world.recipe("a", script=[f"{script} >&2"])
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    said, _ = world.make(status=2)
+    log = world.out / "x86_64/log/a.log"
+    assert f"a: the build was stopped, for its log is over 67.1 MB: {log}" in said
+    assert log.stat().st_size < 70_000_000
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert most < max(before, 150_000)
+    assert len((world.places / "stopped").read_text().splitlines()) >= 1
+
+
+def test_s43_a_tar_without_end(world):
+    """dd writes one byte beyond the limit of what comes out; as long a tar would be the same."""
+    world.recipe("a")
+    world.env["RUN"] = ("sh -c 'cat >/dev/null; dd if=/dev/zero of=/dev/fd/1 bs=1 count=1 "
+                        "conv=notrunc seek=17179869184' --")
+    said, _ = world.make(status=2)
+    assert "File too large" in said or "status -25" in said or "153" in said, said
+    assert world.packages() == []
+
+
+def test_s43_a_tar_of_very_many_files(tmp_path):
+    recipe = load(tmp_path / "r", recipe_text(script=["true"]))
+    block = tarfile.TarInfo("out/p/f").tobuf()
+    with (tmp_path / "tar").open("w+b") as file:
+        for _ in range(31):
+            file.write(block * 10_000)
+        file.seek(0)
+        with pytest.raises(pkggen.Fail, match="gave over 300000 files"):
+            pkggen.look_at_output(recipe, file, str(tmp_path / "log"))
 
 
 # ---- git sources, proxies ------------------------------------------------------------------------
