@@ -2006,6 +2006,7 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
     conffiles = {(name, clean_path(path)) for name, package in recipe.packages.items()
                  for path in package["conffiles"]}
     paths = {part for file in files for part in (file.path, *parents(file.path))}
+    names = {f"out/{file.package}/{file.path}": file for file in files}
     copies: Dict[str, List[OutFile]] = {}
     for file in files:
         if file.path.startswith("etc/lpkg.d/alt.d/"):
@@ -2027,8 +2028,9 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
             yield "conffiles", file.path
         if file.kind == tarfile.SYMTYPE and link_target(file) not in paths:
             yield "dangling", f"{file.path} -> {file.target}"
-        if file.kind == tarfile.REGTYPE and file.size:
-            copies.setdefault(file.digest, []).append(file)
+        if file.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):     # a package has no hard links
+            content = names.get(file.target, file)
+            copies.setdefault(content.digest, []).append(content)
     for same in copies.values():
         cost = sum(file.size for file in same[1:])
         if cost >= COPIES_SIZE:
