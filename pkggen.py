@@ -825,7 +825,8 @@ def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
     own = [source_name(url, place) for url in urls]
     name = free_name(recipe, given, own[0], place)
     for prefix in recipe.fields["mirrors"]:
-        url = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
+        whole = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
+        url = split_name(whole, f"{recipe.path}: mirrors")[1]
         source_name(url, f"{recipe.path}: mirrors")
         if url.partition(":")[0] not in WEB:  # file:///etc would bring this machine's own files
             raise Fail(f"{recipe.path}: mirrors: {prefix!r} is not an https:, http: or ftp: prefix")
@@ -842,15 +843,16 @@ def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
 def split_name(text: str, place: str) -> Tuple[str, str]:
     """The name that a source is given (NAME::URL), empty for none, and its URL."""
     if not text.isprintable():
-        raise Fail(f"{place}: {printable(text)!r} has control characters; a URL has them as %0A")
+        raise Fail(f"{place}: {text!r} has control characters; take them out")
     name, url = GIVEN_NAME.fullmatch(text).groups("")
     scheme, colon, rest = url.partition(":")
-    if re.match("//[^/?#]*@", rest):
+    url = scheme.lower() + colon + rest if scheme.lower() in SCHEMES else url
+    if re.match("//[^/?#]*@", rest) and not url.startswith(LOCAL):
         raise Fail(f"{place}: a user or password in a URL is shown to others; write them into "
                    "~/.netrc, as in `machine HOST login NAME password WORD`")
     if name:
         check_name(name, f"{place}: {name!r} can't be a file's name")
-    return name, scheme.lower() + colon + rest
+    return name, url
 
 
 def check_name(name: str, problem: str) -> None:
@@ -3261,7 +3263,7 @@ def recipe_paths(words: List[str]) -> List[str]:
 # ---- hash: the sha256 map, line by line ----------------------------------------------------------
 
 HASH_HEAD = (
-    r"""(?m)^(\ufeff?["']?sha256["']?[ \t]*:)(?:[ \t]*(?:~|null|\{[^{}]*\}))?"""
+    r"""(?m)^(\ufeff?["']?sha256["']?[ \t]*:)(?:[ \t]*(?:~|null|\{[^{}#]*\}))?"""
     r"""([ \t]*(?:[ \t]#.*)?\r?)$""")
 HASH_BODY = r"""(?:\n(?:[ \t]+\S.*|[ \t]*(?:#.*)?\r?(?=\n|\Z)))*"""
 HASH_LINE = (
@@ -3370,7 +3372,8 @@ def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
     A line of the map keeps its layout and comment; lines of other names go.
     """
     newline = "\r\n" if "\r\n" in text else "\n"
-    text += "" if text.endswith("\n") else newline
+    if not text.endswith("\n"):
+        return with_hashes(path, text + newline, hashes)[: -len(newline)]
     head = re.search(HASH_HEAD, text)
     if not head:
         return with_hashes(path, with_empty_map(text, newline), hashes) if hashes else text
@@ -3405,10 +3408,12 @@ def with_empty_map(text: str, newline: str) -> str:
 def recipe_values(path: str, text: str) -> Tuple[Dict[str, str], Dict[str, str]]:
     """What the recipe's TEXT says but for hashes, and its sha256 map; empty if it can't be read."""
     try:
-        nodes = {key.value: value for key, value in compose_text(path, text.encode()).value}
-        hashes = nodes.pop("sha256", None)
-        rest = {key: yaml.serialize(value) for key, value in nodes.items()}
-        return rest, Reader(path).text_map(hashes, "sha256") if hashes else {}
+        reader = Reader(path)
+        pairs = reader.pairs(compose_text(path, text.encode()), "the recipe")
+        values = {key: value for key, _, value in pairs}
+        hashes = values.pop("sha256", None)
+        rest = {key: yaml.serialize(value) for key, value in values.items()}
+        return rest, reader.text_map(hashes, "sha256") if hashes else {}
     except Fail:
         return {}, {}
 
