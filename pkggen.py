@@ -2327,8 +2327,7 @@ def open_url(url: str, have: int = 0) -> Any:
     class Redirects(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, old: Any, file: Any, code: int, *rest: Any) -> Any:
             if old.type == "https" and not rest[-1].lower().startswith("https:"):
-                where = re.sub("//[^/?#]*@", "//", rest[-1])
-                problem = f"it redirects from https to {where}"
+                problem = f"it redirects from https to {shown_url(rest[-1])}"
                 raise urllib.error.HTTPError(old.full_url, code, problem, rest[1], file)
             return super().redirect_request(old, file, code, *rest)
 
@@ -2364,6 +2363,11 @@ def ascii_url(url: str) -> Tuple[str, str]:
     header = "Basic " + base64.b64encode(pair.encode()).decode() if login else ""
     plain = parts._replace(netloc=url_host(url).encode("idna").decode()).geturl()
     return urllib.parse.quote(plain, safe="!#$%&'()*+,/:;=?@[]~"), header
+
+
+def shown_url(url: str) -> str:
+    """URL without the user and password that it may have."""
+    return re.sub("//[^/?#]*@", "//", url)
 
 
 def receive(reply: Any, part: Any, have: int, name: str) -> None:
@@ -2525,7 +2529,7 @@ def run_fetcher(command: List[str], folder: str, name: str, environment: Dict[st
             texts.append(file.read().decode(errors="replace"))
     if process.returncode:
         reasons = re.findall("(?m)^(?:fatal: |error: |E: )(.*)", texts[1]) or texts[1].splitlines()
-        raise Unreachable(f"{command[0]}: {reasons[0] if reasons else 'no reason given'}")
+        raise Unreachable(f"{command[0]}: {reasons[0].rstrip('.') if reasons else 'no reason given'}")
     return texts[0]
 
 
@@ -2551,8 +2555,8 @@ def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
     updates beside it apt would take the same version from there, where old files go away.
     """
     match = DEB_SRC.fullmatch(alternative.url.partition("?")[0])
-    reason = Unreachable("nobody was asked")
     for archives in archive_sets(match["suite"]):
+        reason = ""
         try:
             files = apt_files(archives, match["package"])
             if match["file"] not in files:
@@ -2561,23 +2565,26 @@ def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
             if alternative.sha256 not in (None, place.sha256):
                 raise Unreachable(f"has other bytes: sha256 {place.sha256}, "
                                   f"and the recipe wants {alternative.sha256}")
+            reason = f"{shown_url(place.url)}: "
             return fetch_alternative(name, place, folder)
         except Unreachable as problem:
-            reason = problem
-    raise reason
+            reason += str(problem)
+    raise Unreachable(reason)
 
 
 def deb_src_files(package: str) -> List[Tuple[str, str]]:
     """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
-    suite, _, package = package.rpartition("/")
+    suite, _, name = package.rpartition("/")
+    problem = ""
     try:
         for archives in archive_sets(suite):
-            with contextlib.suppress(Unreachable):
-                files = apt_files(archives, package)
-                return [(file, place.url) for file, place in files.items()]
+            try:
+                return [(file, place.url) for file, place in apt_files(archives, name).items()]
+            except Unreachable as reason:
+                problem = str(reason)
     except Unreachable as reason:
-        raise Fail(f"deb-src:{package}: {reason}") from None
-    raise Fail(f"deb-src:{package}: apt has no source package of that name")
+        problem = str(reason)
+    raise Fail(f"deb-src:{package}: {problem}")
 
 
 def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
@@ -2624,8 +2631,8 @@ def apt_options(archives: Archives) -> List[str]:
     sources = os.path.join(state, "sources.list")
     options = [
         "-qq", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
-        "-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={state}", "-o",
-        "APT::Sandbox::User=root"]
+        "-o", f"Dir::State::Lists={state}/lists", "-o", "Dir::State::Status=/dev/null",
+        "-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"]
     with lock_file(os.path.join(state, "lock"), "fetch   apt's lists"):
         if not is_recent(sources, lines):
             os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
@@ -3430,15 +3437,18 @@ def cmd_outdated(options: argparse.Namespace) -> None:
         mine = recipe.fields["version"]
         rows.append((recipe.name, mine, in_apt.get(recipe.name, "-"), newest_upstream(recipe)))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
-    output(options, "".join(map(printable, lines)))
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    output(options, "".join(f"{printable(line)}\n" for line in lines))
 
 
 def newest_in_apt(recipes: List[Recipe]) -> Dict[str, str]:
     """Recipe to the newest version of its source package, which has its name unless it says so."""
     packages: Dict[str, Tuple[Optional[str], str]] = {}
     for recipe in recipes:
-        urls = [alternative.url for source in recipe.sources for alternative in source.alternatives]
+        urls = [alternative.url for source in recipe.sources for alternative in source.alternatives
+                if not source.is_local]
+        if not urls:
+            continue
         match = next(filter(None, map(DEB_SRC.match, urls)), None)
         package = match["package"].partition("=")[0] if match else recipe.name.lower()
         packages[recipe.name] = (match["suite"] if match else None, package)
@@ -3455,24 +3465,27 @@ def newest_in_apt(recipes: List[Recipe]) -> Dict[str, str]:
 
 
 def newest_upstream(recipe: Recipe) -> str:
-    """The newest version in the listing where the first https source of the recipe is, or -."""
+    """The newest version in the listing where the first https source of the recipe is, or -.
+
+    That is the listing of the first directory on the way to it whose names have the version.
+    """
     urls = (alternative.url for source in recipe.sources for alternative in source.alternatives)
     url = next((url for url in urls if url.startswith("https:")), "").partition("?")[0]
-    folder, _, file = url.rpartition("/")
-    before, version, after = urllib.parse.unquote(file).partition(recipe.fields["version"])
-    if not version:
+    version = rf"(?<![0-9.]){re.escape(recipe.fields['version'])}(?![0-9])"
+    match = re.match(rf"(https://[^/]+/(?:.*?/)??)([^/]*?){version}([^/]*)", url)
+    if not match:
         return "-"
-    end = r"\.tar\.\w+" if after.startswith(".tar.") else re.escape(after)
-    form = re.compile(re.escape(before) + r"([0-9][\w.+~-]*?)" + end)
+    end = r"\.tar\.\w+" if match[3].startswith(".tar.") else re.escape(match[3])
+    form = re.compile(re.escape(match[2]) + r"([0-9][\w.+~-]*?)" + end)
     try:
-        with open_url(folder + "/") as reply:
+        with open_url(match[1]) as reply:
             page = reply.read(PAGE_LIMIT).decode(errors="replace")
     except (Unreachable, OSError, ValueError) as reason:
-        say(f"outdated: {recipe.name}: {folder}/: {reason}")
+        say(f"outdated: {recipe.name}: {match[1]}: {reason}")
         return "-"
     links = re.findall(r"""(?i)href\s*=\s*["']?([^"'\s>?#]+)""", page)
-    names = (urllib.parse.unquote(link).rpartition("/")[2] for link in links)
-    found = [match[1] for match in map(form.fullmatch, names) if match]
+    names = (link.rstrip("/").rpartition("/")[2] for link in links)
+    found = [name[1] for name in map(form.fullmatch, names) if name]
     stable = [text for text in found if not re.search("(?i)alpha|beta|rc|pre|dev", text)]
     return max(stable or found or ["-"], key=version_key)
 
