@@ -3290,20 +3290,27 @@ def cmd_hash(options: argparse.Namespace) -> None:
 def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optional[str]]) -> None:
     """Write the hashes of the recipe's sources, and first the new version. KNOWN: URL to hash."""
     path = recipe_path(path)
+    if os.path.islink(path):
+        raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
     with open(path, encoding="utf-8", newline="") as file:
         before = file.read()
     try:
-        text = with_version(path, before, options.bump) if options.bump else before
-        rewrite(path, text)
+        text = before
+        if options.bump:
+            text = with_version(path, before, options.bump)
+            rewrite(path, text)
         recipe = load_recipe(path, options)
         hashes, in_urls, missing = source_hashes(recipe, known)
         if missing and options.bump:
             raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
         for old, new in in_urls.items():
             text = text.replace(old, new)
-        rewrite(path, with_hashes(path, text, hashes))
+        text = with_hashes(path, text, hashes)
+        if text != before:
+            rewrite(path, text)
     except BaseException:
-        rewrite(path, before)
+        if options.bump:
+            rewrite(path, before)
         raise
     say(f"hash    {path}: {len(hashes) + len(in_urls)} written")
     if missing:
@@ -3312,13 +3319,8 @@ def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optiona
 
 def rewrite(path: str, text: str) -> None:
     """Replace the file PATH by TEXT; its mode and its owner stay."""
-    state = os.lstat(path)
-    if not stat.S_ISREG(state.st_mode):
-        raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
-    with open(path, "rb") as file:
-        if file.read() == text.encode():
-            return
-    write_atomic(path, text.encode(), 0o600)
+    state = os.stat(path)
+    write_atomic(path, to_bytes(text), 0o600)
     with contextlib.suppress(PermissionError):
         os.chown(path, state.st_uid, state.st_gid)
     os.chmod(path, stat.S_IMODE(state.st_mode))
@@ -3511,12 +3513,13 @@ def quote_key(name: str) -> str:
 
 
 def output(options: argparse.Namespace, text: str) -> None:
-    if options.output:
-        os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
-        mode = os.stat(options.output).st_mode & 0o777 if os.path.exists(options.output) else 0o644
-        write_atomic(options.output, to_bytes(text), mode)
-    else:
+    if not options.output:
         sys.stdout.buffer.write(to_bytes(text))
+    elif os.path.isfile(options.output):
+        rewrite(options.output, text)
+    else:
+        os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
+        write_atomic(options.output, to_bytes(text))
 
 
 # verb: (what it does, arguments, what runs it)
