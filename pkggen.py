@@ -2155,12 +2155,13 @@ def run_dot(text: str) -> bytes:
 # of our own.
 
 
-class Unreachable(Exception):
+class Unreachable(Fail):
     """Why one place did not give a source; the next one is tried."""
 
 
 DEAD_SECONDS = 60  # for so long a host that gave no answer is not asked again
 LOCK_SECONDS = 2  # after so long a process that waits says for which
+OTHER_BYTES = "has other bytes: sha256 {}, and the recipe wants {}"
 
 
 def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str,
@@ -2181,7 +2182,7 @@ def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str,
             return fetch_alternative(name, alternative, folder)
         except Unreachable as reason:
             reasons.append(f"{alternative.url}: {reason}")
-    if any("has other bytes" in reason for reason in reasons):
+    if any(OTHER_BYTES[:15] in reason for reason in reasons):
         remedy = f"if upstream changed the file, `pkggen.py hash {recipe}` writes its new hash"
     else:
         remedy = f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}"
@@ -2238,7 +2239,7 @@ def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> 
         part.truncate(0)  # what it went on with was another file's, or spoilt
         if not resumed:
             break
-    raise Unreachable(f"has other bytes: sha256 {digest}, and the recipe wants {wanted}")
+    raise Unreachable(OTHER_BYTES.format(digest, wanted))
 
 
 def lock_file(path: str, what: str) -> Any:
@@ -2371,36 +2372,22 @@ def shown_url(url: str) -> str:
 
 
 def receive(reply: Any, part: Any, have: int, name: str) -> None:
+    """Append what REPLY brings to PART, which has HAVE bytes; show bytes, rate and time left."""
     length = reply.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdigit() else None
-    meter = Meter(name, have, total)
+    total = have + int(length) if length.isdigit() else 0
+    done, started = have, time.monotonic()
+    shown = started
     for chunk in iter(lambda: reply.read(CHUNK), b""):
         part.write(chunk)
-        meter.add(len(chunk))
-    if total is not None and meter.done < total:
-        raise OSError(f"the connection ended after {meter.done} of {total} bytes")
-
-
-class Meter:
-    """Progress of a download: bytes, rate, time left."""
-
-    def __init__(self, name: str, done: int, total: Optional[int]) -> None:
-        self.name, self.done, self.total = name, done, total
-        self.first = done
-        self.started = self.shown = time.monotonic()
-
-    def add(self, count: int) -> None:
-        self.done += count
+        done += len(chunk)
         now = time.monotonic()
-        if now - self.shown < 0.1:
-            return
-        self.shown = now
-        rate = (self.done - self.first) / (now - self.started)
-        text = f"fetch   {self.name}: {human_size(self.done)}"
-        if self.total:
-            left = (self.total - self.done) / rate if rate else 0
-            text += f" of {human_size(self.total)}, {human_size(rate)}/s, {left:.0f} s left"
-        progress(text)
+        if now - shown >= 0.1:
+            shown, rate = now, (done - have) / (now - started)
+            left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+            size = human_size(done) + (f" of {human_size(total)}" if total else "")
+            progress(f"fetch   {name}: {size}, {human_size(rate)}/s{left}")
+    if done < total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
 @contextlib.contextmanager
@@ -2410,6 +2397,8 @@ def asking(host: str) -> Iterator[None]:
     Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
     OUT/fetch/dead/HOST: not empty, and as old as the last try.
     """
+    import ssl
+
     mark = os.path.join(private_folder("dead"), urllib.parse.quote(host, safe="") or "-")
     with lock_file(mark, f"fetch   {host}") as file:
         state = os.fstat(file.fileno())
@@ -2419,26 +2408,15 @@ def asking(host: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if host and is_silence(error):
+            reason = getattr(error, "reason", error)  # of a 404 a text
+            # A server with a wrong certificate answers: with another SSL_CERT_FILE it may serve.
+            answers = not isinstance(reason, OSError) or isinstance(reason, ssl.CertificateError)
+            if host and not answers:
                 file.write(b"dead\n")
             raise
         finally:
             if not os.fstat(file.fileno()).st_size:
                 os.unlink(mark)
-
-
-def is_silence(error: OSError) -> bool:
-    """Whether ERROR means that nobody answers.
-
-    A server with a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
-    """
-    import ssl
-    import urllib.error
-
-    reason = getattr(error, "reason", error)
-    is_answer = isinstance(error, urllib.error.HTTPError) or isinstance(
-        reason, ssl.SSLCertVerificationError)
-    return isinstance(reason, OSError) and not is_answer
 
 
 # ---- git+https: a commit as a tar, by git without the user's own configuration -------------------
@@ -2503,43 +2481,19 @@ def git_environment() -> Dict[str, str]:
 
 def run_fetcher(command: List[str], folder: str, name: str, environment: Dict[str, str],
                 stdout: Any = None) -> str:
-    """Run COMMAND, which fills FOLDER; what it wrote, unless that goes to STDOUT."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout or output,
-                stderr=errors, env=environment,
-                start_new_session=True)  # it ends with the programs that it began
-        except FileNotFoundError:
-            raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
-        try:
-            while process.poll() is None:
-                size = human_size(folder_size(folder))
-                progress(f"fetch   {name}: by {command[0]}, {size}")
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.3)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-        texts = []
-        for file in (output, errors):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-    if process.returncode:
-        reasons = re.findall("(?m)^(?:fatal: |error: |E: )(.*)", texts[1]) or texts[1].splitlines()
-        raise Unreachable(f"{command[0]}: {reasons[0].rstrip('.') if reasons else 'no reason given'}")
-    return texts[0]
-
-
-def folder_size(folder: str) -> int:
-    size = 0
-    for path, _, files in os.walk(folder):
-        for file in files:
-            with contextlib.suppress(OSError):
-                size += os.lstat(os.path.join(path, file)).st_size
-    return size
+    """Run COMMAND in FOLDER; what it wrote, unless that goes to STDOUT."""
+    progress(f"fetch   {name}: by {command[0]}")
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout or subprocess.PIPE,
+            stderr=subprocess.PIPE, env=environment)
+    except FileNotFoundError:
+        raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace")
+        reasons = re.findall("(?m)^(?:fatal: |error: |E: )(.*)", said) or said.splitlines()
+        raise Unreachable(f"{command[0]}: {(reasons or ['no reason given'])[0].rstrip('.')}")
+    return (done.stdout or b"").decode(errors="replace")
 
 
 # ---- deb-src: where the host's own apt, with a configuration of our own, says that a file is -----
@@ -2549,42 +2503,42 @@ Archives = Tuple[str, List[Tuple[str, ...]]]  # a name, and (URI, suite, compone
 
 
 def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
-    """Fetch the source package's file, with the hash that apt's signed lists have for it.
-
-    The release's own archive is asked alone first: it no longer changes. With the archive of
-    updates beside it apt would take the same version from there, where old files go away.
-    """
+    """Fetch the source package's file, with the hash that apt's signed lists have for it."""
     match = DEB_SRC.fullmatch(alternative.url.partition("?")[0])
-    for archives in archive_sets(match["suite"]):
-        reason = ""
+
+    def fetch_from(archives: Archives) -> str:
+        files = apt_files(archives, match["package"])
+        if match["file"] not in files:
+            raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
+        url, digest = files[match["file"]]
+        if alternative.sha256 not in (None, digest):
+            raise Unreachable(OTHER_BYTES.format(digest, alternative.sha256))
         try:
-            files = apt_files(archives, match["package"])
-            if match["file"] not in files:
-                raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
-            place = files[match["file"]]
-            if alternative.sha256 not in (None, place.sha256):
-                raise Unreachable(f"has other bytes: sha256 {place.sha256}, "
-                                  f"and the recipe wants {alternative.sha256}")
-            reason = f"{shown_url(place.url)}: "
-            return fetch_alternative(name, place, folder)
-        except Unreachable as problem:
-            reason += str(problem)
-    raise Unreachable(reason)
+            return fetch_alternative(name, Alternative(url, digest), folder)
+        except Unreachable as reason:
+            raise Unreachable(f"{shown_url(url)}: {reason}") from None
+
+    return first_that_has(match["suite"], fetch_from)
 
 
 def deb_src_files(package: str) -> List[Tuple[str, str]]:
     """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
     suite, _, name = package.rpartition("/")
-    problem = ""
-    try:
-        for archives in archive_sets(suite):
-            try:
-                return [(file, place.url) for file, place in apt_files(archives, name).items()]
-            except Unreachable as reason:
-                problem = str(reason)
-    except Unreachable as reason:
-        problem = str(reason)
-    raise Fail(f"deb-src:{package}: {problem}")
+    files = first_that_has(suite, lambda archives: apt_files(archives, name))
+    return [(file, place.url) for file, place in files.items()]
+
+
+def first_that_has(suite: Optional[str], ask: Callable[[Archives], Any]) -> Any:
+    """What ASK gives for the first set of archives for which it doesn't raise Unreachable.
+
+    The release's own archive is asked alone first: it no longer changes. With the archive of
+    updates beside it apt would take the same version from there, where old files go away.
+    """
+    *others, last = archive_sets(suite)
+    for archives in others:
+        with contextlib.suppress(Unreachable):
+            return ask(archives)
+    return ask(last)
 
 
 def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
@@ -3297,9 +3251,11 @@ def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optiona
     try:
         text = before
         if options.bump:
-            text = with_version(path, before, options.bump)
+            text = with_version(before, options.bump)
             rewrite(path, text)
         recipe = load_recipe(path, options)
+        if options.bump not in (None, recipe.fields["version"]):
+            raise Fail(f"{path}: no line `version: ...` at the left margin; edit it by hand")
         hashes, in_urls, missing = source_hashes(recipe, known)
         if missing and options.bump:
             raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
@@ -3363,15 +3319,11 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
         return None
 
 
-def with_version(path: str, text: str, version: str) -> str:
-    """TEXT of the recipe PATH with another version and, where a build is given, build 0."""
-    if not PACKAGE_VERSION.fullmatch(version):
-        raise Fail(f"{version!r} can't be a version; use letters, digits and + . _ ~ -")
+def with_version(text: str, version: str) -> str:
+    """The recipe's TEXT with another version and, where a build is given, build 0."""
     for key, value in (("version", version), ("build", "0")):
         line = rf"""(?m)^(\ufeff?["']?{key}["']?[ \t]*:[ \t]*)("[^"\n]*"|'[^'\n]*'|[^\s#"']\S*)"""
-        text, count = re.subn(line, lambda match: match[1] + value, text, count=1)
-        if key == "version" and not count:
-            raise Fail(f"{path}: no line `version: ...` at the left margin; edit it by hand")
+        text = re.sub(line, lambda match: match[1] + value, text, count=1)
     return text
 
 

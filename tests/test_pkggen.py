@@ -462,7 +462,7 @@ url: https://example.org/
         (["script", "r", "--lenent"], "unrecognized arguments: --lenent"),
         (["script", "r", "-D", "x"], "argument -D: x: no `=`; write -D KEY=VALUE"),
         (["script", "r", "--arch", "x86-64"], "argument --arch: unknown x86-64; did you mean"),
-        (["fetch"], "the following arguments are required: url"),
+        (["fetch"], "the following arguments are required: what"),
     ],
 )
 def test_usage(arguments, message):
@@ -1305,7 +1305,7 @@ def test_deb_src_of_another_suite(tmp_path, env, monkeypatch):
     digest = load_recipe_of(folder).sources[0].alternatives[0].sha256
     assert list(cached(env)) == [digest] and list(input_files(folder, env)) == [f"src/{file}"]
     assert (pathlib.Path(env["O"]) / "fetch").stat().st_mode & 0o777 == 0o700
-    with pytest.raises(pkggen.Fail, match="deb-src:nosuch/hello: .*does not have a Release file$"):
+    with pytest.raises(pkggen.Fail, match="nosuch Release' does not have a Release file$"):
         pkggen.deb_src_files("nosuch/hello")
 
 
@@ -1667,7 +1667,7 @@ def test_hash_of_another_version(tmp_path, env, upstream):
     text = text.replace("OLD", "1" * 64)
     folder = write_recipe(tmp_path / "r", text)
     for version, message in (("1.4", "no answer for f-1.4.tar; the version stays"),
-                             ("1/2", "'1/2' can't be a version")):
+                             ("1/2", ":2:10: version '1/2'; use letters")):
         command = ["hash", "--version", version, folder]
         assert message in last_line(run_tool("pkggen", *command, env=env, check=False))
         assert (folder / "pkgen.yaml").read_text() == text
