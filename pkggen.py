@@ -948,7 +948,7 @@ def hash_of(recipe: Recipe, url: str, key: str, place: str) -> Optional[str]:
     if url.startswith(LOCAL):
         return None
     match = HASH_QUERY.search(url)
-    digest = match[1] if match else recipe.fields["sha256"].get(key)
+    digest = match[1] if match and match[1] else recipe.fields["sha256"].get(key)
     if digest and not SHA256.fullmatch(digest):
         raise Fail(f"{place}: {without_hash(url)}: its hash is not 64 digits 0-9a-f")
     return digest or None
@@ -3246,10 +3246,9 @@ def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optiona
     path = recipe_path(path)
     if os.path.islink(path):
         raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
-    with open(path, encoding="utf-8", newline="") as file:
-        before = file.read()
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        text = before = file.read()
     try:
-        text = before
         if options.bump:
             text = with_version(before, options.bump)
             rewrite(path, text)
@@ -3260,6 +3259,8 @@ def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optiona
         if missing and options.bump:
             raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
         for old, new in in_urls.items():
+            if old not in text:
+                raise Fail(f"{path}: a template makes the hash {old}, which is {new} now")
             text = text.replace(old, new)
         text = with_hashes(path, text, hashes)
         if text != before:
@@ -3293,7 +3294,7 @@ def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict
         answers = source.is_local
         for index, (url, old) in enumerate(() if source.is_local else source.alternatives):
             key = hash_key(url, source.name, source_name(source.alternatives[0].url, source.place))
-            is_in_url = index < len(texts) and HASH_QUERY.search(texts[index])
+            is_in_url = old and index < len(texts) and HASH_QUERY.search(texts[index])
             digest = None if is_in_url else found.get(key)
             if digest is None:
                 if url not in known:
