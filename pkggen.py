@@ -148,67 +148,237 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
 
 
 # ==== The schema of a recipe ======================================================================
+#
+# A shape is a kind of value: `read` makes it of a node of YAML, `empty` is what an absent key has,
+# `schema` is its JSON Schema. The tables below them are what a recipe may hold.
+
+QUOTE = "quote it, or write a `- |` block"
+
+
+class Text:
+    """Text as the file spells it: `version: 1.10` is "1.10" and never a float."""
+
+    # YAML gives an unquoted 1.10 or `yes` to an editor as a number or a truth; it is text here.
+    schema: Dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
+    empty: Callable[[], Any] = str
+
+    def read(self, reader: Reader, node: Any, what: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            kind = "map" if isinstance(node, yaml.MappingNode) else "list"
+            raise reader.fail(node, f"YAML makes a {kind} of {what}, which is text; {QUOTE}")
+        return "" if is_null(node) else node.value
+
+
+class Integer(Text):
+    schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]{1,9}$"}
+    empty = int
+
+    def read(self, reader: Reader, node: Any, what: str) -> int:
+        text = super().read(reader, node, what)
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise reader.fail(node, f"{what} is {text!r}, not a whole number from 0 up")
+        return int(text)
+
+
+class Anything:
+    """A value of YAML's own type, for .Data: what yaml.v2 makes of it, maps' keys included."""
+
+    schema: Dict[str, Any] = {}
+    empty: Callable[[], Any] = str
+
+    def read(self, reader: Reader, node: Any, what: str) -> Any:
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(reader, item, what) for item in reader.items(node, what)]
+        if isinstance(node, yaml.MappingNode):
+            pairs = reader.pairs(node, what, DataKey())
+            values = {key: self.read(reader, value, f"{what}.{key}") for key, _, value in pairs}
+            if len(values) < len(pairs):
+                raise reader.fail(
+                    node, f"{what} has keys of one value, as 1, 1.0 and true; quote them")
+            return values
+        return scalar(reader, node, what)
+
+
+class DataKey(Text):
+    """A key of a map in .Data: a number or a truth stays one, anything else is text."""
+
+    def read(self, reader: Reader, node: Any, what: str) -> Any:
+        text = super().read(reader, node, what)
+        value = scalar(reader, node, what)
+        return value if isinstance(value, (int, float)) else text
+
+
+class Boolean:
+    schema = {"type": "boolean"}
+
+    def __init__(self, default: bool = False) -> None:
+        self.empty = lambda: default
+
+    def read(self, reader: Reader, node: Any, what: str) -> bool:
+        value = Anything().read(reader, node, what)
+        if not isinstance(value, bool):
+            raise reader.fail(node, f"{what} is neither true nor false")
+        return value
+
+
+class ListOf:
+    empty = list
+
+    def __init__(self, item: Any) -> None:
+        self.item = item
+        self.schema = {"type": ["array", "null"], "items": item.schema}
+
+    def read(self, reader: Reader, node: Any, what: str) -> List[Any]:
+        items = reader.items(node, what)
+        return [self.item.read(reader, item, f"an item of {what}") for item in items]
+
+
+class MapOf:
+    """A map whose keys are the recipe's own; CHECK(reader, node, name) looks at each of them."""
+
+    empty = dict
+
+    def __init__(self, value: Any, check: Optional[Callable] = None, **schema: Any) -> None:
+        self.value, self.check = value, check
+        self.schema = {"type": ["object", "null"], "additionalProperties": value.schema, **schema}
+
+    def read(self, reader: Reader, node: Any, what: str) -> Dict[str, Any]:
+        values = {}
+        for key, key_node, value in reader.pairs(node, what):
+            if self.check:
+                self.check(reader, key_node, key)
+            values[key] = self.value.read(reader, value, f"{what}.{key}")
+        return values
+
+
+class Keys:
+    """A map whose keys are those of TABLE; CHECK(reader, node, values) looks at what was read."""
+
+    empty = dict
+
+    def __init__(self, table: Tuple[Field, ...], check: Optional[Callable] = None,
+                 required: Tuple[str, ...] = ()) -> None:
+        self.table, self.check = table, check
+        properties = {
+            field.key: {**field.shape.schema, "description": field.what} for field in table}
+        self.schema = {"type": ["object", "null"], "properties": properties,
+                       "additionalProperties": False}
+        if required:
+            self.schema.update(type="object", required=list(required))
+
+    def read(self, reader: Reader, node: Any, what: str) -> Dict[str, Any]:
+        values = reader.struct(node, self.table, what)
+        if self.check:
+            self.check(reader, node, values)
+        return values
+
+
+class SourceUrls(Text):
+    """([alternative, ...], place) of a source."""
+
+    schema = {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1}
+
+    def read(self, reader: Reader, node: Any, what: str) -> Any:
+        is_list = isinstance(node, yaml.SequenceNode)
+        shape = TEXTS if is_list else TEXT
+        texts = shape.read(reader, node, what) if is_list else [shape.read(reader, node, what)]
+        if not texts or not all(texts):
+            raise reader.fail(node, "an empty source; give a URL, or leave the line out")
+        return texts, reader.place(node)
 
 
 class Field(NamedTuple):
-    """A key of a recipe: its kind is one of the readers in `READERS`."""
+    """A key of a recipe, the shape of its value, and what it is for."""
 
     key: str
-    kind: str
+    shape: Any
     what: str
 
 
-# In the order in which a recipe is written.
-RECIPE_FIELDS = (
-    Field("packages", "packages", "the packages that come out, each with its dependencies"),
-    Field("version", "text", "upstream's version"),
-    Field(
-        "build", "integer", "counts the builds of one version; the full version is VERSION-BUILD"
-    ),
-    Field("summary", "text", "one line that says what it is"),
-    Field("license", "text", "SPDX licence expression"),
-    Field("url", "text", "upstream's home page"),
-    Field("arch", "texts", "architectures it builds for; all when absent"),
-    Field("sources", "sources", "URLs, or lists of alternatives"),
-    Field("mirrors", "texts", "URL prefixes that have the sources too"),
-    Field("sha256", "text map", "source file name to its hash"),
-    Field("builddependencies", "texts", "packages in the sysroot of the build"),
-    Field("builder", "text", "default, docker or bootstrap"),
-    Field("nobootstrap", "boolean map", "dependencies that nothing may stand in for"),
-    Field("cross", "boolean", "whether it can be built for another architecture"),
-    Field("data", "any map", ".Data of the templates"),
-    Field("script", "texts", "shell commands, a template"),
-    Field("check", "texts", "shell commands that test the result, a template"),
-    Field("oneshell", "any", "accepted and ignored"),
-    Field("tools", "any", "accepted and ignored"),
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
+PACKAGE_VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._~-]*")
+RELATION = re.compile(
+    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
 )
+SHA256 = re.compile(r"[0-9a-f]{64}")
+PACKAGE_SCRIPTS = tuple(
+    f"{when}-{what}" for what in ("install", "upgrade", "remove") for when in ("pre", "post"))
 
-PACKAGE_SCRIPTS = (
-    "pre-install",
-    "post-install",
-    "pre-upgrade",
-    "post-upgrade",
-    "pre-remove",
-    "post-remove",
-)
 
-PACKAGE_FIELDS = (
-    Field("dependencies", "texts", "packages it needs to run"),
-    Field("summary", "text", "one line; the recipe's when absent"),
-    Field("provides", "texts", "other names it answers to"),
-    Field("conflicts", "texts", "packages it can't be installed beside"),
-    Field("replaces", "texts", "packages whose place it takes"),
-    Field("conffiles", "texts", "files that their owner may change"),
-    Field("services", "texts", "init scripts it brings"),
-    Field("owners", "text map", "path to UID:GID:MODE"),
-    Field("scripts", "text map", "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
-    Field("alternatives", "alternatives", "symlinks that other packages may offer as well"),
-)
+def check_alternative(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
+    values["path"] = values["path"].strip("/")
+    if not values["path"] or not values["target"]:
+        raise reader.fail(node, "an alternative has a path, and the target of its symlink")
+
+
+def check_package_name(reader: Reader, node: Any, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise reader.fail(node, f"{name!r} is not a package name; use letters, digits and + . _ -")
+
+
+def check_package(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
+    for name in values["scripts"]:
+        if name not in PACKAGE_SCRIPTS:
+            hint = did_you_mean(name, PACKAGE_SCRIPTS)
+            raise reader.fail(node, f"unknown script {name} of a package{hint}")
+    for key in ("dependencies", "provides", "conflicts", "replaces"):
+        for text in values[key]:
+            if not RELATION.fullmatch(text):
+                raise reader.fail(
+                    node, f"{text!r} in {key} is not NAME, NAME>=VERSION or the like")
+    for path, text in values["owners"].items():
+        if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
+            raise reader.fail(node, f"{text!r} of {path} is not UID:GID:MODE, as in 0:0:4755")
+
+
+TEXT, TEXTS, TEXT_MAP = Text(), ListOf(Text()), MapOf(Text())
 
 ALTERNATIVE_FIELDS = (
-    Field("path", "text", "where the symlink is"),
-    Field("target", "text", "where it points"),
-    Field("priority", "integer", "the highest wins"),
+    Field("path", TEXT, "where the symlink is"),
+    Field("target", TEXT, "where it points"),
+    Field("priority", Integer(), "the highest wins"),
+)
+ALTERNATIVE = Keys(ALTERNATIVE_FIELDS, check_alternative, required=("path", "target"))
+
+PACKAGE_FIELDS = (
+    Field("dependencies", TEXTS, "packages it needs to run"),
+    Field("summary", TEXT, "one line; the recipe's when absent"),
+    Field("provides", TEXTS, "other names it answers to"),
+    Field("conflicts", TEXTS, "packages it can't be installed beside"),
+    Field("replaces", TEXTS, "packages whose place it takes"),
+    Field("conffiles", TEXTS, "files that their owner may change"),
+    Field("services", TEXTS, "init scripts it brings"),
+    Field("owners", TEXT_MAP, "path to UID:GID:MODE"),
+    Field("scripts", TEXT_MAP, "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
+    Field("alternatives", ListOf(ALTERNATIVE), "symlinks that other packages may offer as well"),
+)
+PACKAGES = MapOf(
+    Keys(PACKAGE_FIELDS, check_package), check_package_name, type="object", minProperties=1,
+    propertyNames={"pattern": f"^{NAME.pattern}$"})
+
+# In the order in which a recipe is written.
+RECIPE_FIELDS = (
+    Field("packages", PACKAGES, "the packages that come out, each with its dependencies"),
+    Field("version", TEXT, "upstream's version"),
+    Field("build", Integer(), "counts builds of one version; the full version is VERSION-BUILD"),
+    Field("summary", TEXT, "one line that says what it is"),
+    Field("license", TEXT, "SPDX licence expression"),
+    Field("url", TEXT, "upstream's home page"),
+    Field("arch", TEXTS, "architectures it builds for; all when absent"),
+    Field("sources", ListOf(SourceUrls()), "URLs, or lists of alternatives"),
+    Field("mirrors", TEXTS, "URL prefixes that have the sources too"),
+    Field("sha256", TEXT_MAP, "source file name to its hash"),
+    Field("builddependencies", TEXTS, "packages in the sysroot of the build"),
+    Field("builder", TEXT, "default, docker or bootstrap"),
+    Field("nobootstrap", MapOf(Boolean()), "dependencies that its stage is not built without"),
+    Field("cross", Boolean(), "whether it can be built for another architecture"),
+    Field("data", MapOf(Anything()), ".Data of the templates"),
+    Field("script", TEXTS, "shell commands, a template"),
+    Field("check", TEXTS, "shell commands that test the result, a template"),
+    Field("strip", Boolean(True), "whether symbols are taken off ELF files (true)"),
+    Field("allow", TEXT_MAP, "check of what comes out that is switched off, to the reason"),
+    Field("oneshell", Anything(), "accepted and ignored"),
+    Field("tools", Anything(), "accepted and ignored"),
 )
 
 BUILDERS = {
@@ -220,51 +390,13 @@ BUILDERS = {
     "bootstrap": "bootstrap",
 }
 
-NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
-PACKAGE_VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._~-]*")
-RELATION = re.compile(
-    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
-)
-SHA256 = re.compile(r"[0-9a-f]{64}")
-
-# The kinds of fields as JSON Schema has them. YAML gives an unquoted 1.10 or `yes` to an editor as
-# a number or a truth, and a text it is all the same.
-TEXT_SCHEMA = {"type": ["string", "number", "boolean", "null"]}
-KIND_SCHEMAS: Dict[str, Dict[str, Any]] = {
-    "text": TEXT_SCHEMA,
-    "integer": {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]{1,9}$"},
-    "boolean": {"type": "boolean"},
-    "any": {},
-    "texts": {"type": ["array", "null"], "items": TEXT_SCHEMA},
-    "text map": {"type": ["object", "null"], "additionalProperties": TEXT_SCHEMA},
-    "boolean map": {"type": ["object", "null"], "additionalProperties": {"type": "boolean"}},
-    "any map": {"type": ["object", "null"]},
-    "sources": {
-        "type": ["array", "null"],
-        "items": {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1},
-    },
-}
-
 
 def json_schema() -> Dict[str, Any]:
     """The JSON Schema (draft 7) of a pkgen.yaml."""
-    alternative = {**table_schema(ALTERNATIVE_FIELDS), "required": ["path", "target"]}
-    alternatives = {"type": ["array", "null"], "items": alternative}
-    package = table_schema(PACKAGE_FIELDS, alternatives=alternatives)
-    packages = {
-        "type": "object", "minProperties": 1, "propertyNames": {"pattern": f"^{NAME.pattern}$"},
-        "additionalProperties": {**package, "type": ["object", "null"]}}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": f"a recipe of Panux, {RECIPE_FILE}",
-        **table_schema(RECIPE_FIELDS, packages=packages), "required": ["packages", "version"]}
-
-
-def table_schema(table: Tuple[Field, ...], **special: Any) -> Dict[str, Any]:
-    """The schema of a map whose keys are TABLE's; that of the kinds SPECIAL is not in the table."""
-    kinds = {**KIND_SCHEMAS, **special}
-    properties = {field.key: {**kinds[field.kind], "description": field.what} for field in table}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        **Keys(RECIPE_FIELDS, required=("packages", "version")).schema}
 
 
 class Alternative(NamedTuple):
@@ -336,13 +468,12 @@ class Recipe:
 
 # ==== Recipes: from YAML to values ================================================================
 #
-# PyYAML composes the file into nodes, which know their line and column; the readers below turn
-# nodes into values by the schema's kinds. A text keeps its source's spelling: `version: 1.10` is
-# "1.10", no float.
+# PyYAML composes the file into nodes, which know their line and column; the shapes above turn nodes
+# into values, with what a Reader gives them.
 
 
 class Reader:
-    """Reads the nodes of one recipe file; errors name file:line:column."""
+    """What shapes read the nodes of one recipe file with; errors name file:line:column."""
 
     def __init__(self, path: str, lenient: bool = False) -> None:
         self.path = path
@@ -361,21 +492,21 @@ class Reader:
             return []
         if not isinstance(node, yaml.SequenceNode):
             raise self.fail(
-                node, f"{what} is no list; write each of its items on a line after `- `")
+                node, f"{what} is not a list; write each of its items on a line after `- `")
         return [self.once(item) for item in node.value]
 
-    def pairs(self, node: Any, what: str) -> List[Tuple[str, Any, Any]]:
-        """(key, key's node, value's node) of a map; null is the empty map."""
+    def pairs(self, node: Any, what: str, keys: Any = None) -> List[Tuple[Any, Any, Any]]:
+        """(key, key's node, value's node) of a map, its keys of the shape KEYS; null is empty."""
         if is_null(node):
             return []
         if not isinstance(node, yaml.MappingNode):
-            raise self.fail(node, f"{what} is no map; write its keys as `key: value` lines")
-        pairs: Dict[str, Tuple[str, Any, Any]] = {}
+            raise self.fail(node, f"{what} is not a map; write its keys as `key: value` lines")
+        pairs: Dict[Tuple, Tuple[Any, Any, Any]] = {}
         for key_node, value_node in node.value:
-            key = self.text(self.once(key_node), f"a key of {what}")
-            if key in pairs:
-                self.problem(self.fail(key_node, f"{what} has {key} twice; keep one"))
-            pairs[key] = (key, key_node, self.once(value_node))
+            key = (keys or TEXT).read(self, self.once(key_node), f"a key of {what}")
+            if (type(key), key) in pairs:
+                self.forgive(self.fail(key_node, f"{what} has {key_node.value} twice; keep one"))
+            pairs[type(key), key] = (key, key_node, self.once(value_node))
         return list(pairs.values())
 
     def once(self, node: Any) -> Any:
@@ -388,119 +519,27 @@ class Reader:
             raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
         return node
 
-    def text(self, node: Any, what: str) -> str:
-        if not isinstance(node, yaml.ScalarNode):
-            raise self.fail(node, f"{what} is no text")
-        return "" if is_null(node) else node.value
-
-    def integer(self, node: Any, what: str) -> int:
-        text = self.text(node, what)
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise self.fail(node, f"{what} is {text!r}, and no number from 0 up")
-        return int(text)
-
-    def boolean(self, node: Any, what: str) -> bool:
-        value = self.any(node, what)
-        if not isinstance(value, bool):
-            raise self.fail(node, f"{what} is neither true nor false")
-        return value
-
-    def any(self, node: Any, what: str) -> Any:
-        """A value of YAML's own type, for .Data."""
-        if isinstance(node, yaml.SequenceNode):
-            return [self.any(item, what) for item in self.items(node, what)]
-        if isinstance(node, yaml.MappingNode):
-            return {
-                key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-        if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
-            raise self.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
-        if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
-            return plain_scalar(node.value)
-        try:
-            return SCALAR_TAGS[node.tag](node)
-        except ValueError as error:
-            raise self.fail(node, f"{what}: {error}") from None
-        except LookupError:  # !!bool maybe, !!int ""
-            raise self.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
-
-    def texts(self, node: Any, what: str) -> List[str]:
-        return [self.text(item, f"an item of {what}") for item in self.items(node, what)]
-
-    def text_map(self, node: Any, what: str) -> Dict[str, str]:
-        return {key: self.text(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def boolean_map(self, node: Any, what: str) -> Dict[str, bool]:
-        return {
-            key: self.boolean(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def any_map(self, node: Any, what: str) -> Dict[str, Any]:
-        return {key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def sources(self, node: Any, what: str) -> List[Tuple[List[str], str]]:
-        """([alternative, ...], place) of each source."""
-        sources = []
-        for item in self.items(node, what):
-            is_list = isinstance(item, yaml.SequenceNode)
-            texts = self.texts(item, "a source") if is_list else [self.text(item, "a source")]
-            if not texts or not all(texts):
-                raise self.fail(item, "an empty source; give a URL, or leave the line out")
-            sources.append((texts, self.place(item)))
-        return sources
-
-    def packages(self, node: Any, what: str) -> Dict[str, Dict[str, Any]]:
-        packages = {}
-        for name, key_node, value in self.pairs(node, what):
-            if not NAME.fullmatch(name):
-                raise self.fail(
-                    key_node, f"{name!r} is no package name; use letters, digits and + . _ -")
-            packages[name] = self.struct(value, PACKAGE_FIELDS, f"package {name}")
-            self.check_package(packages[name], value)
-        if not packages:
-            raise self.fail(node, "no packages; name at least one, as in `packages: {zlib: }`")
-        return packages
-
-    def check_package(self, fields: Dict[str, Any], node: Any) -> None:
-        for name in fields["scripts"]:
-            if name not in PACKAGE_SCRIPTS:
-                hint = did_you_mean(name, PACKAGE_SCRIPTS)
-                raise self.fail(node, f"unknown script {name} of a package{hint}")
-        for key in ("dependencies", "provides", "conflicts", "replaces"):
-            for text in fields[key]:
-                if not RELATION.fullmatch(text):
-                    raise self.fail(
-                        node, f"{text!r} in {key} is no NAME, NAME>=VERSION or the like")
-        for path, text in fields["owners"].items():
-            if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
-                raise self.fail(node, f"{text!r} of {path} is no UID:GID:MODE, as in 0:0:4755")
-
-    def alternatives(self, node: Any, what: str) -> List[Dict[str, Any]]:
-        """[{path, target, priority}, ...], the paths without a leading slash."""
-        found = []
-        for item in self.items(node, what):
-            one = self.struct(item, ALTERNATIVE_FIELDS, "an alternative")
-            one["path"] = one["path"].strip("/")
-            if not one["path"] or not one["target"]:
-                raise self.fail(item, "an alternative has a path, and the target of its symlink")
-            found.append(one)
-        return found
-
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
-        """A map whose keys are TABLE's; a key that is absent has its kind's empty value."""
+        """The values of a map whose keys are TABLE's, those of absent keys too."""
         known = {field.key: field for field in table}
-        values = {field.key: EMPTY[field.kind]() for field in table}
+        values = {field.key: field.shape.empty() for field in table}
         for key, key_node, value in self.pairs(node, what):
             if key in known:
                 values[key] = self.read(known[key], value)
-                continue
-            problem = self.fail(key_node, f"unknown key {key} in {what}{did_you_mean(key, known)}")
-            if self.lenient:
-                say(f"pkggen: warning: {problem}")
             else:
-                self.problem(problem)
+                hint = did_you_mean(key, known)
+                self.forgive(self.fail(key_node, f"unknown key {key} in {what}{hint}"))
         return values
 
     def read(self, field: Field, node: Any) -> Any:
-        return READERS[field.kind](self, node, field.key)
+        return field.shape.read(self, node, field.key)
+
+    def forgive(self, problem: Fail) -> None:
+        """What --lenient makes a warning."""
+        if self.lenient:
+            say(f"pkggen: warning: {problem}")
+        else:
+            self.problem(problem)
 
     def problem(self, problem: Fail) -> None:
         """What is wrong, but leaves the rest readable: lint goes on from here."""
@@ -509,6 +548,20 @@ class Reader:
 
 def is_null(node: Any) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def scalar(reader: Reader, node: Any, what: str) -> Any:
+    """The value of YAML's own type that a scalar node has."""
+    if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
+        raise reader.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
+    if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
+        return plain_scalar(node.value)
+    try:
+        return SCALAR_TAGS[node.tag](node)
+    except ValueError as error:
+        raise reader.fail(node, f"{what}: {error}") from None
+    except LookupError:  # !!bool maybe, !!int ""
+        raise reader.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
 
 
 def construct(node: Any) -> Any:
@@ -546,51 +599,27 @@ def plain_scalar(text: str) -> Any:
 
 COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 SCALAR_TAGS: Dict[str, Callable[[Any], Any]] = {
-    "tag:yaml.org,2002:str": lambda node: node.value,
-    "tag:yaml.org,2002:timestamp": lambda node: node.value,
-    "tag:yaml.org,2002:value": lambda node: node.value,
-    "tag:yaml.org,2002:null": construct,
-    "tag:yaml.org,2002:bool": construct,
-    "tag:yaml.org,2002:int": construct,
-    "tag:yaml.org,2002:float": construct,
+    **dict.fromkeys(
+        [f"tag:yaml.org,2002:{tag}" for tag in ("str", "timestamp", "value")],
+        lambda node: node.value),
+    **dict.fromkeys(
+        [f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float")], construct),
 }
-READERS: Dict[str, Callable[[Reader, Any, str], Any]] = {
-    "text": Reader.text,
-    "integer": Reader.integer,
-    "boolean": Reader.boolean,
-    "any": Reader.any,
-    "texts": Reader.texts,
-    "text map": Reader.text_map,
-    "boolean map": Reader.boolean_map,
-    "any map": Reader.any_map,
-    "sources": Reader.sources,
-    "alternatives": Reader.alternatives,
-    "packages": Reader.packages,
-}
-EMPTY: Dict[str, Callable[[], Any]] = {
-    "text": str,
-    "integer": int,
-    "boolean": bool,
-    "any": str,
-    "texts": list,
-    "text map": dict,
-    "boolean map": dict,
-    "any map": dict,
-    "sources": list,
-    "alternatives": list,
-    "packages": dict,
-}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about WORD: what of KNOWN is near it, if anything is."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.75)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error about WORD: the nearest KNOWN word, or all of them when they are few."""
-    import difflib
-
+    """The same for a WORD out of few: all that is KNOWN where none is near."""
     words = list(known)
-    near = difflib.get_close_matches(word, words, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known are {', '.join(words)}" if len(words) <= 30 else ""
+    hint = nearest(word, words)
+    return hint or (f"; known are {', '.join(words)}" if len(words) <= 30 else "")
 
 
 def compose(path: str) -> Any:
@@ -599,9 +628,9 @@ def compose(path: str) -> Any:
         with open(path, "rb") as file:
             text = file.read(RECIPE_LIMIT + 1)
     except OSError as error:
-        raise Fail(f"{path}: {error.strerror}; a recipe is a folder with a {RECIPE_FILE}") from None
+        raise Fail(f"{path}: {error.strerror}; it can't be read") from None
     if len(text) > RECIPE_LIMIT:
-        raise Fail(f"{path}: larger than {human_size(RECIPE_LIMIT)}; that is no recipe")
+        raise Fail(f"{path}: larger than {human_size(RECIPE_LIMIT)}; that is not a recipe")
     return compose_text(path, text)
 
 
@@ -609,42 +638,128 @@ def compose_text(path: str, text: bytes) -> Any:
     """The root node of the YAML TEXT, which stands in PATH."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        check_nesting(path, yaml.parse(text.decode(), loader))
+        check_events(path, yaml.parse(text.decode(), loader))
         return yaml.compose(text.decode(), loader)
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
-        raise Fail(f"{path}:{line}: a byte that is no UTF-8; save the recipe as UTF-8") from None
+        raise Fail(f"{path}:{line}: a byte that is not UTF-8; save the recipe as UTF-8") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = f"{error.context}, {error.problem}" if error.context else error.problem
-        if error.context_mark and (error.context or "").startswith("while"):
-            begun = error.context_mark
-            problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
-        raise Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}") from None
+        raise yaml_problem(path, text.decode(), error) from None
     except yaml.YAMLError as error:
         raise Fail(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def check_nesting(path: str, events: Iterable[Any]) -> None:
+# Where YAML takes the first sign of a value for its own though text was meant, as shell or a
+# template begins.
+UNQUOTED = re.compile(r"(?:\s*[A-Za-z0-9_-]+:\s+|\s*(?:- +)+)(\{\{|(?<=- )[\[{&*!%@`])")
+
+
+def own_meaning(place: str, sign: str) -> str:
+    meaning = f"YAML has a meaning of its own for {sign} at the start of a value"
+    return f"{place}: {meaning}; if it is text, {QUOTE}"
+
+
+def yaml_problem(path: str, text: str, error: Any) -> Fail:
+    """What is wrong with the YAML TEXT, at the value that wants quotes if there is one."""
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    lines = text.splitlines()
+    for line in {(begun or mark).line, mark.line}:
+        match = UNQUOTED.match(lines[line]) if line < len(lines) else None
+        if match:
+            return Fail(own_meaning(f"{path}:{line + 1}:{match.start(1) + 1}", match[1]))
+    problem = f"{error.context}, {error.problem}" if error.context else error.problem
+    if "mapping values are not allowed" in problem:
+        problem = f"YAML makes a map of what has `: ` in it; if this is text, {QUOTE}"
+    elif begun and (error.context or "").startswith("while"):
+        problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
+    return Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}")
+
+
+def check_events(path: str, events: Iterable[Any]) -> None:
+    """What composing would not bear, or would not show: it drops `!` and `&name` before a text."""
     depth = 0
     for event in events:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        mark = event.start_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}"
         if depth > NESTING_LIMIT:
-            mark = event.start_mark
-            raise Fail(
-                f"{path}:{mark.line + 1}:{mark.column + 1}: more than {NESTING_LIMIT} lists and "
-                "maps in one another; that is no recipe")
+            raise Fail(f"{place}: more than {NESTING_LIMIT} lists and maps in one another; "
+                       "that is not a recipe")
+        if isinstance(event, yaml.ScalarEvent) and (event.anchor or event.tag == "!"):
+            raise Fail(own_meaning(place, "&" if event.anchor else "!"))
 
 
 def recipe_path(argument: str) -> str:
-    """ARGUMENT is a recipe's folder or its pkgen.yaml."""
+    """The file of the recipe that ARGUMENT names: its directory, its pkgen.yaml, or a package.
+
+    What is not a path is looked for below recipes/. A path reaches makefiles, so it is printable.
+    """
     path = argument if argument.endswith(".yaml") else os.path.join(argument, RECIPE_FILE)
     if not os.path.isfile(path):
-        raise Fail(f"{argument}: no recipe there; a recipe is a folder with a {RECIPE_FILE}")
+        if path == argument or os.sep in argument or not os.path.isdir("recipes"):
+            raise Fail(f"{argument}: no recipe there; a recipe is a directory with a {RECIPE_FILE}")
+        path = find_recipe("recipes", argument)
+    if not path.isprintable():
+        raise Fail(f"{path}: a control character in its path; rename the directory")
     return os.path.normpath(path)
+
+
+def recipe_name(path: str) -> str:
+    """The name of the recipe in the file PATH: its directory's."""
+    return os.path.basename(os.path.dirname(os.path.abspath(path)))
+
+
+def find_recipes(directory: str) -> List[str]:
+    if not os.path.isdir(directory):
+        raise Fail(f"{directory}: not a directory; name the one that holds the recipes")
+    paths = []
+    for parent, directories, files in os.walk(directory):
+        directories.sort()
+        if RECIPE_FILE in files:
+            paths.append(os.path.join(parent, RECIPE_FILE))
+    return paths
+
+
+def find_recipe(directory: str, name: str) -> str:
+    """The file of the recipe below DIRECTORY that makes NAME, is called NAME or provides it.
+
+    It may be broken: loading it says how.
+    """
+    paths = find_recipes(directory)
+    ways: List[Dict[str, str]] = [{}, {recipe_name(path): path for path in reversed(paths)}, {}]
+    for path in paths:
+        for way, names in zip(ways[::2], package_names(path)):
+            for made in names:
+                way.setdefault(made, path)
+    for way in ways:
+        if name in way:
+            return way[name]
+    hint = nearest(name, {**ways[0], **ways[1]})
+    raise Fail(f"{directory}: no recipe makes the package {name}{hint}")
+
+
+def package_names(path: str) -> Tuple[List[str], List[str]]:
+    """The packages that the recipe in PATH makes, and what they provide; guessed if it is broken."""
+    try:
+        root = compose(path)
+    except Fail:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            block = re.search(r"^packages:.*?(?=^[^\s#]|\Z)", file.read(), re.M | re.S)
+        return re.findall(r"([\w+.-]+)[\"']?\s*:", block[0])[1:] if block else [], []
+    packages = keys_of(keys_of(root).get("packages"))
+    provides = [keys_of(fields).get("provides") for fields in packages.values()]
+    texts = [item.value for node in provides if isinstance(node, yaml.SequenceNode)
+             for item in node.value if isinstance(item, yaml.ScalarNode)]
+    return list(packages), [relation_name(text) for text in texts]
+
+
+def keys_of(node: Any) -> Dict[str, Any]:
+    """The values of a node that is a map, as nodes; a node of another kind has none."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
 
 
 def load_recipe(
@@ -657,9 +772,9 @@ def load_recipe(
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
     fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
     folder = os.path.dirname(path) or "."
-    name = os.path.basename(os.path.abspath(folder))
-    recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
-    nodes = {key.value: value for key, value in root.value}
+    arch, hostarch = options.arch, options.hostarch or options.arch
+    recipe = Recipe(recipe_name(path), folder, path, arch, hostarch, fields)
+    nodes = keys_of(root)
     check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
     fields["data"].update(options.data)
     evaluate(recipe, nodes)
@@ -670,10 +785,11 @@ def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
     """PLACES: where the value of each key of the recipe stands."""
     fields = recipe.fields
     if not NAME.fullmatch(recipe.name):
-        raise Fail(
-            f"{recipe.folder}: {recipe.name!r} is no recipe name; use letters, digits and + . _ -")
+        raise Fail(f"{recipe.folder}: {recipe.name!r} can't be a recipe's name; "
+                   "use letters, digits and + . _ -")
     if not fields["packages"]:
-        raise Fail(f"{recipe.path}: no packages; name at least one")
+        raise Fail(f"{places.get('packages', recipe.path)}: no packages; "
+                   "name at least one, as in `packages: {zlib: }`")
     if not PACKAGE_VERSION.fullmatch(fields["version"]):
         raise Fail(
             f"{places.get('version', recipe.path)}: version {fields['version']!r}; "
@@ -714,9 +830,8 @@ def recipe_dot(recipe: Recipe) -> "Struct":
             "Arch": fields["arch"],
             "Sources": [texts[0] for texts, _ in fields["sources"]],
             "Packages": {
-                name: {"Dependencies": package["dependencies"]}
-                for name, package in fields["packages"].items()
-            },
+                name: Struct({"Dependencies": package["dependencies"]})
+                for name, package in fields["packages"].items()},
             "Script": fields["script"],
             "BuildDependencies": fields["builddependencies"],
             "Builder": BUILDERS[fields["builder"]],
@@ -1817,17 +1932,6 @@ def strong_groups(graph: Dict[str, List[str]]) -> List[List[str]]:
     return groups
 
 
-def find_recipes(folder: str) -> List[str]:
-    if not os.path.isdir(folder):
-        raise Fail(f"{folder}: no folder; name the one that holds the recipes")
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        if RECIPE_FILE in files:
-            paths.append(os.path.join(parent, RECIPE_FILE))
-    return paths
-
-
 def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
     """The targets that have to be built, and those after them, which may have to be."""
     stale: Dict[str, Optional[Recipe]] = {}
@@ -1885,15 +1989,6 @@ def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
 
 
 # ==== Why a recipe is built, and a picture of the tree ============================================
-
-
-def find_recipe(tree: Tree, folder: str, package: str) -> str:
-    """The name of the recipe that makes PACKAGE, or of the recipe of that name."""
-    name = tree.makers.get(package, package)
-    if name not in tree.recipes and name not in tree.problems:
-        hint = did_you_mean(package, sorted({*tree.makers, *tree.recipes}))
-        raise Fail(f"{folder}: no recipe makes the package {package}{hint}")
-    return name
 
 
 def why(tree: Tree, work: Work, name: str) -> List[str]:
@@ -2548,7 +2643,7 @@ class Linter(Reader):
         except Fail as problem:
             self.problem(problem)
             self.is_broken = True
-            return EMPTY[field.kind]()
+            return field.shape.empty()
 
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
         values = super().struct(node, table, what)
@@ -2958,10 +3053,15 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
 
 
 def cmd_why(options: argparse.Namespace) -> None:
+    name = recipe_name(find_recipe(options.folder, options.package))
     tree = Tree(options.folder, options)
-    name = find_recipe(tree, options.folder, options.package)
     lines = why(tree, Work(options.arch), name)
     output(options, "".join(printable(line) + "\n" for line in lines))
+
+
+def cmd_find(options: argparse.Namespace) -> None:
+    """Print the directory of a recipe that can be read."""
+    output(options, load_recipe(options.recipe, options).folder + "\n")
 
 
 def cmd_graph(options: argparse.Namespace) -> None:
@@ -3211,6 +3311,7 @@ COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], N
     "fetch-mk": ("print the makefile that fetches the sources", ("recipe...",), cmd_fetch_mk),
     "world-mk": ("print the makefile that builds a tree of recipes", ("folder",), cmd_world_mk),
     "why": ("say what a package's recipe is built for, if it is", ("folder", "package"), cmd_why),
+    "find": ("print the directory of the recipe that makes a package", ("recipe",), cmd_find),
     "graph": ("draw what needs what, as DOT, or as SVG with -o FILE.svg", ("folder",), cmd_graph),
     "meta": ("print what lpkg pack needs to know, as JSON", ("recipe",), cmd_meta),
     "input": ("write the tar that goes into a recipe's build", ("recipe",), cmd_input),

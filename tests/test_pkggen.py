@@ -236,10 +236,10 @@ def test_lenient(tmp_path):
     "text, message",
     [
         (b"", ": empty; a recipe has at least packages and version"),
-        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is no UTF-8; save the recipe as"),
-        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is no UTF-8; save the recipe as"),
+        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is not UTF-8; save the recipe as"),
+        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is not UTF-8; save the recipe as"),
         (b"packages: {a: }\nversion: \x01\n", ": unacceptable character"),
-        (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is no recipe"),
+        (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is not a recipe"),
     ],
     ids=["empty", "not UTF-8", "UTF-16", "control", "large"],
 )
@@ -250,14 +250,57 @@ def test_no_text(tmp_path, text, message):
 
 def test_no_recipe(tmp_path):
     (tmp_path / "r").mkdir()
-    hint = "no recipe there; a recipe is a folder with a pkgen.yaml"
+    hint = "no recipe there; a recipe is a directory with a pkgen.yaml"
     assert refused("script", tmp_path / "r") == f"pkggen: {tmp_path}/r: {hint}"
     assert refused("script", tmp_path / "none.yaml") == f"pkggen: {tmp_path}/none.yaml: {hint}"
 
 
+def find(folder, name, **settings):
+    return run_tool("pkggen", "find", name, cwd=folder, **settings).stdout
+
+
+def test_a_recipe_is_found_by_what_it_makes(tmp_path):
+    """A package, then a recipe's name, then what a package provides; every verb takes a name."""
+    tree = tmp_path / "recipes/g/deep"
+    packages = {"p": {"provides": ["virtual", "q", "lib>=2"]}, "p-dev": None}
+    write_recipe(tree / "a", recipe_text(packages=packages, script=["echo a"]))
+    write_recipe(tree / "p", recipe_text(packages={"q": None}, script=["echo p"]))
+    (tmp_path / "a").mkdir()  # not a recipe, so it doesn't hide one
+    found = {"p": "a", "p-dev": "a", "a": "a", "q": "p", "virtual": "a", "lib": "a"}
+    for name, recipe in found.items():
+        assert find(tmp_path, name) == f"recipes/g/deep/{recipe}\n"
+        assert run_tool("pkggen", "script", name, cwd=tmp_path).stdout == f"echo {recipe}\n"
+    write_recipe(tmp_path / "q", recipe_text(script=["echo here"]))
+    assert run_tool("pkggen", "script", "q", cwd=tmp_path).stdout == "echo here\n"
+
+
+@pytest.mark.parametrize("name, hint", [
+    ("p-devel", "; did you mean p-dev?"), ("zlib", ""), ("pdev", "; did you mean p-dev?")])
+def test_a_name_that_no_recipe_makes(tmp_path, name, hint):
+    write_recipe(tmp_path / "recipes/p", recipe_text(packages={"p": None, "p-dev": None}))
+    for verb in ("find", "script", "build"):
+        said = refused(verb, name, cwd=tmp_path)
+        assert said == f"pkggen: recipes: no recipe makes the package {name}{hint}"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("packages: {less: , less-doc: }\nversion: 1\nscripts: [x]\n", ":3:1: unknown key scripts in "),
+    ("packages:\n  less: {\n  less-doc:\nversion: 1\n", ":4:8: "),
+    ("version: 1\npackages: {less: , 'less-doc': [\n", ":3:1: "),
+    ("packages:\n  less:\n  less-doc:\nscript:\n  - {{unpack \"x\"}} x\n", ":5:5: YAML has a "),
+])
+def test_a_recipe_that_cannot_be_read_says_so_whatever_asks(tmp_path, text, message):
+    write_recipe(tmp_path / "recipes/x/less", text)
+    write_recipe(tmp_path / "recipes/x/more", recipe_text())
+    for verb in ("find", "script", "build", "meta", "hash"):
+        for name in ("less", "less-doc"):
+            said = refused(verb, name, cwd=tmp_path)
+            assert said.startswith(f"pkggen: recipes/x/less/pkgen.yaml{message}")
+
+
 def test_a_folder_whose_name_is_no_recipe_name(tmp_path):
     for name in ("a b", "-rf", "a$x", "a;b"):
-        assert f"{name!r} is no recipe name" in refusal(tmp_path / name, recipe_text())
+        assert f"{name!r} can't be a recipe's name" in refusal(tmp_path / name, recipe_text())
 
 
 @pytest.mark.parametrize(
@@ -1560,13 +1603,13 @@ def test_problems_of_a_tree(world):
         f"{place}lost/pkgen.yaml: no recipe makes the build dependency goood; did you mean good?",
         f"{place}second/pkgen.yaml: recipes/good/pkgen.yaml makes good too",
         f"{place}broken/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?",
-        f"{place}utf/pkgen.yaml:1: a byte that is no UTF-8; save the recipe as UTF-8",
+        f"{place}utf/pkgen.yaml:1: a byte that is not UTF-8; save the recipe as UTF-8",
         f"{place}self/pkgen.yaml: {cycle}self -> self; {WAY_OUT}",
         f"{place}w/pkgen.yaml: {cycle}w -> x -> y -> w; {WAY_OUT}",
     } <= lines
     nowhere = f"{place}lost2/pkgen.yaml: no recipe makes lost2's dependency nowhere; "
     assert any(line.startswith(nowhere) for line in lines)
-    assert any("is no recipe name" in line for line in lines)
+    assert any("can't be a recipe's name" in line for line in lines)
     assert not list(world.folder.rglob("pwned"))
     assert len(lines) == 8, lines
 
@@ -2710,10 +2753,6 @@ def test_what_is_refused_is_not_valid_by_the_schema(tmp_path, text):
     assert [len(errors) > 0 for errors in validated([text])] == [True]
 
 
-def test_every_kind_of_field_has_a_schema():
-    assert {*pkggen.KIND_SCHEMAS, "alternatives", "packages"} == set(pkggen.READERS)
-
-
 def tarball(files, top="hello-1.2/"):
     """A .tar.gz of FILES, name to text; scripts can be run."""
     file = io.BytesIO()
@@ -2974,22 +3013,60 @@ def test_a_name_with_a_plus_is_built(world):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("version: 2", "the recipe has version twice; keep one"),
         ("data: !!set {x}", "the YAML tag tag:yaml.org,2002:set; recipes have plain values only"),
         ("data: {x: &x [], y: *x}", "a YAML alias; write the value out where it is used"),
-        ("build: x", "build is 'x', and no number from 0 up"),
+        ("build: x", "build is 'x', not a whole number from 0 up"),
         ("sources: [x]", "'x' begins with none of "),
     ],
 )
-def test_lenient_forgives_unknown_keys_alone(tmp_path, capsys, line, message):
+def test_lenient_forgives_no_more_than_keys(tmp_path, capsys, line, message):
     text = f"packages: {{a: {{x: }}}}\nversion: 1\nxx: 1\n{line}\n"
     assert message in refusal(tmp_path / "r", text, lenient=True)
     warnings = capsys.readouterr().err.splitlines()
     assert all("warning" in line and "unknown key x" in line for line in warnings)
 
 
+def test_of_duplicate_keys_lenient_takes_the_last(tmp_path, capsys):
+    """As yaml.v2 does, in each kind of map; where they stand is said."""
+    text = (
+        "packages: {a: {dependencies: [x]}, a: {dependencies: [y]}}\nversion: 1\nversion: 2\n"
+        "data: {m: {k: 1, 2: b, k: 3, 0x2: c}}\nscript: ['{{.Version}} {{.Data.m.k}}']\n"
+    )
+    recipe = load(tmp_path / "r", text, lenient=True)
+    assert recipe.packages["a"]["dependencies"] == ["y"]
+    assert (recipe.script, recipe.fields["data"]) == ("2 3", {"m": {"k": 3, 2: "c"}})
+    path = f"pkggen: warning: {tmp_path}/r/pkgen.yaml"
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        f"{path}:1:36: packages has a twice; keep one",
+        f"{path}:3:1: the recipe has version twice; keep one",
+        f"{path}:4:24: data.m has k twice; keep one",
+        f"{path}:4:30: data.m has 0x2 twice; keep one",
+    ]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_keys_of_maps_in_data_keep_their_type(tmp_path, lenient):
+    """Those of .Data itself are what a template calls them by, and so text."""
+    text = (
+        "packages: {a: }\nversion: 1\n"
+        "data: {y: [{10: a, 9: b, 1.5: c, no: d, '8': e, ~: f, x y: g}], 3: h}\n"
+    )
+    data = load(tmp_path / "r", text, lenient=lenient).fields["data"]
+    keys = list(data["y"][0])
+    assert keys == [10, 9, 1.5, False, "8", "", "x y"] and list(data) == ["y", "3"]
+    assert [type(key) for key in keys] == [int, int, float, bool, str, str, str]
+
+
+def test_strip_and_allow(tmp_path):
+    fields = load(tmp_path / "r", recipe_text()).fields
+    assert (fields["strip"], fields["allow"]) == (True, {})
+    text = recipe_text(strip=False, allow={"static": "the loader itself"})
+    fields = load(tmp_path / "r", text).fields
+    assert (fields["strip"], fields["allow"]) == (False, {"static": "the loader itself"})
+
+
 def test_lenient_in_a_package(tmp_path, capsys):
     recipe = load(tmp_path / "r", "packages: {a: {x: [y]}}\nversion: 1\n", lenient=True)
     assert list(recipe.packages) == ["a"]
-    said = "pkgen.yaml:1:16: unknown key x in package a; known are dependencies, "
+    said = "pkgen.yaml:1:16: unknown key x in packages.a; known are dependencies, "
     assert said in capsys.readouterr().err
