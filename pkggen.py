@@ -56,7 +56,8 @@ class Lazy:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-hashlib, json, shlex = Lazy("hashlib"), Lazy("json"), Lazy("shlex")
+graphlib, hashlib = Lazy("graphlib"), Lazy("hashlib")
+json, shlex = Lazy("json"), Lazy("shlex")
 subprocess, tarfile, tempfile = Lazy("subprocess"), Lazy("tarfile"), Lazy("tempfile")
 
 VERSION = "0.1"
@@ -91,8 +92,9 @@ MACHINES = {"armv7l": "armv7", "i386": "x86", "i586": "x86", "i686": "x86"}
 
 # Build dependencies that are the builder's own programs and no packages of ours.
 BUILDER_TOOLS = frozenset(
-    "bc binutils bison bzip2 cpio file flex gawk gcc gzip m4 make patch perl pkgconf rsync sed tar "
-    "xz".split()
+    "autoconf automake autopoint bash bc binutils bison bzip2 cmake coreutils cpio diffutils file "
+    "findutils flex gawk gcc gettext gperf grep gzip libtool lzip m4 make meson ninja patch perl "
+    "pkg-config pkgconf pkgconfig python3 rsync sed sh tar texinfo unzip xz zstd".split()
 )
 # ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them ----
 
@@ -421,10 +423,12 @@ class Source(NamedTuple):
 class Recipe:
     """A loaded recipe: templates rendered, every field of its final type."""
 
-    # "A tree of recipes": the recipes whose stand-ins the build uses; of a stand-in itself, the
-    # dependencies that it is built without.
-    stand_ins: Tuple[str, ...] = ()
-    without: Optional[Tuple[str, ...]] = None
+    # "A tree of recipes": whether libc needs it; the recipes whose stages are in its sysroot;
+    # whether it is built as its own stage, and what that is built without.
+    before_libc = False
+    stages: Tuple[str, ...] = ()
+    is_stage = False
+    without: Tuple[str, ...] = ()
 
     def __init__(self, name: str, folder: str, path: str, arch: str, hostarch: str,
                  fields: Dict[str, Any]) -> None:
@@ -449,21 +453,22 @@ class Recipe:
         return self.fields["packages"]
 
     @property
-    def is_stand_in(self) -> bool:
-        return self.without is not None
-
-    @property
-    def key(self) -> str:
+    def record_name(self) -> str:
         """What its record and its log are called."""
-        return f"bootstrap/{self.name}" if self.is_stand_in else self.name
+        return f"stage/{self.name}" if self.is_stage else self.name
 
     @property
-    def title(self) -> str:
-        return f"{self.name} {self.version}" + (", its stand-in" if self.is_stand_in else "")
+    def full_name(self) -> str:
+        return f"{self.name} {self.version}" + (" (stage)" if self.is_stage else "")
 
     @property
     def version(self) -> str:
         return f"{self.fields['version']}-{self.fields['build']}"
+
+    def answers_to(self) -> set:
+        """The names of its packages, and what they provide."""
+        provides = [text for fields in self.packages.values() for text in fields["provides"]]
+        return {*self.packages, *map(relation_name, provides)}
 
 
 # ==== Recipes: from YAML to values ================================================================
@@ -703,7 +708,7 @@ def recipe_path(argument: str) -> str:
             raise Fail(f"{argument}: no recipe there; a recipe is a directory with a {RECIPE_FILE}")
         path = find_recipe("recipes", argument)
     if not path.isprintable():
-        raise Fail(f"{path}: a control character in its path; rename the directory")
+        raise Fail(f"{printable(path)}: a control character in its path; rename the directory")
     return os.path.normpath(path)
 
 
@@ -742,7 +747,7 @@ def find_recipe(directory: str, name: str) -> str:
 
 
 def package_names(path: str) -> Tuple[List[str], List[str]]:
-    """The packages that the recipe in PATH makes, and what they provide; guessed if it is broken."""
+    """The packages that the recipe in PATH makes, and what they provide; a guess if it's broken."""
     try:
         root = compose(path)
     except Fail:
@@ -1117,8 +1122,9 @@ WORLD_MK = """\
 # A recipe without commands is up to date: what went into it is what went into its last good build.
 SOURCES ?= build/sources
 PKGGEN ?= {pkggen}
-.PHONY: all{phony}
-all:{all}
+.PHONY: all buildable{phony}
+all: buildable
+{failing}buildable:{buildable}
 {rules}"""
 
 
@@ -1133,7 +1139,11 @@ def quote_script(script: str) -> str:
 
 
 def quote_command(words: Iterable[str]) -> str:
-    """WORDS as one line of a makefile's recipe."""
+    """WORDS as one line of a makefile's recipe: a newline in one would begin a rule of its own."""
+    words = list(words)
+    for word in words:
+        if not word.isprintable():
+            raise Fail(f"{printable(word)!r}: a control character can't stand in a makefile")
     return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
 
 
@@ -1176,8 +1186,12 @@ def source_rule(recipe: Recipe, source: Source) -> str:
 
 def failing_rule(target: str, problem: str) -> str:
     """A rule that says what is wrong, for a target that can't be made."""
+    return f"{target}:\n{failing_command(problem)}"
+
+
+def failing_command(problem: str) -> str:
     command = quote_command(["echo", "pkggen: " + printable(problem)])
-    return f"{target}:\n\t@{command} >&2; exit 1\n"
+    return f"\t@{command} >&2; exit 1\n"
 
 
 def with_hash(alternative: Alternative) -> str:
@@ -1226,16 +1240,16 @@ def metadata(recipe: Recipe) -> Dict[str, Any]:
 
 # ==== What went into a build ======================================================================
 #
-# NAME.built records the hash of everything that went into the last good build of a recipe, and the
-# packages that came out. A recipe is fresh while its inputs have those very hashes. The packages of
-# its build dependencies are inputs by their own hash: rebuilt to the same bytes, they change
-# nothing (early cutoff).
+# A build record, NAME.built, has the hash of everything that went into the last good build of a
+# recipe, and the packages that came out. A recipe is up to date while its inputs have those very
+# hashes. The packages of its build dependencies are inputs by their own hash: rebuilt to the same
+# bytes, they change nothing (early cutoff).
 
 
-class Built(NamedTuple):
-    """The record of a good build.
+class BuildRecord(NamedTuple):
+    """What went into a good build, and what came out.
 
-    `packages`: name to {file (from the repository's folder), size, sha256, depends, provides};
+    `packages`: name to {file (from the repository's directory), size, sha256, depends, provides};
     `texts`: those of the inputs that are texts, so that `why` can show the lines that changed.
     """
 
@@ -1246,10 +1260,10 @@ class Built(NamedTuple):
 
 
 class Work:
-    """The folders of one architecture below $O, and the records of what is built there.
+    """The directories of one architecture below $O, and the records of what is built there.
 
-    Stand-ins have records, logs and packages in folders of their own, named bootstrap; they are
-    never in the repository.
+    Stages have records, logs and packages in directories of their own; they are never in the
+    repository.
     """
 
     def __init__(self, arch: str) -> None:
@@ -1257,85 +1271,89 @@ class Work:
         self.records = os.path.join(OUT, arch, "mk")
         self.logs = os.path.join(OUT, arch, "log")
         self.repository = os.path.join(OUT, "repo", arch)
-        self.built: Dict[str, Built] = {}
-        self.makers: Dict[str, str] = {}
-        for prefix in ("", "bootstrap/"):
-            folder = os.path.join(self.records, prefix)
-            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        self.built: Dict[str, BuildRecord] = {}  # by Recipe.record_name
+        self.makers: Dict[str, str] = {}  # of a package, or of what one provides; no stages
+        for prefix in ("", "stage/"):
+            directory = os.path.join(self.records, prefix)
+            for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
                 if name.endswith(".built"):
-                    key = prefix + name[: -len(".built")]
-                    self.add(key, self.read(key))
+                    name = prefix + name[: -len(".built")]
+                    self.add(name, self.read(name))
 
-    def read(self, key: str) -> Built:
-        path = os.path.join(self.records, key + ".built")
+    def read(self, name: str) -> BuildRecord:
+        path = os.path.join(self.records, name + ".built")
         try:
             with open(path, encoding="utf-8") as file:
-                return Built(**json.load(file))
+                return BuildRecord(**json.load(file))
         except (ValueError, TypeError, OSError) as error:
             raise Fail(
                 f"{path}: unreadable ({error}); remove it, and the recipe is built again") from None
 
-    def add(self, key: str, built: Built) -> None:
-        self.built[key] = built
-        if "/" in key:
-            return
-        for package, facts in built.packages.items():
-            self.makers[package] = key
-            for provided in facts["provides"]:
-                self.makers.setdefault(relation_name(provided), key)
+    def add(self, name: str, record: BuildRecord) -> None:
+        self.built[name] = record
+        for package, values in record.packages.items() if "/" not in name else ():
+            self.makers[package] = name
+            for provided in values["provides"]:
+                self.makers.setdefault(relation_name(provided), name)
 
-    def record(self, key: str, built: Built) -> None:
-        path = os.path.join(self.records, key + ".built")
-        write_atomic(path, (json.dumps(built._asdict(), indent=1, sort_keys=True) + "\n").encode())
-        self.add(key, built)
+    def record(self, name: str, record: BuildRecord) -> None:
+        text = json.dumps(record._asdict(), indent=1, sort_keys=True) + "\n"
+        replace_file(os.path.join(self.records, name + ".built"), text.encode())
+        self.add(name, record)
 
-    def facts(self, package: str, stand_ins: Iterable[str] = ()) -> Optional[Dict[str, Any]]:
-        """The record of the package named, or of one that provides it; None when there is none.
+    def find(self, name: str, stages: Iterable[str] = ()) -> Optional[Tuple[str, Dict[str, Any]]]:
+        """The built package called NAME, or one that provides it, with its part of the record.
 
-        Where one of the recipes STAND_INS makes it, the stand-in's.
+        Where one of the recipes STAGES makes it, the stage's. None when there is none.
         """
-        for key in (*(f"bootstrap/{name}" for name in stand_ins), self.makers.get(package)):
-            packages = self.built[key].packages if key in self.built else {}
-            if package in packages:
-                return packages[package]
-            for facts in packages.values():
-                if package in map(relation_name, facts["provides"]):
-                    return facts
+        for maker in (*(f"stage/{stage}" for stage in stages), self.makers.get(name)):
+            packages = self.built[maker].packages if maker in self.built else {}
+            if name in packages:
+                return name, packages[name]
+            for package, values in packages.items():
+                if name in map(relation_name, values["provides"]):
+                    return package, values
         return None
 
     def packages_folder(self, recipe: Recipe) -> str:
         """Where the packages of the recipe go."""
-        stand_ins = os.path.join(OUT, self.arch, "bootstrap")
-        return stand_ins if recipe.is_stand_in else self.repository
+        return os.path.join(OUT, self.arch, "stage") if recipe.is_stage else self.repository
 
-    def package_path(self, facts: Dict[str, Any]) -> str:
-        return os.path.normpath(os.path.join(self.repository, facts["file"]))
+    def package_path(self, values: Dict[str, Any]) -> str:
+        return os.path.normpath(os.path.join(self.repository, values["file"]))
 
-    def is_here(self, built: Built) -> bool:
-        for facts in built.packages.values():
-            try:
-                if os.stat(self.package_path(facts)).st_size != facts["size"]:
-                    return False
-            except OSError:
-                return False
-        return True
+    def is_here(self, record: BuildRecord) -> bool:
+        """Whether the packages are where the build put them."""
+        try:
+            return all(
+                os.stat(self.package_path(values)).st_size == values["size"]
+                for values in record.packages.values())
+        except OSError:
+            return False
 
     def builder(self) -> Tuple[str, str]:
         """(image, hash of its definition and its package list), as world/builder wrote them."""
-        path = os.path.join(self.records, "builder")
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(os.path.join(self.records, "builder"), encoding="utf-8") as file:
                 text = file.read()
         except OSError:
             return "", ""
-        return text.partition("\n")[0], hash_text(text)
+        return text.partition("\n")[0], text_digest(text)
 
 
-def hash_text(text: str) -> str:
+def replace_file(path: str, data: bytes) -> None:
+    """Write PATH anew; a file that is there keeps its mode, whatever the umask."""
+    mode = os.stat(path).st_mode & 0o777 if os.path.isfile(path) else None
+    write_atomic(path, data, 0o644 if mode is None else mode)
+    if mode is not None:
+        os.chmod(path, mode)
+
+
+def text_digest(text: str) -> str:
     return hashlib.sha256(to_bytes(text)).hexdigest()
 
 
-def hash_file(path: str) -> str:
+def file_digest(path: str) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for chunk in iter(lambda: file.read(CHUNK), b""):
@@ -1348,32 +1366,49 @@ def local_mode(path: str) -> int:
     return 0o755 if os.stat(path).st_mode & 0o100 else 0o644
 
 
-def hash_local(path: str) -> str:
-    return hash_file(path) + (" program" if local_mode(path) == 0o755 else "")
+def local_digest(path: str) -> str:
+    return file_digest(path) + (" program" if local_mode(path) == 0o755 else "")
 
 
 @functools.lru_cache(maxsize=None)
 def relation_name(relation: str) -> str:
-    """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is no need."""
+    """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is not a need."""
     return "" if relation.startswith("!") else re.split(r"[<>=~]", relation)[0]
+
+
+# libc: the name that it provides, and what trees call it that provide none.
+LIBC = ("libc-dev", "musl-dev")
+
+
+def build_needs(recipe: Recipe, is_made: Callable[[str], Any]) -> List[str]:
+    """The names of packages that the recipe's build has in its sysroot.
+
+    A recipe with a script has libc without naming it, where some recipe makes that (IS_MADE of a
+    name); not so the recipe that makes it, and those that it needs.
+    """
+    names = [relation_name(text) for text in recipe.fields["builddependencies"]]
+    libc = next(filter(is_made, LIBC), None) if recipe.script and not recipe.before_libc else None
+    names += [libc] if libc and libc not in recipe.answers_to() else []
+    return [name for name in dict.fromkeys(names) if name and name not in BUILDER_TOOLS]
 
 
 def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str, Any]]]:
     """The packages in the recipe's sysroot: its build dependencies with all that they depend on.
 
-    The value is the package's record, None where it isn't built.
+    Each is there once, by its own name, whatever it was asked for as; the value is its part of the
+    record, None where it isn't built.
     """
-    wanted = [
-        name
-        for name in map(relation_name, recipe.fields["builddependencies"])
-        if name and name not in BUILDER_TOOLS]
+    find = functools.partial(work.find, stages=recipe.stages)
+    wanted = build_needs(recipe, find)
+    seen: set = set()
     found: Dict[str, Optional[Dict[str, Any]]] = {}
     while wanted:
         name = wanted.pop()
-        if name in found:
-            continue
-        found[name] = work.facts(name, recipe.stand_ins)
-        wanted += [dep for dep in map(relation_name, (found[name] or {}).get("depends", [])) if dep]
+        if name and name not in seen:
+            seen.add(name)
+            package, values = find(name) or (name, None)
+            found[package] = values
+            wanted += map(relation_name, values["depends"] if values else ())
     return dict(sorted(found.items()))
 
 
@@ -1384,19 +1419,19 @@ def build_texts(recipe: Recipe) -> Dict[str, str]:
 
 def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     """What goes into the recipe's build: a name for each input, and its hash."""
-    inputs = {name: hash_text(text) for name, text in build_texts(recipe).items()}
+    inputs = {name: text_digest(text) for name, text in build_texts(recipe).items()}
     inputs["builder"] = work.builder()[1]
     for source in recipe.sources:
         hashes = [alternative.sha256 or "" for alternative in source.alternatives]
         inputs[f"source {source.name}"] = (
-            hash_local(local_path(recipe, source)) if source.is_local else " ".join(hashes))
+            local_digest(local_path(recipe, source)) if source.is_local else " ".join(hashes))
     for name, facts in sysroot_packages(recipe, work).items():
         inputs[f"package {name}"] = facts["sha256"] if facts else ""
     return inputs
 
 
-def is_fresh(recipe: Recipe, work: Work) -> bool:
-    built = work.built.get(recipe.key)
+def is_up_to_date(recipe: Recipe, work: Work) -> bool:
+    built = work.built.get(recipe.record_name)
     return built is not None and built.inputs == build_inputs(recipe, work) and work.is_here(built)
 
 
@@ -1427,36 +1462,36 @@ exit $status
 def build_recipe(recipe: Recipe, work: Work) -> None:
     """Build the recipe's packages, unless all that goes in went into the last good build too."""
     check_hashes(recipe)
-    record, log = (os.path.join(folder, recipe.key) for folder in (work.records, work.logs))
+    record, log = (os.path.join(folder, recipe.record_name) for folder in (work.records, work.logs))
     for folder in (os.path.dirname(record), os.path.dirname(log), work.packages_folder(recipe)):
         os.makedirs(folder, exist_ok=True)
     with open(record + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         work = Work(work.arch)
-        if is_fresh(recipe, work):
-            say(f"fresh   {recipe.title}")
+        if is_up_to_date(recipe, work):
+            say(f"build   {recipe.full_name}: up to date")
         else:
             build_now(recipe, work)
 
 
 def build_now(recipe: Recipe, work: Work) -> None:
     inputs = build_inputs(recipe, work)
-    before = work.built.get(recipe.key)
+    before = work.built.get(recipe.record_name)
     started = time.monotonic()
-    say(f"build   {recipe.title}")
+    say(f"build   {recipe.full_name}")
     with tempfile.TemporaryFile(dir=work.logs) as tar_in, tempfile.TemporaryFile(
         dir=work.logs) as tar_out:
         write_input(recipe, work, tar_in)
         run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
         packages = pack(recipe, work, tar_out)
     seconds = round(time.monotonic() - started, 1)
-    built = Built(inputs, packages, seconds, build_texts(recipe))
-    work.record(recipe.key, built)
+    built = BuildRecord(inputs, packages, seconds, build_texts(recipe))
+    work.record(recipe.record_name, built)
     remove_former(work, before, built)
     size = sum(facts["size"] for facts in packages.values())
     same = ", the same bytes as before" if before and before.packages == packages else ""
     say(
-        f"built   {recipe.title}: {' '.join(packages)}, {human_size(size)}, "
+        f"built   {recipe.full_name}: {' '.join(packages)}, {human_size(size)}, "
         f"{built.seconds:.0f} s{same}")
 
 
@@ -1517,7 +1552,7 @@ def write_sysroot(
                 f"{recipe.path}: it needs {name}, which is not built; "
                 f"`make world PKG={next(iter(recipe.packages))}` builds that first")
         path = work.package_path(facts)
-        if not os.path.isfile(path) or hash_file(path) != facts["sha256"]:
+        if not os.path.isfile(path) or file_digest(path) != facts["sha256"]:
             raise Fail(f"{path}: not the file that was built; remove it, and {name} is built again")
         paths.append(os.path.abspath(path))
     run_lpkg(["bootstrap", "--tar", "-", "--allow-unsigned", "--no-database", *paths], None, file)
@@ -1546,8 +1581,8 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
         raise Fail(
             "there is no builder image; `make world` makes it, "
             "`world/engine world/builder` makes it alone")
-    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.key)}-{os.getpid()}"
-    log = os.path.join(work.logs, recipe.key + ".log")
+    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.record_name)}-{os.getpid()}"
+    log = os.path.join(work.logs, recipe.record_name + ".log")
     environment = {**os.environ, "BUILD": name, "IMAGE": image}
     command = f"exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
     process = subprocess.Popen(
@@ -1604,7 +1639,7 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
     for line in lines[-LOG_LINES:]:
         say(f"  {line}")
     what = "input or output was cut" if status == 100 else f"status {status}"
-    return f"{recipe.title}: the build failed ({what}); the whole log is {log}"
+    return f"{recipe.full_name}: the build failed ({what}); the whole log is {log}"
 
 
 def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
@@ -1629,7 +1664,7 @@ def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
         for name, path, size, digest in rows}
 
 
-def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
+def remove_former(work: Work, before: Optional[BuildRecord], built: BuildRecord) -> None:
     """Remove the package files of the build before that this one did not make again."""
     files = {facts["file"] for facts in built.packages.values()}
     for facts in before.packages.values() if before else ():
@@ -1643,54 +1678,63 @@ def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
 # make closes dependencies by itself, so a target of world.mk names only what it needs directly, and
 # the file grows as the tree does:
 #
-#   recipe/R      builds R; needs package/B for each build dependency B
-#   package/P     P can be installed; needs the recipe that makes P, and package/D for each D that P
-#                 depends on
-#   bootstrap/R   builds the stand-in of R, which has `builder: bootstrap` and is in a cycle:
-#                 without the dependencies that are in the cycle too, the builder's tools in their
-#                 place
-#   stage/P       package/P as the recipes of the cycle have it: the stand-in's where R makes P
+#   recipe/R   builds R; needs package/B for each build dependency B
+#   package/P  P can be installed; needs the recipe that makes P, and package/D for each D that P
+#              depends on
+#   stage/R    builds the stage of R, which has `builder: bootstrap` and is in a cycle: without the
+#              dependencies that are in the cycle too, the builder's tools in their place
+#   staged/P   package/P as the recipes of the cycle have it: the stage's where R makes P
 #
-# A cycle of packages alone is no problem, they are installed together: one of them has the needs of
-# all, and the others need that one. In a cycle with recipes, every recipe, R itself too, is built
-# with stage/ in place of package/. So the stand-in counts there even when R is built, and what goes
-# into a build is the same in every run. A cycle that is left then is a problem of one of its
+# A cycle of packages alone is not a problem, they are installed together: one of them has the needs
+# of all, and the others need that one. In a cycle with recipes, every recipe, R itself too, is
+# built with staged/ in place of package/. So the stage counts there even when R is built, and what
+# goes into a build is the same in every run. A cycle that is left then is a problem of one of its
 # recipes.
+#
+# libc needs nothing that needs libc unnamed: what package/libc-dev leads to is built without it.
+
+Graph = Dict[str, List[str]]
+NAMES_SHOWN, PROBLEMS_SHOWN = 12, 8  # of what keeps recipes from being built
 
 
 class Tree:
-    """Every recipe below a folder; `problems` has a line of text for each that can't be built."""
+    """Every recipe below a directory, and what has to be built before what.
 
-    def __init__(self, folder: str, options: argparse.Namespace) -> None:
-        self.options = options
+    `problems` has a line of text for each recipe that can't be built, `missing` the recipes that
+    name what no recipe makes, `hashless` the number of a recipe's sources without a hash.
+    """
+
+    def __init__(self, directory: str, options: argparse.Namespace) -> None:
+        self.directory, self.options = directory, options
         self.recipes: Dict[str, Recipe] = {}
-        self.stand_ins: Dict[str, Recipe] = {}
+        self.stages: Dict[str, Recipe] = {}
         self.problems: Dict[str, str] = {}
+        self.missing: Dict[str, List[str]] = {}
+        self.hashless: Dict[str, int] = {}
         self.cycles: List[set] = []  # of names of recipes
         # The recipe behind the name of a package, or behind another name that one provides.
         self.makers: Dict[str, str] = {}
         self.providers: Dict[str, str] = {}
-        for path in find_recipes(folder):
-            self.load(path, options)
-        self.unread = sorted(self.problems)
-        self.find_makers()
-        for name in self.recipes:
-            self.check_needs(name)
+        unread: Dict[str, str] = {}
+        for path in find_recipes(directory):
+            self.load(path, unread)
+        self.find_makers(unread)
         # The targets of world.mk, each with those it needs itself.
-        self.targets: Dict[str, List[str]] = {}
+        self.graph: Graph = {f"recipe/{name}": [] for name in {**self.problems, **self.recipes}}
+        for recipe in self.recipes.values():
+            self.check(recipe)
         self.add_targets()
         self.order = self.sort()
-        # Those of them that build, in that order.
-        builds = {target: self.built_by(target) for target in self.order}
-        self.builds = {target: recipe for target, recipe in builds.items() if recipe}
+        self.blocked = self.find_blocked()
 
-    def load(self, path: str, options: argparse.Namespace) -> None:
-        # A folder whose name is none of a recipe's is a problem too, and needs a target for it.
-        name = plain_name(os.path.basename(os.path.dirname(os.path.abspath(path))))
+    def load(self, path: str, unread: Dict[str, str]) -> None:
+        # A directory whose name can't be a recipe's is a problem too, and needs a target for it.
+        name = plain_name(recipe_name(path))
         try:
-            recipe = load_recipe(path, options)
+            recipe = load_recipe(path, self.options)
         except Fail as problem:
             self.problems[name] = str(problem).partition("\n")[0]
+            unread.update(dict.fromkeys(package_names(path)[0], name))
             return
         if name in self.recipes:
             self.problems[name] = (
@@ -1698,261 +1742,295 @@ class Tree:
         elif not recipe.fields["arch"] or recipe.arch in recipe.fields["arch"]:
             self.recipes[name] = recipe
 
-    def find_makers(self) -> None:
+    def find_makers(self, unread: Dict[str, str]) -> None:
+        """UNREAD: what recipes make that can't be read, so that who needs it hears about them."""
         for name, recipe in self.recipes.items():
             for package in recipe.packages:
                 other = self.makers.setdefault(package, name)
                 if other != name:
-                    self.problems[name] = (
-                        f"{recipe.path}: {self.recipes[other].path} makes {package} too")
+                    for one, two in ((name, other), (other, name)):
+                        paths = self.recipes[one].path, self.recipes[two].path
+                        self.problems.setdefault(one, "{}: {} makes {} too".format(*paths, package))
+        for package, name in unread.items():
+            self.makers.setdefault(package, name)
         for name, recipe in self.recipes.items():
             for package, fields in recipe.packages.items():
                 for provided in map(relation_name, fields["provides"]):
                     if self.makers.setdefault(provided, name) == name:
                         self.providers.setdefault(provided, package)
 
+    def find(self, name: str) -> str:
+        """The recipe that makes the package NAME, or that is called so."""
+        maker = self.makers.get(name) or recipe_name(find_recipe(self.directory, name))
+        if f"recipe/{maker}" not in self.graph:
+            raise Fail(f"{name}: its recipe is not for {self.options.arch}; see its `arch`")
+        return maker
+
     def needs(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
         """The names that PACKAGE, or else the recipe's build, depends on."""
-        fields = recipe.packages[package] if package else None
-        relations = fields["dependencies"] if fields else recipe.fields["builddependencies"]
-        names = [relation_name(text) for text in relations]
-        return [name for name in names if name and (package or name not in BUILDER_TOOLS)]
+        if package is None:
+            return build_needs(recipe, self.makers.__contains__)
+        names = map(relation_name, recipe.packages[package]["dependencies"])
+        return list(dict.fromkeys(filter(None, names)))
 
-    def check_needs(self, name: str) -> None:
-        recipe = self.recipes[name]
-        needs = {text: "the build dependency" for text in self.needs(recipe)}
+    def check(self, recipe: Recipe) -> None:
+        """Note what the recipe needs that is not there: packages, and hashes of sources."""
+        if recipe.name in self.problems:
+            return
+        needs = {name: f"the build dependency {name}" for name in self.needs(recipe)}
         for package in recipe.packages:
-            needs.update({text: f"{package}'s dependency" for text in self.needs(recipe, package)})
-        for dependency, what in needs.items():
-            if dependency not in self.makers:
-                hint = did_you_mean(dependency, self.makers)
-                if self.unread and "did you mean" not in hint:
-                    hint = f"; {', '.join(self.unread)} could not be read"
-                self.problems.setdefault(
-                    name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}")
+            for name in self.needs(recipe, package):
+                needs.setdefault(name, f"{package}'s dependency {name}")
+        missing = [name for name in needs if name not in self.makers]
+        for name in missing:
+            self.missing.setdefault(name, []).append(recipe.name)
+        if missing:
+            what = ", ".join(needs[name] + nearest(name, self.makers) for name in missing)
+            self.problems.setdefault(recipe.name, f"{recipe.path}: no recipe makes {what}")
+        try:
+            check_hashes(recipe)
+        except Fail as problem:
+            self.problems.setdefault(recipe.name, str(problem))
+            self.hashless[recipe.name] = sum(
+                not source.is_local and source.alternatives[0].sha256 is None
+                for source in recipe.sources)
 
     def add_targets(self) -> None:
+        for name in self.makers:
+            self.graph[f"package/{name}"] = self.to_install(name, self.recipes)
+        libc = next(filter(self.makers.__contains__, LIBC), None)
         for name, recipe in self.recipes.items():
-            needs = [] if name in self.problems else self.wanted(recipe)
-            self.targets[f"recipe/{name}"] = needs
-        for name, maker in self.makers.items():
-            self.targets[f"package/{name}"] = self.to_install(name, self.recipes[maker])
+            self.graph[f"recipe/{name}"] = self.to_build(recipe.replace(before_libc=True))
+        for_libc = reached_from(self.graph, [f"package/{libc}"]) if libc else {}
+        for name, recipe in self.recipes.items():
+            if f"recipe/{name}" in for_libc:
+                self.recipes[name] = recipe.replace(before_libc=True)
+            elif name not in self.problems:
+                self.graph[f"recipe/{name}"] = self.to_build(recipe)
+        for name in self.problems:
+            self.graph[f"recipe/{name}"] = []
 
-    def wanted(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
-        """The targets of the packages that PACKAGE, or else the recipe's build, depends on."""
-        names = dict.fromkeys(self.needs(recipe, package))
-        return [f"package/{name}" for name in names if name in self.makers]
+    def to_build(self, recipe: Recipe) -> List[str]:
+        """The targets of the packages that the recipe's build needs."""
+        return [f"package/{name}" for name in self.needs(recipe) if name in self.makers]
 
-    def to_install(self, name: str, maker: Recipe) -> List[str]:
-        """The targets that the package NAME of the recipe MAKER needs."""
+    def to_install(self, name: str, recipes: Dict[str, Recipe]) -> List[str]:
+        """The targets that the package NAME needs, as made by one of RECIPES."""
+        maker = self.makers[name]
+        packages = recipes[maker].packages if maker in recipes else {}
+        if name in packages:
+            needs = self.needs(recipes[maker], name)
+            return [f"recipe/{maker}", *(f"package/{x}" for x in needs if x in self.makers)]
         provider = self.providers.get(name)
-        if provider and name not in maker.packages:
-            return [f"package/{provider}"]
-        return [f"recipe/{maker.name}", *self.wanted(maker, name)]
+        return [f"package/{provider}" if provider in packages else f"recipe/{maker}"]
 
     def built_by(self, target: str) -> Optional[Recipe]:
         """The recipe that the target builds; None for a package's, and where it can't be built."""
         kind, _, name = target.partition("/")
-        recipes = {"recipe": self.recipes, "bootstrap": self.stand_ins}.get(kind, {})
+        recipes = {"recipe": self.recipes, "stage": self.stages}.get(kind, {})
         return None if name in self.problems else recipes.get(name)
+
+    def find_blocked(self) -> set:
+        """The targets that can't be built: those with a problem, and those that need them."""
+        blocked: set = set()
+        for target in self.order:
+            kind, _, name = target.partition("/")
+            is_broken = kind == "recipe" and name in self.problems
+            if is_broken or not blocked.isdisjoint(self.graph[target]):
+                blocked.add(target)
+        return blocked
+
+    # ---- cycles ----
 
     def sort(self) -> List[str]:
         """The targets, each after those it needs, once every cycle is dealt with."""
         while True:
-            groups = strong_groups(self.targets)
-            cycles = [group for group in groups if self.is_cycle(group)]
-            for group in cycles:
+            order = sorted_part(self.graph)
+            if len(order) == len(self.graph):
+                return order
+            for group in cycles_in(self.graph, order):
                 self.break_cycle(group)
-            if not cycles:
-                return [target for group in groups for target in group]
-
-    def is_cycle(self, group: List[str]) -> bool:
-        return len(group) > 1 or group[0] in self.targets[group[0]]
 
     def break_cycle(self, group: List[str]) -> None:
-        builds = sorted(target for target in group if target.startswith(("recipe/", "bootstrap/")))
-        recipes = [self.recipes[target.partition("/")[2]] for target in builds]
-        starters = {
-            recipe.name
-            for recipe in recipes
-            if BUILDERS[recipe.fields["builder"]] == "bootstrap"
-            and recipe.name not in self.stand_ins}
-        self.cycles += [{recipe.name for recipe in recipes}] if recipes else []
+        builds = sorted(target for target in group if target.startswith(("recipe/", "stage/")))
+        names = {target.partition("/")[2] for target in builds}
+        bootstraps = {
+            name for name in names - set(self.stages)
+            if BUILDERS[self.recipes[name].fields["builder"]] == "bootstrap"}
         if not builds:
             self.join_packages(group)
-        elif starters:
-            self.add_stand_ins(group, starters)
+            return
+        self.cycles.append(names)
+        if bootstraps:
+            self.add_stages(group, bootstraps)
         else:
-            self.report_cycle(builds[0], group)
+            self.report_cycle(min(builds, key=lambda target: target.startswith("recipe/")))
 
     def join_packages(self, group: List[str]) -> None:
         first, *others = sorted(group)
-        needs = dict.fromkeys(need for target in group for need in self.targets[target])
-        inside = set(group)
-        self.targets[first] = [need for need in needs if need not in inside]
-        self.targets.update({other: [first] for other in others})
+        needs = dict.fromkeys(need for target in group for need in self.graph[target])
+        self.graph[first] = [need for need in needs if need not in group]
+        self.graph.update({other: [first] for other in others})
 
-    def add_stand_ins(self, group: List[str], starters: set) -> None:
-        """Have the recipes of the GROUP, a cycle, built with the stand-ins of the STARTERS."""
-        # In the group's place: what the cycle's recipes need instead.
-        instead = {}
+    def add_stages(self, group: List[str], bootstraps: set) -> None:
+        """Have the recipes of the GROUP, a cycle, built with the stages of the BOOTSTRAPS."""
+        instead = {}  # what the cycle's recipes need in the place of the group's targets
         for target in group:
             kind, _, name = target.partition("/")
             if kind == "package":
+                instead[target] = f"staged/{name}"
+            elif name in bootstraps:
                 instead[target] = f"stage/{name}"
-            elif name in starters:
-                instead[target] = f"bootstrap/{name}"
 
         def staged(targets: List[str]) -> List[str]:
             return [instead.get(target, target) for target in targets]
 
-        for name in starters:
-            without = self.left_out(self.recipes[name], instead, starters)
-            stand_in = make_stand_in(self.recipes[name], without, starters)
-            self.stand_ins[name] = stand_in
-            self.targets[f"bootstrap/{name}"] = staged(self.wanted(stand_in))
+        for name in bootstraps:
+            without = self.left_out(self.recipes[name], instead, bootstraps)
+            self.stages[name] = as_stage(self.recipes[name], without, bootstraps)
+            self.graph[f"stage/{name}"] = staged(self.to_build(self.stages[name]))
+        makers = {**self.recipes, **self.stages}
         for target in group:
             kind, _, name = target.partition("/")
             if kind == "package":
-                maker = self.stand_ins.get(self.makers[name], self.recipes[self.makers[name]])
-                self.targets[f"stage/{name}"] = staged(self.to_install(name, maker))
+                self.graph[f"staged/{name}"] = staged(self.to_install(name, makers))
             else:
-                self.targets[target] = staged(self.targets[target])
-                recipe = self.recipes[name]
-                self.recipes[name] = recipe.replace(stand_ins=tuple(sorted(starters)))
+                self.graph[target] = staged(self.graph[target])
+                self.recipes[name] = self.recipes[name].replace(stages=tuple(sorted(bootstraps)))
 
-    def left_out(self, recipe: Recipe, inside: Iterable[str], starters: set) -> List[str]:
-        """The dependencies that the recipe's stand-in lacks: DEP, or PACKAGE/DEP of a package.
+    def left_out(self, recipe: Recipe, inside: Iterable[str], bootstraps: set) -> List[str]:
+        """The dependencies that the recipe's stage lacks: DEP, or PACKAGE/DEP of a package.
 
-        What a stand-in's package needs to run would close the cycle as well, unless that is a
-        stand-in's too.
+        What a stage's package needs to run would close the cycle as well, unless that is a stage's
+        too.
         """
         allowed = recipe.fields["nobootstrap"]
         closing = {
             name for name in self.makers if f"package/{name}" in inside and not allowed.get(name)}
         without = [name for name in self.needs(recipe) if name in closing]
-        for package in recipe.packages:
-            for name in self.needs(recipe, package):
-                if name in closing and self.makers[name] not in starters:
-                    without.append(f"{package}/{name}")
-        return list(dict.fromkeys(without))
+        return without + [
+            f"{package}/{name}"
+            for package in recipe.packages
+            for name in self.needs(recipe, package)
+            if name in closing and self.makers[name] not in bootstraps]
 
-    def report_cycle(self, start: str, group: List[str]) -> None:
-        """Make the cycle a problem of the recipe that the target START builds.
+    def report_cycle(self, start: str) -> None:
+        """Make the shortest cycle through the target START a problem of the recipe it builds.
 
         That one fails then and waits for nothing, and so the others of the cycle fail after it.
         """
-        path = self.way_back(start, set(group))
-        words = []
-        for target, after in zip(path, path[1:] + [path[0]]):
-            kind, _, name = target.partition("/")
-            if kind == "bootstrap":
-                words.append(f"{name}'s stand-in")
-            elif kind == "recipe" or after.startswith(("package/", "stage/")):
-                words.append(name)
-        name = start.partition("/")[2]
-        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
-        if any(target.startswith("bootstrap/") for target in path):
-            way_out = "`nobootstrap` forbids the way out"
-        self.problems[name] = (
-            f"{self.recipes[name].path}: build dependencies in a cycle: "
-            f"{' -> '.join(words)}; {way_out}")
-        self.targets[f"recipe/{name}"] = []
-        if name in self.stand_ins:
-            self.targets[f"bootstrap/{name}"] = [f"recipe/{name}"]
-
-    def way_back(self, start: str, inside: set) -> List[str]:
-        """The shortest way from the target START back to it, through those INSIDE."""
-        came_from: Dict[str, str] = {}
-        queue = [start]
-        for target in queue:
-            for need in self.targets[target]:
-                if need in inside and need not in came_from:
-                    came_from[need] = target
-                    queue.append(need)
+        came_from = reached_from(self.graph, [start])
         path = [start, came_from[start]]
         while path[-1] != start:
             path.append(came_from[path[-1]])
-        return path[::-1]
+        words = []
+        for target, after in zip(path[::-1], path[-2::-1]):
+            kind, _, name = target.partition("/")
+            if kind == "stage":
+                words.append(f"{name}'s stage")
+            elif kind == "recipe" or after.startswith(("package/", "staged/")):
+                words.append(name)
+        name = start.partition("/")[2]
+        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
+        if any(target.startswith("stage/") for target in path):
+            way_out = "`nobootstrap` forbids the way out"
+        way = " -> ".join([*words, words[0]])
+        self.problems[name] = (
+            f"{self.recipes[name].path}: build dependencies in a cycle: {way}; {way_out}")
+        self.graph[f"recipe/{name}"] = []
+        if name in self.stages:
+            self.graph[f"stage/{name}"] = [f"recipe/{name}"]
 
 
-def make_stand_in(recipe: Recipe, without: Iterable[str], stand_ins: Iterable[str]) -> Recipe:
-    """The RECIPE as it makes its stand-in: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
+def as_stage(recipe: Recipe, without: Iterable[str], stages: Iterable[str]) -> Recipe:
+    """The RECIPE as its stage is built: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
     left_out = set(without)
     fields = dict(recipe.fields)
     fields["builddependencies"] = [
         text for text in fields["builddependencies"] if relation_name(text) not in left_out]
     fields["packages"] = {
-        name: {
-            **package,
-            "dependencies": [
-                text
-                for text in package["dependencies"]
-                if f"{name}/{relation_name(text)}" not in left_out
-            ],
-        }
+        name: {**package, "dependencies": [
+            text for text in package["dependencies"]
+            if f"{name}/{relation_name(text)}" not in left_out]}
         for name, package in recipe.packages.items()}
-    return recipe.replace(fields=fields, stand_ins=tuple(sorted(stand_ins)), without=tuple(without))
+    return recipe.replace(
+        fields=fields, is_stage=True, stages=tuple(sorted(stages)), without=tuple(sorted(left_out)))
 
 
-def strong_groups(graph: Dict[str, List[str]]) -> List[List[str]]:
-    """The nodes of GRAPH in groups that reach one another, each after the groups it leads to.
+def sorted_part(graph: Graph) -> List[str]:
+    """The nodes of GRAPH, each after those it leads to, as far as no cycle is in the way."""
+    sorter = graphlib.TopologicalSorter(graph)
+    with contextlib.suppress(graphlib.CycleError):
+        sorter.prepare()
+    order: List[str] = []
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        order += ready
+        sorter.done(*ready)
+    return order
 
-    Gabow's algorithm, without recursion: a chain may be longer than Python's stack.
-    """
-    groups: List[List[str]] = []
-    met: Dict[str, int] = {}
-    done: set = set()
-    waiting: List[str] = []  # met, their group not known yet
-    firsts: List[str] = []  # those of them that no later one is known to lead before
-    for root in graph:
-        trail = [] if root in met else [(root, iter(graph[root]))]
-        while trail:
-            node, needs = trail[-1]
-            if node not in met:
-                met[node] = len(met)
-                waiting.append(node)
-                firsts.append(node)
-            for need in needs:
-                if need not in met:
-                    trail.append((need, iter(graph[need])))
-                    break
-                while need not in done and met[firsts[-1]] > met[need]:
-                    firsts.pop()
-            else:
-                trail.pop()
-                if firsts[-1] == node:
-                    firsts.pop()
-                    at = len(waiting) - 1
-                    while waiting[at] != node:
-                        at -= 1
-                    groups.append(waiting[at:])
-                    done.update(waiting[at:])
-                    del waiting[at:]
-    return groups
+
+def cycles_in(graph: Graph, before: Iterable[str]) -> List[List[str]]:
+    """The strong components of GRAPH that are cycles; BEFORE are nodes known to be in none."""
+    nodes = set(graph).difference(before)
+    inner = {node: [x for x in graph[node] if x in nodes] for node in graph if node in nodes}
+    nodes.difference_update(sorted_part(reverse(inner)))  # what only leads to cycles
+    inner = {node: [x for x in inner[node] if x in nodes] for node in inner if node in nodes}
+    back = reverse(inner)
+    cycles = []
+    for node in inner:
+        if node in nodes:
+            ahead, behind = reached_from(inner, [node]), reached_from(back, [node])
+            cycles.append([other for other in ahead if other in behind])
+            nodes.difference_update(cycles[-1])
+    return [cycle for cycle in cycles if cycle]
+
+
+def reverse(graph: Graph) -> Graph:
+    back: Graph = {node: [] for node in graph}
+    for node, others in graph.items():
+        for other in others:
+            back[other].append(node)
+    return back
+
+
+def reached_from(graph: Graph, starts: Iterable[str]) -> Dict[str, str]:
+    """The nodes that GRAPH leads to from STARTS, nearest first, each with the one before it."""
+    came_from: Dict[str, str] = {}
+    queue = list(starts)
+    for node in queue:
+        for other in graph[node]:
+            if other not in came_from:
+                came_from[other] = node
+                queue.append(other)
+    return came_from
 
 
 def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
     """The targets that have to be built, and those after them, which may have to be."""
     stale: Dict[str, Optional[Recipe]] = {}
     for target in tree.order:
-        recipe = tree.builds.get(target)
-        is_behind = any(need in stale for need in tree.targets[target])
-        if is_behind or (recipe and not is_fresh(recipe, work)):
+        recipe = tree.built_by(target)
+        is_behind = any(need in stale for need in tree.graph[target])
+        if target not in tree.blocked and (
+                is_behind or (recipe and not is_up_to_date(recipe, work))):
             stale[target] = recipe
     return {target: recipe for target, recipe in stale.items() if recipe}
 
 
-def world_mk(folder: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
+def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
     """The makefile that builds every recipe of TREE; those of STALE have something to do."""
-    names = sorted({*tree.recipes, *tree.problems})
-    targets = sorted({*tree.targets, *(f"recipe/{name}" for name in names)})
+    targets = sorted(tree.graph)
+    recipes = [target for target in targets if target.startswith("recipe/")]
     rules = [target_rule(tree, target, stale.get(target)) for target in targets]
     rules += fetch_rules(stale.values()).values()
+    why = f"`pkggen.py world-mk {directory}` says why"
+    blocked = f"{count(len(tree.problems), 'recipe')} can't be built; {why}"
     return WORLD_MK.format(
-        folder=printable(folder), arch=work.arch, pkggen=pkggen_command(),
+        folder=printable(directory), arch=work.arch, pkggen=pkggen_command(),
         phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
-        all="".join(f" recipe/{name}" for name in names),
+        buildable="".join(f" {target}" for target in recipes if target not in tree.blocked),
+        failing=failing_command(blocked) if tree.problems else "",
         rules="".join("\n" + rule for rule in rules))
 
 
@@ -1965,8 +2043,8 @@ def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
     """The rule for the target, with a command when the recipe that it builds is STALE."""
     kind, _, name = target.partition("/")
     if kind == "recipe" and name in tree.problems:
-        return failing_rule(target, tree.problems[name])
-    needs = [target_name(need) for need in tree.targets[target]]
+        return f"{target}:\n{failing_command(tree.problems[name])}"
+    needs = [target_name(need) for need in tree.graph[target]]
     command = ""
     if stale:
         needs += [source_target(source) for source in stale.sources if not source.is_local]
@@ -1980,12 +2058,45 @@ def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
     arguments += ["--lenient"] if options.lenient else []
     for key, value in options.data.items():
         arguments += ["-D", f"{key}={value}"]
-    arguments += ["--bootstrap"] if recipe.is_stand_in else []
-    for name in recipe.without or ():
+    arguments += ["--before-libc"] if recipe.before_libc else []
+    arguments += ["--stage"] if recipe.is_stage else []
+    for name in recipe.without:
         arguments += ["--without", name]
-    for name in recipe.stand_ins:
-        arguments += ["--stand-in", name]
+    for name in recipe.stages:
+        arguments += ["--use-stage", name]
     return arguments
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def problem_lines(tree: Tree, names: Iterable[str]) -> List[str]:
+    """A few lines that say why the recipes NAMES can't be built: what many share in one."""
+    names = set(names)
+    lines = []
+    missing = {name: len(names.intersection(by)) for name, by in tree.missing.items()}
+    often = sorted(filter(missing.get, missing), key=lambda name: (-missing[name], name))
+    if often:
+        words = [f"{name} ({count(missing[name], 'recipe')})" for name in often[:NAMES_SHOWN]]
+        more = [f"{len(often) - NAMES_SHOWN} more"] if len(often) > NAMES_SHOWN else []
+        lines.append(f"{count(len(often), 'name')} no recipe makes: {', '.join(words + more)}")
+    hashless = names.intersection(tree.hashless)
+    if hashless:
+        sources = sum(tree.hashless[name] for name in hashless)
+        lines.append(
+            f"{count(sources, 'source')} in {count(len(hashless), 'recipe')} without sha256; "
+            "`pkggen.py hash RECIPE...` fetches them and writes it")
+    shared = {*itertools.chain(*tree.missing.values()), *tree.hashless}
+    others = sorted(names - shared)
+    lines += [tree.problems[name] for name in others[:PROBLEMS_SHOWN]]
+    if others[PROBLEMS_SHOWN:]:
+        rest = " ".join(others[PROBLEMS_SHOWN:])
+        lines.append(f"and what `pkggen.py why {tree.directory} NAME` says of: {rest}")
+    recipes = count(len(names), "recipe")
+    behind = sum(target.startswith("recipe/") for target in tree.blocked) - len(tree.problems)
+    also = f", nor what needs them ({count(behind, 'recipe')})" if behind else ""
+    return [f"{recipes} can't be built{also}:", *(f"  {line}" for line in lines)] if lines else []
 
 
 # ==== Why a recipe is built, and a picture of the tree ============================================
@@ -1994,49 +2105,31 @@ def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
 def why(tree: Tree, work: Work, name: str) -> List[str]:
     """Lines that say what of the recipe NAME changed since its last good build, and what follows.
 
-    A recipe with a stand-in is built twice, and has something to say of each.
+    A recipe with a stage is built twice, and has something to say of each.
     """
     if name in tree.problems:
         return [f"{name}: it can't be built: {tree.problems[name]}"]
-    targets = [f"bootstrap/{name}"] * (name in tree.stand_ins) + [f"recipe/{name}"]
+    targets = [f"stage/{name}"] * (name in tree.stages) + [f"recipe/{name}"]
     stale = stale_builds(tree, work)
     lines = []
     for target in targets:
-        lines += why_one(tree.builds[target], work)
-        needed = reached(tree.order[::-1], tree.targets, [target]) - {target}
+        lines += why_one(tree.built_by(target), work)
+        needed = reached_from(tree.graph, [target])
         first = [stale[need] for need in tree.order if need in needed and need in stale]
-        titles = [recipe.title for recipe in first if not is_fresh(recipe, work)]
-        lines += [f"  before it is built: {', '.join(titles)}"] if titles else []
+        names = [recipe.full_name for recipe in first if not is_up_to_date(recipe, work)]
+        lines += [f"  before it is built: {', '.join(names)}"] if names else []
         never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
         lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
-    changed = [target for target in targets if target in stale]
-    behind = reached(tree.order, needed_by(tree), changed).intersection(tree.builds)
-    names = sorted({tree.builds[target].name for target in behind} - {name})
+    behind = reached_from(reverse(tree.graph), [target for target in targets if target in stale])
+    recipes = filter(None, map(tree.built_by, behind))
+    names = sorted({recipe.name for recipe in recipes} - {name})
     return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
 
 
-def needed_by(tree: Tree) -> Dict[str, List[str]]:
-    """The targets of TREE, each with those that need it."""
-    needed: Dict[str, List[str]] = {target: [] for target in tree.order}
-    for target in tree.order:
-        for need in tree.targets[target]:
-            needed[need].append(target)
-    return needed
-
-
-def reached(order: List[str], edges: Dict[str, List[str]], starts: List[str]) -> set:
-    """STARTS and the targets that EDGES lead to from there; each edge goes onward in ORDER."""
-    found = set(starts)
-    for target in order:
-        if target in found:
-            found.update(edges[target])
-    return found
-
-
 def why_one(recipe: Recipe, work: Work) -> List[str]:
-    built = work.built.get(recipe.key)
+    built = work.built.get(recipe.record_name)
     if built is None:
-        return [f"{recipe.title}: never built"]
+        return [f"{recipe.full_name}: never built"]
     now = build_inputs(recipe, work)
     changed = [name for name in {**now, **built.inputs} if now.get(name) != built.inputs.get(name)]
     lines = []
@@ -2048,7 +2141,7 @@ def why_one(recipe: Recipe, work: Work) -> List[str]:
     if not work.is_here(built):
         lines.append(f"  a package is not in {work.packages_folder(recipe)} as it was built")
     state = "what changed since it was built" if lines else "up to date"
-    return [f"{recipe.title}: {state}", *lines]
+    return [f"{recipe.full_name}: {state}", *lines]
 
 
 def input_name(recipe: Recipe, name: str) -> str:
@@ -2094,7 +2187,7 @@ digraph recipes {{
 """
 # Fills for the groups of recipes, in the order in which they come.
 GROUP_FILLS = "#e3eefb #e7f5e4 #fdf1dc #f3e8fa #fde8e8 #e2f5f4 #f4f0e6 #ececec".split()
-BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stand-in breaks
+BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stage breaks
 
 
 def graph_dot(folder: str, tree: Tree, work: Work) -> str:
@@ -2146,7 +2239,7 @@ def graph_node(tree: Tree, work: Work, name: str, fills: Dict[str, str]) -> str:
         "fillcolor": fills[os.path.dirname(recipe.folder)]}
     color = BROKEN if name in tree.problems else cycle_color(tree, name, name)
     attributes.update({"color": color, "penwidth": "2"} if color else {})
-    attributes.update({"peripheries": "2"} if name in tree.stand_ins else {})
+    attributes.update({"peripheries": "2"} if name in tree.stages else {})
     return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
 
 
@@ -2159,7 +2252,7 @@ def cycle_color(tree: Tree, name: str, other: str) -> str:
 
 
 def cycle_legend(tree: Tree) -> str:
-    return " Thick: a cycle; twice framed: has a stand-in." if tree.cycles else ""
+    return " Thick: a cycle; twice framed: has a stage." if tree.cycles else ""
 
 
 def dot_attributes(attributes: Dict[str, str]) -> str:
@@ -2259,7 +2352,7 @@ def download_and_hash(url: str, part: Any, name: str, folder: str) -> str:
     finally:
         if not os.path.getsize(part.name):
             os.unlink(part.name)
-    return hash_file(part.name)
+    return file_digest(part.name)
 
 
 def source_host(url: str) -> str:
@@ -3028,34 +3121,53 @@ def cmd_fetch_mk(options: argparse.Namespace) -> None:
 
 
 def cmd_world_mk(options: argparse.Namespace) -> None:
-    tree = Tree(options.folder, options)
-    work = Work(options.arch)
+    """Write the makefile, and say what there is to do: for everything, or for one --package."""
+    tree, work = Tree(options.folder, options), Work(options.arch)
     stale = stale_builds(tree, work)
     output(options, world_mk(options.folder, tree, work, stale))
-    if not stale and not tree.problems:
-        packages = sum(len(tree.recipes[name].packages) for name in tree.recipes)
-        count = f"{len(tree.recipes)} recipes, {packages} packages"
-        say(f"world   nothing to be done: {count} are up to date")
-        return
+    scope = set(tree.graph)
+    if options.package:
+        maker = tree.find(options.package)
+        is_package = options.package in tree.makers
+        target = f"package/{options.package}" if is_package else f"recipe/{maker}"
+        scope = {target, *reached_from(tree.graph, [target])}
+    names = [name for name in tree.problems if f"recipe/{name}" in scope]
+    if options.package and len(names) == 1:
+        raise Fail(tree.problems[names[0]])
+    for line in problem_lines(tree, names):
+        say(f"world   {line}")
+    if options.package and names:
+        raise Fail(f"{options.package} can't be built; see above")
+    say("world   " + what_to_do(tree, work, {t: stale[t] for t in stale if t in scope}, scope))
+
+
+def what_to_do(tree: Tree, work: Work, stale: Dict[str, Recipe], scope: set) -> str:
+    """What there is to build of the targets SCOPE, and what that takes."""
+    recipes = [
+        recipe for name, recipe in tree.recipes.items()
+        if f"recipe/{name}" in scope and f"recipe/{name}" not in tree.blocked]
+    if not stale:
+        packages = sum(len(recipe.packages) for recipe in recipes)
+        made = f"{count(len(recipes), 'recipe')}, {count(packages, 'package')}"
+        return f"nothing to be done: {made} are up to date"
     missing = {
         source_target(source)
         for recipe in stale.values()
         for source in recipe.sources
         if not source.is_local and not cached_path(source.alternatives, SOURCES)}
-    keys = [recipe.key for recipe in stale.values()]
-    known = [work.built[key].seconds for key in keys if key in work.built]
+    names = [recipe.record_name for recipe in stale.values()]
+    known = [work.built[name].seconds for name in names if name in work.built]
     seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
-    stand_ins = sum(recipe.is_stand_in for recipe in stale.values())
-    first = f"{stand_ins} stand-in{'s' * (stand_ins > 1)} and " if stand_ins else ""
-    say(
-        f"world   {first}{len(stale) - stand_ins} of {len(tree.recipes)} recipes to build or to "
-        f"look at, at most {len(missing)} sources to fetch{seconds}")
+    stages = sum(recipe.is_stage for recipe in stale.values())
+    first = f"{count(stages, 'stage')} and " if stages else ""
+    return (
+        f"{first}{len(stale) - stages} of {len(recipes)} recipes to build or to look at, "
+        f"at most {count(len(missing), 'source')} to fetch{seconds}")
 
 
 def cmd_why(options: argparse.Namespace) -> None:
-    name = recipe_name(find_recipe(options.folder, options.package))
     tree = Tree(options.folder, options)
-    lines = why(tree, Work(options.arch), name)
+    lines = why(tree, Work(options.arch), tree.find(options.package))
     output(options, "".join(printable(line) + "\n" for line in lines))
 
 
@@ -3117,18 +3229,15 @@ def cmd_new(options: argparse.Namespace) -> None:
     with open(path, "x", encoding="utf-8") as recipe:
         recipe.write(text)
     load_recipe(folder, options)
-    what, tools, _ = BUILD_KINDS[archive.kind]
+    what = BUILD_KINDS[archive.kind][0]
     say(f"new     {path}: {name} {version_of(file, name)}, with {what}")
-    missing = [tool for tool in tools.split(", ") if tool not in BUILDER_TOOLS]
-    if missing:
-        say(f"new     the builder has no {', '.join(missing)}: it builds once recipes make them")
 
 
 def cmd_build(options: argparse.Namespace) -> None:
     for recipe in load_all(options):
-        recipe.stand_ins = tuple(options.stand_in)
-        if options.bootstrap:
-            recipe = make_stand_in(recipe, options.without, options.stand_in)
+        recipe.before_libc, recipe.stages = options.before_libc, tuple(options.use_stage)
+        if options.stage:
+            recipe = as_stage(recipe, options.without, options.use_stage)
         build_recipe(recipe, Work(options.arch))
 
 
@@ -3159,7 +3268,7 @@ def cmd_fetch(options: argparse.Namespace) -> None:
         return
     folder = os.path.dirname(os.path.abspath(options.output))
     path = fetch_source(name, alternatives, folder)
-    if hash_file(path) != os.path.basename(path):
+    if file_digest(path) != os.path.basename(path):
         raise Fail(f"{path}: its bytes are not what its name says; remove it")
     os.replace(path, options.output)
     with contextlib.suppress(OSError):  # not when a dead host is noted there
@@ -3202,7 +3311,7 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
         with tempfile.TemporaryDirectory(dir=SOURCES) as folder:
             path = fetch_alternative(
                 name, Alternative(url, None), os.path.join(folder, "file"), SOURCES)
-            digest = hash_file(path)
+            digest = file_digest(path)
             os.replace(path, os.path.join(SOURCES, digest))
             return digest
     except Unreachable as reason:
@@ -3215,7 +3324,8 @@ def hash_map(path: str, text: bytes) -> Dict[str, str]:
     reader = Reader(path)
     try:
         pairs = reader.pairs(compose_text(path, text), "the recipe")
-        return reader.text_map({key: value for key, _, value in pairs}["sha256"], "sha256")
+        node = {key: value for key, _, value in pairs}["sha256"]
+        return TEXT_MAP.read(reader, node, "sha256")
     except (Fail, KeyError):
         return {}
 
@@ -3296,7 +3406,7 @@ def quote_key(name: str) -> str:
 def output(options: argparse.Namespace, text: str) -> None:
     if options.output:
         os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
-        write_atomic(options.output, to_bytes(text))
+        replace_file(options.output, to_bytes(text))
     else:
         sys.stdout.buffer.write(to_bytes(text))
 
@@ -3360,19 +3470,23 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
         "-D", dest="define", action="append", default=[], type=definition, metavar="KEY=VALUE",
         help="a value for .Data of the templates")
     command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
+    if verb == "world-mk":
+        command.add_argument(
+            "--package", metavar="NAME", help="say what this package needs, not all (none)")
     if verb == "build":
-        add_stand_in_options(command)
+        add_stage_options(command)
 
 
-def add_stand_in_options(command: argparse.ArgumentParser) -> None:
-    """What world.mk says of a recipe in a cycle ("A tree of recipes")."""
-    command.add_argument("--bootstrap", action="store_true", help="build the recipe's stand-in")
+def add_stage_options(command: argparse.ArgumentParser) -> None:
+    """What world.mk knows of a recipe ("A tree of recipes")."""
+    command.add_argument("--before-libc", action="store_true", help="libc needs it: build without")
+    command.add_argument("--stage", action="store_true", help="build the recipe's stage")
     command.add_argument(
         "--without", action="append", default=[], metavar="DEP",
-        help="what the stand-in is built without, or PACKAGE/DEP: what a package of it lacks")
+        help="what the stage is built without, or PACKAGE/DEP: what a package of it lacks")
     command.add_argument(
-        "--stand-in", action="append", default=[], metavar="RECIPE",
-        help="a recipe whose stand-in is in the sysroot in its place")
+        "--use-stage", action="append", default=[], metavar="RECIPE",
+        help="a recipe whose stage is in the sysroot in its place")
 
 
 def arch(text: str) -> str:
