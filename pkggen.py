@@ -151,150 +151,117 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
 
 # ==== The schema of a recipe ======================================================================
 #
-# A shape is a kind of value: `read` makes it of a node of YAML, `empty` is what an absent key has,
-# `schema` is its JSON Schema. The tables below them are what a recipe may hold.
+# A shape is a kind of value. The tables of fields below say which keys a recipe may have, in the
+# order in which they are written, and the shapes of their values.
 
 QUOTE = "quote it, or write a `- |` block"
 
 
-class Text:
-    """Text as the file spells it: `version: 1.10` is "1.10" and never a float."""
+class Shape(NamedTuple):
+    """What makes a value of a node of YAML, its JSON Schema, and the value of an absent key."""
 
-    # YAML gives an unquoted 1.10 or `yes` to an editor as a number or a truth; it is text here.
-    schema: Dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
+    read: Callable[[Reader, Any, str], Any]
+    schema: Dict[str, Any]
     empty: Callable[[], Any] = str
-
-    def read(self, reader: Reader, node: Any, what: str) -> str:
-        if not isinstance(node, yaml.ScalarNode):
-            kind = "map" if isinstance(node, yaml.MappingNode) else "list"
-            raise reader.fail(node, f"YAML makes a {kind} of {what}, which is text; {QUOTE}")
-        return "" if is_null(node) else node.value
-
-
-class Integer(Text):
-    schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]{1,9}$"}
-    empty = int
-
-    def read(self, reader: Reader, node: Any, what: str) -> int:
-        text = super().read(reader, node, what)
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise reader.fail(node, f"{what} is {text!r}, not a whole number from 0 up")
-        return int(text)
-
-
-class Anything:
-    """A value of YAML's own type, for .Data: what yaml.v2 makes of it, maps' keys included."""
-
-    schema: Dict[str, Any] = {}
-    empty: Callable[[], Any] = str
-
-    def read(self, reader: Reader, node: Any, what: str) -> Any:
-        if isinstance(node, yaml.SequenceNode):
-            return [self.read(reader, item, what) for item in reader.items(node, what)]
-        if isinstance(node, yaml.MappingNode):
-            pairs = reader.pairs(node, what, DataKey())
-            values = {key: self.read(reader, value, f"{what}.{key}") for key, _, value in pairs}
-            if len(values) < len(pairs):
-                raise reader.fail(
-                    node, f"{what} has keys of one value, as 1, 1.0 and true; quote them")
-            return values
-        return scalar(reader, node, what)
-
-
-class DataKey(Text):
-    """A key of a map in .Data: a number or a truth stays one, anything else is text."""
-
-    def read(self, reader: Reader, node: Any, what: str) -> Any:
-        text = super().read(reader, node, what)
-        value = scalar(reader, node, what)
-        return value if isinstance(value, (int, float)) else text
-
-
-class Boolean:
-    schema = {"type": "boolean"}
-
-    def __init__(self, default: bool = False) -> None:
-        self.empty = lambda: default
-
-    def read(self, reader: Reader, node: Any, what: str) -> bool:
-        value = Anything().read(reader, node, what)
-        if not isinstance(value, bool):
-            raise reader.fail(node, f"{what} is neither true nor false")
-        return value
-
-
-class ListOf:
-    empty = list
-
-    def __init__(self, item: Any) -> None:
-        self.item = item
-        self.schema = {"type": ["array", "null"], "items": item.schema}
-
-    def read(self, reader: Reader, node: Any, what: str) -> List[Any]:
-        items = reader.items(node, what)
-        return [self.item.read(reader, item, f"an item of {what}") for item in items]
-
-
-class MapOf:
-    """A map whose keys are the recipe's own; CHECK(reader, node, name) looks at each of them."""
-
-    empty = dict
-
-    def __init__(self, value: Any, check: Optional[Callable] = None, **schema: Any) -> None:
-        self.value, self.check = value, check
-        self.schema = {"type": ["object", "null"], "additionalProperties": value.schema, **schema}
-
-    def read(self, reader: Reader, node: Any, what: str) -> Dict[str, Any]:
-        values = {}
-        for key, key_node, value in reader.pairs(node, what):
-            if self.check:
-                self.check(reader, key_node, key)
-            values[key] = self.value.read(reader, value, f"{what}.{key}")
-        return values
-
-
-class Keys:
-    """A map whose keys are those of TABLE; CHECK(reader, node, values) looks at what was read."""
-
-    empty = dict
-
-    def __init__(self, table: Tuple[Field, ...], check: Optional[Callable] = None,
-                 required: Tuple[str, ...] = ()) -> None:
-        self.table, self.check = table, check
-        properties = {
-            field.key: {**field.shape.schema, "description": field.what} for field in table}
-        self.schema = {"type": ["object", "null"], "properties": properties,
-                       "additionalProperties": False}
-        if required:
-            self.schema.update(type="object", required=list(required))
-
-    def read(self, reader: Reader, node: Any, what: str) -> Dict[str, Any]:
-        values = reader.struct(node, self.table, what)
-        if self.check:
-            self.check(reader, node, values)
-        return values
-
-
-class SourceUrls(Text):
-    """([alternative, ...], place) of a source."""
-
-    schema = {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1}
-
-    def read(self, reader: Reader, node: Any, what: str) -> Any:
-        is_list = isinstance(node, yaml.SequenceNode)
-        shape = TEXTS if is_list else TEXT
-        texts = shape.read(reader, node, what) if is_list else [shape.read(reader, node, what)]
-        if not texts or not all(texts):
-            raise reader.fail(node, "an empty source; give a URL, or leave the line out")
-        return texts, reader.place(node)
 
 
 class Field(NamedTuple):
     """A key of a recipe, the shape of its value, and what it is for."""
 
     key: str
-    shape: Any
+    shape: Shape
     what: str
+
+
+def read_text(reader: Reader, node: Any, what: str) -> str:
+    """Text as the file spells it: `version: 1.10` is "1.10" and never a float."""
+    if not isinstance(node, yaml.ScalarNode):
+        kind = "map" if isinstance(node, yaml.MappingNode) else "list"
+        raise reader.fail(node, f"YAML makes a {kind} of {what}, which is text; {QUOTE}")
+    return "" if is_null(node) else node.value
+
+
+def read_integer(reader: Reader, node: Any, what: str) -> int:
+    text = read_text(reader, node, what)
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise reader.fail(node, f"{what} is {text!r}, not a whole number from 0 up")
+    return int(text)
+
+
+def read_boolean(reader: Reader, node: Any, what: str) -> bool:
+    value = read_any(reader, node, what)
+    if not isinstance(value, bool):
+        raise reader.fail(node, f"{what} is neither true nor false")
+    return value
+
+
+def read_any(reader: Reader, node: Any, what: str) -> Any:
+    """A value of YAML's own type, for .Data: what yaml.v2 makes of it, maps' keys included."""
+    if isinstance(node, yaml.SequenceNode):
+        return [read_any(reader, item, what) for item in reader.items(node, what)]
+    if isinstance(node, yaml.ScalarNode):
+        return scalar(reader, node, what)
+    pairs = reader.pairs(node, what, read_data_key)
+    values = {key: read_any(reader, value, f"{what}.{key}") for key, _, value in pairs}
+    if len(values) < len(pairs):
+        raise reader.fail(node, f"{what} has keys of one value, as 1, 1.0 and true; quote them")
+    return values
+
+
+def read_data_key(reader: Reader, node: Any, what: str) -> Any:
+    """A key of a map in .Data: a number or a truth stays one, anything else is text."""
+    text = read_text(reader, node, what)
+    value = scalar(reader, node, what)
+    return value if isinstance(value, (int, float)) else text
+
+
+def read_package_name(reader: Reader, node: Any, what: str) -> str:
+    name = read_text(reader, node, what)
+    if not NAME.fullmatch(name):
+        raise reader.fail(node, f"{name!r} is not a package name; use letters, digits and + . _ -")
+    return name
+
+
+def read_source(reader: Reader, node: Any, what: str) -> Tuple[List[str], str]:
+    """([alternative, ...], place)"""
+    is_list = isinstance(node, yaml.SequenceNode)
+    urls = TEXTS.read(reader, node, what) if is_list else [read_text(reader, node, what)]
+    if not urls or not all(urls):
+        raise reader.fail(node, "an empty source; give a URL, or leave the line out")
+    return urls, reader.place(node)
+
+
+def list_of(item: Shape) -> Shape:
+    def read(reader: Reader, node: Any, what: str) -> List[Any]:
+        return [item.read(reader, x, f"an item of {what}") for x in reader.items(node, what)]
+
+    return Shape(read, {"type": ["array", "null"], "items": item.schema}, list)
+
+
+def map_of(value: Shape, read_key: Callable = read_text, **schema: Any) -> Shape:
+    """A map whose keys are the recipe's own."""
+    def read(reader: Reader, node: Any, what: str) -> Dict[str, Any]:
+        pairs = reader.pairs(node, what, read_key)
+        return {key: value.read(reader, x, f"{what}.{key}") for key, _, x in pairs}
+
+    schema = {"type": ["object", "null"], "additionalProperties": value.schema, **schema}
+    return Shape(read, schema, dict)
+
+
+def fields_of(table: Tuple[Field, ...], check: Optional[Callable] = None,
+              required: Tuple[str, ...] = ()) -> Shape:
+    """A map whose keys are those of TABLE; CHECK(reader, node, values) looks at what was read."""
+    def read(reader: Reader, node: Any, what: str) -> Dict[str, Any]:
+        values = reader.struct(node, table, what)
+        if check:
+            check(reader, node, values)
+        return values
+
+    properties = {field.key: {**field.shape.schema, "description": field.what} for field in table}
+    schema = {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
+    if required:
+        schema.update(type="object", required=list(required))
+    return Shape(read, schema, dict)
 
 
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
@@ -313,11 +280,6 @@ def check_alternative(reader: Reader, node: Any, values: Dict[str, Any]) -> None
         raise reader.fail(node, "an alternative has a path, and the target of its symlink")
 
 
-def check_package_name(reader: Reader, node: Any, name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise reader.fail(node, f"{name!r} is not a package name; use letters, digits and + . _ -")
-
-
 def check_package(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
     for name in values["scripts"]:
         if name not in PACKAGE_SCRIPTS:
@@ -333,14 +295,23 @@ def check_package(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
             raise reader.fail(node, f"{text!r} of {path} is not UID:GID:MODE, as in 0:0:4755")
 
 
-TEXT, TEXTS, TEXT_MAP = Text(), ListOf(Text()), MapOf(Text())
+# YAML gives an unquoted 1.10 or `yes` to an editor as a number or a truth; it is text all the same.
+TEXT = Shape(read_text, {"type": ["string", "number", "boolean", "null"]})
+TEXTS, TEXT_MAP = list_of(TEXT), map_of(TEXT)
+INTEGER = Shape(
+    read_integer, {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]{1,9}$"}, int)
+FALSE, TRUE = (  # when absent
+    Shape(read_boolean, {"type": "boolean"}, empty) for empty in (bool, lambda: True))
+ANY = Shape(read_any, {})
+SOURCE = Shape(
+    read_source, {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1})
 
 ALTERNATIVE_FIELDS = (
     Field("path", TEXT, "where the symlink is"),
     Field("target", TEXT, "where it points"),
-    Field("priority", Integer(), "the highest wins"),
+    Field("priority", INTEGER, "the highest wins"),
 )
-ALTERNATIVE = Keys(ALTERNATIVE_FIELDS, check_alternative, required=("path", "target"))
+ALTERNATIVES = list_of(fields_of(ALTERNATIVE_FIELDS, check_alternative, ("path", "target")))
 
 PACKAGE_FIELDS = (
     Field("dependencies", TEXTS, "packages it needs to run"),
@@ -352,35 +323,34 @@ PACKAGE_FIELDS = (
     Field("services", TEXTS, "init scripts it brings"),
     Field("owners", TEXT_MAP, "path to UID:GID:MODE"),
     Field("scripts", TEXT_MAP, "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
-    Field("alternatives", ListOf(ALTERNATIVE), "symlinks that other packages may offer as well"),
+    Field("alternatives", ALTERNATIVES, "symlinks that other packages may offer as well"),
 )
-PACKAGES = MapOf(
-    Keys(PACKAGE_FIELDS, check_package), check_package_name, type="object", minProperties=1,
+PACKAGES = map_of(
+    fields_of(PACKAGE_FIELDS, check_package), read_package_name, type="object", minProperties=1,
     propertyNames={"pattern": f"^{NAME.pattern}$"})
 
-# In the order in which a recipe is written.
 RECIPE_FIELDS = (
     Field("packages", PACKAGES, "the packages that come out, each with its dependencies"),
     Field("version", TEXT, "upstream's version"),
-    Field("build", Integer(), "counts builds of one version; the full version is VERSION-BUILD"),
+    Field("build", INTEGER, "counts builds of one version; the full version is VERSION-BUILD"),
     Field("summary", TEXT, "one line that says what it is"),
     Field("license", TEXT, "SPDX licence expression"),
     Field("url", TEXT, "upstream's home page"),
     Field("arch", TEXTS, "architectures it builds for; all when absent"),
-    Field("sources", ListOf(SourceUrls()), "URLs, or lists of alternatives"),
+    Field("sources", list_of(SOURCE), "URLs, or lists of alternatives"),
     Field("mirrors", TEXTS, "URL prefixes that have the sources too"),
     Field("sha256", TEXT_MAP, "source file name to its hash"),
     Field("builddependencies", TEXTS, "packages in the sysroot of the build"),
     Field("builder", TEXT, "default, docker or bootstrap"),
-    Field("nobootstrap", MapOf(Boolean()), "dependencies that its stage is not built without"),
-    Field("cross", Boolean(), "whether it can be built for another architecture"),
-    Field("data", MapOf(Anything()), ".Data of the templates"),
+    Field("nobootstrap", map_of(FALSE), "dependencies that its stage is not built without"),
+    Field("cross", FALSE, "whether it can be built for another architecture"),
+    Field("data", map_of(ANY), ".Data of the templates"),
     Field("script", TEXTS, "shell commands, a template"),
     Field("check", TEXTS, "shell commands that test the result, a template"),
-    Field("strip", Boolean(True), "whether symbols are taken off ELF files (true)"),
+    Field("strip", TRUE, "whether symbols are taken off ELF files (true)"),
     Field("allow", TEXT_MAP, "check of what comes out that is switched off, to the reason"),
-    Field("oneshell", Anything(), "accepted and ignored"),
-    Field("tools", Anything(), "accepted and ignored"),
+    Field("oneshell", ANY, "accepted and ignored"),
+    Field("tools", ANY, "accepted and ignored"),
 )
 
 BUILDERS = {
@@ -398,7 +368,7 @@ def json_schema() -> Dict[str, Any]:
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": f"a recipe of Panux, {RECIPE_FILE}",
-        **Keys(RECIPE_FIELDS, required=("packages", "version")).schema}
+        **fields_of(RECIPE_FIELDS, required=("packages", "version")).schema}
 
 
 class Alternative(NamedTuple):
@@ -465,11 +435,6 @@ class Recipe:
     def version(self) -> str:
         return f"{self.fields['version']}-{self.fields['build']}"
 
-    def answers_to(self) -> set:
-        """The names of its packages, and what they provide."""
-        provides = [text for fields in self.packages.values() for text in fields["provides"]]
-        return {*self.packages, *map(relation_name, provides)}
-
 
 # ==== Recipes: from YAML to values ================================================================
 #
@@ -486,7 +451,7 @@ class Reader:
         self.seen: set = set()
 
     def place(self, node: Any) -> str:
-        return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+        return mark_place(self.path, node)
 
     def fail(self, node: Any, what: str) -> Fail:
         return Fail(f"{self.place(node)}: {what}")
@@ -500,15 +465,15 @@ class Reader:
                 node, f"{what} is not a list; write each of its items on a line after `- `")
         return [self.once(item) for item in node.value]
 
-    def pairs(self, node: Any, what: str, keys: Any = None) -> List[Tuple[Any, Any, Any]]:
-        """(key, key's node, value's node) of a map, its keys of the shape KEYS; null is empty."""
+    def pairs(self, node: Any, what: str, read_key: Any = read_text) -> List[Tuple[Any, Any, Any]]:
+        """(key, key's node, value's node) of a map, null is the empty map."""
         if is_null(node):
             return []
         if not isinstance(node, yaml.MappingNode):
             raise self.fail(node, f"{what} is not a map; write its keys as `key: value` lines")
         pairs: Dict[Tuple, Tuple[Any, Any, Any]] = {}
         for key_node, value_node in node.value:
-            key = (keys or TEXT).read(self, self.once(key_node), f"a key of {what}")
+            key = read_key(self, self.once(key_node), f"a key of {what}")
             if (type(key), key) in pairs:
                 self.forgive(self.fail(key_node, f"{what} has {key_node.value} twice; keep one"))
             pairs[type(key), key] = (key, key_node, self.once(value_node))
@@ -684,17 +649,21 @@ def check_events(path: str, events: Iterable[Any]) -> None:
     """What composing would not bear, or would not show: it drops `!` and `&name` before a text."""
     depth = 0
     for event in events:
-        if isinstance(event, yaml.CollectionStartEvent):
+        if isinstance(event, yaml.ScalarEvent):
+            if event.anchor or event.tag == "!":
+                raise Fail(own_meaning(mark_place(path, event), "&" if event.anchor else "!"))
+        elif isinstance(event, yaml.CollectionStartEvent):
             depth += 1
+            if depth > NESTING_LIMIT:
+                raise Fail(f"{mark_place(path, event)}: more than {NESTING_LIMIT} lists and maps "
+                           "in one another; that is not a recipe")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        mark = event.start_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}"
-        if depth > NESTING_LIMIT:
-            raise Fail(f"{place}: more than {NESTING_LIMIT} lists and maps in one another; "
-                       "that is not a recipe")
-        if isinstance(event, yaml.ScalarEvent) and (event.anchor or event.tag == "!"):
-            raise Fail(own_meaning(place, "&" if event.anchor else "!"))
+
+
+def mark_place(path: str, thing: Any) -> str:
+    """path:line:column where a node or an event starts."""
+    return f"{path}:{thing.start_mark.line + 1}:{thing.start_mark.column + 1}"
 
 
 def recipe_path(argument: str) -> str:
@@ -1308,11 +1277,9 @@ class Work:
         """
         for maker in (*(f"stage/{stage}" for stage in stages), self.makers.get(name)):
             packages = self.built[maker].packages if maker in self.built else {}
-            if name in packages:
-                return name, packages[name]
-            for package, values in packages.items():
-                if name in map(relation_name, values["provides"]):
-                    return package, values
+            package = provider(packages, name)
+            if package:
+                return package, packages[package]
         return None
 
     def packages_folder(self, recipe: Recipe) -> str:
@@ -1376,6 +1343,15 @@ def relation_name(relation: str) -> str:
     return "" if relation.startswith("!") else re.split(r"[<>=~]", relation)[0]
 
 
+def provider(packages: Dict[str, Dict[str, Any]], name: str) -> Optional[str]:
+    """Which of PACKAGES is called NAME, or else provides it."""
+    if name in packages:
+        return name
+    provides = {relation_name(text): package for package, values in packages.items()
+                for text in values["provides"]}
+    return provides.get(name)
+
+
 # libc: the name that it provides, and what trees call it that provide none.
 LIBC = ("libc-dev", "musl-dev")
 
@@ -1388,7 +1364,7 @@ def build_needs(recipe: Recipe, is_made: Callable[[str], Any]) -> List[str]:
     """
     names = [relation_name(text) for text in recipe.fields["builddependencies"]]
     libc = next(filter(is_made, LIBC), None) if recipe.script and not recipe.before_libc else None
-    names += [libc] if libc and libc not in recipe.answers_to() else []
+    names += [libc] if libc and not provider(recipe.packages, libc) else []
     return [name for name in dict.fromkeys(names) if name and name not in BUILDER_TOOLS]
 
 
@@ -1714,7 +1690,6 @@ class Tree:
         self.cycles: List[set] = []  # of names of recipes
         # The recipe behind the name of a package, or behind another name that one provides.
         self.makers: Dict[str, str] = {}
-        self.providers: Dict[str, str] = {}
         unread: Dict[str, str] = {}
         for path in find_recipes(directory):
             self.load(path, unread)
@@ -1754,10 +1729,9 @@ class Tree:
         for package, name in unread.items():
             self.makers.setdefault(package, name)
         for name, recipe in self.recipes.items():
-            for package, fields in recipe.packages.items():
+            for fields in recipe.packages.values():
                 for provided in map(relation_name, fields["provides"]):
-                    if self.makers.setdefault(provided, name) == name:
-                        self.providers.setdefault(provided, package)
+                    self.makers.setdefault(provided, name)
 
     def find(self, name: str) -> str:
         """The recipe that makes the package NAME, or that is called so."""
@@ -1817,12 +1791,11 @@ class Tree:
     def to_install(self, name: str, recipes: Dict[str, Recipe]) -> List[str]:
         """The targets that the package NAME needs, as made by one of RECIPES."""
         maker = self.makers[name]
-        packages = recipes[maker].packages if maker in recipes else {}
-        if name in packages:
-            needs = self.needs(recipes[maker], name)
-            return [f"recipe/{maker}", *(f"package/{x}" for x in needs if x in self.makers)]
-        provider = self.providers.get(name)
-        return [f"package/{provider}" if provider in packages else f"recipe/{maker}"]
+        package = provider(recipes[maker].packages, name) if maker in recipes else None
+        if package != name:
+            return [f"package/{package}" if package else f"recipe/{maker}"]
+        needs = self.needs(recipes[maker], name)
+        return [f"recipe/{maker}", *(f"package/{x}" for x in needs if x in self.makers)]
 
     def built_by(self, target: str) -> Optional[Recipe]:
         """The recipe that the target builds; None for a package's, and where it can't be built."""
