@@ -320,10 +320,10 @@ def test_lenient(tmp_path):
     "text, message",
     [
         (b"", ": empty; a recipe has at least packages and version"),
-        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is no UTF-8; save the recipe as"),
-        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is no UTF-8; save the recipe as"),
+        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is not UTF-8; save the recipe as"),
+        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is not UTF-8; save the recipe as"),
         (b"packages: {a: }\nversion: \x01\n", ": unacceptable character"),
-        (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is no recipe"),
+        (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is not a recipe"),
     ],
     ids=["empty", "not UTF-8", "UTF-16", "control", "large"],
 )
@@ -334,14 +334,57 @@ def test_no_text(tmp_path, text, message):
 
 def test_no_recipe(tmp_path):
     (tmp_path / "r").mkdir()
-    hint = "no recipe there; a recipe is a folder with a pkgen.yaml"
+    hint = "no recipe there; a recipe is a directory with a pkgen.yaml"
     assert refused("script", tmp_path / "r") == f"pkggen: {tmp_path}/r: {hint}"
     assert refused("script", tmp_path / "none.yaml") == f"pkggen: {tmp_path}/none.yaml: {hint}"
 
 
+def find(folder, name, **settings):
+    return run_tool("pkggen", "find", name, cwd=folder, **settings).stdout
+
+
+def test_a_recipe_is_found_by_what_it_makes(tmp_path):
+    """A package, then a recipe's name, then what a package provides; every verb takes a name."""
+    tree = tmp_path / "recipes/g/deep"
+    packages = {"p": {"provides": ["virtual", "q", "lib>=2"]}, "p-dev": None}
+    write_recipe(tree / "a", recipe_text(packages=packages, script=["echo a"]))
+    write_recipe(tree / "p", recipe_text(packages={"q": None}, script=["echo p"]))
+    (tmp_path / "a").mkdir()  # not a recipe, so it doesn't hide one
+    found = {"p": "a", "p-dev": "a", "a": "a", "q": "p", "virtual": "a", "lib": "a"}
+    for name, recipe in found.items():
+        assert find(tmp_path, name) == f"recipes/g/deep/{recipe}\n"
+        assert run_tool("pkggen", "script", name, cwd=tmp_path).stdout == f"echo {recipe}\n"
+    write_recipe(tmp_path / "q", recipe_text(script=["echo here"]))
+    assert run_tool("pkggen", "script", "q", cwd=tmp_path).stdout == "echo here\n"
+
+
+@pytest.mark.parametrize("name, hint", [
+    ("p-devel", "; did you mean p-dev?"), ("zlib", ""), ("pdev", "; did you mean p-dev?")])
+def test_a_name_that_no_recipe_makes(tmp_path, name, hint):
+    write_recipe(tmp_path / "recipes/p", recipe_text(packages={"p": None, "p-dev": None}))
+    for verb in ("find", "script", "build"):
+        said = refused(verb, name, cwd=tmp_path)
+        assert said == f"pkggen: recipes: no recipe makes the package {name}{hint}"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("packages: {less: , less-doc: }\nversion: 1\nscripts: [x]\n", ":3:1: unknown key scripts in "),
+    ("packages:\n  less: {\n  less-doc:\nversion: 1\n", ":4:8: "),
+    ("version: 1\npackages: {less: , 'less-doc': [\n", ":3:1: "),
+    ("packages:\n  less:\n  less-doc:\nscript:\n  - {{unpack \"x\"}} x\n", ":5:5: YAML has a "),
+])
+def test_a_recipe_that_cannot_be_read_says_so_whatever_asks(tmp_path, text, message):
+    write_recipe(tmp_path / "recipes/x/less", text)
+    write_recipe(tmp_path / "recipes/x/more", recipe_text())
+    for verb in ("find", "script", "build", "meta", "hash"):
+        for name in ("less", "less-doc"):
+            said = refused(verb, name, cwd=tmp_path)
+            assert said.startswith(f"pkggen: recipes/x/less/pkgen.yaml{message}")
+
+
 def test_a_folder_whose_name_is_no_recipe_name(tmp_path):
     for name in ("a b", "-rf", "a$x", "a;b"):
-        assert f"{name!r} is no recipe name" in refusal(tmp_path / name, recipe_text())
+        assert f"{name!r} can't be a recipe's name" in refusal(tmp_path / name, recipe_text())
 
 
 @pytest.mark.parametrize(
@@ -564,7 +607,7 @@ def test_failures_are_one_line(tmp_path):
     folder = write_recipe(tmp_path / "r", recipe_text())
     (tmp_path / "file").write_text("")
     assert "File exists" in refused("script", folder, "-o", tmp_path / "file/x")
-    assert "no folder" in refused("world-mk", tmp_path / "none")
+    assert "not a directory" in refused("world-mk", tmp_path / "none")
     assert "\\x1b[31m" in refused("script", tmp_path / "\x1b[31m")
     env = environment(O=tmp_path / "o", RUN="")
     done = run_tool("pkggen", "build", folder, "--arch", "x86_64", env=env, check=False)
@@ -1439,7 +1482,8 @@ def test_s41_nothing_with_a_newline_reaches_a_makefile(tmp_path):
     text = recipe_text(sources=["https://example.org/f"], sha256={"f": GOOD})
     write_recipe(tmp_path / "a\nall:\n\ttouch pwned\n\t/r", text)
     folder, = tmp_path.iterdir()
-    assert "can't stand in a makefile" in refused("fetch-mk", folder / "r", "-o", "x", cwd=tmp_path)
+    said = refused("fetch-mk", folder / "r", "-o", "x", cwd=tmp_path)
+    assert "a control character in its path" in said
     assert not (tmp_path / "x").exists()
 
 
@@ -1677,7 +1721,7 @@ def test_hash_behind_a_byte_order_mark():
 
 
 @pytest.mark.parametrize("form", [
-    "HEAD\n...\n", "HEAD\nsha256:\n  ? f\n  : ''\n", "HEAD\nsha256:\n  f: &x ''\n",
+    "HEAD\n...\n", "HEAD\nsha256:\n  ? f\n  : ''\n", "HEAD\nsha256:\n  f: !!str ''\n",
     "HEAD\nsha256: {  # x\n  f: ''}\n", "HEAD\nsha256:\n  'f':\n   ''\n  g:\n   ''\n",
     '{"packages": {"p": null}, "version": 1, "sources": ["BASE/good/f"]}\n',
 ])
@@ -1844,8 +1888,8 @@ class World:
         text = recipe_text(packages=packages, **{**given, **fields})
         return write_recipe(self.folder / "recipes" / name, text)
 
-    def world_mk(self):
-        arguments = ["recipes", "-o", "world.mk"]
+    def world_mk(self, *arguments):
+        arguments = ["recipes", "-o", "world.mk", *arguments]
         done = run_tool("pkggen", "world-mk", *arguments, cwd=self.folder, env=self.env)
         return done.stderr
 
@@ -1897,7 +1941,7 @@ def test_world_order_and_second_run(world):
     assert "\t@" not in (world.folder / "world.mk").read_text()
     assert world.make() == ("", [])
     done = run_tool("pkggen", "build", "recipes/c", cwd=world.folder, env=world.env)
-    assert done.stderr == "fresh   c 1-0\n"
+    assert done.stderr == "build   c 1-0: up to date\n"
 
 
 def test_world_of_one_package(world):
@@ -1923,7 +1967,7 @@ def test_early_cutoff(world):
     said, built = world.make()
     assert built == ["a"]
     assert "the same bytes as before" in said
-    assert re.findall("^fresh   (.)", said, re.MULTILINE) == ["b", "c"]
+    assert re.findall("^build   (.) 1-0: up to date", said, re.MULTILINE) == ["b", "c"]
     assert world.make() == ("", [])
     assert {path: path.stat().st_mtime_ns for path in before if path.name[0] != "a"} == {
         path: when for path, when in before.items() if path.name[0] != "a"
@@ -2005,8 +2049,17 @@ def test_a_dependency_rebuilt_by_hand_is_checked(world):
 WAY_OUT = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
 
 
+def told(world, *arguments):
+    """What world-mk says: the lines on why something can't be built, and the others."""
+    lines = world.world_mk(*arguments).splitlines()
+    assert all(line.startswith("world   ") for line in lines), lines
+    lines = [line[len("world   "):] for line in lines]
+    reasons = [line for line in lines if line[0] == " "]
+    return [line[2:] for line in reasons], [line for line in lines if line not in reasons]
+
+
 def test_problems_of_a_tree(world):
-    """Each is one line, and every recipe that has none is built."""
+    """Each is told once, by world-mk, and every recipe that has none is built."""
     world.recipe("good")
     world.recipe("after", ["good"])
     world.recipe("x", ["y"])
@@ -2014,42 +2067,213 @@ def test_problems_of_a_tree(world):
     world.recipe("w", ["x", "good"])
     world.recipe("behind", ["y"])
     world.recipe("self", ["self"])
-    world.recipe("lost", ["goood"])
+    world.recipe("lost", ["afterr", "nowhere"])
     world.recipe("lost2", packages={"lost2": {"dependencies": ["nowhere", "!absent"]}})
-    world.recipe("second", packages={"second": None, "good": None})
+    world.recipe("one", packages={"one": None, "both": None})
+    world.recipe("two", packages={"two": None, "both": None})
+    world.recipe("user", ["both"])
     world.recipe("needs-lost", ["lost"])
     world.recipe("broken", scripts=["x"])
+    world.recipe("needs-broken", ["broken"])
     write_recipe(world.folder / "recipes/utf", b"\xff")
     world.recipe("a b;touch pwned:$(touch pwned)", packages={"odd": None})
     world.recipe("other", arch=["riscv64"])
+    problems, rest = told(world)
+    place = "recipes/"
+    cycle = "build dependencies in a cycle: "
+    odd = "a b;touch pwned:$(touch pwned)"
+    assert problems == [
+        "2 names no recipe makes: nowhere (2 recipes), afterr (1 recipe)",
+        f"{place}{odd}: {odd!r} can't be a recipe's name; use letters, digits and + . _ -",
+        f"{place}broken/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?",
+        f"{place}one/pkgen.yaml: recipes/two/pkgen.yaml makes both too",
+        f"{place}self/pkgen.yaml: {cycle}self -> self; {WAY_OUT}",
+        f"{place}two/pkgen.yaml: recipes/one/pkgen.yaml makes both too",
+        f"{place}utf/pkgen.yaml:1: a byte that is not UTF-8; save the recipe as UTF-8",
+        f"{place}w/pkgen.yaml: {cycle}w -> x -> y -> w; {WAY_OUT}",
+    ]
+    assert rest == [
+        "9 recipes can't be built, nor what needs them (6 recipes):",
+        "2 of 2 recipes to build or to look at, at most 0 sources to fetch",
+    ]
     said, built = world.make(status=2)
     assert sorted(built) == ["after", "good"]
-    lines = {line for line in said.splitlines() if line.startswith("pkggen: ")}
-    place = "pkggen: recipes/"
-    cycle = "build dependencies in a cycle: "
-    assert {
-        f"{place}lost/pkgen.yaml: no recipe makes the build dependency goood; did you mean good?",
-        f"{place}second/pkgen.yaml: recipes/good/pkgen.yaml makes good too",
-        f"{place}broken/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?",
-        f"{place}utf/pkgen.yaml:1: a byte that is no UTF-8; save the recipe as UTF-8",
-        f"{place}self/pkgen.yaml: {cycle}self -> self; {WAY_OUT}",
-        f"{place}w/pkgen.yaml: {cycle}w -> x -> y -> w; {WAY_OUT}",
-    } <= lines
-    nowhere = f"{place}lost2/pkgen.yaml: no recipe makes lost2's dependency nowhere; "
-    assert any(line.startswith(nowhere) for line in lines)
-    assert any("is no recipe name" in line for line in lines)
+    lines = [line for line in said.splitlines() if line.startswith("pkggen: ")]
+    why = "`pkggen.py world-mk recipes` says why"
+    assert lines == [f"pkggen: 9 recipes can't be built; {why}"]
+    # Nothing is left to build, so nothing need be started for it.
+    world.world_mk()
+    assert make(world.folder, "-q", "-f", "world.mk", "buildable", env=world.env).returncode == 0
+    assert make(world.folder, "-q", "-f", "world.mk", env=world.env).returncode == 1
+    # A target that is asked for by name says it itself, with every missing name.
+    said, built = world.make("package/needs-lost", status=2)
+    line = f"pkggen: {place}lost/pkgen.yaml: no recipe makes the build dependency afterr"
+    assert f"{line}; did you mean after?, the build dependency nowhere\n" in said and built == []
+    said, _ = world.make("package/needs-broken", status=2)
+    assert "recipes/broken/pkgen.yaml:5:1: unknown key scripts" in said
     assert not list(world.folder.rglob("pwned"))
-    assert len(lines) == 8, lines
+
+
+def test_problems_are_few_lines(world):
+    """Of a tree that is mostly broken; the rest is named, and one verb says why."""
+    for number in range(20):
+        world.recipe(f"a{number:02}", [f"n{number}", "common"])
+        world.recipe(f"b{number:02}", scripts=["x"])
+        world.recipe(f"c{number:02}", sources=["https://example.org/1", "https://example.org/2"])
+    problems, rest = told(world)
+    names = "21 names no recipe makes: common (20 recipes), n0 (1 recipe), n1 "
+    assert problems[0].startswith(names)
+    assert problems[0].endswith(", 9 more")
+    assert problems[1].startswith("40 sources in 20 recipes without sha256; ")
+    assert len(problems) == 11 and problems[2].startswith("recipes/b00/pkgen.yaml:5:1: ")
+    names = " ".join(f"b{number:02}" for number in range(8, 20))
+    assert problems[-1] == f"and what `pkggen.py why recipes NAME` says of: {names}"
+    assert rest[0] == "60 recipes can't be built:"
+    assert "b19: it can't be built: recipes/b19/pkgen.yaml:5:1: unknown" in why(world, "b19")[0]
+    done = make(world.folder, "-k", "-f", "world.mk", env=world.env)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) <= 3, done.stderr
+
+
+def test_s51_two_recipes_with_one_package_are_both_refused(world):
+    world.recipe("a", packages={"a": None, "su": None})
+    world.recipe("b", packages={"b": None, "su": None})
+    world.recipe("c", ["su"])
+    world.recipe("d")
+    for target in ("all", "recipe/a", "recipe/b", "package/su", "package/c"):
+        assert world.make(target, status=2)[1] == (["d"] if target == "all" else [])
+    assert world.packages() == ["d-1-0.x86_64.lpkg"]
+
+
+UNPRINTABLE = "x\n\ttouch pwned\nall: ;touch pwned\n"
+
+
+@pytest.mark.parametrize("name", [UNPRINTABLE, "x\r", "x\x85y", "x\x1b[2J", os.fsdecode(b"x\xff")])
+def test_s41_an_unprintable_directory_reaches_no_makefile(tmp_path, world, name):
+    """A recipe's, a group's, and the tree's own: refused where it is, all else is built."""
+    world.recipe("good")
+    write_recipe(world.folder / "recipes" / name / "a", recipe_text(script=["true"]))
+    write_recipe(world.folder / "recipes" / ("b" + name), recipe_text(script=["true"]))
+    problems, _ = told(world)
+    hint = ": a control character in its path; rename the directory"
+    assert len(problems) == 2 and all(problem.endswith(hint) for problem in problems), problems
+    assert world.make(status=2)[1] == ["good"]
+    said = refused("script", world.folder / "recipes" / name / "a")
+    assert said.endswith(hint)
+    (world.folder / "recipes").rename(world.folder / name)
+    said = run_tool("pkggen", "world-mk", name, "-o", "w.mk", cwd=world.folder, env=world.env)
+    assert make(world.folder, "-f", "w.mk", env=world.env).returncode == 2
+    done = run_tool("pkggen", "world-mk", ".", "-o", "w.mk", cwd=world.folder, env=world.env)
+    assert make(world.folder, "-f", "w.mk", env=world.env).returncode == 2
+    assert not list(world.folder.rglob("pwned"))
+
+
+@pytest.mark.parametrize("word", ["a\nb", "a\x0bb", "a\x7f"])
+def test_s41_no_control_character_is_quoted_for_make(word):
+    with pytest.raises(pkggen.Fail, match="can't stand in a makefile"):
+        pkggen.quote_command(["build", word])
+
+
+def test_s41_a_newline_in_a_definition(world):
+    world.recipe("a")
+    definition = "x=\nall: ;touch pwned"
+    said = refused("world-mk", "recipes", "-D", definition, cwd=world.folder, env=world.env)
+    assert "can't stand in a makefile" in said
+
+
+def test_s52_what_is_written_anew_keeps_its_mode(world):
+    old = os.umask(0o022)
+    try:
+        world.recipe("a")
+        world.make()
+        paths = [world.folder / "world.mk", world.out / "x86_64/mk/a.built"]
+        for path, mode in zip(paths, (0o600, 0o664)):
+            path.chmod(mode)
+        world.recipe("a", version="2")
+        world.make()
+    finally:
+        os.umask(old)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o600, 0o664]
+
+
+def test_world_mk_of_one_package(world):
+    """It counts what that needs, and says of it alone what is wrong."""
+    world.recipe("a")
+    world.recipe("b", ["a"])
+    world.recipe("c", ["lost"])
+    world.recipe("d", ["c"])
+    said = world.world_mk("--package", "b")
+    assert said == "world   2 of 2 recipes to build or to look at, at most 0 sources to fetch\n"
+    assert world.make("package/a")[1] == ["a"]
+    done = "world   nothing to be done: 1 recipe, 1 package are up to date\n"
+    assert world.world_mk("--package", "a") == done
+    said = world.world_mk("--package", "b")
+    assert said.startswith("world   1 of 2 recipes ")
+    broken = "recipes/e/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?"
+    refusals = {
+        "d": "recipes/c/pkgen.yaml: no recipe makes the build dependency lost",
+        "bb": "recipes: no recipe makes the package bb",
+        "e": broken,
+        "e-dev": broken,
+        "f": "f: its recipe is not for x86_64; see its `arch`",
+    }
+    world.recipe("e", packages={"e": None, "e-dev": None}, scripts=["x"])
+    world.recipe("f", arch=["riscv64"])
+    for name, message in refusals.items():
+        arguments = ["world-mk", "recipes", "-o", "world.mk", "--package", name]
+        said = refused(*arguments, cwd=world.folder, env=world.env)
+        assert said == f"pkggen: {message}"
 
 
 def test_two_recipes_of_one_name(world):
     world.recipe("a")
     world.recipe("b")
     shutil.copytree(world.folder / "recipes/a", world.folder / "recipes/more/a")
-    said, built = world.make(status=2)
     line = "recipes/more/a/pkgen.yaml: a second recipe named a, beside recipes/a/pkgen.yaml"
-    assert f"pkggen: {line}\n" in said
-    assert built == ["b"]
+    assert told(world)[0] == [line]
+    assert world.make(status=2)[1] == ["b"]
+
+
+def libc_world(world, **provides):
+    """libc needs base, which needs tool; user has a script, meta none."""
+    packages = {"musl": None, "musl-dev": {"dependencies": ["musl"], **provides}}
+    world.recipe("musl", ["base"], ["touch out/musl-dev/libc.h"], packages=packages)
+    world.recipe("base", ["tool"], packages={"base": {"dependencies": ["data"]}})
+    for name in ("tool", "data"):
+        world.recipe(name, script=["test ! -e ../sysroot/libc.h"])
+    world.recipe("user", script=["test -e ../sysroot/libc.h", "test -e ../sysroot/musl"])
+    write_recipe(world.folder / "recipes/meta", recipe_text(packages={"meta": None}))
+
+
+@pytest.mark.parametrize("provides", [{}, {"provides": ["libc-dev", "musl-headers"]}])
+def test_libc_need_not_be_named(world, provides):
+    """Whatever libc needs itself, to build or to run, is built without it."""
+    libc_world(world, **provides)
+    assert sorted(world.make("-j2")[1]) == sorted("base data tool musl user meta".split())
+    assert world.make() == ("", [])
+    rules = (world.folder / "world.mk").read_text()
+    libc = "libc-dev" if provides else "musl-dev"
+    assert f"\nrecipe/user: package/{libc}\n" in rules and "\nrecipe/meta:\n" in rules
+    world.recipe("user", script=["true"])
+    done = run_tool("pkggen", "build", "user", cwd=world.folder, env=world.env)
+    assert world.make() == ("", []), done.stderr
+    world.recipe("musl", ["base"], packages={"musl": None, "musl-dev": None})
+    assert world.make()[1] == ["musl", "user"]
+
+
+def test_without_a_libc_nothing_is_implied(world):
+    world.recipe("a")
+    assert world.make()[1] == ["a"]
+    assert "libc" not in (world.folder / "world.mk").read_text()
+
+
+def test_one_package_by_two_names_is_in_the_sysroot_once(world):
+    packages = {"p": {"provides": ["virtual", "other"]}}
+    world.recipe("p", packages=packages)
+    world.recipe("user", ["p", "virtual", "other>=1"], ["test -f ../sysroot/p"])
+    assert world.make()[1] == ["p", "user"]
+    record = json.loads((world.out / "x86_64/mk/user.built").read_text())
+    assert [name for name in record["inputs"] if name.startswith("package ")] == ["package p"]
+    assert world.make() == ("", [])
 
 
 def test_a_failed_build(world):
@@ -2235,13 +2459,16 @@ def test_killed_and_built_again(world):
     assert world.make()[1] == ["a"]
 
 
+UP_TO_DATE = "build   a 1-0: up to date"
+
+
 def test_two_builds_of_one_recipe_at_once(world):
     world.recipe("a", script=["sleep 1"])
     runs = [start_build(world, "a") for _ in range(2)]
     said = [run.communicate(timeout=60)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert (world.places / "built").read_text().split() == ["a"]
-    assert sorted(text.split()[0] for text in said) == ["build", "fresh"]
+    assert sorted(text.partition("\n")[0] for text in said) == ["build   a 1-0", UP_TO_DATE]
 
 
 def test_world_fetches_before_it_builds(world, upstream):
@@ -2249,9 +2476,14 @@ def test_world_fetches_before_it_builds(world, upstream):
     world.recipe("a", script=["cp src/f out/a"], sources=[source], sha256={"f": GOOD})
     world.recipe("b", sources=[upstream.base + "/good/g"])
     world.recipe("c", sources=[upstream.base + "/good/f?x"], sha256={"f": sha256(OTHER)})
+    why = "1 source in 1 recipe without sha256; `pkggen.py hash RECIPE...` fetches them and writes it"
+    assert told(world)[0] == [why]
     said, built = world.make(status=2)
     assert built == ["a"]
-    assert "g has no sha256; pkggen.py hash recipes/b writes one" in said
+    assert "sha256; " not in said
+    said, _ = world.make("recipe/b", status=2)
+    assert "g has no sha256; `pkggen.py hash recipes/b` fetches it and writes one" in said
+    said, _ = world.make(status=2)
     assert "f: no source has it: " in said and "has other bytes" in said
     assert cached(world.env) == {GOOD: BODY}
     assert world.make(status=2)[1] == []
@@ -2391,7 +2623,8 @@ def test_an_elf_file_that_lies_about_itself_is_looked_at_in_bounded_time(tmp_pat
         damaged = bytearray(data)
         for _ in range(rng.randint(1, 8)):
             damaged[rng.randrange(4, 64)] = rng.choice([0, 1, 255, rng.randrange(256)])
-        pkggen.read_elf(io.BytesIO(bytes(damaged[:rng.choice([len(data), 52, 64, 100])])), len(data))
+        part = bytes(damaged[:rng.choice([len(data), 52, 64, 100])])
+        pkggen.read_elf(io.BytesIO(part), len(data))
 
 
 @pytest.mark.parametrize("script", ["yes", "tr '\\0' x </dev/zero"], ids=["lines", "one line"])
@@ -2963,25 +3196,29 @@ def reached_from(graph, start):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_strong_groups(seed):
+def test_cycles_of_a_graph(seed):
     """Beside what a search from every node finds."""
     chance = random.Random(seed)
     names = [str(number) for number in range(chance.randrange(1, 30))]
-    graph = {name: chance.choices(names, k=chance.randrange(4)) for name in names}
+    graph = {name: chance.choices(names, k=chance.randrange(3)) for name in names}
     reach = {name: reached_from(graph, name) for name in names}
-    groups = pkggen.strong_groups(graph)
-    assert sorted(sum(groups, [])) == sorted(names)
-    place = {name: index for index, group in enumerate(groups) for name in group}
-    for name in names:
-        together = {other for other in reach[name] if name in reach[other]} | {name}
-        assert together == set(groups[place[name]])
-        assert all(place[other] <= place[name] for other in graph[name])
+    order = pkggen.sorted_part(graph)
+    for place, name in enumerate(order):
+        assert set(graph[name]) <= set(order[:place])
+    in_cycles = {name for name in names if name in reach[name]}
+    assert set(order) == {n for n in names if not in_cycles.intersection({n} | reach[n])}
+    expected = {frozenset(other for other in reach[name] if name in reach[other])
+                for name in in_cycles}
+    cycles = pkggen.cycles_in(graph, order)
+    assert {frozenset(cycle) for cycle in cycles} == expected and len(cycles) == len(expected)
 
 
-def test_strong_groups_of_a_deep_graph():
+def test_cycles_of_a_deep_graph():
     graph = {str(number): [str(number + 1)] for number in range(20000)}
-    assert len(pkggen.strong_groups({**graph, "20000": []})) == 20001
-    assert len(pkggen.strong_groups({**graph, "20000": ["0"]})) == 1
+    open_end, closed = {**graph, "20000": []}, {**graph, "20000": ["0"]}
+    assert len(pkggen.sorted_part(open_end)) == 20001
+    assert pkggen.sorted_part(closed) == []
+    assert [len(cycle) for cycle in pkggen.cycles_in(closed, [])] == [20001]
 
 
 def test_packages_that_need_each_other_to_run(world):
@@ -3017,7 +3254,7 @@ def test_options_of_world_mk_reach_the_builds(world):
     assert world.content("a", "word") == "it's \n"
 
 
-CYCLE = ["if [ -e ../sysroot/cc ]; then how=final; else how=stand-in; fi"]
+CYCLE = ["if [ -e ../sysroot/cc ]; then how=final; else how=stage; fi"]
 
 
 def c_world(world, **fields):
@@ -3034,18 +3271,18 @@ def c_world(world, **fields):
 
 
 def test_bootstrap_breaks_a_cycle(world):
-    """The stand-in first, without what closes the cycle; it never is in the repository."""
+    """The stage first, without what closes the cycle; it never is in the repository."""
     c_world(world)
     said = world.world_mk()
-    assert said.startswith("world   1 stand-in and 4 of 4 recipes to build or to look at, ")
+    assert said.startswith("world   1 stage and 4 of 4 recipes to build or to look at, ")
     said, built = world.make("-j3")
-    assert built == ["base", "bootstrap-libc", "cc", "libc", "user"]
-    assert "built   libc 1-0, its stand-in: libc libc-dev, " in said
-    assert world.content("cc", "had-libc") == "stand-in\n"
+    assert built == ["base", "stage-libc", "cc", "libc", "user"]
+    assert "built   libc 1-0 (stage): libc libc-dev, " in said
+    assert world.content("cc", "had-libc") == "stage\n"
     assert world.content("libc", "how") == world.content("user", "had-libc") == "final\n"
     names = ["base", "cc", "libc", "libc-dev", "user"]
     assert world.packages() == [f"{name}-1-0.x86_64.lpkg" for name in names]
-    folder = world.out / "x86_64/bootstrap"
+    folder = world.out / "x86_64/stage"
     assert sorted(path.name for path in folder.iterdir()) == [
         "libc-1-0.x86_64.lpkg", "libc-dev-1-0.x86_64.lpkg"
     ]
@@ -3054,33 +3291,33 @@ def test_bootstrap_breaks_a_cycle(world):
 
 
 def test_bootstrap_and_early_cutoff(world):
-    """The stand-in has a record of its own: what comes out the same ends there."""
+    """The stage has a record of its own: what comes out the same ends there."""
     c_world(world)
     world.make()
     folder = world.recipe("base", summary="other")
-    assert world.make()[1] == ["base", "bootstrap-libc", "libc"]
+    assert world.make()[1] == ["base", "stage-libc", "libc"]
     write_recipe(folder, (folder / "pkgen.yaml").read_text().replace("other", "another"))
-    shutil.rmtree(world.out / "x86_64/bootstrap")
-    assert world.make()[1] == ["base", "bootstrap-libc", "libc"]
-    shutil.rmtree(world.out / "x86_64/bootstrap")
+    shutil.rmtree(world.out / "x86_64/stage")
+    assert world.make()[1] == ["base", "stage-libc", "libc"]
+    shutil.rmtree(world.out / "x86_64/stage")
     said, built = world.make()
-    assert built == ["bootstrap-libc"]
-    assert re.findall("^fresh   (.+) 1-0", said, re.MULTILINE) == ["cc", "libc", "user"]
+    assert built == ["stage-libc"]
+    assert re.findall("^build   (.+) 1-0: up to date", said, re.MULTILINE) == ["cc", "libc", "user"]
     assert world.make() == ("", [])
 
 
 def test_bootstrap_of_one_package(world):
     c_world(world)
     assert world.make("package/base")[1] == ["base"]
-    assert world.make("package/cc")[1] == ["bootstrap-libc", "cc", "libc"]
+    assert world.make("package/cc")[1] == ["stage-libc", "cc", "libc"]
 
 
-def test_a_stand_in_that_fails(world):
+def test_a_stage_that_fails(world):
     c_world(world, check=["[ -e ../sysroot/cc ]"])
     said, built = world.make(status=2)
-    assert built == ["base", "bootstrap-libc"]
-    log = world.out / "x86_64/log/bootstrap/libc.log"
-    assert f"libc 1-0, its stand-in: the build failed (status 2); the whole log is {log}" in said
+    assert built == ["base", "stage-libc"]
+    log = world.out / "x86_64/log/stage/libc.log"
+    assert f" failed (status 2); the log is {log}" in said
     assert log.exists() and world.temporary_files() == []
 
 
@@ -3093,34 +3330,33 @@ def test_bootstrap_outside_a_cycle_is_built_once(world):
 def test_a_recipe_that_needs_itself(world):
     """A compiler in its own language."""
     world.recipe("go", ["go"], [*CYCLE, "echo $$how"], builder="bootstrap")
-    assert world.make()[1] == ["bootstrap-go", "go"]
+    assert world.make()[1] == ["stage-go", "go"]
     assert world.make()[1] == []
 
 
-def test_a_stand_in_runs_without_what_closes_the_cycle(world):
-    """sh needs lib to run, and lib sh to be built; two stand-ins in one cycle."""
-    packages = {"sh": {"dependencies": ["lib", "base"]}}
-    world.recipe("sh", ["lib"], packages=packages, builder="bootstrap")
-    script = ["test -f ../sysroot/sh", "test -f ../sysroot/base", "test ! -e ../sysroot/lib"]
-    world.recipe("lib", ["sh", "make2"], script)
-    world.recipe("make2", ["sh", "lib"], builder="bootstrap")
+def test_a_stage_runs_without_what_closes_the_cycle(world):
+    """ash needs lib to run, and lib ash to be built; two stages in one cycle."""
+    packages = {"ash": {"dependencies": ["lib", "base"]}}
+    world.recipe("ash", ["lib"], packages=packages, builder="bootstrap")
+    script = ["test -f ../sysroot/ash", "test -f ../sysroot/base", "test ! -e ../sysroot/lib"]
+    world.recipe("lib", ["ash", "make2"], script)
+    world.recipe("make2", ["ash", "lib"], builder="bootstrap")
     world.recipe("base")
     built = world.make()[1]
-    assert built[-2:] in (["sh", "make2"], ["make2", "sh"])
-    assert sorted(built[:3]) == ["base", "bootstrap-make2", "bootstrap-sh"] and built[3] == "lib"
+    assert built[-2:] in (["ash", "make2"], ["make2", "ash"])
+    assert sorted(built[:3]) == ["base", "stage-ash", "stage-make2"] and built[3] == "lib"
     assert world.make()[1] == []
 
 
 def test_nobootstrap(world):
-    """It forbids the stand-in for one dependency: where that closes the cycle, a problem."""
+    """It forbids the stage for one dependency: where that closes the cycle, a problem."""
     c_world(world, nobootstrap={"cc": True})
-    said, built = world.make(status=2)
-    assert built == ["base"]
-    place = "pkggen: recipes/libc/pkgen.yaml: build dependencies in a cycle: "
-    line = f"{place}libc's stand-in -> cc -> libc's stand-in; `nobootstrap` forbids"
-    assert [text for text in said.splitlines() if "pkggen: " in text] == [f"{line} the way out"]
+    place = "recipes/libc/pkgen.yaml: build dependencies in a cycle: "
+    line = f"{place}libc's stage -> cc -> libc's stage; `nobootstrap` forbids"
+    assert told(world)[0] == [f"{line} the way out"]
+    assert world.make(status=2)[1] == ["base"]
     c_world(world, nobootstrap={"cc": False, "base": True})
-    assert world.make()[1] == ["bootstrap-libc", "cc", "libc", "user"]
+    assert world.make()[1] == ["stage-libc", "cc", "libc", "user"]
 
 
 def test_a_cycle_through_what_a_package_needs_to_run(world):
@@ -3132,16 +3368,18 @@ def test_a_cycle_through_what_a_package_needs_to_run(world):
     world.recipe("e", ["d"])
     world.recipe("behind", ["b", "e"])
     world.recipe("free")
-    said, built = world.make(status=2)
-    assert built == ["a", "free"] or built == ["free", "a"]
-    lines = sorted(line for line in said.splitlines() if line.startswith("pkggen: "))
-    where = "pkggen: recipes/{0}/pkgen.yaml: build dependencies in a cycle: {1}; " + WAY_OUT
-    assert lines == [
+    problems, rest = told(world)
+    where = "recipes/{0}/pkgen.yaml: build dependencies in a cycle: {1}; " + WAY_OUT
+    assert problems == [
         where.format("b", "b -> a -> b"),
         where.format("c", "c -> d -> c"),
         where.format("d", "d -> e -> d"),
     ]
-    assert world.world_mk().startswith("world   2 of 7 recipes to build or to look at, ")
+    assert rest == [
+        "3 recipes can't be built, nor what needs them (2 recipes):",
+        "2 of 2 recipes to build or to look at, at most 0 sources to fetch",
+    ]
+    assert sorted(world.make(status=2)[1]) == ["a", "free"]
 
 
 def why(world, package, *arguments):
@@ -3205,13 +3443,14 @@ def test_why_a_package_is_gone(world):
 def test_why_of_what_cannot_be_built(world):
     world.recipe("a", ["nothing"])
     world.recipe("b", scripts=["x"])
-    problem = "recipes/a/pkgen.yaml: no recipe makes the build dependency nothing; b could not be"
-    assert why(world, "a") == [f"a: it can't be built: {problem} read"]
+    problem = "recipes/a/pkgen.yaml: no recipe makes the build dependency nothing"
+    assert why(world, "a") == [f"a: it can't be built: {problem}"]
     assert "unknown key scripts" in why(world, "b")[0]
     world.recipe("c", ["a"])
     assert why(world, "c") == ["c 1-0: never built", "  it needs what can't be built: a"]
-    done = refused("why", "recipes", "aa", cwd=world.folder, env=world.env)
-    assert done == "pkggen: recipes: no recipe makes the package aa; did you mean a?"
+    world.recipe("zlib")
+    done = refused("why", "recipes", "zllib", cwd=world.folder, env=world.env)
+    assert done == "pkggen: recipes: no recipe makes the package zllib; did you mean zlib?"
 
 
 def test_why_of_a_record_without_texts(world):
@@ -3227,24 +3466,25 @@ def test_why_of_a_record_without_texts(world):
     assert why(world, "a")[1:] == ["  build.mk changed"]
 
 
-def test_why_of_a_stand_in(world):
+def test_why_of_a_stage(world):
     c_world(world)
     assert why(world, "libc") == [
-        "libc 1-0, its stand-in: never built",
+        "libc 1-0 (stage): never built",
         "  before it is built: base 1-0",
         "libc 1-0: never built",
-        "  before it is built: base 1-0, libc 1-0, its stand-in, cc 1-0",
+        "  before it is built: base 1-0, libc 1-0 (stage), cc 1-0",
         "behind it, to be looked at then: cc user",
     ]
     world.make()
-    assert why(world, "libc-dev") == ["libc 1-0, its stand-in: up to date", "libc 1-0: up to date"]
+    assert why(world, "libc-dev") == ["libc 1-0 (stage): up to date", "libc 1-0: up to date"]
     world.recipe("base", script=["touch out/base/more"])
-    run_tool("pkggen", "build", "recipes/base", cwd=world.folder, env=world.env)
+    arguments = ["recipes/base", "--before-libc"]
+    run_tool("pkggen", "build", *arguments, cwd=world.folder, env=world.env)
     changed = ["  package base changed"]
     assert why(world, "libc") == [
-        "libc 1-0, its stand-in: what changed since it was built", *changed,
+        "libc 1-0 (stage): what changed since it was built", *changed,
         "libc 1-0: what changed since it was built", *changed,
-        "  before it is built: libc 1-0, its stand-in",
+        "  before it is built: libc 1-0 (stage)",
         "behind it, to be looked at then: cc user",
     ]
 
@@ -3416,10 +3656,6 @@ def test_what_is_refused_is_not_valid_by_the_schema(tmp_path, text):
     assert [len(errors) > 0 for errors in validated([text])] == [True]
 
 
-def test_every_kind_of_field_has_a_schema():
-    assert {*pkggen.KIND_SCHEMAS, "alternatives", "packages"} == set(pkggen.READERS)
-
-
 def tarball(files, top="hello-1.2/"):
     """A .tar.gz of FILES, name to text; scripts can be run."""
     file = io.BytesIO()
@@ -3507,22 +3743,6 @@ def test_new_writes_a_library_as_two_packages(world, upstream):
         {"usr/lib/libhello.so.1"},
         {"usr/include/hello.h", "usr/lib/libhello.a", "usr/lib/pkgconfig/hello.pc"},
     ]
-
-
-@pytest.mark.parametrize(
-    "file, tools, line",
-    [
-        ("meson.build", "meson, ninja", "meson setup --prefix=/usr --buildtype=minsize hello-b"),
-        ("CMakeLists.txt", "cmake", "cmake -S hello -B hello-build -DCMAKE_INSTALL_PREFIX=/usr"),
-        ("configure.ac", "autoconf, automake, libtool", "(cd hello && autoreconf -fi)"),
-    ],
-)
-def test_new_says_what_the_builder_lacks(world, upstream, file, tools, line):
-    done = new(world, upstream, tarball({file: "", "src/Makefile": ""}), "-o", "x/hello")
-    assert done.returncode == 0
-    assert done.stderr.splitlines()[-1].startswith(f"new     the builder has no {tools}: it builds")
-    assert line in run_tool("pkggen", "script", "x/hello", cwd=world.folder).stdout
-    assert tools in (world.folder / "x/hello/pkgen.yaml").read_text()
 
 
 def test_new_never_overwrites(world, upstream):
@@ -3680,22 +3900,60 @@ def test_a_name_with_a_plus_is_built(world):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("version: 2", "the recipe has version twice; keep one"),
         ("data: !!set {x}", "the YAML tag tag:yaml.org,2002:set; recipes have plain values only"),
         ("data: {x: &x [], y: *x}", "a YAML alias; write the value out where it is used"),
-        ("build: x", "build is 'x', and no number from 0 up"),
+        ("build: x", "build is 'x', not a whole number from 0 up"),
         ("sources: [x]", "'x' begins with none of "),
     ],
 )
-def test_lenient_forgives_unknown_keys_alone(tmp_path, capsys, line, message):
+def test_lenient_forgives_no_more_than_keys(tmp_path, capsys, line, message):
     text = f"packages: {{a: {{x: }}}}\nversion: 1\nxx: 1\n{line}\n"
     assert message in refusal(tmp_path / "r", text, lenient=True)
     warnings = capsys.readouterr().err.splitlines()
     assert all("warning" in line and "unknown key x" in line for line in warnings)
 
 
+def test_of_duplicate_keys_lenient_takes_the_last(tmp_path, capsys):
+    """As yaml.v2 does, in each kind of map; where they stand is said."""
+    text = (
+        "packages: {a: {dependencies: [x]}, a: {dependencies: [y]}}\nversion: 1\nversion: 2\n"
+        "data: {m: {k: 1, 2: b, k: 3, 0x2: c}}\nscript: ['{{.Version}} {{.Data.m.k}}']\n"
+    )
+    recipe = load(tmp_path / "r", text, lenient=True)
+    assert recipe.packages["a"]["dependencies"] == ["y"]
+    assert (recipe.script, recipe.fields["data"]) == ("2 3", {"m": {"k": 3, 2: "c"}})
+    path = f"pkggen: warning: {tmp_path}/r/pkgen.yaml"
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        f"{path}:1:36: packages has a twice; keep one",
+        f"{path}:3:1: the recipe has version twice; keep one",
+        f"{path}:4:24: data.m has k twice; keep one",
+        f"{path}:4:30: data.m has 0x2 twice; keep one",
+    ]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_keys_of_maps_in_data_keep_their_type(tmp_path, lenient):
+    """Those of .Data itself are what a template calls them by, and so text."""
+    text = (
+        "packages: {a: }\nversion: 1\n"
+        "data: {y: [{10: a, 9: b, 1.5: c, no: d, '8': e, ~: f, x y: g}], 3: h}\n"
+    )
+    data = load(tmp_path / "r", text, lenient=lenient).fields["data"]
+    keys = list(data["y"][0])
+    assert keys == [10, 9, 1.5, False, "8", "", "x y"] and list(data) == ["y", "3"]
+    assert [type(key) for key in keys] == [int, int, float, bool, str, str, str]
+
+
+def test_strip_and_allow(tmp_path):
+    fields = load(tmp_path / "r", recipe_text()).fields
+    assert (fields["strip"], fields["allow"]) == (True, {})
+    text = recipe_text(strip=False, allow={"static": "the loader itself"})
+    fields = load(tmp_path / "r", text).fields
+    assert (fields["strip"], fields["allow"]) == (False, {"static": "the loader itself"})
+
+
 def test_lenient_in_a_package(tmp_path, capsys):
     recipe = load(tmp_path / "r", "packages: {a: {x: [y]}}\nversion: 1\n", lenient=True)
     assert list(recipe.packages) == ["a"]
-    said = "pkgen.yaml:1:16: unknown key x in package a; known are dependencies, "
+    said = "pkgen.yaml:1:16: unknown key x in packages.a; known are dependencies, "
     assert said in capsys.readouterr().err
