@@ -2434,8 +2434,19 @@ class Tree:
         self.cycles.append(names)
         if bootstraps:
             self.add_stages(group, bootstraps)
-        else:
-            self.report_cycle(min(builds, key=lambda target: target.startswith("recipe/")))
+            return
+        broken: Dict[str, str] = {}  # a recipe of a cycle, to the one that has it as its problem
+        for start in sorted(builds, key=lambda target: target.startswith("recipe/")):
+            name = start.partition("/")[2]
+            if name not in broken:
+                for target in self.report_cycle(start):
+                    kind, _, other = target.partition("/")
+                    broken[self.makers[other] if kind in ("package", "staged") else other] = name
+        for target in [*builds, *(f"recipe/{name}" for name in names)]:
+            name = target.partition("/")[2]
+            self.graph[target] = [f"recipe/{broken[name]}"] if name not in self.problems else []
+            if target.startswith("stage/"):
+                self.graph[target] = [f"recipe/{name}"]
 
     def join_packages(self, group: List[str]) -> None:
         first, *others = sorted(group)
@@ -2485,32 +2496,35 @@ class Tree:
             for name in self.needs(recipe, package)
             if name in closing and self.makers[name] not in bootstraps]
 
-    def report_cycle(self, start: str) -> None:
-        """Make the shortest cycle through the target START a problem of the recipe it builds.
-
-        That one fails then and waits for nothing, and so the others of the cycle fail after it.
-        """
+    def report_cycle(self, start: str) -> List[str]:
+        """Make the shortest cycle through the target START a problem of the recipe it builds."""
         came_from = reached_from(self.graph, [start])
         path = [start, came_from[start]]
         while path[-1] != start:
             path.append(came_from[path[-1]])
-        words = []
-        for target, after in zip(path[::-1], path[-2::-1]):
-            kind, _, name = target.partition("/")
-            if kind == "stage":
-                words.append(f"{name}'s stage")
-            elif kind == "recipe" or after.startswith(("package/", "staged/")):
-                words.append(name)
-        name = start.partition("/")[2]
+        path.reverse()
         way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
         if any(target.startswith("stage/") for target in path):
             way_out = "`nobootstrap` forbids the way out"
-        way = " -> ".join([*words, words[0]])
+        name = start.partition("/")[2]
         self.problems[name] = (
-            f"{self.recipes[name].path}: build dependencies in a cycle: {way}; {way_out}")
-        self.graph[f"recipe/{name}"] = []
-        if name in self.stages:
-            self.graph[f"stage/{name}"] = [f"recipe/{name}"]
+            f"{self.recipes[name].path}: build dependencies in a cycle: {cycle_text(path)}; "
+            f"{way_out}")
+        return path
+
+
+def cycle_text(path: List[str]) -> str:
+    """The recipes of a cycle of targets, and packages that are in it by what they need to run."""
+    words = []
+    for target, after in zip(path, path[1:]):
+        kind, _, name = target.partition("/")
+        if kind == "stage":
+            words.append(f"{name}'s stage")
+        elif kind == "recipe" or after.startswith(("package/", "staged/")):
+            words.append(name)
+    if len(words) > NAMES_SHOWN:
+        words[6:-5] = [f"({len(words) - 11} more)"]
+    return " -> ".join([*words, words[0]])
 
 
 def as_stage(recipe: Recipe, without: Iterable[str], stages: Iterable[str]) -> Recipe:

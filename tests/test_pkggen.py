@@ -2476,8 +2476,8 @@ def test_world_fetches_before_it_builds(world, upstream):
     world.recipe("a", script=["cp src/f out/a"], sources=[source], sha256={"f": GOOD})
     world.recipe("b", sources=[upstream.base + "/good/g"])
     world.recipe("c", sources=[upstream.base + "/good/f?x"], sha256={"f": sha256(OTHER)})
-    why = "1 source in 1 recipe without sha256; `pkggen.py hash RECIPE...` fetches them and writes it"
-    assert told(world)[0] == [why]
+    hint = "`pkggen.py hash RECIPE...` fetches them and writes it"
+    assert told(world)[0] == [f"1 source in 1 recipe without sha256; {hint}"]
     said, built = world.make(status=2)
     assert built == ["a"]
     assert "sha256; " not in said
@@ -3185,6 +3185,22 @@ def test_a_deep_chain_makes_a_makefile_in_its_size(tmp_path):
     assert len(done.stdout.splitlines()) == 8
 
 
+def test_one_long_cycle_is_one_problem(tmp_path):
+    """Though its packages need one another to run as well; and it takes no time that grows."""
+    write_chain(tmp_path, 600)
+    text = recipe_text(packages={"p0": {"dependencies": ["p599"]}}, builddependencies=["p599"])
+    write_recipe(tmp_path / "recipes/p0", text)
+    started = time.monotonic()
+    done = run_tool("pkggen", "world-mk", "recipes", "-o", "world.mk", cwd=tmp_path)
+    assert time.monotonic() - started < 20
+    way = "p0 -> p599 -> p598 -> p597 -> p596 -> p595 -> (589 more) -> p5 -> p4 -> p3 -> p2 -> p1"
+    assert done.stderr.splitlines()[:2] == [
+        "world   1 recipe can't be built, nor what needs them (599 recipes):",
+        f"world     recipes/p0/pkgen.yaml: build dependencies in a cycle: {way} -> p0; {WAY_OUT}",
+    ]
+    assert len(done.stderr.splitlines()) == 3
+
+
 def reached_from(graph, start):
     found, queue = set(), [start]
     while queue:
@@ -3373,7 +3389,7 @@ def test_a_cycle_through_what_a_package_needs_to_run(world):
     assert problems == [
         where.format("b", "b -> a -> b"),
         where.format("c", "c -> d -> c"),
-        where.format("d", "d -> e -> d"),
+        where.format("e", "e -> d -> e"),
     ]
     assert rest == [
         "3 recipes can't be built, nor what needs them (2 recipes):",
