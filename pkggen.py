@@ -2917,8 +2917,8 @@ def versioned_url(url: str, version: str) -> str:
 
 # What a line of a script unpacks or changes sources with: a patch made after it comes after it.
 UNPACKS = re.compile(
-    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)"
-    r"|\bpatch\s+-|\bsed\s+-(?!.*\bout/)")
+    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
+    r"|^(?!.*\bout/).*\b(sed|mv)\s", re.MULTILINE)
 APPLIES_ALL = re.compile(r"\{\{-?\s*patch\b")
 
 
@@ -2958,7 +2958,7 @@ def added_command(text: str, script: Any, command: str) -> Optional[Tuple[int, s
     for index in reversed(range(len(items))):
         node = items[index]
         start, end = node.start_mark.index, node.end_mark.index
-        if not UNPACKS.search(text, start, end):
+        if not UNPACKS.search(text[start:end]):
             continue
         if node.style == "|":
             return added_line(text, start, end, command)
