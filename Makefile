@@ -126,7 +126,7 @@ graph: ## draw what needs what into $O/graph.svg
 
 .PHONY: shell
 shell: ## build PKG again, and open a shell where that failed
-	@PYTHON="$(python)" world/engine world/shell
+	@PYTHON="$(python)" world/shell
 
 .PHONY: patch
 patch: ## make what was changed in that shell the patch NAME of PKG
@@ -134,11 +134,11 @@ patch: ## make what was changed in that shell the patch NAME of PKG
 
 .PHONY: menuconfig
 menuconfig: ## change the configuration of PKG: busybox, linux-tiny
-	@PYTHON="$(python)" world/engine world/menuconfig
+	@PYTHON="$(python)" world/menuconfig
 
 .PHONY: check-recipe
 check-recipe: ## lint PKG, build it twice, compare, list what comes out
-	@PYTHON="$(python)" world/engine world/check-recipe
+	@PYTHON="$(python)" world/check-recipe
 
 .PHONY: why
 why: ## say what changed since PKG was built

@@ -636,7 +636,7 @@ def test_the_author_s_targets_say_what_they_lack(tree, author):
         (["menuconfig", "PKG=plain"], "recipes/plain has no *.config, or several"),
         (["shell", "PKG=plain", "RUN=true"], "it needs Docker, not a RUN of your own"),
     ):
-        status, text = author(*arguments)
+        status, text = author(*arguments, DOCKER_HOST="unix:///nonexistent")
         assert status != 0 and message in text, text
         assert len([line for line in text.splitlines() if "***" not in line]) == 1, text
 
