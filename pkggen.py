@@ -3684,6 +3684,78 @@ def versioned_url(url: str, version: str) -> str:
     return text if re.fullmatch(r"[\w:/.~+?=&%@{}-]+", text) else json.dumps(text)
 
 
+# ---- a patch that is named in a recipe, all else there as it was ---------------------------------
+
+# What a line of a script unpacks or changes sources with: a patch made after it comes after it.
+UNPACKS = re.compile(
+    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
+    r"|^(?!.*\bout/).*\b(sed|mv)\s", re.MULTILINE)
+APPLIES_ALL = re.compile(r"\{\{-?\s*patch\b")
+
+
+def with_patch(path: str, text: str, name: str) -> str:
+    """The TEXT of the recipe PATH with the patch NAME in its sources and, after what unpacks them,
+    in its script. Raises Fail where only a person can tell the place."""
+    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
+        return "\ufeff" + with_patch(path, text[1:], name)
+    nodes = {key.value: value for key, value in compose_text(path, text.encode()).value}
+    edits = [added_item(text, nodes.get("sources"), -1, f"file:{name}")]
+    if not APPLIES_ALL.search(text):
+        edits.append(added_command(text, nodes.get("script"), f"patch -p1 <src/{name}"))
+    if None in edits:
+        raise Fail(
+            f"{path}: no place for {name} that is certain; add `file:{name}` to sources and, after "
+            f"what unpacks, `patch -p1 <src/{name}` to script")
+    for place, new in sorted(edits, reverse=True):
+        text = text[:place] + new + text[place:]
+    return text
+
+
+def added_item(text: str, items: Any, index: int, item: str) -> Optional[Tuple[int, str]]:
+    """The edit (place, new text) that adds ITEM after that at INDEX of the list ITEMS."""
+    if not isinstance(items, yaml.SequenceNode) or not items.value:
+        return None
+    last = items.value[index]
+    if items.flow_style:
+        return last.end_mark.index, f", {item}"
+    while isinstance(last, yaml.SequenceNode) and last.value and not last.flow_style:
+        last = last.value[-1]  # the end of a block is where the next thing begins
+    return end_of_line(text, last), newline_of(text) + " " * items.start_mark.column + f"- {item}"
+
+
+def added_command(text: str, script: Any, command: str) -> Optional[Tuple[int, str]]:
+    """The edit that adds COMMAND after the last line of SCRIPT that unpacks or changes sources."""
+    items = script.value if isinstance(script, yaml.SequenceNode) else []
+    for index in reversed(range(len(items))):
+        node = items[index]
+        start, end = node.start_mark.index, node.end_mark.index
+        if not UNPACKS.search(text[start:end]):
+            continue
+        if node.style == "|":
+            return added_line(text, start, end, command)
+        return None if node.style == ">" else added_item(text, script, index, command)
+    return None
+
+
+def added_line(text: str, start: int, end: int, command: str) -> Optional[Tuple[int, str]]:
+    """The same in a block of lines; nowhere inside a loop, or before the end of a long command."""
+    margin = None
+    place = None
+    for line in re.compile(r"[^\n]*\n?").finditer(text, text.index("\n", start) + 1, end):
+        bare = line[0].rstrip("\r\n")
+        indent = bare[: len(bare) - len(bare.lstrip())]
+        margin = indent if margin is None and bare.strip() else margin
+        if bare.strip() and UNPACKS.search(bare):
+            is_whole = indent == margin and not bare.endswith("\\")
+            place = (line.start() + len(bare), f"{newline_of(text)}{margin}{command}")
+            place = place if is_whole else None
+    return place
+
+
+def newline_of(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
+
+
 # ==== Commands ====================================================================================
 
 
@@ -3971,6 +4043,28 @@ def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict
     return {key: digest for key, digest in hashes.items() if digest}, in_urls, missing
 
 
+def cmd_add_patch(options: argparse.Namespace) -> None:
+    """Write into the recipe that its sources have FILE, which lies beside it, and apply it."""
+    recipe, name = load_recipe(options.recipe, options), options.file
+    if not NAME.fullmatch(name):
+        raise Fail(f"{name!r}: not a name for a patch; use letters, digits and + . _ -")
+    if os.path.islink(recipe.path):
+        raise Fail(f"{recipe.path}: a link, through which nothing is written; put the file there")
+    with open(recipe.path, encoding="utf-8", newline="") as file:
+        text = with_patch(recipe.path, file.read(), name)
+    with tempfile.NamedTemporaryFile(dir=recipe.folder, suffix=".yaml") as trial:
+        trial.write(text.encode())
+        trial.flush()
+        patched = load_recipe(trial.name, options)
+    names = [source.name for source in patched.sources]
+    if names.count(name) != 1 or patched.script.count(f"src/{name}") != 1:
+        raise Fail(
+            f"{recipe.path}: add `file:{name}` to sources and `patch -p1 <src/{name}` to script; "
+            "by itself that came to nothing")
+    write_atomic(recipe.path, text.encode(), os.stat(recipe.path).st_mode & 0o777)
+    say(f"patch   {recipe.path}: {name} is in its sources and applied in its script")
+
+
 def fetched_hash(name: str, url: str) -> Optional[str]:
     """The sha256 of what URL names now, kept in the cache; None when it can't be had."""
     try:
@@ -4148,6 +4242,7 @@ COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], N
     "graph": ("draw what needs what, as DOT, or as SVG with -o FILE.svg", ("folder",), cmd_graph),
     "meta": ("print what lpkg pack needs to know, as JSON", ("recipe",), cmd_meta),
     "input": ("write the tar that goes into a recipe's build", ("recipe",), cmd_input),
+    "add-patch": ("name a patch in a recipe, and apply it", ("recipe", "file"), cmd_add_patch),
     "new": ("write a recipe to start from, for the source at a URL", ("name", "url"), cmd_new),
     "lint": ("say what is wrong or odd in recipes; all below recipes/", ("recipe*",), cmd_lint),
     "schema": ("print the JSON Schema of a pkgen.yaml, for editors", (), cmd_schema),

@@ -3832,6 +3832,75 @@ def test_what_the_page_shows_is_what_is_printed(tmp_path, line, message):
     assert (done.returncode, done.stderr) == (1, message)
 
 
+# ---- add-patch -----------------------------------------------------------------------------------
+
+
+def patched_recipe(folder, text):
+    """The recipe of TEXT after `add-patch fix.patch`, and what was said."""
+    write_recipe(folder, text)
+    (folder / "fix.patch").write_text("--- a/x/y\n+++ b/x/y\n")
+    done = run_tool("pkggen", "add-patch", folder, "fix.patch", check=False)
+    assert done.returncode == 0 or done.stderr.count("\n") == 1
+    return (folder / "pkgen.yaml").read_bytes().decode(), done
+
+
+PATCHED = [
+    # sources, script: the line before which each addition is, and what it is
+    ("- self:lpkg.py  # why", "- |\n    {{unpack \"x\" \"lpkg.py\"}}\n    make -C x\n",
+     "- self:lpkg.py  # why\n  - file:fix.patch",
+     "- |\n    {{unpack \"x\" \"lpkg.py\"}}\n    patch -p1 <src/fix.patch\n    make -C x\n"),
+    ("- - https://h.test/x.tar\n    - https://i.test/x.tar",
+     "- tar -xf src/lpkg.py\n  - mv x-1 x\n  - make\n",
+     "- - https://h.test/x.tar\n    - https://i.test/x.tar\n  - file:fix.patch",
+     "- tar -xf src/lpkg.py\n  - mv x-1 x\n  - patch -p1 <src/fix.patch\n  - make\n"),
+    ("- self:lpkg.py\n\n  # end", "['tar xf src/lpkg.py', make]\n",
+     "- self:lpkg.py\n  - file:fix.patch\n\n  # end",
+     "['tar xf src/lpkg.py', patch -p1 <src/fix.patch, make]\n"),
+    ("[self:lpkg.py]", "- |\n    tar -xf src/lpkg.py\n    patch -p1 <src/lpkg.py",
+     "[self:lpkg.py, file:fix.patch]",
+     "- |\n    tar -xf src/lpkg.py\n    patch -p1 <src/lpkg.py\n    patch -p1 <src/fix.patch"),
+    ("- self:lpkg.py", "- tar -xf src/lpkg.py\n  - make\n  - sed -i s/a/b/ out/p/x.pc\n",
+     "- self:lpkg.py\n  - file:fix.patch",
+     "- tar -xf src/lpkg.py\n  - patch -p1 <src/fix.patch\n  - make\n"
+     "  - sed -i s/a/b/ out/p/x.pc\n"),
+]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("sources, script, new_sources, new_script", PATCHED)
+def test_add_patch_changes_nothing_else(
+        tmp_path, newline, sources, script, new_sources, new_script):
+    form = "# Ours.\npackages: {p: }\nversion: 1 # one\nsources:\n  %s\nscript:\n  %s"
+    text, done = patched_recipe(tmp_path / "r", (form % (sources, script)).replace("\n", newline))
+    assert done.returncode == 0, done.stderr
+    assert text == (form % (new_sources, new_script)).replace("\n", newline)
+
+
+@pytest.mark.parametrize("script", [
+    "- make\n", "- |\n    for x in 1; do\n      tar -xf src/lpkg.py\n    done\n",
+    "- |\n    tar -xf \\\n      src/lpkg.py\n", "- >\n    tar -xf src/lpkg.py\n",
+    "- '{{range .Packages}}tar -xf src/lpkg.py'\n  - '{{end}}'\n",
+])
+def test_add_patch_leaves_to_a_person_what_is_not_certain(tmp_path, script):
+    given = f"packages: {{p: , q: }}\nversion: 1\nsources: [self:lpkg.py]\nscript:\n  {script}"
+    text, done = patched_recipe(tmp_path / "r", given)
+    assert done.returncode == 1 and text == given
+    assert "`file:fix.patch` to sources" in done.stderr
+    assert "`patch -p1 <src/fix.patch` to script" in done.stderr
+
+
+def test_s45_add_patch_writes_through_no_link(tmp_path):
+    given = "packages: {p: }\nversion: 1\nsources: [self:lpkg.py]\nscript: [tar -xf x]\n"
+    (tmp_path / "mine").write_text(given)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/fix.patch").touch()
+    (tmp_path / "r/pkgen.yaml").symlink_to(tmp_path / "mine")
+    done = run_tool("pkggen", "add-patch", tmp_path / "r", "fix.patch", check=False)
+    assert done.returncode == 1 and "a link, through which nothing is written" in done.stderr
+    assert (tmp_path / "mine").read_text() == given and (tmp_path / "r/pkgen.yaml").is_symlink()
+    assert run_tool("pkggen", "add-patch", tmp_path, "../x", check=False).returncode == 1
+
+
 # ---- what DESIGN.md says of recipes --------------------------------------------------------------
 
 
