@@ -778,6 +778,9 @@ def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
     if fields["builder"] not in BUILDERS:
         hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
         raise Fail(f"{places['builder']}: unknown builder {fields['builder']!r}{hint}")
+    for name in fields["allow"]:
+        if name not in CHECKS:
+            raise Fail(f"{places['allow']}: no check is called {name}{did_you_mean(name, CHECKS)}")
     for name, digest in fields["sha256"].items():
         if digest and not SHA256.fullmatch(digest):
             raise Fail(
@@ -1154,7 +1157,7 @@ def source_name(url: str, place: str) -> str:
     scheme, _, rest = url.partition(":")
     if scheme not in SCHEMES:
         raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
-    path = rest if url.startswith(LOCAL) else rest.partition("?")[0]
+    path = rest.rstrip("/") if url.startswith(LOCAL) else rest.partition("?")[0]
     if scheme == "git+https":
         match = GIT.fullmatch(f"{scheme}:{path}")
         if not match:
@@ -1223,17 +1226,46 @@ def hash_of(recipe: Recipe, url: str, key: str, place: str) -> Optional[str]:
     return digest or None
 
 
+# What `self:` may give a build, beside the scripts at the top: no key, nothing that was built.
+OWN_DIRECTORIES = ("docs", "initd", "world")
+
+
 def local_path(recipe: Recipe, source: Source) -> str:
-    """Where the file: or self: source lies: in its folder, and by no link outside it."""
+    """Where the file: or self: source lies: in its directory, and by no link outside it."""
     scheme, _, path = source.alternatives[0].url.partition(":")
-    base = recipe.folder if scheme == "file" else HERE
+    base = os.path.realpath(recipe.folder if scheme == "file" else HERE)
     path = path[2:] if path.startswith("//") else path
     full = os.path.realpath(os.path.join(base, path))
-    if not full.startswith(os.path.realpath(base) + os.sep):
+    if not full.startswith(base + os.sep):
         raise Fail(f"{source.place}: {path!r} is outside {base}; copy the file into it")
-    if not os.path.isfile(full):
+    inside = full[len(base) + 1:]
+    if scheme == "self" and (
+            inside.partition("/")[0] not in OWN_DIRECTORIES and not re.fullmatch(r"\w+\.py", inside)
+            or "/." in inside or full.startswith(os.path.realpath(OUT) + os.sep)):
+        own = ", ".join(OWN_DIRECTORIES)
+        raise Fail(f"{source.place}: self: gives the scripts and what is in {own}; not {path!r}")
+    if not os.path.isfile(full) and not os.path.isdir(full):
         raise Fail(f"{source.place}: there is no file {path!r} in {base}")
     return full
+
+
+def local_files(recipe: Recipe, source: Source) -> List[Tuple[str, str]]:
+    """(name in src/, path) of what a file: or self: source gives: a file, or all in a directory but
+    what is hidden."""
+    base = local_path(recipe, source)
+    if os.path.isfile(base):
+        return [(source.name, base)]
+    found = []
+    for parent, directories, files in os.walk(base):
+        directories[:] = sorted(name for name in directories if name[0] != ".")
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            if name[0] != ".":
+                if os.path.islink(path) or not os.path.isfile(path) or not name.isprintable():
+                    raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
+                               "take it out of the directory")
+                found.append((source.name + path[len(base):], path))
+    return found
 
 
 def check_hashes(recipe: Recipe) -> None:
@@ -1729,9 +1761,11 @@ def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     inputs = {name: text_digest(text) for name, text in build_texts(recipe).items()}
     inputs["builder"] = work.builder()[1]
     for source in recipe.sources:
-        hashes = [alternative.sha256 or "" for alternative in source.alternatives]
-        inputs[f"source {source.name}"] = (
-            local_digest(local_path(recipe, source)) if source.is_local else " ".join(hashes))
+        for name, path in local_files(recipe, source) if source.is_local else ():
+            inputs[f"source {name}"] = local_digest(path)
+        if not source.is_local:
+            hashes = [alternative.sha256 or "" for alternative in source.alternatives]
+            inputs[f"source {source.name}"] = " ".join(hashes)
     for name, facts in sysroot_packages(recipe, work).items():
         inputs[f"package {name}"] = facts["sha256"] if facts else ""
     return inputs
@@ -1849,9 +1883,9 @@ def add_file(tar: tarfile.TarFile, name: str, file: Any, mode: int = 0o644) -> N
 def add_source(tar: tarfile.TarFile, recipe: Recipe, source: Source) -> None:
     """Add the source under src/: of what is cached a copy, hashed while it is made."""
     if source.is_local:
-        path = local_path(recipe, source)
-        with open(path, "rb") as file:
-            add_file(tar, "src/" + source.name, file, local_mode(path))
+        for name, path in local_files(recipe, source):
+            with open(path, "rb") as file:
+                add_file(tar, "src/" + name, file, local_mode(path))
         return
     path = fetch_source(source.name, source.alternatives, SOURCES)
     with open(path, "rb") as cached, tempfile.TemporaryFile(dir=SOURCES) as copy:
@@ -2110,7 +2144,7 @@ def look_at_output(recipe: Recipe, tar_out: Any, log: str) -> List[str]:
 
 
 def output_files(recipe: Recipe, tar_out: Any) -> Iterator[OutFile]:
-    """What is in a build's tar, but for directories; of a broken tar, lpkg will say so."""
+    """What is in a build's tar; of a broken one, lpkg will say so."""
     with contextlib.suppress(tarfile.TarError, EOFError, ValueError):
         tar = tarfile.open(fileobj=tar_out, mode="r:", errors="surrogateescape")
         for count, member in enumerate(tar):
@@ -2119,7 +2153,7 @@ def output_files(recipe: Recipe, tar_out: Any) -> Iterator[OutFile]:
                            "no package has so many")
             top, _, rest = member.name.partition("/")
             package, _, path = rest.partition("/")
-            if top == "out" and path and not member.isdir():
+            if top == "out" and path:
                 yield look_at_file(tar, member, package, path)
 
 
@@ -2170,7 +2204,7 @@ def read_elf(file: Any, size: int) -> Optional[Elf]:
 
 def missing_files(recipe: Recipe, files: List[OutFile], log: str) -> Iterator[Tuple[str, str]]:
     """(check, what) of each package that has no file, with where files went instead."""
-    full = {file.package for file in files}
+    full = {file.package for file in files if file.kind != tarfile.DIRTYPE}
     for package in recipe.packages:
         if package not in full:
             with open(log, encoding="utf-8", errors="replace") as lines:
@@ -2185,6 +2219,7 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
     conffiles = {(name, clean_path(path)) for name, package in recipe.packages.items()
                  for path in package["conffiles"]}
     paths = {part for file in files for part in (file.path, *parents(file.path))}
+    files = [file for file in files if file.kind != tarfile.DIRTYPE]
     names = {f"out/{file.package}/{file.path}": file for file in files}
     copies: Dict[str, List[OutFile]] = {}
     for file in files:
@@ -2732,7 +2767,7 @@ def why_one(recipe: Recipe, work: Work) -> List[str]:
 def input_name(recipe: Recipe, name: str) -> str:
     """What an input of `build_inputs` is called for a person."""
     local = {f"source {source.name}" for source in recipe.sources if source.is_local}
-    return name.replace("source", "file", 1) if name in local else name
+    return name.replace("source", "file", 1) if name.partition("/")[0] in local else name
 
 
 def change(before: Optional[str], now: Optional[str]) -> str:

@@ -2489,6 +2489,72 @@ def test_world_fetches_before_it_builds(world, upstream):
     assert world.make(status=2)[1] == []
 
 
+# ---- directories as sources ----------------------------------------------------------------------
+
+
+def write_files(folder, **texts):
+    for name, text in texts.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_directory_is_a_source(world):
+    """All of it is in src/, what is hidden apart; each file is an input of its own."""
+    folder = world.recipe("a", script=["cat src/files/one src/files/sub/two >out/a/both; "
+                                       "test -x src/files/sub/two; ls -A src/files >out/a/names"],
+                          sources=["file:files/"])
+    write_files(folder / "files", one="1", sub__two="2")
+    (folder / "files/.hidden").write_text("")
+    (folder / "files/sub/two").chmod(0o700)
+    world.make()
+    assert world.content("a", "both") == "12" and world.content("a", "names") == "one\nsub\n"
+    assert world.make()[1] == []
+    write_files(folder / "files", sub__two="3", three="")
+    assert why(world, "a")[1:] == ["  file files/three is new", "  file files/sub/two changed"]
+    world.make()
+    assert world.content("a", "both") == "13"
+
+
+@pytest.mark.parametrize("make_odd", [
+    lambda path: path.symlink_to("/etc/shadow"), lambda path: os.mkfifo(path)])
+def test_s20_a_directory_with_what_is_not_a_file(tmp_path, make_odd):
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=["file:d"], script=["true"]))
+    (folder / "d").mkdir()
+    make_odd(folder / "d/odd")
+    said = refused("input", folder, "-o", tmp_path / "in.tar", env=environment(O=tmp_path / "o"))
+    assert said.endswith("d/odd is not a plain file; take it out of the directory")
+
+
+@pytest.mark.parametrize("path", [
+    ".git", ".git/config", "recipes", "tests", "build/repo", "build", "Makefile", "initd/../.git",
+    "initd/.x", "x/lpkg.py", "", "docs/.", "nothing.key"])
+def test_s46_self_gives_nothing_but_what_is_meant(tmp_path, path):
+    """Also none of what $O holds, where that is in a directory that is meant."""
+    tree = tmp_path / "tree"
+    for name in (".git/config", "recipes/r", "tests/t", "build/repo/x", "initd/.x", "x/lpkg.py",
+                 "docs/d", "nothing.key", "Makefile"):
+        write_files(tree, **{name.replace("/", "__"): ""})
+    shutil.copy(ROOT / "pkggen.py", tree)
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[f"self:{path}"]))
+    command = [sys.executable, tree / "pkggen.py", "script", folder]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "self: gives the scripts and what is in" in done.stderr or (
+        path in ("", "docs/.") and "usable file name" in done.stderr)
+
+
+def test_s46_self_gives_nothing_that_was_built(tmp_path):
+    tree = tmp_path / "tree"
+    write_files(tree, docs__out__keys="", docs__page="")
+    shutil.copy(ROOT / "pkggen.py", tree)
+    for path, status in (("docs/out/keys", 1), ("docs/page", 0)):
+        folder = write_recipe(tmp_path / "r", recipe_text(sources=[f"self:{path}"]))
+        command = [sys.executable, tree / "pkggen.py", "script", folder]
+        env = environment(O=tree / "docs/out")
+        assert subprocess.run(command, env=env, stderr=subprocess.PIPE).returncode == status
+
+
 # ---- what comes out of a build is looked at ------------------------------------------------------
 
 
