@@ -414,6 +414,152 @@ def test_a_recipe_that_new_wrote_builds(tree, serve):
             assert expected <= set(tar.getnames())
 
 
+# ---- the build environment ------------------------------------------------------------------------
+
+HELLO = """#include <stdio.h>
+int number(void);
+int main(void) { printf("%d\\n", number()); return 0; }
+"""
+# A program and a shared library of its own, by each of the ways that programs are built; each tries
+# while it is configured whether what is compiled runs.
+WAYS = {
+    "autoconf": ({
+        "configure.ac": """AC_INIT([hello], [1])
+AM_INIT_AUTOMAKE([foreign])
+LT_INIT([disable-static])
+AC_PROG_CC
+AC_RUN_IFELSE([AC_LANG_PROGRAM([], [return 0;])], [],
+  [AC_MSG_ERROR([what is compiled does not run])], [AC_MSG_ERROR([a cross build])])
+AC_CONFIG_FILES([Makefile])
+AC_OUTPUT
+""",
+        "Makefile.am": """lib_LTLIBRARIES = libnumber.la
+libnumber_la_SOURCES = number.c
+bin_PROGRAMS = hello
+hello_SOURCES = hello.c
+hello_LDADD = libnumber.la
+check-local: hello
+\ttest "$$(./hello)" = 42
+"""}, """
+        (cd hello && autoreconf -fi)
+        {{configure "hello"}}
+        $(MAKE) -C hello check
+        $(MAKE) -C hello DESTDIR=$(CURDIR)/out/hello install"""),
+    "meson": ({
+        "meson.build": """project('hello', 'c')
+cc = meson.get_compiler('c')
+if cc.run('int main(void) { return 0; }').returncode() != 0
+  error('what is compiled does not run')
+endif
+number = shared_library('number', 'number.c', soversion: 1, install: true)
+hello = executable('hello', 'hello.c', link_with: number, install: true)
+test('hello', hello)
+"""}, """
+        {{meson "hello"}}
+        ninja -C hello-build test
+        DESTDIR=$(CURDIR)/out/hello ninja -C hello-build install"""),
+    "cmake": ({
+        "CMakeLists.txt": """cmake_minimum_required(VERSION 3.10)
+project(hello C)
+include(CheckCSourceRuns)
+check_c_source_runs("int main(void) { return 0; }" RUNS)
+if(NOT RUNS)
+  message(FATAL_ERROR "what is compiled does not run")
+endif()
+add_library(number SHARED number.c)
+set_target_properties(number PROPERTIES VERSION 1.2 SOVERSION 1)
+add_executable(hello hello.c)
+target_link_libraries(hello number)
+install(TARGETS hello number)
+enable_testing()
+add_test(hello hello)
+"""}, """
+        {{cmake "hello"}}
+        $(MAKE) -C hello-build all test
+        $(MAKE) -C hello-build DESTDIR=$(CURDIR)/out/hello install"""),
+    "Makefile": ({
+        "Makefile": """CC = cc
+CFLAGS = -O2
+all: hello
+libnumber.so.1: number.c
+\t$(CC) $(CFLAGS) $(LDFLAGS) -shared -fPIC -Wl,-soname,$@ -o $@ number.c
+hello: hello.c libnumber.so.1
+\t$(CC) $(CFLAGS) $(LDFLAGS) -o $@ hello.c libnumber.so.1
+install: all
+\tinstall -D -t $(DESTDIR)$(PREFIX)/bin hello
+\tinstall -D -t $(DESTDIR)$(PREFIX)/lib libnumber.so.1
+"""}, """
+        $(MAKE) -C hello CC=$(CC) CFLAGS="$(CFLAGS)"
+        $(MAKE) -C hello CC=$(CC) PREFIX=/usr DESTDIR=$(CURDIR)/out/hello install"""),
+}
+
+
+def borrow(tree, recipe):
+    """Have the core world's packages of a RECIPE in the tree's build directory, as if built there."""
+    record = BUILD / ARCH / "mk" / f"{recipe}.built"
+    shutil.copy(record, tree.out / ARCH / "mk")
+    (tree.out / "repo" / ARCH).mkdir(parents=True, exist_ok=True)
+    for package in json.loads(record.read_text())["packages"].values():
+        shutil.copy(BUILD / "repo" / ARCH / package["file"], tree.out / "repo" / ARCH)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_build_compiles_runs_there(tree, way):
+    """Also in the root of another system: a program and its library, dynamic, small and stripped."""
+    borrow(tree, "musl")
+    files, script = WAYS[way]
+    folder = tree.folder / "recipes/hello"
+    for name, text in {**files, "hello.c": HELLO, "number.c": "int number(void) { return 42; }"}.items():
+        (folder / "src").mkdir(parents=True, exist_ok=True)
+        (folder / "src" / name).write_text(text)
+    (folder / "pkgen.yaml").write_text(f"""\
+packages:
+  hello:
+  hello-dev:
+version: 1
+sources: ["file:src/"]
+script:
+  - |
+        cp -r src/src hello{script}
+        {{{{dev "hello"}}}}
+        mkdir -p out/hello-dev/usr/share/none; : >out/hello-dev/usr/share/none/file
+check:
+  - test "$$(LD_LIBRARY_PATH=out/hello/usr/lib out/hello/usr/bin/hello)" = 42
+""")
+    status, text = output_of(
+        sys.executable, ROOT / "pkggen.py", "build", folder, env=tree.environment())
+    assert status == 0, text
+    assert not re.findall(r"^advice .*", text, re.MULTILINE)
+    root = tree.folder / "root"
+    packages = sorted((tree.out / "repo" / ARCH).glob("*.lpkg"))
+    wanted = [str(path) for path in packages if re.match(r"(hello|musl)-\d", path.name)]
+    run_tool("lpkg", "--root", root, "--yes", "--allow-unsigned", "install", *wanted)
+    assert output_of("chroot", root, "/usr/bin/hello") == (0, "42\n")
+    shown = output_of("readelf", "-ldSW", root / "usr/bin/hello")[1]
+    assert f"interpreter: /lib/ld-musl-{ARCH}.so.1" in shown and ".symtab" not in shown
+    assert "libnumber.so" in shown and "[libc.so]" in shown
+
+
+def test_s50_a_build_has_no_rights_and_no_resources_that_it_does_not_need(tree):
+    """CHOWN, DAC_OVERRIDE and FOWNER are bits 0, 1 and 3."""
+    tree.recipe("a", [
+        "cp /proc/self/status out/a/status",
+        "(ulimit -f; ulimit -Hf) >out/a/file-size",
+        "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max >out/a/pids 2>/dev/null || :",
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max "
+        ">out/a/memory 2>/dev/null || :",
+        "! mknod out/a/null c 1 3; ! mount -t tmpfs none /mnt; ! chroot / true",
+        "truncate -s 17G big 2>&1 && exit 1; rm -f big"])
+    status, text = tree.world()
+    assert status == 0, text
+    said = dict(re.findall(r"^(\w+):\s+(\S+)", tree.file("a", "status"), re.MULTILINE))
+    assert [int(said[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [0b1011] * 3
+    assert said["NoNewPrivs"] == "1"
+    assert len(set(tree.file("a", "file-size").split())) == 1
+    assert tree.file("a", "pids").split() == ["4096"]
+    assert tree.file("a", "memory").split() == [str(16 << 30)]
+
+
 # ---- the recipe author's loop --------------------------------------------------------------------
 
 @pytest.fixture
