@@ -523,7 +523,7 @@ def test_failures_are_one_line(tmp_path):
     folder = write_recipe(tmp_path / "r", recipe_text())
     (tmp_path / "file").write_text("")
     assert "File exists" in refused("script", folder, "-o", tmp_path / "file/x")
-    assert "no folder" in refused("world-mk", tmp_path / "none")
+    assert "not a directory" in refused("world-mk", tmp_path / "none")
     assert "\\x1b[31m" in refused("script", tmp_path / "\x1b[31m")
     env = environment(O=tmp_path / "o", RUN="")
     done = run_tool("pkggen", "build", folder, "--arch", "x86_64", env=env, check=False)
