@@ -653,12 +653,12 @@ def yaml_problem(path: str, text: str, error: Any) -> Fail:
 
 
 def check_events(path: str, events: Iterable[Any]) -> None:
-    """What composing would not bear, or would not show: it drops `!` and `&name` before a text."""
+    """What composing would not bear, or would not show: it drops a `!` before a text."""
     depth = 0
     for event in events:
         if isinstance(event, yaml.ScalarEvent):
-            if event.anchor or event.tag == "!":
-                raise Fail(own_meaning(mark_place(path, event), "&" if event.anchor else "!"))
+            if event.tag == "!":
+                raise Fail(own_meaning(mark_place(path, event), "!"))
         elif isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > NESTING_LIMIT:
