@@ -2291,8 +2291,8 @@ def private_folder(*names: str) -> str:
     os.makedirs(OUT, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    state = os.lstat(folder)
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
+    state = os.lstat(folder)  # a link has mode 0777
+    if state.st_uid != os.geteuid() or state.st_mode & 0o077:
         raise Fail(f"{folder}: not a directory that is this user's alone; remove it")
     path = os.path.join(folder, *names)
     os.makedirs(path, exist_ok=True)
@@ -3209,13 +3209,14 @@ def recipe_paths(words: List[str]) -> List[str]:
     paths = []
     for word in words:
         if os.path.exists(word):
-            paths += [word] if os.path.isfile(word) else find_recipes(word)
+            found = [word] if os.path.isfile(word) else find_recipes(word)
         else:
-            known = {os.path.basename(os.path.dirname(path)): path
-                     for path in (find_recipes("recipes") if os.path.isdir("recipes") else ())}
-            if word not in known:
+            all_paths = find_recipes("recipes") if os.path.isdir("recipes") else []
+            known = [os.path.basename(os.path.dirname(path)) for path in all_paths]
+            found = [path for path, name in zip(all_paths, known) if name == word]
+            if not found:
                 raise Fail(f"{word}: no recipe there, or in recipes/{did_you_mean(word, known)}")
-            paths.append(known[word])
+        paths += found
     if not paths:
         raise Fail(f"{' '.join(words)}: no recipe there; one is a directory with a {RECIPE_FILE}")
     return paths
@@ -3352,7 +3353,7 @@ def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
         f"{indent}{quote_key(name)}: {digest}{newline[:-1]}" for name, digest in left.items()]
     block = "\n".join([head[1] + head[2], *lines])
     edited = text[: head.start()] + block + text[end:]
-    if recipe_values(path, edited) != (recipe_values(path, text)[0], hashes):
+    if recipe_values(path, edited) != {**recipe_values(path, text), "sha256": hashes}:
         raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
                    "belong, at the left margin; nothing is written")
     return edited
@@ -3367,17 +3368,15 @@ def with_empty_map(text: str, newline: str) -> str:
     return f"{text[:at]}sha256:{newline}{text[at:]}"
 
 
-def recipe_values(path: str, text: str) -> Tuple[Dict[str, str], Dict[str, str]]:
-    """What the recipe's TEXT says but for hashes, and its sha256 map; empty if it can't be read."""
+def recipe_values(path: str, text: str) -> Dict[str, Any]:
+    """What the recipe's TEXT says, its sha256 map as a map; nothing if it can't be read."""
     try:
         reader = Reader(path)
         pairs = reader.pairs(compose_text(path, text.encode()), "the recipe")
-        values = {key: value for key, _, value in pairs}
-        hashes = values.pop("sha256", None)
-        rest = {key: yaml.serialize(value) for key, value in values.items()}
-        return rest, reader.text_map(hashes, "sha256") if hashes else {}
+        return {key: reader.text_map(node, key) if key == "sha256" else yaml.serialize(node)
+                for key, _, node in pairs}
     except Fail:
-        return {}, {}
+        return {}
 
 
 # ---- outdated --------------------------------------------------------------------------------
