@@ -1808,8 +1808,7 @@ def build_recipe(recipe: Recipe, work: Work) -> None:
     record, log = (os.path.join(folder, recipe.record_name) for folder in (work.records, work.logs))
     for folder in (os.path.dirname(record), os.path.dirname(log), work.packages_folder(recipe)):
         os.makedirs(folder, exist_ok=True)
-    with open(record + ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock_file(record + ".lock", f"build   {recipe.full_name}"):
         work = Work(work.arch)
         if is_up_to_date(recipe, work):
             say(f"build   {recipe.full_name}: up to date")
@@ -2656,7 +2655,7 @@ def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -
 
 def target_name(target: str) -> str:
     """The target as a makefile names it; a package may provide `so:NAME`."""
-    return target.replace(":", "\\:")
+    return one_line(target).replace(":", "\\:")
 
 
 def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
@@ -3045,8 +3044,8 @@ def private_folder(*names: str) -> str:
     os.makedirs(OUT, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    state = os.lstat(folder)
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
+    state = os.lstat(folder)  # a link has mode 0777
+    if state.st_uid != os.geteuid() or state.st_mode & 0o077:
         raise Fail(f"{folder}: not a directory that is this user's alone; remove it")
     path = os.path.join(folder, *names)
     os.makedirs(path, exist_ok=True)
@@ -3461,6 +3460,8 @@ def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
                 reader.problem(Fail(f"{place}: {url} is plain http; use https"))
     if any(url.startswith("http:") for url in recipe.fields["mirrors"]):
         reader.add(nodes["mirrors"], "a mirror with plain http; use https")
+    for place, what in name_clashes(recipe):
+        reader.problem(Fail(f"{place}: {what}"))
 
 
 def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
@@ -4141,7 +4142,7 @@ def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
         f"{indent}{quote_key(name)}: {digest}{newline[:-1]}" for name, digest in left.items()]
     block = "\n".join([head[1] + head[2], *lines])
     edited = text[: head.start()] + block + text[end:]
-    if recipe_values(path, edited) != (recipe_values(path, text)[0], hashes):
+    if recipe_values(path, edited) != {**recipe_values(path, text), "sha256": hashes}:
         raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
                    "belong, at the left margin; nothing is written")
     return edited
@@ -4156,17 +4157,15 @@ def with_empty_map(text: str, newline: str) -> str:
     return f"{text[:at]}sha256:{newline}{text[at:]}"
 
 
-def recipe_values(path: str, text: str) -> Tuple[Dict[str, str], Dict[str, str]]:
-    """What the recipe's TEXT says but for hashes, and its sha256 map; empty if it can't be read."""
+def recipe_values(path: str, text: str) -> Dict[str, Any]:
+    """What the recipe's TEXT says, its sha256 map as a map; nothing if it can't be read."""
     try:
         reader = Reader(path)
         pairs = reader.pairs(compose_text(path, text.encode()), "the recipe")
-        values = {key: value for key, _, value in pairs}
-        hashes = values.pop("sha256", None)
-        rest = {key: yaml.serialize(value) for key, value in values.items()}
-        return rest, TEXT_MAP.read(reader, hashes, "sha256") if hashes else {}
+        return {key: TEXT_MAP.read(reader, node, key) if key == "sha256" else yaml.serialize(node)
+                for key, _, node in pairs}
     except Fail:
-        return {}, {}
+        return {}
 
 
 # ---- outdated --------------------------------------------------------------------------------

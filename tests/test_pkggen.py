@@ -1425,6 +1425,7 @@ def test_deb_src(tmp_path, env):
 def test_deb_src_of_another_suite(tmp_path, env, monkeypatch):
     """`hash` has what apt's signed lists of that suite say; its files are found by `new`."""
     monkeypatch.setattr(pkggen, "OUT", env["O"])
+    assert pkggen.deb_src_files("trixie/bash")      # which is here in another version
     (file, _), = pkggen.deb_src_files("trixie/hello")
     folder = write_recipe(tmp_path / "r", recipe_text(sources=[f"deb-src:trixie/hello/{file}"]))
     run_tool("pkggen", "hash", folder, env=env)
@@ -1437,7 +1438,7 @@ def test_deb_src_of_another_suite(tmp_path, env, monkeypatch):
 
 FAKE_APT = r"""#!/bin/sh
 case "$*" in
-*indextargets*) echo "Debian http://m.example/d s main"; echo "Debian http://m.example/s s-security main" ;;
+*indextargets*) printf 'Debian http://m.example/%s main\n' 'd s' 's s-security' ;;
 */release/*--print-uris*) echo "'$RELEASE' f 9 SHA256:$DIGEST" ;;
 */all/*--print-uris*) echo "'$ALL' f 9 SHA256:$DIGEST" ;;
 *showsrc*) printf 'Package: p\nBinary: p\nVersion: 1:%s.dfsg-1\n\n' 1.9 1.10 ;;
@@ -1568,6 +1569,7 @@ def test_s49_who_waits_says_for_whom(tmp_path, env, upstream):
     with open(part, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        assert select.select([process.stderr], [], [], 20)[0]
         said = process.stderr.readline()
     assert said == f"fetch   f: waiting for process {os.getpid()}, which has {part}\n"
     assert process.wait(30) == 0 and cached(env) == {GOOD: BODY}
@@ -1790,7 +1792,8 @@ def test_hash_of_a_hash_in_the_url(tmp_path, env, upstream):
 def test_hash_of_another_version(tmp_path, env, upstream):
     upstream.files["f-1.3.tar"] = BODY
     text = ('# x\nversion: "1.2"   # y\npackages: {p: }\nbuild: 7\n'
-            f"sources: ['{upstream.base}/good/f-{{{{.Version}}}}.tar']\nsha256:\n  f-1.2.tar: OLD\n")
+            f"sources: ['{upstream.base}/good/f-{{{{.Version}}}}.tar']\n"
+            "sha256:\n  f-1.2.tar: OLD\n")
     text = text.replace("OLD", "1" * 64)
     folder = write_recipe(tmp_path / "r", text)
     for version, message in (("1.4", "no answer for f-1.4.tar; the version stays"),
@@ -1824,7 +1827,8 @@ def test_s45_hash_writes_through_no_link(tmp_path, env, upstream):
 def test_outdated(tmp_path, fake_apt, upstream):
     """apt's and upstream's newest; what can't be asked is a - and a line of its own."""
     upstream.files[""] = b"""<a href="p-1.9.tar.gz">x</a> <A HREF='/good/p-1.10.tar.xz'>
-        <a href=p-1.11rc1.tar.gz> <a href="p-1.10.tar.gz.asc"> <a href="q-3.tar.gz"> <a href=2.0/>"""
+        <a href=p-1.11rc1.tar.gz> <a href="p-1.10.tar.gz.asc"> <a href="q-3.tar.gz">
+        <a href=2.0/>"""
     urls = {"p": "/good/p-1.2.tar.gz", "dirs": "/good/1.2/q.zip", "dead": "/missing/x-1.2.tar.gz"}
     for name, path in urls.items():
         text = recipe_text(version="1.2", sources=[upstream.base + path])
@@ -1846,7 +1850,8 @@ def test_versions_are_ordered_as_dpkg_orders_them():
     dice = random.Random(3)
     for _ in range(300):
         pair = ["1" + "".join(dice.choices("019.~+-azA", k=dice.randrange(5))) for _ in "ab"]
-        less = subprocess.run(["dpkg", "--compare-versions", pair[0], "lt", pair[1]]).returncode == 0
+        command = ["dpkg", "--compare-versions", pair[0], "lt", pair[1]]
+        less = subprocess.run(command).returncode == 0
         keys = [pkggen.version_key(version) for version in pair]
         if "-" not in "".join(pair):        # which parts upstream's version from Debian's
             assert (keys[0] < keys[1]) == less, pair
