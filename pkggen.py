@@ -4247,6 +4247,11 @@ def version_key(version: str) -> List[Tuple[List[int], int]]:
         for word, number in re.findall("([^0-9]*)([0-9]*)", version)]
 
 
+def end_of_line(text: str, node: Any) -> int:
+    """Where the line ends that NODE ends in."""
+    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
+
+
 def quote_key(name: str) -> str:
     """NAME as a key of a YAML map."""
     is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)

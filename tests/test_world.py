@@ -414,7 +414,7 @@ def test_a_recipe_that_new_wrote_builds(tree, serve):
             assert expected <= set(tar.getnames())
 
 
-# ---- the build environment ------------------------------------------------------------------------
+# ---- the build environment ----------------------------------------------------------------------
 
 HELLO = """#include <stdio.h>
 int number(void);
@@ -495,7 +495,7 @@ install: all
 
 
 def borrow(tree, recipe):
-    """Have the core world's packages of a RECIPE in the tree's build directory, as if built there."""
+    """Have the core world's packages of a RECIPE in the tree, as if they were built there."""
     record = BUILD / ARCH / "mk" / f"{recipe}.built"
     shutil.copy(record, tree.out / ARCH / "mk")
     (tree.out / "repo" / ARCH).mkdir(parents=True, exist_ok=True)
@@ -505,11 +505,12 @@ def borrow(tree, recipe):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_a_build_compiles_runs_there(tree, way):
-    """Also in the root of another system: a program and its library, dynamic, small and stripped."""
+    """Also in a root of its own: a program and its library, dynamic and stripped."""
     borrow(tree, "musl")
     files, script = WAYS[way]
     folder = tree.folder / "recipes/hello"
-    for name, text in {**files, "hello.c": HELLO, "number.c": "int number(void) { return 42; }"}.items():
+    sources = {**files, "hello.c": HELLO, "number.c": "int number(void) { return 42; }"}
+    for name, text in sources.items():
         (folder / "src").mkdir(parents=True, exist_ok=True)
         (folder / "src" / name).write_text(text)
     (folder / "pkgen.yaml").write_text(f"""\
