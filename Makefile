@@ -26,7 +26,8 @@
 #   SEED      what its choices are made from (1)
 #   PREFIX    where `make install` installs (/usr/local), below DESTDIR
 
-ARCH ?= $(shell uname -m | sed "s/^i.86/x86/;s/^armv7l/armv7/")
+HOSTARCH := $(shell uname -m | sed "s/^i.86/x86/;s/^armv7l/armv7/")
+ARCH ?= $(HOSTARCH)
 O ?= build
 SOURCES ?= $(O)/sources
 KEYS ?= $(HOME)/.config/panux
@@ -41,7 +42,7 @@ HOST ?= panux
 REPO_PORT ?= 8000
 REPO_URL ?= http://10.0.2.2:$(REPO_PORT)
 PORT ?= 8080
-export ARCH O SOURCES KEYS KERNEL PACKAGES SERVICES HOST REPO_URL REPO_PORT PORT PKG MAKE
+export ARCH HOSTARCH O SOURCES KEYS KERNEL PACKAGES SERVICES HOST REPO_URL REPO_PORT PORT PKG MAKE
 export NAME URL CONFIG
 export IMAGE_FOLDER = $(image)
 

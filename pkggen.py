@@ -4325,7 +4325,8 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
             "--version", dest="bump", help="first write this version into the recipe")
     here = os.environ.get("ARCH") or MACHINES.get(os.uname().machine, os.uname().machine)
     command.add_argument("--arch", default=here, type=arch, help="compile for (%(default)s)")
-    command.add_argument("--hostarch", type=arch, help="compile on (the same)")
+    command.add_argument("--hostarch", type=arch, default=os.environ.get("HOSTARCH"),
+                         help="compile on ($HOSTARCH, or the same)")
     command.add_argument(
         "-D", dest="define", action="append", default=[], type=definition, metavar="KEY=VALUE",
         help="a value for .Data of the templates")
