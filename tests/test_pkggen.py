@@ -42,7 +42,8 @@ DATA = pathlib.Path(__file__).parent / "data"
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
     """What `make test` exports for its own children has no effect on ours."""
-    for name in "MAKEFLAGS MFLAGS MAKELEVEL MAKE O SOURCES ARCH HOSTARCH PKG RUN RUN_STOP IMAGE".split():
+    names = "MAKEFLAGS MFLAGS MAKELEVEL MAKE O SOURCES ARCH HOSTARCH PKG RUN RUN_STOP IMAGE"
+    for name in names.split():
         monkeypatch.delenv(name, raising=False)
 
 
