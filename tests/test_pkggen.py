@@ -30,7 +30,8 @@ import time
 import urllib.parse
 
 import pytest
-from conftest import ROOT, environment, load_tool, run_tool
+from conftest import (
+    ROOT, environment, free_port, load_tool, run_tool, serving, wait_until)
 
 pkggen = load_tool("pkggen")
 DATA = pathlib.Path(__file__).parent / "data"
@@ -121,13 +122,6 @@ def make(folder, *arguments, env=None):
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
-
-
-def wait_for(condition, what, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
-        time.sleep(0.02)
 
 
 # ==== Shortcuts ===================================================================================
@@ -1049,12 +1043,6 @@ def cached(env):
     return {path.name: path.read_bytes() for path in paths}
 
 
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_fetch(env, upstream):
     done = fetch(env, upstream.base + "/good/f")
     assert done.returncode == 0, done.stderr
@@ -1163,7 +1151,7 @@ def test_a_name_with_blanks_and_signs(env, upstream):
 
 @pytest.mark.parametrize("host", ["localhost:CLOSED", "nosuch.invalid"])
 def test_no_answer(env, host):
-    host = host.replace("CLOSED", str(closed_port()))
+    host = host.replace("CLOSED", str(free_port()))
     said = one_line(fetch(env, f"https://{host}/f"))
     assert re.search("refused|not known|resolution|No address", said), said
     again = one_line(fetch(env, f"https://{host}/g"))
@@ -1273,7 +1261,7 @@ def test_s26_two_fetches_at_once(env, upstream):
     """The second waits for the first one's lock, and then finds the file."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         runs = [pool.submit(fetch, env, upstream.base + "/slow/f") for _ in range(3)]
-        wait_for(lambda: upstream.asked, "request")
+        wait_until(lambda: upstream.asked, what="request")
         time.sleep(1)
         assert len(upstream.asked) == 1
         assert list(cached(env)) == [f"{GOOD}.part"]
@@ -1290,7 +1278,7 @@ def test_killed_in_the_middle(env, upstream, number):
     command = [sys.executable, ROOT / "pkggen.py", "fetch", url, "--sha256", GOOD]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         part = pathlib.Path(env["SOURCES"]) / f"{GOOD}.part"
-        wait_for(lambda: part.exists() and part.stat().st_size, "bytes")
+        wait_until(lambda: part.exists() and part.stat().st_size, what="bytes")
         process.send_signal(number)
         said = process.communicate()[1]
     assert process.returncode == (-9 if number == signal.SIGKILL else 143)
@@ -1555,7 +1543,7 @@ def test_s49_locks_are_this_user_s_alone(env, upstream):
     part.chmod(0o644)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         run = pool.submit(fetch, env, upstream.base + "/slow/f")
-        wait_for(lambda: upstream.asked, "request")
+        wait_until(lambda: upstream.asked, what="request")
         assert part.stat().st_mode & 0o777 == 0o600
         upstream.gate.set()
         assert run.result().returncode == 0
@@ -2166,9 +2154,9 @@ def test_s41_an_unprintable_directory_reaches_no_makefile(tmp_path, world, name)
     said = refused("script", world.folder / "recipes" / name / "a")
     assert said.endswith(hint)
     (world.folder / "recipes").rename(world.folder / name)
-    said = run_tool("pkggen", "world-mk", name, "-o", "w.mk", cwd=world.folder, env=world.env)
+    run_tool("pkggen", "world-mk", name, "-o", "w.mk", cwd=world.folder, env=world.env)
     assert make(world.folder, "-f", "w.mk", env=world.env).returncode == 2
-    done = run_tool("pkggen", "world-mk", ".", "-o", "w.mk", cwd=world.folder, env=world.env)
+    run_tool("pkggen", "world-mk", ".", "-o", "w.mk", cwd=world.folder, env=world.env)
     assert make(world.folder, "-f", "w.mk", env=world.env).returncode == 2
     assert not list(world.folder.rglob("pwned"))
 
@@ -2392,7 +2380,7 @@ def test_a_stopped_build(world, number):
     world.recipe("b", ["a"], [f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
     world.world_mk()
     process = start_build(world, "a", "b")
-    wait_for(flag.exists, "build of b")
+    wait_until(flag.exists, what="build of b")
     process.send_signal(number)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 128 + number
@@ -2443,7 +2431,7 @@ def test_ctrl_c_on_make(world):
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(world.folder.glob("started-*"))) == 2, "two builds")
+    wait_until(lambda: len(list(world.folder.glob("started-*"))) == 2, what="two builds")
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=30)[1]
     assert process.returncode != 0
@@ -2458,7 +2446,7 @@ def test_killed_and_built_again(world):
     flag = world.folder / "started"
     world.recipe("a", script=[f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
     with start_build(world, "a") as process:
-        wait_for(flag.exists, "build")
+        wait_until(flag.exists, what="build")
         process.kill()
     os.killpg(int(next(world.places.glob("*.pid")).read_text()), signal.SIGKILL)
     assert world.packages() == []
@@ -2938,7 +2926,7 @@ def test_git_that_fails_is_one_line(env, repository):
     assert "gave no answer within the last 60 s" in said(repository.url())
     assert len(repository.server.asked) == asked
     mark.unlink()
-    port = closed_port()
+    port = free_port()
     dead = f"git+https://localhost:{port}/r.git#{repository.commit}"
     assert "Connection refused" in said(dead)
     assert f"localhost:{port} gave no answer within the last 60 s" in said(dead)
@@ -3056,17 +3044,6 @@ def proxy():
         yield server
 
 
-@contextlib.contextmanager
-def serving(server):
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 def test_a_proxy(env, upstream, repository, proxy):
     """http as a whole, https and git through a tunnel; no host but the proxy's is looked up."""
     env = {**env, "http_proxy": proxy.base, "https_proxy": proxy.base, "no_proxy": ""}
@@ -3087,7 +3064,7 @@ def test_no_proxy(env, upstream, repository, proxy):
 
 
 def test_a_proxy_that_is_dead(env):
-    env = {**env, "http_proxy": f"http://127.0.0.1:{closed_port()}", "no_proxy": ""}
+    env = {**env, "http_proxy": f"http://127.0.0.1:{free_port()}", "no_proxy": ""}
     assert "Connection refused" in one_line(fetch(env, "http://example.invalid/f"))
 
 
@@ -3173,7 +3150,7 @@ def test_make_fetches_several_at_once(tmp_path, env, upstream):
     run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path, env=env)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         run = pool.submit(make, tmp_path, "-j2", "-f", "fetch.mk", env=env)
-        wait_for(lambda: len(upstream.asked) == 2, "two requests")
+        wait_until(lambda: len(upstream.asked) == 2, what="two requests")
         upstream.gate.set()
         assert run.result().returncode == 0, run.result().stderr
     assert cached(env) == {GOOD: BODY, sha256(BODY[::-1]): BODY[::-1]}
@@ -3192,7 +3169,7 @@ def test_two_clones_share_the_sources(tmp_path, env, upstream):
         assert str(clone) in (clone / "fetch.mk").read_text()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         runs = [pool.submit(make, clone, "-j2", "-f", "fetch.mk", env=env) for clone in clones]
-        wait_for(lambda: sha256(OTHER) in cached(env), "the quick one")
+        wait_until(lambda: sha256(OTHER) in cached(env), what="the quick one")
         upstream.gate.set()
         done = [run.result() for run in runs]
     assert [run.returncode for run in done] == [0, 0], [run.stderr for run in done]
@@ -3215,7 +3192,7 @@ def test_progress_on_a_terminal(env, upstream):
     command = [sys.executable, ROOT / "pkggen.py", "fetch", upstream.base + "/slow/f"]
     with subprocess.Popen([*command, "--sha256", GOOD], env=env, stderr=terminal) as process:
         os.close(terminal)
-        wait_for(lambda: upstream.asked, "request")
+        wait_until(lambda: upstream.asked, what="request")
         time.sleep(0.3)
         upstream.gate.set()
         said = b""

@@ -5,6 +5,7 @@
 import collections
 import contextlib
 import fcntl
+import functools
 import hashlib
 import http.server
 import io
@@ -27,7 +28,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import ROOT, environment, load_tool, pythons, run_tool
+from conftest import (
+    ROOT, environment, free_port, load_tool, pythons, run_tool, serving, wait_until)
 from test_lpkg import SHELL_FINISH, World, keys, snapshot       # keys is a fixture
 from test_lpkg import run as run_lpkg
 
@@ -107,22 +109,13 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    """A function that serves a folder over HTTP on loopback and gives its URL."""
-    servers = []
+    """A function that serves a directory over HTTP on loopback and gives its URL."""
+    with contextlib.ExitStack() as servers:
+        def start(directory):
+            handler = functools.partial(QuietHandler, directory=str(directory))
+            return servers.enter_context(serving(handler)) + "/"
 
-    def start(folder):
-        def handler(*arguments):
-            return QuietHandler(*arguments, directory=str(folder))
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 @pytest.fixture
@@ -964,13 +957,6 @@ def test_pkggen_is_compiled_once(tmp_path):
 
 # ---- the private engine --------------------------------------------------------------------------
 
-def wait_until(condition, limit):
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, f"not within {limit} s"
-        time.sleep(0.1)
-
-
 def daemons(folder):
     """The pids of the dockerds that have their data below FOLDER."""
     found = []
@@ -1307,12 +1293,6 @@ class Console:
         status, text = self.run(command)
         assert status == 0, f"{command}: {status}\n{text}"
         return text
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
