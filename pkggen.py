@@ -36,6 +36,7 @@ import math
 import os
 import re
 import signal
+import stat
 import time
 import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
@@ -77,6 +78,7 @@ NESTING_LIMIT = 50  # lists and maps in one another in a pkgen.yaml; PyYAML recu
 NUMBER_LIMIT = 40  # characters of a number there; 1:1:1:... (base 60) takes quadratic time
 CHUNK = 1 << 18  # bytes read at a time
 TIMEOUT = 30  # seconds that a server may stay silent
+PAGE_LIMIT = 1 << 22  # bytes of a listing that `outdated` reads
 LOG_LINES = 30  # lines of a failed build's log that are shown
 EPOCH = 946684800  # SOURCE_DATE_EPOCH of every build, 2000-01-01: no build sees the time as data
 
@@ -707,7 +709,6 @@ def evaluate(recipe: Recipe, nodes: Dict[str, Any], reader: Reader) -> None:
     for texts, place in recipe.fields["sources"]:
         rendered = [render(text, dot, funcs, f"{place}: source") for text in texts]
         recipe.sources.append(make_source(recipe, rendered, place))
-    check_distinct_names(recipe)
     for key in ("script", "check"):
         setattr(recipe, key, render_field(recipe, key, dot, funcs))
         for at, what in unknown_references(getattr(recipe, key)):
@@ -996,52 +997,92 @@ def clean_path(path: str) -> str:
 # ---- sources -------------------------------------------------------------------------------------
 
 
-def make_source(recipe: Recipe, urls: List[str], place: str) -> Source:
-    """The source with the alternatives URLS, each with the hash that its bytes must have."""
-    name = source_name(urls[0], place)
+def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
+    """The source with the alternatives TEXTS, each with the hash that its bytes must have."""
+    given, url = split_name(texts[0], place)
+    urls = [url, *(split_name(text, place)[1] for text in texts[1:])]
     if len(urls) > 1 and any(url.startswith(LOCAL) for url in urls):
         raise Fail(f"{place}: file: and self: lie here; give them alone, without alternatives")
-    first = hash_of(recipe, urls[0], name)
-    alternatives = []
-    for url in urls:
-        own = hash_of(recipe, url, source_name(url, place))
-        alternatives.append(Alternative(without_hash(url), own or first))
+    if any(split_name(text, place)[0] for text in texts[1:]):
+        raise Fail(f"{place}: alternatives have one name in src/; give it to the first of them")
+    own = [source_name(url, place) for url in urls]
+    name = free_name(recipe, given, own[0], place)
     for prefix in recipe.fields["mirrors"]:
-        url = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
+        whole = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
+        url = split_name(whole, f"{recipe.path}: mirrors")[1]
         source_name(url, f"{recipe.path}: mirrors")
         if url.partition(":")[0] not in WEB:  # file:///etc would bring this machine's own files
-            raise Fail(f"{recipe.path}: mirrors: {prefix!r} is no https:, http: or ftp: prefix")
-        alternatives.append(Alternative(url, first))
+            raise Fail(f"{recipe.path}: mirrors: {prefix!r} is not an https:, http: or ftp: prefix")
+        urls.append(url)
+    hashes = [hash_of(recipe, url, hash_key(url, name, own[0]), place) for url in urls]
+    alternatives = (Alternative(without_hash(url), digest or hashes[0])
+                    for url, digest in zip(urls, hashes))
     source = Source(name, tuple(alternatives), place)
     if source.is_local:
         local_path(recipe, source)
     return source
 
 
+def split_name(text: str, place: str) -> Tuple[str, str]:
+    """The name that a source is given (NAME::URL), empty for none, and its URL."""
+    if not text.isprintable():
+        raise Fail(f"{place}: {text!r} has control characters; take them out")
+    name, url = GIVEN_NAME.fullmatch(text).groups("")
+    scheme, colon, rest = url.partition(":")
+    url = scheme.lower() + colon + rest if scheme.lower() in SCHEMES else url
+    if re.match("//[^/?#]*@", rest) and not url.startswith(LOCAL):
+        raise Fail(f"{place}: a user or password in a URL is shown to others; write them into "
+                   "~/.netrc, as in `machine HOST login NAME password WORD`")
+    if name:
+        check_name(name, f"{place}: {name!r} can't be a file's name")
+    return name, url
+
+
+def check_name(name: str, problem: str) -> None:
+    """Raise Fail with PROBLEM unless NAME can be a file's in src/."""
+    if not name or name in (".", "..") or name[0] == "-" or "/" in name or not name.isprintable():
+        raise Fail(problem)
+
+
+def free_name(recipe: Recipe, given: str, own: str, place: str) -> str:
+    """What a source is called in src/; the second of a name that wasn't given becomes 2-NAME."""
+    taken = {source.name for source in recipe.sources}
+    if given in taken:
+        raise Fail(f"{place}: a second source named {given}; give it another name")
+    others = (f"{number}-{own}" for number in itertools.count(2))
+    return given or next(name for name in itertools.chain([own], others) if name not in taken)
+
+
+def name_clashes(recipe: Recipe) -> List[Tuple[str, str]]:
+    """(place, what lint says of it) for each source that gets another name than its URL's."""
+    return [
+        (source.place, f"another source has this file name, so it is src/{source.name}; "
+                       "give it a name, as in NAME::URL")
+        for (texts, _), source in zip(recipe.fields["sources"], recipe.sources)
+        if not split_name(texts[0], source.place)[0]
+        and source.name != source_name(source.alternatives[0].url, source.place)]
+
+
 def source_name(url: str, place: str) -> str:
-    """The file name that URL has in src/: the base name of its path."""
-    scheme = url.partition(":")[0]
+    """The base name of URL's path, which is the file's name unless it is given one."""
+    scheme, _, rest = url.partition(":")
     if scheme not in SCHEMES:
         raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
+    path = rest if url.startswith(LOCAL) else rest.partition("?")[0]
     if scheme == "git+https":
-        match = GIT.fullmatch(url.partition("?")[0])
+        match = GIT.fullmatch(f"{scheme}:{path}")
         if not match:
-            raise Fail(
-                f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
-                "with all 40 digits 0-9a-f of the commit")
+            raise Fail(f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
+                       "with all 40 digits 0-9a-f of the commit")
         return f"{match['name']}-{match['commit']}.tar"
-    path = url.partition(":")[2]
-    if scheme not in ("file", "self"):
-        path = path.partition("?")[0]
     name = urllib.parse.unquote(os.path.basename(path)) if scheme in WEB else os.path.basename(path)
-    if not name or name in (".", "..") or name[0] == "-" or "/" in name or not name.isprintable():
-        raise Fail(f"{place}: {url!r} ends in no usable file name")
-    if any(not character.isprintable() or character == " " for character in url) and scheme in WEB:
-        raise Fail(f"{place}: {url!r} has blanks or control characters; write them as %20")
+    check_name(name, f"{place}: {url!r} ends in no usable file name")
+    if scheme in WEB and " " in url:
+        raise Fail(f"{place}: {url!r} has blanks; write them as %20")
     if scheme in WEB and not url_host(url):
         raise Fail(f"{place}: {url!r} names no host")
-    if scheme == "deb-src" and not DEB_SRC.fullmatch(url.partition("?")[0]):
-        raise Fail(f"{place}: {url!r} is not deb-src:PACKAGE/FILE or deb-src:PACKAGE=VERSION/FILE")
+    if scheme == "deb-src" and not DEB_SRC.fullmatch(f"{scheme}:{path}"):
+        raise Fail(f"{place}: {url!r} is not deb-src:[SUITE/]PACKAGE[=VERSION]/FILE")
     return name
 
 
@@ -1056,11 +1097,15 @@ def url_host(url: str) -> str:
 WEB = ("https", "http", "ftp")
 LOCAL = ("file:", "self:")
 SCHEMES = (*WEB, "file", "self", "git+https", "deb-src")
+GIVEN_NAME = re.compile(rf"(?:([^/]+)::(?=(?:{'|'.join(map(re.escape, SCHEMES))}):))?(.*)", re.I)
 GIT = re.compile(  # a host or user that begins with - would be an option somewhere
     r"git\+(?P<url>https://[A-Za-z0-9\[][!$->@-~]*?/(?P<name>[A-Za-z0-9][A-Za-z0-9+._-]*?)"
     r"(?:\.git)?/?)#(?P<commit>[0-9a-f]{40})"
 )
-DEB_SRC = re.compile(r"deb-src:([a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/([^/]+)")
+DEB_SRC = re.compile(
+    r"deb-src:(?:(?P<suite>[a-z][a-z0-9.-]*)/)?"
+    r"(?P<package>[a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/(?P<file>[^/]+)"
+)
 HASH_QUERY = re.compile(r"[?&](?:sha256sum|hash)=([^&]*)")
 
 
@@ -1072,14 +1117,23 @@ def without_hash(url: str) -> str:
     return path + ("?" + "&".join(kept) if any(kept) else "")
 
 
-def hash_of(recipe: Recipe, url: str, name: str) -> Optional[str]:
+def hash_key(url: str, name: str, own: str) -> str:
+    """The key of URL's hash in the sha256 map, for an alternative of the source NAME.
+
+    OWN is the first alternative's file name. Another file name is a key of its own.
+    """
+    other = source_name(url, name)
+    return name if other == own else other
+
+
+def hash_of(recipe: Recipe, url: str, key: str, place: str) -> Optional[str]:
     """The sha256 that the recipe gives for URL: in the URL itself, or in its map."""
     if url.startswith(LOCAL):
         return None
     match = HASH_QUERY.search(url)
-    digest = match[1] if match else recipe.fields["sha256"].get(name)
+    digest = match[1] if match else recipe.fields["sha256"].get(key)
     if digest and not SHA256.fullmatch(digest):
-        raise Fail(f"{recipe.path}: {url}: its hash is not 64 digits 0-9a-f")
+        raise Fail(f"{place}: {without_hash(url)}: its hash is not 64 digits 0-9a-f")
     return digest or None
 
 
@@ -1094,14 +1148,6 @@ def local_path(recipe: Recipe, source: Source) -> str:
     if not os.path.isfile(full):
         raise Fail(f"{source.place}: there is no file {path!r} in {base}")
     return full
-
-
-def check_distinct_names(recipe: Recipe) -> None:
-    places: Dict[str, str] = {}
-    for source in recipe.sources:
-        if source.name in places:
-            raise Fail(f"{source.place}: a second source named {source.name}; src/ can hold one")
-        places[source.name] = source.place
 
 
 def check_hashes(recipe: Recipe) -> None:
@@ -1281,7 +1327,14 @@ def quote_script(script: str) -> str:
 
 def quote_command(words: Iterable[str]) -> str:
     """WORDS as one line of a makefile's recipe."""
-    return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
+    return one_line(" ".join(shlex.quote(word) for word in words).replace("$", "$$"))
+
+
+def one_line(text: str) -> str:
+    """TEXT, which stands in a makefile: after a line's end it would go on as rules of its own."""
+    if re.search("[\n\r\0]", text):
+        raise Fail(f"{text!r}: a line's end can't stand in a makefile; take it out of the name")
+    return text
 
 
 def emulator(recipe: Recipe) -> str:
@@ -1336,14 +1389,15 @@ def source_rule(recipe: Recipe, source: Source) -> str:
         problem = f"{source.place}: {source.name} has no sha256; {hint}"
         return failing_rule(source_target(source), problem)
     urls = [with_hash(alternative) for alternative in source.alternatives]
-    command = quote_command(["fetch", "--name", source.name, *urls])
+    urls[0] = f"{source.name}::{urls[0]}"
+    command = quote_command(["fetch", "--of", recipe.folder, *urls])
     return f"{source_target(source)}:\n\t@$(PKGGEN) {command} --sources $(SOURCES)\n"
 
 
 def failing_rule(target: str, problem: str) -> str:
     """A rule that says what is wrong, for a target that can't be made."""
     command = quote_command(["echo", "pkggen: " + printable(problem)])
-    return f"{target}:\n\t@{command} >&2; exit 1\n"
+    return f"{one_line(target)}:\n\t@{command} >&2; exit 1\n"
 
 
 def with_hash(alternative: Alternative) -> str:
@@ -2638,7 +2692,9 @@ def run_dot(text: str) -> bytes:
 #
 # A source is fetched into the cache under its hash: first HASH.part, which a later run goes on
 # with, then, once its bytes have that hash, HASH. The lock is on the .part file, so two makes never
-# write into one.
+# write into one. Others may share and write the cache, so nothing in it is believed but bytes of
+# the right hash; what must be believed (apt's lists, git's repository) is below OUT, in a directory
+# of our own.
 
 
 class Unreachable(Exception):
@@ -2646,28 +2702,32 @@ class Unreachable(Exception):
 
 
 DEAD_SECONDS = 60  # for so long a host that gave no answer is not asked again
+LOCK_SECONDS = 2  # after so long a process that waits says for which
 
 
-def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str) -> str:
+def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str,
+                 recipe: str = "RECIPE") -> str:
     """The path of the source in the cache FOLDER, fetched from the first alternative that has it.
 
     Raises Fail when none has, with what each of them said.
     """
     alternatives = list(alternatives)
+    if any(alternative.sha256 is None for alternative in alternatives):
+        raise Fail(f"{name}: no sha256; `pkggen.py hash {recipe}` fetches it and writes one")
     path = cached_path(alternatives, folder)
     if path:
         return path
-    os.makedirs(folder, exist_ok=True)
     reasons = []
     for alternative in alternatives:
         try:
-            return fetch_alternative(
-                name, alternative, os.path.join(folder, alternative.sha256), folder)
+            return fetch_alternative(name, alternative, folder)
         except Unreachable as reason:
             reasons.append(f"{alternative.url}: {reason}")
-    raise Fail(
-        f"{name}: no source has it: {'; '.join(reasons)}; "
-        f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}")
+    if any("has other bytes" in reason for reason in reasons):
+        remedy = f"if upstream changed the file, `pkggen.py hash {recipe}` writes its new hash"
+    else:
+        remedy = f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}"
+    raise Fail(f"{name}: no source has it: {'; '.join(reasons)}; {remedy}")
 
 
 def cached_path(alternatives: Iterable[Alternative], folder: str) -> Optional[str]:
@@ -2676,126 +2736,180 @@ def cached_path(alternatives: Iterable[Alternative], folder: str) -> Optional[st
     return next(filter(os.path.isfile, paths), None)
 
 
-def fetch_alternative(name: str, alternative: Alternative, path: str, folder: str) -> str:
-    with lock_part(path + ".part") as part:
-        if os.path.isfile(path):  # another fetch brought it while this one waited
-            os.unlink(part.name)
-            return path
-        started = time.monotonic()
-        resumed = os.path.getsize(part.name)
-        digest = download_and_hash(alternative.url, part, name, folder)
-        if resumed and digest != alternative.sha256:  # of another file, or spoilt: from the start
-            part.truncate(0)
-            digest = download_and_hash(alternative.url, part, name, folder)
-        if alternative.sha256 not in (None, digest):
-            os.unlink(part.name)
-            raise Unreachable(
-                f"has other bytes: sha256 {digest}, and the recipe wants {alternative.sha256}")
-        size = os.path.getsize(part.name)
-        os.replace(part.name, path)
-    seconds = time.monotonic() - started
-    say(
-        f"fetch   {name}: {human_size(size)} from {source_host(alternative.url)} in {seconds:.0f} s"
-    )
+def fetch_alternative(name: str, alternative: Alternative, folder: str) -> str:
+    """Fetch what ALTERNATIVE names into the cache FOLDER; its path, whose last part is its hash.
+
+    Without a hash any bytes are taken.
+    """
+    if alternative.url.startswith("deb-src:"):
+        return fetch_deb_src(name, alternative, folder)
+    url, wanted = alternative
+    os.makedirs(folder, exist_ok=True)
+    part_name = f"{wanted or 'new-' + os.urandom(6).hex()}.part"
+    started = time.monotonic()
+    with lock_file(os.path.join(folder, part_name), f"fetch   {name}") as part:
+        try:
+            path = os.path.join(folder, wanted or "")
+            if os.path.isfile(path):  # another fetch brought it while this one waited
+                os.unlink(part.name)
+                return path
+            digest = download_and_hash(url, part, name, wanted)
+            path = os.path.join(folder, digest)
+            os.fchmod(part.fileno(), 0o644)  # others may read it now
+            os.replace(part.name, path)
+        except BaseException:
+            if not wanted or not part.seek(0, os.SEEK_END):
+                os.unlink(part.name)
+            raise
+    size, seconds = os.path.getsize(path), time.monotonic() - started
+    host = urllib.parse.urlsplit(url).hostname or url.partition(":")[0]
+    say(f"fetch   {name}: {human_size(size)} from {host} in {seconds:.0f} s")
     return path
 
 
-def download_and_hash(url: str, part: Any, name: str, folder: str) -> str:
-    try:
-        download(url, part, name, folder)
-    finally:
-        if not os.path.getsize(part.name):
-            os.unlink(part.name)
-    return hash_file(part.name)
+def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> str:
+    """Bring what URL names into PART; its hash, which is the WANTED one."""
+    for resumed in (part.seek(0, os.SEEK_END), 0):
+        download(url, part, name)
+        part.seek(0)
+        digest = hash_file(os.dup(part.fileno()))  # not by its path: others may write the folder
+        if not part.tell():
+            raise Unreachable("the answer is empty")
+        if wanted in (None, digest):
+            return digest
+        part.truncate(0)  # what it went on with was another file's, or spoilt
+        if not resumed:
+            break
+    raise Unreachable(f"has other bytes: sha256 {digest}, and the recipe wants {wanted}")
 
 
-def source_host(url: str) -> str:
-    return urllib.parse.urlsplit(url).hostname or url.partition(":")[0]
+def lock_file(path: str, what: str) -> Any:
+    """Open PATH for reading and writing, for this user alone, once no other process holds it.
 
-
-def lock_part(path: str) -> Any:
-    """Open PATH for reading and writing, locked; it stays when it is closed."""
+    It stays when it is closed. WHAT is said while another process holds it for long.
+    """
     while True:
-        file = open(path, "r+b", buffering=0, opener=open_or_create)
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        # Whoever held the lock may have renamed or removed the file meanwhile.
+        file = open(path, "r+b", buffering=0, opener=open_private)
+        wait_for_lock(file, what)
+        # The process that held the lock may have renamed or removed the file meanwhile.
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            state = os.fstat(file.fileno())
+            if os.path.samestat(state, os.lstat(path)):
+                if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+                    raise Fail(f"{path}: not a file that pkggen made; remove it")
+                os.fchmod(file.fileno(), 0o600)
                 return file
         file.close()
 
 
-def open_or_create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+def open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
-def download(url: str, part: Any, name: str, folder: str) -> None:
-    """Bring what URL names into the open file PART."""
-    by_program = {"deb-src": download_by_apt, "git+https": download_by_git}
-    if url.partition(":")[0] in by_program:
-        part.truncate(0)
-        part.seek(0)
-        by_program[url.partition(":")[0]](url, part, name, folder)
-        return
+def wait_for_lock(file: Any, what: str) -> None:
+    """Lock FILE; after LOCK_SECONDS say who holds it."""
+    for _ in range(LOCK_SECONDS * 20):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    say(f"{what}: waiting for {lock_holder(file)}, which has {file.name}")
+    fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+
+
+def lock_holder(file: Any) -> str:
+    """The process that holds the lock on FILE, as the kernel tells (proc(5), /proc/locks)."""
+    inode = f":{os.fstat(file.fileno()).st_ino}"
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for _, kind, _, _, process, place, *_ in map(str.split, locks):
+            if kind == "FLOCK" and place.endswith(inode):
+                return f"process {process}"
+    return "another process"
+
+
+def private_folder(*names: str) -> str:
+    """The directory OUT/fetch/NAMES, made when needed: what is in it is this user's own."""
+    folder = os.path.join(OUT, "fetch")
+    os.makedirs(OUT, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    state = os.lstat(folder)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
+        raise Fail(f"{folder}: not a directory that is this user's alone; remove it")
+    path = os.path.join(folder, *names)
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
+def download(url: str, part: Any, name: str) -> None:
+    """Bring what URL names into the open file PART, going on with what PART has."""
+    import http.client
+
+    if url.startswith("git+"):
+        return download_by_git(url, part, name)
     for attempt in range(3):
         have = part.seek(0, os.SEEK_END)
         try:
-            return download_rest(url, part, have, name, folder)
-        except Cut as reason:
+            with open_url(url, have) as reply:
+                if getattr(reply, "status", None) != 206:
+                    have = 0
+                    part.truncate(0)
+                part.seek(have)
+                return receive(reply, part, have, name)
+        except (http.client.HTTPException, OSError, ValueError) as error:
             # A cut connection goes on where it was cut, as long as each attempt brings something.
-            if attempt == 2 or part.seek(0, os.SEEK_END) == have:
-                raise Unreachable(str(reason)) from None
+            if attempt == 2 or part.seek(0, os.SEEK_END) <= have:
+                raise Unreachable(str(error) or type(error).__name__) from None
 
 
-class Cut(Exception):
-    """The connection ended before the file did."""
-
-
-class NothingLeft(Exception):
-    """The server has no byte after those that are here."""
-
-
-class NoAnswer(Unreachable):
-    """The host can't be reached at all, or stays silent."""
-
-
-def download_rest(url: str, part: Any, have: int, name: str, folder: str) -> None:
-    """Append to PART, which has HAVE bytes already, the rest of what URL names."""
-    import http.client
-
-    try:
-        with asking(folder, url_host(url)):
-            reply = open_url(url, have)
-        with reply:
-            if getattr(reply, "status", None) != 206:
-                have = 0
-                part.truncate(0)
-            part.seek(have)
-            receive(reply, part, have, name)
-    except NothingLeft:  # what is there is of another file, or whole
-        part.truncate(0)
-        raise Cut("what was there did not fit") from None
-    except (http.client.HTTPException, OSError, ValueError) as error:
-        raise Cut(str(error) or type(error).__name__) from None
-
-
-def open_url(url: str, have: int) -> Any:
-    """The server's answer to a request for URL from byte HAVE on."""
+def open_url(url: str, have: int = 0) -> Any:
+    """The server's answer to a request for URL from byte HAVE on, or for all where none is left."""
     import urllib.error
     import urllib.request
-    from ssl import SSLCertVerificationError
 
-    headers = {"User-Agent": f"pkggen/{VERSION}", **({"Range": f"bytes={have}-"} if have else {})}
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, old: Any, file: Any, code: int, *rest: Any) -> Any:
+            if old.type == "https" and not rest[-1].lower().startswith("https:"):
+                problem = f"it redirects from https to {shown_url(rest[-1])}"
+                raise urllib.error.HTTPError(old.full_url, code, problem, rest[1], file)
+            return super().redirect_request(old, file, code, *rest)
+
+    url, login = ascii_url(url)
+    request = urllib.request.Request(url, headers={"User-Agent": f"pkggen/{VERSION}"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    if login:
+        request.add_unredirected_header("Authorization", login)
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        with asking(url_host(url)):
+            return urllib.request.build_opener(Redirects).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        kind = NothingLeft if error.code == 416 else Unreachable
-        raise kind(f"{error.code} {error.reason}") from None
+        if error.code == 416 and have:  # what is there is of another file, or whole
+            return open_url(url)
+        raise Unreachable(f"{error.code} {error.reason}") from None
     except OSError as error:
-        # Who shows a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
         reason = getattr(error, "reason", error)
-        kind = Unreachable if isinstance(reason, SSLCertVerificationError) else NoAnswer
-        raise kind(str(getattr(reason, "strerror", None) or reason)) from None
+        raise Unreachable(str(getattr(reason, "strerror", None) or reason)) from None
+
+
+def ascii_url(url: str) -> Tuple[str, str]:
+    """URL as HTTP has it, and the Authorization header for its host: URL's own, or ~/.netrc's."""
+    import base64
+    import netrc
+
+    parts = urllib.parse.urlsplit(url)
+    login = (parts.username, "", parts.password) if parts.username else None
+    if parts.scheme == "https" and not login:
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            login = netrc.netrc().hosts.get(parts.hostname)
+    pair = urllib.parse.unquote(f"{login[0]}:{login[2] or ''}") if login else ""
+    header = "Basic " + base64.b64encode(pair.encode()).decode() if login else ""
+    plain = parts._replace(netloc=url_host(url).encode("idna").decode()).geturl()
+    return urllib.parse.quote(plain, safe="!#$%&'()*+,/:;=?@[]~"), header
+
+
+def shown_url(url: str) -> str:
+    """URL without the user and password that it may have."""
+    return re.sub("//[^/?#]*@", "//", url)
 
 
 def receive(reply: Any, part: Any, have: int, name: str) -> None:
@@ -2806,7 +2920,7 @@ def receive(reply: Any, part: Any, have: int, name: str) -> None:
         part.write(chunk)
         meter.add(len(chunk))
     if total is not None and meter.done < total:
-        raise Cut(f"the connection ended after {meter.done} of {total} bytes")
+        raise OSError(f"the connection ended after {meter.done} of {total} bytes")
 
 
 class Meter:
@@ -2832,56 +2946,70 @@ class Meter:
 
 
 @contextlib.contextmanager
-def asking(folder: str, host: str) -> Iterator[None]:
-    """Around a first word to HOST. It gives none: NoAnswer is raised here, and the host is dead.
+def asking(host: str) -> Iterator[None]:
+    """Around a first word to HOST: when it gives no answer it is dead for DEAD_SECONDS.
 
     Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
-    .dead/HOST in the cache FOLDER: not empty, and as old as the last try.
+    OUT/fetch/dead/HOST: not empty, and as old as the last try.
     """
-    os.makedirs(os.path.join(folder, ".dead"), exist_ok=True)
-    mark = os.path.join(folder, ".dead", urllib.parse.quote(host, safe="") or "-")
-    with lock_part(mark) as file:
+    mark = os.path.join(private_folder("dead"), urllib.parse.quote(host, safe="") or "-")
+    with lock_file(mark, f"fetch   {host}") as file:
         state = os.fstat(file.fileno())
-        if state.st_size and time.time() - state.st_mtime < DEAD_SECONDS:
+        if state.st_size and 0 <= time.time() - state.st_mtime < DEAD_SECONDS:
             raise Unreachable(f"{host} gave no answer within the last {DEAD_SECONDS} s")
         file.truncate(0)
         try:
             yield
-        except NoAnswer:
-            file.write(b"dead\n")
+        except OSError as error:
+            if host and is_silence(error):
+                file.write(b"dead\n")
             raise
         finally:
             if not os.fstat(file.fileno()).st_size:
                 os.unlink(mark)
 
 
+def is_silence(error: OSError) -> bool:
+    """Whether ERROR means that nobody answers.
+
+    A server with a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
+    """
+    import ssl
+    import urllib.error
+
+    reason = getattr(error, "reason", error)
+    is_answer = isinstance(error, urllib.error.HTTPError) or isinstance(
+        reason, ssl.SSLCertVerificationError)
+    return isinstance(reason, OSError) and not is_answer
+
+
 # ---- git+https: a commit as a tar, by git without the user's own configuration -------------------
 
 
-def download_by_git(url: str, part: Any, name: str, folder: str) -> None:
+def download_by_git(url: str, part: Any, name: str) -> None:
     """Bring the tar of the commit that URL names, its files below NAME-COMMIT/.
 
     They are as git keeps them: the commit's own .gitattributes change nothing. git itself checks
     that they are what the commit's hash says.
     """
-    match = GIT.fullmatch(url)
-    if not match:
-        raise Unreachable("not git+https://HOST/PATH#COMMIT with all 40 digits of the commit")
+    match = GIT.fullmatch(url.partition("?")[0])
     commit = match["commit"]
-    with tempfile.TemporaryDirectory(prefix=".git-", dir=folder) as place:
+    part.truncate(0)
+    part.seek(0)
+    open_url(match["url"].rstrip("/") + "/info/refs?service=git-upload-pack").close()
+    with tempfile.TemporaryDirectory(prefix="git-", dir=private_folder()) as place:
         run_git(["init", "-q", "--bare", "--template="], place, name)
         os.mkdir(os.path.join(place, "info"))
         with open(os.path.join(place, "info", "attributes"), "w") as file:
             file.write("* -export-subst -export-ignore -text -ident -filter\n")
-        with asking(folder, url_host(url)):
-            pass  # it is not known to be dead; others need not wait for all of this
-        try:
-            fetch_commit(match["url"], commit, place, name)
-        except NoAnswer:
-            with asking(folder, url_host(url)):  # which notes it
-                raise
+        fetch_commit(match["url"], commit, place, name)
         form = ["--format=tar", f"--prefix={match['name']}-{commit}/"]
         run_git(["archive", *form, f"{commit}^{{commit}}"], place, name, part)
+        tree = run_git(["ls-tree", "-r", "-z", commit], place, name).split("\0")
+    modules = [line.partition("\t")[2] for line in tree if line.startswith("160000 ")]
+    if modules:
+        say(f"fetch   {name}: has submodules: {' '.join(modules)}; they are not fetched: "
+            "give each as a source of its own")
 
 
 def fetch_commit(url: str, commit: str, place: str, name: str) -> None:
@@ -2889,23 +3017,16 @@ def fetch_commit(url: str, commit: str, place: str, name: str) -> None:
     fetch = ["fetch", "-q", "--no-tags", "--no-recurse-submodules"]
     try:
         run_git([*fetch, "--depth=1", "--", url, commit], place, name)
-    except NoAnswer:
-        raise
     except Unreachable:
         everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
         run_git([*fetch, "--", url, *everything], place, name)
 
 
-def run_git(arguments: List[str], place: str, name: str, stdout: Any = None) -> None:
+def run_git(arguments: List[str], place: str, name: str, stdout: Any = None) -> str:
     slow = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1"]
     settings = [word for text in (*slow, "tar.umask=0022") for word in ("-c", text)]
     command = ["git", "--git-dir=.", *settings, *arguments]
-    status, errors = run_fetcher(command, place, name, "git", git_environment(), stdout)
-    if status:
-        reasons = [line[7:] for line in errors if line.startswith(("fatal: ", "error: "))]
-        reason = (reasons or errors)[0]
-        silent = re.search("Could not resolve|Failed to connect|timed? ?out|too slow", reason)
-        raise (NoAnswer if silent else Unreachable)(f"git: {reason}")
+    return run_fetcher(command, place, name, git_environment(), stdout)
 
 
 def git_environment() -> Dict[str, str]:
@@ -2922,111 +3043,21 @@ def git_environment() -> Dict[str, str]:
         "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": "https"}
 
 
-# ---- deb-src: the original tarball, by the host's own apt with a configuration of our own --------
-
-
-def download_by_apt(url: str, part: Any, name: str, folder: str) -> None:
-    """Bring the source package's file.
-
-    The release's own archive is asked alone first: it no longer changes. With the archive of
-    updates beside it apt would take the same version from there, where old files go away.
-    """
-    match = DEB_SRC.fullmatch(url)
-    if not match:
-        raise Unreachable("not deb-src:PACKAGE/FILE or deb-src:PACKAGE=VERSION/FILE")
-    lines = apt_source_lines()
-    release = [line for line in lines if "-" not in line.split()[-2]]
-    try:
-        apt_source(match[1], match[2], os.path.join(folder, ".apt", "release"), release, part, name)
-    except Unreachable:
-        apt_source(match[1], match[2], os.path.join(folder, ".apt", "all"), lines, part, name)
-
-
-def apt_source(
-    package: str, wanted: str, state: str, lines: List[str], part: Any, name: str) -> None:
-    options = apt_options(os.path.abspath(state), lines)
-    with tempfile.TemporaryDirectory(prefix="panux-apt-") as place:
-        run_apt([*options, "source", "--tar-only", "--download-only", package], place, name)
-        path = os.path.join(place, wanted)
-        if not os.path.isfile(path):
-            raise Unreachable(
-                f"apt brought {', '.join(sorted(os.listdir(place))) or 'nothing'} instead")
-        with open(path, "rb") as file:
-            for chunk in iter(lambda: file.read(CHUNK), b""):
-                part.write(chunk)
-
-
-def apt_options(state: str, lines: List[str]) -> List[str]:
-    """Options that give apt the source LINES and its own state in STATE, renewed once a day."""
-    os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
-    sources = os.path.join(state, "sources.list")
-    options = [
-        "-q", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
-        "-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={state}", "-o",
-        "APT::Sandbox::User=root"]
-    with open(os.path.join(state, "lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.exists(sources) or time.time() - os.stat(sources).st_mtime > 86400:
-            write_atomic(sources, "".join(lines).encode())
-            try:
-                run_apt([*options, "update"], state, "the list of source packages")
-            except BaseException:
-                os.unlink(sources)
-                raise
-    return options
-
-
-def apt_source_lines() -> List[str]:
-    """deb-src lines for the archives that this machine's apt uses, signed by Debian's keyring."""
-    command = [
-        "apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)",
-        "Created-By: Packages"]
-    try:
-        text = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        raise Unreachable("this machine has no apt; deb-src: needs Debian's") from None
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
-    rows = [line.split() for line in text.decode().splitlines()]
-    lines = {
-        f"deb-src {signed}{row[0]} {row[1]} {row[2]}\n"
-        for row in rows
-        if len(row) == 4 and row[3] == "Debian"}
-    if not lines:
-        raise Unreachable(
-            "this machine's apt uses no archive of Debian's; `apt-get update` may be due")
-    return sorted(lines)
-
-
-def run_apt(arguments: List[str], folder: str, name: str) -> None:
-    environment = {**os.environ, "LC_ALL": "C"}
-    status, errors = run_fetcher(["apt-get", *arguments], folder, name, "apt", environment)
-    if status:
-        reasons = [line[3:] for line in errors if line.startswith("E: ")] or errors
-        raise Unreachable(f"apt: {reasons[0]}")
-
-
-def run_fetcher(
-    command: List[str], folder: str, name: str, by: str, environment: Dict[str, str],
-    stdout: Any = None) -> Tuple[int, List[str]]:
-    """Run COMMAND, which fills FOLDER; its status, and its errors: at least one line."""
-    with tempfile.TemporaryFile() as errors:
+def run_fetcher(command: List[str], folder: str, name: str, environment: Dict[str, str],
+                stdout: Any = None) -> str:
+    """Run COMMAND, which fills FOLDER; what it wrote, unless that goes to STDOUT."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout or subprocess.DEVNULL,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,  # it ends with the programs that it began
-            )
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout or output,
+                stderr=errors, env=environment,
+                start_new_session=True)  # it ends with the programs that it began
         except FileNotFoundError:
             raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
         try:
             while process.poll() is None:
-                progress(f"fetch   {name}: by {by}, {human_size(folder_size(folder))}")
+                size = human_size(folder_size(folder))
+                progress(f"fetch   {name}: by {command[0]}, {size}")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.3)
         except BaseException:
@@ -3034,9 +3065,14 @@ def run_fetcher(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-        errors.seek(0)
-        lines = errors.read().decode(errors="replace").splitlines()
-    return process.returncode, lines or ["no reason given"]
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    if process.returncode:
+        reasons = re.findall("(?m)^(?:fatal: |error: |E: )(.*)", texts[1]) or texts[1].splitlines()
+        raise Unreachable(f"{command[0]}: {reasons[0].rstrip('.') if reasons else 'no reason given'}")
+    return texts[0]
 
 
 def folder_size(folder: str) -> int:
@@ -3046,6 +3082,133 @@ def folder_size(folder: str) -> int:
             with contextlib.suppress(OSError):
                 size += os.lstat(os.path.join(path, file)).st_size
     return size
+
+
+# ---- deb-src: where the host's own apt, with a configuration of our own, says that a file is -----
+
+
+Archives = Tuple[str, List[Tuple[str, ...]]]  # a name, and (URI, suite, component) of each
+
+
+def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
+    """Fetch the source package's file, with the hash that apt's signed lists have for it.
+
+    The release's own archive is asked alone first: it no longer changes. With the archive of
+    updates beside it apt would take the same version from there, where old files go away.
+    """
+    match = DEB_SRC.fullmatch(alternative.url.partition("?")[0])
+    for archives in archive_sets(match["suite"]):
+        reason = ""
+        try:
+            files = apt_files(archives, match["package"])
+            if match["file"] not in files:
+                raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
+            place = files[match["file"]]
+            if alternative.sha256 not in (None, place.sha256):
+                raise Unreachable(f"has other bytes: sha256 {place.sha256}, "
+                                  f"and the recipe wants {alternative.sha256}")
+            reason = f"{shown_url(place.url)}: "
+            return fetch_alternative(name, place, folder)
+        except Unreachable as problem:
+            reason += str(problem)
+    raise Unreachable(reason)
+
+
+def deb_src_files(package: str) -> List[Tuple[str, str]]:
+    """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
+    suite, _, name = package.rpartition("/")
+    problem = ""
+    try:
+        for archives in archive_sets(suite):
+            try:
+                return [(file, place.url) for file, place in apt_files(archives, name).items()]
+            except Unreachable as reason:
+                problem = str(reason)
+    except Unreachable as reason:
+        problem = str(reason)
+    raise Fail(f"deb-src:{package}: {problem}")
+
+
+def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
+    """The tar archives of a source package: file to where apt's mirror has it, and its hash."""
+    options = apt_options(archives)
+    text = run_apt("apt-get", *options, "source", "--print-uris", "--tar-only", package)
+    found = re.findall(r"(?m)^'(.*)' (\S+) \d+ SHA256:([0-9a-f]{64})$", text)
+    return {file: Alternative(url, digest) for url, file, digest in found}
+
+
+def apt_versions(archives: Archives, packages: Iterable[str]) -> Dict[str, List[str]]:
+    """The versions of each source package of PACKAGES that ARCHIVES have."""
+    options = apt_options(archives)
+    text = run_apt("apt-cache", *options, "showsrc", "--only-source", *packages)
+    versions: Dict[str, List[str]] = {}
+    for package, version in re.findall(r"(?m)^Package: (.*)\n(?:.+\n)*?Version: (.*)", text):
+        versions.setdefault(package, []).append(version)
+    return versions
+
+
+def archive_sets(suite: Optional[str]) -> List[Archives]:
+    """The archives to ask, one set after the other, each on the mirror of this machine's apt.
+
+    They are SUITE's, or the release's own and then all that this machine uses.
+    """
+    rows = apt_archives()
+    release = [row for row in rows if "-" not in row[1]]
+    if not suite:
+        return [("release", release), ("all", rows)]
+    updates = [row for row in rows if row[1].endswith("-security")]
+    bases = updates if suite.endswith("-security") else release
+    if not bases:
+        raise Unreachable(f"this machine's apt has no mirror with {suite}")
+    return [(suite, sorted({(uri, suite, component) for uri, _, component in bases}))]
+
+
+def apt_options(archives: Archives) -> List[str]:
+    """Options that give apt the source lines of ARCHIVES and its own lists, renewed once a day."""
+    name, rows = archives
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
+    lines = "".join(f"deb-src {signed}{' '.join(row)}\n" for row in rows)
+    state = os.path.abspath(private_folder("apt", name))
+    sources = os.path.join(state, "sources.list")
+    options = [
+        "-qq", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
+        "-o", f"Dir::State::Lists={state}/lists", "-o", "Dir::State::Status=/dev/null",
+        "-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"]
+    with lock_file(os.path.join(state, "lock"), "fetch   apt's lists"):
+        if not is_recent(sources, lines):
+            os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
+            write_atomic(sources, lines.encode(), 0o600)
+            try:
+                run_apt("apt-get", *options, "update")
+            except BaseException:
+                os.unlink(sources)
+                raise
+    return options
+
+
+def is_recent(path: str, text: str) -> bool:
+    """Whether the file PATH holds TEXT since less than a day."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        age = time.time() - os.fstat(file.fileno()).st_mtime
+        return file.read() == text and 0 <= age < 86400
+    return False
+
+
+@functools.lru_cache(maxsize=None)
+def apt_archives() -> List[Tuple[str, ...]]:
+    """(URI, suite, component) of each archive of Debian's that this machine's apt uses."""
+    form = "$(ORIGIN) $(REPO_URI) $(CODENAME) $(COMPONENT)"
+    text = run_apt("apt-get", "indextargets", "--format", form, "Created-By: Packages")
+    rows = {tuple(line.split()[1:]) for line in text.splitlines() if line.startswith("Debian ")}
+    if not rows:
+        raise Unreachable("this machine's apt has no archive of Debian's; `apt-get update` first")
+    return sorted(rows)
+
+
+def run_apt(*command: str) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    return run_fetcher(list(command), private_folder("apt"), "apt's lists", environment)
 
 
 # ==== Lint ========================================================================================
@@ -3521,147 +3684,303 @@ def cmd_input(options: argparse.Namespace) -> None:
 
 
 def cmd_fetch(options: argparse.Namespace) -> None:
-    """Fetch one file; a URL may bear its own hash as ?sha256sum=, else --sha256 is its hash."""
-    alternatives = []
-    for url in options.url:
+    """Fetch the sources of recipes, or one file from the first of several URLs that has it."""
+    if not any(split_name(word, "fetch")[1].partition(":")[0] in SCHEMES for word in options.what):
+        return for_each(recipe_paths(options.what), lambda path: fetch_recipe(path, options))
+    alternatives, names = [], []
+    for word in options.what:
+        given, url = split_name(word, "fetch")
         match = HASH_QUERY.search(url)
-        source_name(without_hash(url), "fetch")
-        digest = match[1] if match else options.sha256
+        url, digest = without_hash(url), match[1] if match else options.sha256
+        names.append(given or source_name(url, "fetch"))
         if digest is None or not SHA256.fullmatch(digest):
-            raise Fail(f"{without_hash(url)}: no sha256 of 64 digits 0-9a-f; give it with --sha256")
-        alternatives.append(Alternative(without_hash(url), digest))
-    name = options.name or source_name(alternatives[0].url, "fetch")
+            raise Fail(f"{url}: no sha256 of 64 digits 0-9a-f; give it with --sha256")
+        alternatives.append(Alternative(url, digest))
     if options.output is None:
-        fetch_source(name, alternatives, options.sources)
+        fetch_source(names[0], alternatives, options.sources, options.of)
         return
-    folder = os.path.dirname(os.path.abspath(options.output))
-    path = fetch_source(name, alternatives, folder)
+    path = fetch_source(names[0], alternatives, os.path.dirname(os.path.abspath(options.output)))
     if hash_file(path) != os.path.basename(path):
         raise Fail(f"{path}: its bytes are not what its name says; remove it")
     os.replace(path, options.output)
     with contextlib.suppress(OSError):  # not when a dead host is noted there
-        os.rmdir(os.path.join(folder, ".dead"))
+        os.removedirs(private_folder("dead"))
+
+
+def fetch_recipe(path: str, options: argparse.Namespace) -> None:
+    recipe = load_recipe(path, options)
+    sources = [source for source in recipe.sources if not source.is_local]
+    for_each(sources, lambda source: fetch_source(
+        source.name, source.alternatives, options.sources, recipe.folder))
+    say(f"fetch   {recipe.name}: {len(sources)} sources in {options.sources}")
+
+
+def for_each(items: Iterable[Any], function: Callable[[Any], Any]) -> None:
+    """Call FUNCTION for all ITEMS; what fails doesn't keep the rest from being done."""
+    problems = []
+    for item in items:
+        try:
+            function(item)
+        except Fail as problem:
+            problems.append(str(problem))
+    if problems:
+        raise Fail("\npkggen: ".join(problems))
+
+
+def recipe_paths(words: List[str]) -> List[str]:
+    """The recipes that WORDS name: recipes, directories of them, or names of some in recipes/."""
+    paths = []
+    for word in words:
+        if os.path.exists(word):
+            paths += [word] if os.path.isfile(word) else find_recipes(word)
+        else:
+            known = {os.path.basename(os.path.dirname(path)): path
+                     for path in (find_recipes("recipes") if os.path.isdir("recipes") else ())}
+            if word not in known:
+                raise Fail(f"{word}: no recipe there, or in recipes/{did_you_mean(word, known)}")
+            paths.append(known[word])
+    if not paths:
+        raise Fail(f"{' '.join(words)}: no recipe there; one is a directory with a {RECIPE_FILE}")
+    return paths
+
+
+# ---- hash: the sha256 map, line by line ----------------------------------------------------------
+
+HASH_HEAD = (
+    r"""(?m)^(\ufeff?["']?sha256["']?[ \t]*:)(?:[ \t]*(?:~|null|\{[^{}#]*\}))?"""
+    r"""([ \t]*(?:[ \t]#.*)?\r?)$""")
+HASH_BODY = r"""(?:\n(?:[ \t]+\S.*|[ \t]*(?:#.*)?\r?(?=\n|\Z)))*"""
+HASH_LINE = (
+    r"""(([ \t]+)(["']?)([^\s"'#].*?)\3[ \t]*:)"""
+    r"""(?:([ \t]+)(?:["']?[0-9a-f]+["']?|''|""|~|null))?((?:[ \t]+#.*|[ \t]*)\r?)""")
 
 
 def cmd_hash(options: argparse.Namespace) -> None:
     """Fetch every source and write its hash into the recipe's sha256 map, all else as it was."""
-    for recipe in load_all(options):
-        hashes = {}
-        for source in recipe.sources:
-            for alternative in () if source.is_local else source.alternatives:
-                name = source_name(alternative.url, source.place)
-                hashes[name] = hashes.get(name) or fetched_hash(name, alternative.url)
-        found = {name: digest for name, digest in hashes.items() if digest}
-        missing = [
-            source.name
-            for source in recipe.sources
-            if not source.is_local
-            and not any(
-                source_name(alternative.url, source.place) in found
-                for alternative in source.alternatives)]
-        if missing:
-            raise Fail(
-                f"{recipe.path}: none of the places of {missing[0]} answers; nothing is written")
-        with open(recipe.path, encoding="utf-8", newline="") as file:
-            text = with_hashes(recipe.path, file.read(), found).encode()
-        if not found.items() <= hash_map(recipe.path, text).items():
-            raise Fail(
-                f"{recipe.path}: no place for the hashes; write an empty line `sha256:` where they "
-                "belong, at the left margin; nothing is written")
-        write_atomic(recipe.path, text, os.stat(recipe.path).st_mode & 0o777)
-        say(f"hash    {recipe.path}: {len(found)} written")
+    paths = recipe_paths(options.recipe)
+    if options.bump and len(paths) > 1:
+        raise Fail("hash: --version is one recipe's; name that alone")
+    known: Dict[str, Optional[str]] = {}
+    for_each(paths, lambda path: hash_recipe(path, options, known))
+
+
+def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optional[str]]) -> None:
+    """Write the hashes of the recipe's sources, and first the new version. KNOWN: URL to hash."""
+    path = recipe_path(path)
+    if os.path.islink(path):
+        raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
+    with open(path, encoding="utf-8", newline="") as file:
+        before = file.read()
+    try:
+        text = before
+        if options.bump:
+            text = with_version(path, before, options.bump)
+            rewrite(path, text)
+        recipe = load_recipe(path, options)
+        hashes, in_urls, missing = source_hashes(recipe, known)
+        if missing and options.bump:
+            raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
+        for old, new in in_urls.items():
+            text = text.replace(old, new)
+        text = with_hashes(path, text, hashes)
+        if text != before:
+            rewrite(path, text)
+    except BaseException:
+        if options.bump:
+            rewrite(path, before)
+        raise
+    say(f"hash    {path}: {len(hashes) + len(in_urls)} written")
+    if missing:
+        raise Fail(f"{path}: no answer for {', '.join(missing)}; the other hashes are written")
+
+
+def rewrite(path: str, text: str) -> None:
+    """Replace the file PATH by TEXT; its mode and its owner stay."""
+    state = os.stat(path)
+    write_atomic(path, to_bytes(text), 0o600)
+    with contextlib.suppress(PermissionError):
+        os.chown(path, state.st_uid, state.st_gid)
+    os.chmod(path, stat.S_IMODE(state.st_mode))
+
+
+def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict, Dict, List[str]]:
+    """The sha256 map that the recipe should have, old to new hashes in URLs, and what is missing.
+
+    What can't be asked keeps the hash that it has.
+    """
+    found: Dict[str, Optional[str]] = {}
+    in_urls, missing = {}, []
+    for (texts, _), source in zip(recipe.fields["sources"], recipe.sources):
+        answers = source.is_local
+        for index, (url, old) in enumerate(() if source.is_local else source.alternatives):
+            key = hash_key(url, source.name, source_name(source.alternatives[0].url, source.place))
+            is_in_url = index < len(texts) and HASH_QUERY.search(texts[index])
+            digest = None if is_in_url else found.get(key)
+            if digest is None:
+                if url not in known:
+                    known[url] = fetched_hash(source.name, url)
+                digest = known[url]
+            answers = answers or digest is not None
+            if not is_in_url:
+                found[key] = digest
+            elif digest:
+                in_urls[old] = digest
+        missing += [] if answers else [source.name]
+    former = recipe.fields["sha256"]
+    hashes = {key: digest or former.get(key) for key, digest in found.items()}
+    return {key: digest for key, digest in hashes.items() if digest}, in_urls, missing
 
 
 def fetched_hash(name: str, url: str) -> Optional[str]:
     """The sha256 of what URL names now, kept in the cache; None when it can't be had."""
-    os.makedirs(SOURCES, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=SOURCES) as folder:
-            path = fetch_alternative(
-                name, Alternative(url, None), os.path.join(folder, "file"), SOURCES)
-            digest = hash_file(path)
-            os.replace(path, os.path.join(SOURCES, digest))
-            return digest
+        return os.path.basename(fetch_alternative(name, Alternative(url, None), SOURCES))
     except Unreachable as reason:
         say(f"hash    {url}: {reason}")
         return None
 
 
-def hash_map(path: str, text: bytes) -> Dict[str, str]:
-    """The sha256 map of a recipe's TEXT as a loader will read it; empty where it can't be read."""
-    reader = Reader(path)
-    try:
-        pairs = reader.pairs(compose_text(path, text), "the recipe")
-        return reader.text_map({key: value for key, _, value in pairs}["sha256"], "sha256")
-    except (Fail, KeyError):
-        return {}
-
-
-def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
-    """The TEXT of the recipe PATH with HASHES in its sha256 map; all else stays as it is."""
-    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
-        return "\ufeff" + with_hashes(path, text[1:], hashes)
-    root = compose_text(path, text.encode())
-    node = {key.value: value for key, value in root.value}.get("sha256")
-    left = dict(hashes)
-    edits = []
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        digest = left.pop(key.value, None)
-        if digest:
-            edits.append((value.start_mark.index, value.end_mark.index, digest))
-    if left:
-        if node and is_null(node) and not root.flow_style:
-            edits.append((node.start_mark.index, node.end_mark.index, ""))  # a ~
-        lines = [f"{quote_key(name)}: {digest}" for name, digest in left.items()]
-        edits.append(added_hashes(text, root, node, lines))
-    for start, end, new in sorted(edits, key=lambda edit: edit[0])[::-1]:
-        gap = " " if text[start - 1 : start] == ":" and new[:1] not in "\r\n" else ""
-        text = text[:start] + gap + new + text[end:]
+def with_version(path: str, text: str, version: str) -> str:
+    """TEXT of the recipe PATH with another version and, where a build is given, build 0."""
+    if not PACKAGE_VERSION.fullmatch(version):
+        raise Fail(f"{version!r} can't be a version; use letters, digits and + . _ ~ -")
+    for key, value in (("version", version), ("build", "0")):
+        line = rf"""(?m)^(\ufeff?["']?{key}["']?[ \t]*:[ \t]*)("[^"\n]*"|'[^'\n]*'|[^\s#"']\S*)"""
+        text, count = re.subn(line, lambda match: match[1] + value, text, count=1)
+        if key == "version" and not count:
+            raise Fail(f"{path}: no line `version: ...` at the left margin; edit it by hand")
     return text
 
 
-def added_hashes(text: str, root: Any, node: Any, lines: List[str]) -> Tuple[int, int, str]:
-    """The edit (start, end, new text) that brings LINES into the sha256 map NODE of ROOT."""
+def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
+    """TEXT of the recipe PATH with HASHES as its sha256 map, and no other line changed.
+
+    A line of the map keeps its layout and comment; lines of other names go.
+    """
     newline = "\r\n" if "\r\n" in text else "\n"
-    margin = " " * root.start_mark.column
-    indented = "".join(f"{newline}{margin}  {line}" for line in lines)
-    if node is None and root.flow_style:
-        return (root.value[-1][1].end_mark.index,) * 2 + (f", sha256: {{{', '.join(lines)}}}",)
-    if node is None:
-        place = hash_place(text, root)
-        if place == len(text) and not text.endswith("\n"):
-            return place, place, f"{newline}{margin}sha256:{indented}"
-        return place, place, f"{margin}sha256:{indented}{newline}"
-    if is_null(node) and root.flow_style:
-        return node.start_mark.index, node.end_mark.index, f"{{{', '.join(lines)}}}"
-    if is_null(node):
-        return (end_of_line(text, node),) * 2 + (indented,)
-    if node.flow_style:
-        end = node.value[-1][1].end_mark.index if node.value else node.end_mark.index - 1
-        return end, end, (", " if node.value else "") + ", ".join(lines)
-    end = end_of_line(text, node.value[-1][1])
-    margin = " " * node.start_mark.column
-    return end, end, "".join(f"{newline}{margin}{line}" for line in lines)
+    if not text.endswith("\n"):
+        return with_hashes(path, text + newline, hashes)[: -len(newline)]
+    head = re.search(HASH_HEAD, text)
+    if not head:
+        return with_hashes(path, with_empty_map(text, newline), hashes) if hashes else text
+    end = re.compile(HASH_BODY).match(text, head.end()).end()
+    left, lines, last, indent = dict(hashes), [], 0, "  "
+    for line in text[head.end() : end].split("\n")[1:]:
+        match = re.fullmatch(HASH_LINE, line)
+        if not match:
+            lines.append(line)
+        elif match[4] in left:
+            lines.append(f"{match[1]}{match[5] or ' '}{left.pop(match[4])}{match[6]}")
+            last, indent = len(lines), match[2]
+    lines[last:last] = [
+        f"{indent}{quote_key(name)}: {digest}{newline[:-1]}" for name, digest in left.items()]
+    block = "\n".join([head[1] + head[2], *lines])
+    edited = text[: head.start()] + block + text[end:]
+    if recipe_values(path, edited) != (recipe_values(path, text)[0], hashes):
+        raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
+                   "belong, at the left margin; nothing is written")
+    return edited
 
 
-def end_of_line(text: str, node: Any) -> int:
-    """Where the line ends that NODE ends in."""
-    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
-
-
-def hash_place(text: str, root: Any) -> int:
-    """Where the map belongs: before the first key that comes after it, and that key's comment."""
+def with_empty_map(text: str, newline: str) -> str:
+    """TEXT with `sha256:` before the first key that comes after it, and that key's comment."""
     keys = [field.key for field in RECIPE_FIELDS]
-    after = keys[keys.index("sha256") + 1 :]
-    places = (key.start_mark.index for key, _ in root.value if key.value in after)
-    place = next(places, len(text))
-    start = text.rfind("\n", 0, place) + 1 if place < len(text) else place
-    while start:
-        previous = text.rfind("\n", 0, start - 1) + 1
-        if place == len(text) or not text[previous:start].lstrip(" ").startswith("#"):
-            break
-        start = previous
-    return start
+    after = "|".join(keys[keys.index("sha256") + 1 :])
+    place = re.search(rf"""(?m)^(?:#.*\n)*["']?(?:{after})["']?[ \t]*:""", text)
+    at = place.start() if place else len(text)
+    return f"{text[:at]}sha256:{newline}{text[at:]}"
+
+
+def recipe_values(path: str, text: str) -> Tuple[Dict[str, str], Dict[str, str]]:
+    """What the recipe's TEXT says but for hashes, and its sha256 map; empty if it can't be read."""
+    try:
+        reader = Reader(path)
+        pairs = reader.pairs(compose_text(path, text.encode()), "the recipe")
+        values = {key: value for key, _, value in pairs}
+        hashes = values.pop("sha256", None)
+        rest = {key: yaml.serialize(value) for key, value in values.items()}
+        return rest, reader.text_map(hashes, "sha256") if hashes else {}
+    except Fail:
+        return {}, {}
+
+
+# ---- outdated --------------------------------------------------------------------------------
+
+
+def cmd_outdated(options: argparse.Namespace) -> None:
+    """Print the version of each recipe beside the newest that apt and upstream have."""
+    recipes = [load_recipe(path, options) for path in recipe_paths(options.recipe or ["recipes"])]
+    in_apt = newest_in_apt(recipes)
+    rows = [("NAME", "VERSION", "APT", "UPSTREAM")]
+    for recipe in recipes:
+        mine = recipe.fields["version"]
+        rows.append((recipe.name, mine, in_apt.get(recipe.name, "-"), newest_upstream(recipe)))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    output(options, "".join(f"{printable(line)}\n" for line in lines))
+
+
+def newest_in_apt(recipes: List[Recipe]) -> Dict[str, str]:
+    """Recipe to the newest version of its source package, which has its name unless it says so."""
+    packages: Dict[str, Tuple[Optional[str], str]] = {}
+    for recipe in recipes:
+        urls = [alternative.url for source in recipe.sources for alternative in source.alternatives
+                if not source.is_local]
+        if not urls:
+            continue
+        match = next(filter(None, map(DEB_SRC.match, urls)), None)
+        package = match["package"].partition("=")[0] if match else recipe.name.lower()
+        packages[recipe.name] = (match["suite"] if match else None, package)
+    versions: Dict[Tuple[Optional[str], str], List[str]] = {}
+    for suite in sorted({suite or "" for suite, _ in packages.values()}):
+        names = sorted({name for place, name in packages.values() if (place or "") == suite})
+        try:
+            for name, found in apt_versions(archive_sets(suite)[-1], names).items():
+                versions[suite or None, name] = [upstream_version(version) for version in found]
+        except Unreachable as reason:
+            say(f"outdated: {suite or 'apt'}: {reason}")
+    return {name: max(versions[place], key=version_key)
+            for name, place in packages.items() if place in versions}
+
+
+def newest_upstream(recipe: Recipe) -> str:
+    """The newest version in the listing where the first https source of the recipe is, or -.
+
+    That is the listing of the first directory on the way to it whose names have the version.
+    """
+    urls = (alternative.url for source in recipe.sources for alternative in source.alternatives)
+    url = next((url for url in urls if url.startswith("https:")), "").partition("?")[0]
+    version = rf"(?<![0-9.]){re.escape(recipe.fields['version'])}(?![0-9])"
+    match = re.match(rf"(https://[^/]+/(?:.*?/)??)([^/]*?){version}([^/]*)", url)
+    if not match:
+        return "-"
+    end = r"\.tar\.\w+" if match[3].startswith(".tar.") else re.escape(match[3])
+    form = re.compile(re.escape(match[2]) + r"([0-9][\w.+~-]*?)" + end)
+    try:
+        with open_url(match[1]) as reply:
+            page = reply.read(PAGE_LIMIT).decode(errors="replace")
+    except (Unreachable, OSError, ValueError) as reason:
+        say(f"outdated: {recipe.name}: {match[1]}: {reason}")
+        return "-"
+    links = re.findall(r"""(?i)href\s*=\s*["']?([^"'\s>?#]+)""", page)
+    names = (link.rstrip("/").rpartition("/")[2] for link in links)
+    found = [name[1] for name in map(form.fullmatch, names) if name]
+    stable = [text for text in found if not re.search("(?i)alpha|beta|rc|pre|dev", text)]
+    return max(stable or found or ["-"], key=version_key)
+
+
+def upstream_version(version: str) -> str:
+    """Upstream's part of the Debian version: 1:1.2.13.dfsg-1 is 1.2.13."""
+    version = re.sub(r"^[0-9]+:|-[^-]*$", "", version)
+    return re.sub(r"^.*\+really|[.+~]?(dfsg|ds|repack).*$", "", version)
+
+
+def version_key(version: str) -> List[Tuple[List[int], int]]:
+    """Debian's order of versions as a key: ~ comes before the end, letters before all else."""
+    weights = {"~": -1}
+    return [
+        ([weights.get(c, ord(c) + 256 * (not c.isalpha())) for c in word] + [0], int(number or 0))
+        for word, number in re.findall("([^0-9]*)([0-9]*)", version)]
 
 
 def quote_key(name: str) -> str:
@@ -3671,19 +3990,22 @@ def quote_key(name: str) -> str:
 
 
 def output(options: argparse.Namespace, text: str) -> None:
-    if options.output:
+    if not options.output:
+        sys.stdout.buffer.write(to_bytes(text))
+    elif os.path.isfile(options.output):
+        rewrite(options.output, text)
+    else:
         os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
         write_atomic(options.output, to_bytes(text))
-    else:
-        sys.stdout.buffer.write(to_bytes(text))
 
 
 # verb: (what it does, arguments, what runs it)
 COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], None]]] = {
     "script": ("print the shell script that a recipe comes to", ("recipe",), cmd_script),
     "build": ("build recipes whose inputs changed, in a container", ("recipe...",), cmd_build),
-    "hash": ("fetch the sources and write their sha256 into the recipe", ("recipe...",), cmd_hash),
-    "fetch": ("fetch one file from the first URL that has it", ("url...",), cmd_fetch),
+    "hash": ("fetch the sources and write their sha256 into recipes", ("recipe...",), cmd_hash),
+    "fetch": ("fetch the sources of recipes, or what is at a URL", ("what...",), cmd_fetch),
+    "outdated": ("list versions beside apt's and upstream's newest", ("recipe*",), cmd_outdated),
     "build-mk": ("print the makefile that builds a recipe", ("recipe",), cmd_build_mk),
     "fetch-mk": ("print the makefile that fetches the sources", ("recipe...",), cmd_fetch_mk),
     "world-mk": ("print the makefile that builds a tree of recipes", ("folder",), cmd_world_mk),
@@ -3724,11 +4046,14 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
     command.add_argument(
         "-o", dest="output", metavar=what, help=f"write to {what} instead of {default}")
     if verb == "fetch":
-        command.add_argument("--sha256", help="the hash that the file must have")
-        command.add_argument("--name", help="what to call it in messages")
+        command.add_argument("--sha256", help="the hash that a URL's file must have")
+        command.add_argument(
+            "--of", default="RECIPE", metavar="RECIPE", help="whose source it is, for messages")
         command.add_argument(
             "--sources", default=SOURCES, help="cache of files by hash (%(default)s)")
-        return
+    if verb == "hash":
+        command.add_argument(
+            "--version", dest="bump", help="first write this version into the recipe")
     here = os.environ.get("ARCH") or MACHINES.get(os.uname().machine, os.uname().machine)
     command.add_argument("--arch", default=here, type=arch, help="compile for (%(default)s)")
     command.add_argument("--hostarch", type=arch, help="compile on (the same)")

@@ -7,6 +7,7 @@ the attack of that number in docs/SECURITY.md.
 import argparse
 import concurrent.futures
 import contextlib
+import fcntl
 import hashlib
 import http.server
 import io
@@ -816,7 +817,7 @@ def test_s21_a_name_in_a_url_is_taken_literally(tmp_path, name):
         assert done.returncode == 0, done.stderr
         words = json.loads((tmp_path / "words").read_text())
         fetched = f"{url}?sha256sum={'0' * 64}"
-        assert words == ["fetch", "--name", name, fetched, "--sources", "s"]
+        assert words == ["fetch", "--of", "r", f"{name}::{fetched}", "--sources", "s"]
         write_recipe(folder, recipe_text(sources=[url]))
         run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path)
         done = make(tmp_path, "-f", "fetch.mk")
@@ -864,6 +865,7 @@ class Upstream(http.server.ThreadingHTTPServer):
         self.context = context
         self.files = files
         self.asked = []
+        self.logins = []
         self.cuts = set()
         self.gate = threading.Event()
         self.base = f"https://localhost:{self.server_port}"
@@ -898,6 +900,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if first:
             self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.end_headers()
+        self.server.logins.append(self.headers.get("Authorization"))
         part = body[first:][:count]
         self.server.asked.append((self.path, self.first, len(part)))
         self.wfile.write(part)
@@ -925,12 +928,33 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def moved(self, body):
         self.send_response(302)
-        self.send_header("Location", self.path.replace("/moved/", "/good/"))
+        self.send_header("Location", re.sub("^/[a-z]*/", "/good/", self.path))
         self.end_headers()
 
     def missing(self, body):
         self.server.asked.append((self.path, self.first, 0))
         self.send_error(404)
+
+    def empty(self, body):
+        self.give(b"")
+
+    def badlength(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", "many")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def leaves(self, body):
+        """To where https ends."""
+        self.send_response(302)
+        self.send_header("Location", self.server.elsewhere)
+        self.end_headers()
+
+    def locked(self, body):
+        """For who has the right password alone, then on to a path that must not get it."""
+        given = self.headers.get("Authorization")
+        self.server.asked.append((self.path, self.first, given))
+        self.moved(body) if given == "Basic bWU6c2VjcmV0" else self.send_error(401)
 
     def slow(self, body):
         """Half of it at once, the rest when the gate opens."""
@@ -974,10 +998,10 @@ def fetch(env, *urls, digest=GOOD):
 
 
 def cached(env):
-    """The files in the cache: name to content; marks of dead hosts are none of them."""
+    """The files in the cache: name to content."""
     folder = pathlib.Path(env["SOURCES"])
     paths = folder.iterdir() if folder.exists() else ()
-    return {path.name: path.read_bytes() for path in paths if path.name not in (".dead", ".apt")}
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def closed_port():
@@ -1020,8 +1044,8 @@ def test_fetch_wants_a_hash(env, upstream):
 def test_wrong_hash(env, upstream):
     said = one_line(fetch(env, upstream.base + "/good/g"))
     assert f"/good/g: has other bytes: sha256 {sha256(OTHER)}, and the recipe wants {GOOD}" in said
-    assert f"bring the file by hand as {env['SOURCES']}/{GOOD}" in said
-    assert cached(env) == {}
+    assert "; if upstream changed the file, `pkggen.py hash RECIPE` writes its new hash" in said
+    assert "by hand" not in said and cached(env) == {}
 
 
 def test_wrong_hash_then_the_next_alternative(env, upstream):
@@ -1079,7 +1103,8 @@ def test_redirect(env, upstream):
 
 
 def test_404_then_the_next_alternative(env, upstream):
-    assert "404 Not Found" in one_line(fetch(env, upstream.base + "/good/none"))
+    said = one_line(fetch(env, upstream.base + "/good/none"))
+    assert f"404 Not Found; bring the file by hand as {env['SOURCES']}/{GOOD}" in said
     urls = [upstream.base + "/good/none", upstream.base + "/good/f"]
     assert fetch(env, *urls).returncode == 0
     assert cached(env) == {GOOD: BODY}
@@ -1264,6 +1289,80 @@ def test_fetch_mk_without_a_hash(tmp_path, env, upstream):
     assert upstream.sent("/good/f") == []
 
 
+def test_an_answer_without_bytes(env, upstream):
+    """As from a mirror that is half made; alone it is said, and the next alternative is asked."""
+    said = one_line(fetch(env, upstream.base + "/empty/f"))
+    assert "the answer is empty; bring the file by hand" in said
+    assert cached(env) == {}
+    done = fetch(env, upstream.base + "/empty/f", upstream.base + "/badlength/f")
+    assert done.returncode == 0, done.stderr
+    assert cached(env) == {GOOD: BODY}
+
+
+def test_urls_as_people_write_them(tmp_path, env, upstream):
+    """A scheme in capitals; letters that HTTP doesn't have."""
+    upstream.files["ünï"] = BODY
+    url = f"HTTPS{upstream.base[5:]}/good/ünï?ä=%C3%A4"
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[url], sha256={"ünï": GOOD}))
+    assert input_files(folder, env) == {"src/ünï": BODY}
+    assert upstream.asked[0][0] == "/good/%C3%BCn%C3%AF?%C3%A4=%C3%A4"
+    assert pkggen.ascii_url("https://bücher.example:1/ä%20b?c")[0] == (
+        "https://xn--bcher-kva.example:1/%C3%A4%20b?c"
+    )
+    assert pkggen.ascii_url("file:///a%20b")[0] == "file:///a%20b"
+
+
+def test_two_sources_of_one_file_name(tmp_path, env, upstream):
+    """The later one is 2-NAME, with that name's hash, also of its mirrors; a given name helps."""
+    upstream.files["1/f"], upstream.files["2/f"], upstream.files["3/f"] = BODY, OTHER, b"third"
+    urls = [f"{upstream.base}/good/{number}/f" for number in (1, 2, 3)]
+    sources = [urls[0], [f"{upstream.base}/missing/f", urls[1]], urls[2], "g::" + urls[0]]
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=sources))
+    run_tool("pkggen", "hash", folder, env=env)
+    recipe = load_recipe_of(folder)
+    hashes = [GOOD, sha256(OTHER), sha256(b"third"), GOOD]
+    assert recipe.fields["sha256"] == dict(zip(["f", "2-f", "3-f", "g"], hashes))
+    assert input_files(folder, env) == {
+        "src/f": BODY, "src/2-f": OTHER, "src/3-f": b"third", "src/g": BODY
+    }
+    clashes = [(place.rpartition("/")[2], what) for place, what in pkggen.name_clashes(recipe)]
+    assert len(clashes) == 2 and "so it is src/2-f; give it a name" in clashes[0][1]
+    named = write_recipe(tmp_path / "n", recipe_text(sources=[urls[0], "g::" + urls[0]]))
+    assert pkggen.name_clashes(load_recipe_of(named)) == []
+
+
+def test_fetch_of_recipes(tmp_path, env, upstream):
+    """By folder, by name and all below a folder; what can't be had doesn't keep back the rest."""
+    for name, file in (("one", "f"), ("two", "g"), ("dead", "none")):
+        sources = [f"{upstream.base}/good/{file}", f"{upstream.base}/good/a%20b%23%24c"]
+        hashes = {file: {"f": GOOD}.get(file, sha256(OTHER)), "a b#$c": GOOD}
+        text = recipe_text(sources=sources, sha256=hashes)
+        write_recipe(tmp_path / "recipes/core" / name, text)
+    for word in ("one", "recipes/core/one", "recipes/core/one/pkgen.yaml"):
+        done = run_tool("pkggen", "fetch", word, cwd=tmp_path, env=env)
+        assert done.stderr.endswith(f"one: 2 sources in {env['SOURCES']}\n")
+        assert cached(env) == {GOOD: BODY}
+    done = run_tool("pkggen", "fetch", "recipes", cwd=tmp_path, env=env, check=False)
+    assert "none: no source has it: " in last_line(done)
+    assert cached(env) == {GOOD: BODY, sha256(OTHER): OTHER}
+    assert "on: no recipe there, or in recipes/; did you mean one?" in refused(
+        "fetch", "on", cwd=tmp_path, env=env
+    )
+    text = recipe_text(sources=[upstream.base + "/good/f"])
+    write_recipe(tmp_path / "recipes/core/one", text)
+    said = refused("fetch", "one", cwd=tmp_path, env=env)
+    assert "no sha256; `pkggen.py hash recipes/core/one` fetches it and writes one" in said
+
+
+def test_a_wrong_hash_names_the_recipe(tmp_path, env, upstream):
+    text = recipe_text(sources=[upstream.base + "/good/g"], sha256={"g": GOOD})
+    folder = write_recipe(tmp_path / "r", text)
+    run_tool("pkggen", "fetch-mk", folder, "-o", "fetch.mk", cwd=tmp_path, env=env)
+    said = make(tmp_path, "-f", "fetch.mk", env=env).stderr
+    assert f"sha256 {sha256(OTHER)}, and the recipe wants {GOOD}; if upstream" in said
+    assert f"`pkggen.py hash {folder}` writes its new hash" in said
+
+
 def test_deb_src(tmp_path, env):
     """The host's own apt, from a mirror of Debian: as recipes/core/zlib does."""
     digest = "71feb7947e3c00ef125f83b79a4e529bde31171e5babe48b391f06758d1ab0a1"
@@ -1272,7 +1371,199 @@ def test_deb_src(tmp_path, env):
     assert done.returncode == 0, done.stderr
     assert [sha256(data) for data in cached(env).values()] == [digest]
     said = one_line(fetch(env, "deb-src:no-such-package-here/f"))
-    assert "apt: Unable to find a source package for no-such-package-here" in said
+    assert "apt-get: Unable to find a source package for no-such-package-here" in said
+    said = one_line(fetch(env, "deb-src:zlib=1:1.2.13.dfsg-1/f"))
+    assert "apt has zlib_1.2.13.dfsg.orig.tar.bz2 instead" in said
+    said = one_line(fetch(env, good))
+    assert f"has other bytes: sha256 {digest}, and the recipe wants {GOOD}; if upstream" in said
+
+
+def test_deb_src_of_another_suite(tmp_path, env, monkeypatch):
+    """`hash` has what apt's signed lists of that suite say; its files are found by `new`."""
+    monkeypatch.setattr(pkggen, "OUT", env["O"])
+    (file, _), = pkggen.deb_src_files("trixie/hello")
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[f"deb-src:trixie/hello/{file}"]))
+    run_tool("pkggen", "hash", folder, env=env)
+    digest = load_recipe_of(folder).sources[0].alternatives[0].sha256
+    assert list(cached(env)) == [digest] and list(input_files(folder, env)) == [f"src/{file}"]
+    assert (pathlib.Path(env["O"]) / "fetch").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(pkggen.Fail, match="deb-src:nosuch/hello: .*does not have a Release file$"):
+        pkggen.deb_src_files("nosuch/hello")
+
+
+FAKE_APT = r"""#!/bin/sh
+case "$*" in
+*indextargets*) echo "Debian http://m.example/d s main"; echo "Debian http://m.example/s s-security main" ;;
+*/release/*--print-uris*) echo "'$RELEASE' f 9 SHA256:$DIGEST" ;;
+*/all/*--print-uris*) echo "'$ALL' f 9 SHA256:$DIGEST" ;;
+*showsrc*) printf 'Package: p\nBinary: p\nVersion: 1:%s.dfsg-1\n\n' 1.9 1.10 ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_apt(tmp_path, env):
+    """The environment of a machine whose apt says that f is at RELEASE, and then at ALL."""
+    (tmp_path / "bin").mkdir()
+    for name in ("apt-get", "apt-cache"):
+        (tmp_path / "bin" / name).write_text(FAKE_APT)
+        (tmp_path / "bin" / name).chmod(0o755)
+    return {**env, "PATH": f"{tmp_path}/bin:{env['PATH']}", "DIGEST": GOOD}
+
+
+def test_deb_src_that_moved(fake_apt, upstream):
+    """The release's own archive is asked first, then all; what comes is held to apt's hash too."""
+    env = {**fake_apt, "RELEASE": upstream.base + "/missing/f", "ALL": upstream.base + "/cut/f"}
+    done = fetch(env, "deb-src:p/f")
+    assert done.returncode == 0 and cached(env) == {GOOD: BODY}, done.stderr
+    assert [path for path, _, _ in upstream.asked] == ["/missing/f", "/cut/f", "/cut/f"]
+    env = {**env, "RELEASE": upstream.base + "/good/g", "ALL": upstream.base + "/missing/g"}
+    shutil.rmtree(env["SOURCES"])
+    said = one_line(fetch(env, "deb-src:p/f"))
+    assert f"deb-src:p/f: {upstream.base}/missing/g: 404 Not Found" in said
+    assert cached(env) == {}
+
+
+# ---- attacks on what is fetched ------------------------------------------------------------------
+
+
+def test_s41_nothing_with_a_newline_reaches_a_makefile(tmp_path):
+    """The quoting functions are the last wall; here a folder above the recipe bears the attack."""
+    for text in ("a\nall:\n\ttouch pwned", "a\rb", "a\0b"):
+        with pytest.raises(pkggen.Fail, match="can't stand in a makefile"):
+            pkggen.quote_command(["fetch", text])
+        with pytest.raises(pkggen.Fail, match="can't stand in a makefile"):
+            pkggen.failing_rule(text, "x")
+        assert pkggen.plain_name(text).isprintable()
+    text = recipe_text(sources=["https://example.org/f"], sha256={"f": GOOD})
+    write_recipe(tmp_path / "a\nall:\n\ttouch pwned\n\t/r", text)
+    folder, = tmp_path.iterdir()
+    assert "can't stand in a makefile" in refused("fetch-mk", folder / "r", "-o", "x", cwd=tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_s47_https_never_leads_to_http(tmp_path, env, upstream, proxy):
+    """In fetch, hash and new; the other server is never asked."""
+    upstream.elsewhere = proxy.base + "/f-1.tar.gz"
+    upstream.files["f-1.tar.gz"] = BODY
+    url = upstream.base + "/leaves/f-1.tar.gz"
+    assert "302 it redirects from https to http://" in one_line(fetch(env, url))
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[url]))
+    before = (folder / "pkgen.yaml").read_text()
+    done = run_tool("pkggen", "hash", folder, env=env, check=False)
+    assert "no answer for f-1.tar.gz" in last_line(done)
+    assert "302 it redirects from https to http://" in done.stderr
+    assert (folder / "pkgen.yaml").read_text() == before
+    done = run_tool("pkggen", "new", "f", url, "-o", tmp_path / "n", env=env, check=False)
+    assert last_line(done) and "it redirects from https" in done.stderr
+    assert proxy.asked == [] and cached(env) == {} and not (tmp_path / "n").exists()
+
+
+def test_s48_nothing_planted_in_the_cache_is_believed(tmp_path, fake_apt, upstream):
+    """Old places of apt's lists and of marks; a part that is a link or a pipe."""
+    env = {**fake_apt, "RELEASE": upstream.base + "/good/f", "ALL": ""}
+    sources, victim = pathlib.Path(env["SOURCES"]), tmp_path / "victim"
+    (sources / ".apt/release").mkdir(parents=True)
+    (sources / ".apt/release/sources.list").write_text("deb-src [trusted=yes] file:/evil ./\n")
+    victim.mkdir()
+    host = urllib.parse.quote(upstream.base[8:], safe="")
+    (victim / host).write_text("dead\n")
+    (sources / ".dead").symlink_to(victim)
+    assert fetch(env, "deb-src:p/f").returncode == 0
+    assert (victim / host).read_text() == "dead\n"
+    assert "trusted" not in (pathlib.Path(env["O"]) / "fetch/apt/release/sources.list").read_text()
+    (sources / GOOD).unlink()
+    os.link(victim / host, sources / f"{GOOD}.part")
+    said = one_line(fetch(env, upstream.base + "/good/f"))
+    assert said.endswith(f"{GOOD}.part: not a file that pkggen made; remove it")
+    assert (victim / host).read_text() == "dead\n"
+    (sources / f"{GOOD}.part").unlink()
+    os.mkfifo(sources / f"{GOOD}.part")
+    assert "not a file that pkggen made" in one_line(fetch(env, upstream.base + "/good/f"))
+
+
+@pytest.mark.parametrize("attack", ["mode", "owner", "link"])
+def test_s48_a_folder_of_others_in_place_of_ours(tmp_path, env, upstream, attack):
+    """What is in O/fetch is believed, so it is ours alone."""
+    ours = pathlib.Path(env["O"]) / "fetch"
+    ours.parent.mkdir()
+    if attack == "link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        ours.symlink_to(tmp_path / "theirs")
+    else:
+        ours.mkdir()
+        ours.chmod(0o777 if attack == "mode" else 0o700)
+        if attack == "owner":
+            os.chown(ours, 65534, 65534)
+    said = one_line(fetch(env, upstream.base + "/good/f"))
+    assert f"{ours}: not a directory that is this user's alone; remove it" in said
+    assert upstream.asked == []
+
+
+def test_s49_locks_are_this_user_s_alone(env, upstream):
+    """Also where the file is there; what was fetched is for all."""
+    part = pathlib.Path(env["SOURCES"]) / f"{GOOD}.part"
+    part.parent.mkdir()
+    part.write_bytes(BODY[:1000])
+    part.chmod(0o644)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        run = pool.submit(fetch, env, upstream.base + "/slow/f")
+        wait_for(lambda: upstream.asked, "request")
+        assert part.stat().st_mode & 0o777 == 0o600
+        upstream.gate.set()
+        assert run.result().returncode == 0
+    assert (part.parent / GOOD).stat().st_mode & 0o777 == 0o644
+
+
+def test_s49_who_waits_says_for_whom(tmp_path, env, upstream):
+    part = pathlib.Path(env["SOURCES"]) / f"{GOOD}.part"
+    part.parent.mkdir()
+    url = upstream.base + "/good/f"
+    command = [sys.executable, ROOT / "pkggen.py", "fetch", url, "--sha256", GOOD]
+    with open(part, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        said = process.stderr.readline()
+    assert said == f"fetch   f: waiting for process {os.getpid()}, which has {part}\n"
+    assert process.wait(30) == 0 and cached(env) == {GOOD: BODY}
+    process.stderr.close()
+
+
+def test_s52_a_password_is_netrc_s_and_shown_to_nobody(tmp_path, fake_apt, upstream):
+    """It goes to its own host, not on with a redirect, and not into what is said."""
+    (tmp_path / ".netrc").write_text("machine localhost login me password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    env = {**fake_apt, "HOME": str(tmp_path)}
+    assert "401 " in one_line(fetch({**env, "HOME": "/nowhere"}, upstream.base + "/locked/f"))
+    assert fetch(env, upstream.base + "/locked/f").returncode == 0
+    assert upstream.logins == [None]
+    shutil.rmtree(env["SOURCES"])
+    place = upstream.base.replace("https://", "https://me:secret@")
+    env = {**env, "HOME": "/nowhere", "RELEASE": place + "/missing/f", "ALL": place + "/locked/f"}
+    assert fetch(env, "deb-src:p/f").returncode == 0
+    said = one_line(fetch({**env, "ALL": place + "/missing/f"}, "deb-src:p/f", digest="0" * 64))
+    env["DIGEST"] = "0" * 64
+    said += one_line(fetch({**env, "ALL": place + "/missing/f"}, "deb-src:p/f", digest="0" * 64))
+    assert f"{upstream.base}/missing/f: 404" in said and "secret" not in said
+    upstream.elsewhere = "http://me:secret@localhost/"
+    shutil.rmtree(env["SOURCES"])
+    said = one_line(fetch(env, upstream.base + "/leaves/f"))
+    assert "https to http://localhost/" in said and "secret" not in said
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
+def test_s52_a_rewritten_file_keeps_its_mode(tmp_path, env, upstream, mode):
+    """With hash and with -o, whatever the umask is."""
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[upstream.base + "/good/f"]))
+    files = [folder / "pkgen.yaml", tmp_path / "x"]
+    files[1].write_text("")
+    for path in files:
+        path.chmod(mode)
+        os.chown(path, 65534, 65534)
+    run_tool("pkggen", "hash", folder, env=env)
+    run_tool("pkggen", "script", folder, "-o", files[1])
+    assert [path.stat().st_mode & 0o7777 for path in files] == [mode, mode]
+    assert [path.stat().st_uid for path in files] == [65534, 65534]
 
 
 # ---- hash ----------------------------------------------------------------------------------------
@@ -1327,8 +1618,8 @@ sha256:  # of the sources
 """
     given = {"f": "1" * 64, "c": "2" * 64, "old": "3" * 64, "g": "  # to do"}
     text = hashed(tmp_path, env, upstream.base, before.format(**given))
-    expected = before.replace('"{c}"', "{c}").format(
-        f=GOOD, c=GOOD, old="3" * 64, g=f" {sha256(OTHER)}  # to do"
+    expected = before.replace('"{c}"', "{c}").replace("    old: {old}\n", "").format(
+        f=GOOD, c=GOOD, g=f" {sha256(OTHER)}  # to do"
     )
     assert text == HASHED.format(base=upstream.base, map=expected, end="")
 
@@ -1353,17 +1644,15 @@ def test_hash_at_the_end_of_a_file_without_newline(tmp_path, env, upstream):
 @pytest.mark.parametrize(
     "before, after",
     [
-        ("sha256: {f: }", "sha256: {f: HASH}"),
-        ("sha256: {\n  f: ''  # x\n}", "sha256: {\n  f: HASH  # x\n}"),
-        ("sha256: {}  # x", "sha256: {f: HASH}  # x"),
-        ("sha256: {g: }", "sha256: {g: , f: HASH}"),
-        ("sha256: { g: '' , }", "sha256: { g: '', f: HASH , }"),
-        ("sha256: ~  # x\n# y", "sha256:   # x\n  f: HASH\n# y"),
+        ("sha256: {f: }", "sha256:\n  f: HASH"),
+        ("sha256: { g: '' , \n }", "sha256:\n  f: HASH"),
+        ("sha256: {}  # x", "sha256:  # x\n  f: HASH"),
+        ("sha256: ~  # x\n# y", "sha256:  # x\n  f: HASH\n# y"),
         ("sha256:\n# x\n\n      # y", "sha256:\n  f: HASH\n# x\n\n      # y"),
-        ("sha256: &x\n  f: &y OLD", "sha256: &x\n  f: HASH"),
-        ("sha256:\n  ? f\n  : OLD\n  g: ~ # x", "sha256:\n  ? f\n  : HASH\n  g: ~ # x"),
-        ("sha256:\n  'f':\n    # x\n   'OLD' # y", "sha256:\n  'f':\n    # x\n   HASH # y"),
-        ('"sha256":\n    g: ~ # x\n    # y', '"sha256":\n    g: ~ # x\n    f: HASH\n    # y'),
+        ("sha256:\n    # x\n    'f' :   'OLD' # y", "sha256:\n    # x\n    'f' :   HASH # y"),
+        ('"sha256":\n    g: ~ # x\n    # y', '"sha256":\n  f: HASH\n    # y'),
+        ("sha256:\n   g: OLD\n   f: OLD\n   h: ~", "sha256:\n   f: HASH"),
+        ("sha256:\n  # f: 00", "sha256:\n  f: HASH\n  # f: 00"),
         ("data: {ü: \U0001f600}", "sha256:\n  f: HASH\ndata: {ü: \U0001f600}"),
         ("# x\n'script': []", "sha256:\n  f: HASH\n# x\n'script': []"),
         ("summary: |\n  script:\n  x", "summary: |\n  script:\n  x\nsha256:\n  f: HASH"),
@@ -1381,23 +1670,19 @@ def test_hash_keeps_the_layout(tmp_path, env, upstream, newline, before, after):
     assert pkggen.load_recipe(str(folder), options()).sources[0].alternatives[0].sha256 == GOOD
 
 
-@pytest.mark.parametrize("given, written", [("", ", sha256: {f: HASH}"), (", sha256: ", None)])
-def test_hash_in_a_recipe_that_is_one_flow_map(tmp_path, env, upstream, given, written):
-    text = f"{{packages: {{p: }}, version: 1, sources: [{upstream.base}/good/f]{given}}}  # x\n"
-    folder = write_recipe(tmp_path / "r", text)
-    run_tool("pkggen", "hash", folder, env=env)
-    written = written or ", sha256: {f: HASH}"
-    text = text.replace(f"]{given}}}", f"]{written}}}").replace("HASH", GOOD)
-    assert (folder / "pkgen.yaml").read_text() == text
-
-
 def test_hash_behind_a_byte_order_mark():
     text = "\ufeffpackages: {p: }\nsha256:\n  f: ''\ndata: {x: 1}\n"
     assert pkggen.with_hashes("r", text, {"f": GOOD}) == text.replace("''", GOOD)
 
 
-def test_hash_without_a_place(tmp_path, env, upstream):
-    text = f"packages: {{p: }}\nversion: 1\nsources: [{upstream.base}/good/f]\n...\n"
+@pytest.mark.parametrize("form", [
+    "HEAD\n...\n", "HEAD\nsha256:\n  ? f\n  : ''\n", "HEAD\nsha256:\n  f: &x ''\n",
+    "HEAD\nsha256: {  # x\n  f: ''}\n", "HEAD\nsha256:\n  'f':\n   ''\n  g:\n   ''\n",
+    '{"packages": {"p": null}, "version": 1, "sources": ["BASE/good/f"]}\n',
+])
+def test_hash_without_a_place(tmp_path, env, upstream, form):
+    text = form.replace("HEAD", "packages: {p: }\nversion: 1\nsources: [BASE/good/f]")
+    text = text.replace("BASE", upstream.base)
     folder = write_recipe(tmp_path / "r", text)
     done = run_tool("pkggen", "hash", folder, env=env, check=False)
     assert "no place for the hashes" in last_line(done)
@@ -1413,10 +1698,113 @@ def test_hash_of_what_nobody_has(tmp_path, env, upstream):
     text = recipe_text(sources=[*sources, f"{upstream.base}/missing/h"])
     write_recipe(folder, text)
     done = run_tool("pkggen", "hash", folder, env=env, check=False)
-    assert done.returncode == 1
-    assert done.stderr.endswith("none of the places of h answers; nothing is written\n")
-    assert (folder / "pkgen.yaml").read_text() == text
+    assert last_line(done).endswith("no answer for h; the other hashes are written")
+    assert (folder / "pkgen.yaml").read_text() == f"{text}sha256:\n  f: {GOOD}\n"
     assert [name for name in cached(env) if name != GOOD] == []
+
+
+def test_hash_of_all_below_a_folder(tmp_path, env, upstream):
+    """Each URL is asked once; a recipe that can't be read or fetched doesn't keep back the rest."""
+    for name, file in (("a", "g"), ("b", "none"), ("d", "f")):
+        sources = [upstream.base + "/good/f?x", f"{upstream.base}/good/{file}"]
+        write_recipe(tmp_path / "recipes" / name, recipe_text(sources=sources))
+    write_recipe(tmp_path / "recipes/c", "packages: {c: }\nvresion: 1\n")
+    done = run_tool("pkggen", "hash", tmp_path / "recipes", env=env, check=False)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert f"hash    {upstream.base}/good/none: 404 Not Found" in said
+    assert said[-2].endswith("b/pkgen.yaml: no answer for none; the other hashes are written")
+    assert "c/pkgen.yaml:2:1: unknown key vresion" in said[-1]
+    assert upstream.sent("/good/f?x") == [len(BODY)] and upstream.sent("/good/g") == [len(OTHER)]
+    hashes = {name: load_recipe_of(tmp_path / "recipes" / name).fields["sha256"] for name in "abd"}
+    assert hashes == {"a": {"f": GOOD, "g": sha256(OTHER)}, "b": {"f": GOOD},
+                      "d": {"f": GOOD, "2-f": GOOD}}
+
+
+def test_hash_keeps_the_hash_of_what_is_not_there_now(tmp_path, env, upstream):
+    """A dead alternative has its old one; the rest is new, and names with the same bytes share."""
+    sources = [[upstream.base + "/good/f", upstream.base + "/missing/h",
+                upstream.base + "/good/a%20b%23%24c"]]
+    given = {"f": "1" * 64, "h": "2" * 64, "gone": "3" * 64}
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=sources, sha256=given))
+    done = run_tool("pkggen", "hash", folder, env=env)
+    assert f"hash    {upstream.base}/missing/h: 404 Not Found" in done.stderr
+    hashes = load_recipe_of(folder).fields["sha256"]
+    assert hashes == {"f": GOOD, "h": "2" * 64, "a b#$c": GOOD}
+
+
+def test_hash_of_a_hash_in_the_url(tmp_path, env, upstream):
+    """It is changed where it stands, for there it counts."""
+    text = recipe_text(sources=[f"{upstream.base}/good/f?sha256sum={'1' * 64}"], sha256={"f": GOOD})
+    folder = write_recipe(tmp_path / "r", text)
+    run_tool("pkggen", "hash", folder, env=env)
+    recipe = load_recipe_of(folder)
+    assert recipe.sources[0].alternatives[0].sha256 == GOOD and recipe.fields["sha256"] == {}
+
+
+def test_hash_of_another_version(tmp_path, env, upstream):
+    upstream.files["f-1.3.tar"] = BODY
+    text = ('# x\nversion: "1.2"   # y\npackages: {p: }\nbuild: 7\n'
+            f"sources: ['{upstream.base}/good/f-{{{{.Version}}}}.tar']\nsha256:\n  f-1.2.tar: OLD\n")
+    text = text.replace("OLD", "1" * 64)
+    folder = write_recipe(tmp_path / "r", text)
+    for version, message in (("1.4", "no answer for f-1.4.tar; the version stays"),
+                             ("1/2", "'1/2' can't be a version")):
+        command = ["hash", "--version", version, folder]
+        assert message in last_line(run_tool("pkggen", *command, env=env, check=False))
+        assert (folder / "pkgen.yaml").read_text() == text
+    run_tool("pkggen", "hash", "--version", "1.3", folder, env=env)
+    expected = text.replace('"1.2"', "1.3").replace("build: 7", "build: 0")
+    assert (folder / "pkgen.yaml").read_text() == expected.replace(
+        f"f-1.2.tar: {'1' * 64}", f"f-1.3.tar: {GOOD}"
+    )
+    assert "name that alone" in refused("hash", "--version", "1", folder, folder, env=env)
+
+
+def test_s45_hash_writes_through_no_link(tmp_path, env, upstream):
+    text = recipe_text(sources=[upstream.base + "/good/f"])
+    (tmp_path / "precious.yaml").write_text(text)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/pkgen.yaml").symlink_to(tmp_path / "precious.yaml")
+    assert "pkgen.yaml: a link, and what it leads to is not changed" in refused(
+        "hash", tmp_path / "r", env=env
+    )
+    assert (tmp_path / "precious.yaml").read_text() == text
+    assert (tmp_path / "r/pkgen.yaml").is_symlink() and upstream.asked == []
+
+
+# ---- outdated ------------------------------------------------------------------------------------
+
+
+def test_outdated(tmp_path, fake_apt, upstream):
+    """apt's and upstream's newest; what can't be asked is a - and a line of its own."""
+    upstream.files[""] = b"""<a href="p-1.9.tar.gz">x</a> <A HREF='/good/p-1.10.tar.xz'>
+        <a href=p-1.11rc1.tar.gz> <a href="p-1.10.tar.gz.asc"> <a href="q-3.tar.gz"> <a href=2.0/>"""
+    urls = {"p": "/good/p-1.2.tar.gz", "dirs": "/good/1.2/q.zip", "dead": "/missing/x-1.2.tar.gz"}
+    for name, path in urls.items():
+        text = recipe_text(version="1.2", sources=[upstream.base + path])
+        write_recipe(tmp_path / "recipes" / name, text)
+    write_recipe(tmp_path / "recipes/own", recipe_text(sources=["file:x"]))
+    (tmp_path / "recipes/own/x").write_text("x")
+    done = run_tool("pkggen", "outdated", cwd=tmp_path, env=fake_apt)
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["NAME", "VERSION", "APT", "UPSTREAM"], ["dead", "1.2", "-", "-"],
+        ["dirs", "1.2", "-", "2.0"], ["own", "1", "-", "-"], ["p", "1.2", "1.10", "1.10"],
+    ]
+    assert done.stderr == f"outdated: dead: {upstream.base}/missing/: 404 Not Found\n"
+    done = run_tool("pkggen", "outdated", tmp_path / "recipes/p", env={**fake_apt, "PATH": "/none"})
+    assert done.stdout.splitlines()[1].split() == ["p", "1.2", "-", "1.10"]
+    assert done.stderr == "outdated: apt: there is no apt-get on this machine; install it\n"
+
+
+def test_versions_are_ordered_as_dpkg_orders_them():
+    dice = random.Random(3)
+    for _ in range(300):
+        pair = ["1" + "".join(dice.choices("019.~+-azA", k=dice.randrange(5))) for _ in "ab"]
+        less = subprocess.run(["dpkg", "--compare-versions", pair[0], "lt", pair[1]]).returncode == 0
+        keys = [pkggen.version_key(version) for version in pair]
+        if "-" not in "".join(pair):        # which parts upstream's version from Debian's
+            assert (keys[0] < keys[1]) == less, pair
 
 
 # ==== A world of recipes ==========================================================================
@@ -1899,12 +2287,15 @@ class GitAnswer(QuietAnswer):
         if how == "smart":
             self.backend("/" + path, query)
         elif how == "moved":
-            self.send_response(302)
-            self.send_header("Location", f"{self.server.elsewhere}/{rest}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.moved(rest)
         else:
             self.file(how, self.server.root / path)
+
+    def moved(self, path):
+        self.send_response(302)
+        self.send_header("Location", f"{self.server.elsewhere}/{path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def file(self, how, path):
         if how != "dumb" or not path.is_file():
@@ -2061,39 +2452,67 @@ def test_git_that_fails_is_one_line(env, repository):
         assert cached(env) == {}
         return line
 
-    assert "/none/r.git/' not found" in said(repository.url("none"))
+    assert "404 Not Found" in said(repository.url("none"))
     assert "git: not a valid object name" in said(repository.url(commit="0" * 40))
     assert "has other bytes: sha256 " in said(repository.url())
     asked = len(repository.server.asked)
-    mark = pathlib.Path(env["SOURCES"]) / f".dead/localhost%3A{repository.server.server_port}"
+    mark = pathlib.Path(env["O"]) / f"fetch/dead/localhost%3A{repository.server.server_port}"
     mark.write_text("dead\n")
     assert "gave no answer within the last 60 s" in said(repository.url())
     assert len(repository.server.asked) == asked
     mark.unlink()
     port = closed_port()
     dead = f"git+https://localhost:{port}/r.git#{repository.commit}"
-    assert "git: unable to access" in said(dead)
+    assert "Connection refused" in said(dead)
     assert f"localhost:{port} gave no answer within the last 60 s" in said(dead)
     assert "there is no git on this machine" in one_line(
         fetch({**env, "PATH": "/nowhere"}, repository.url())
     )
     nobody = {**env, "SSL_CERT_FILE": "/dev/null"}
-    assert "git: unable to access" in one_line(fetch(nobody, repository.url()))
+    assert "certificate verify failed" in one_line(fetch(nobody, repository.url()))
+
+
+def test_git_says_that_there_are_submodules(tmp_path, env, repository):
+    work = tmp_path / "upstream/work"
+    git(work, "update-index", "--add", "--cacheinfo", f"160000,{repository.old},deps/sub")
+    git(work, "commit", "-q", "-m", "x")
+    git(work, "push", "-q", repository.bare, "main")
+    commit = git(work, "rev-parse", "HEAD")
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[repository.url(commit=commit)]))
+    said = run_tool("pkggen", "hash", folder, env=env).stderr
+    assert (f"r-{commit}.tar: has submodules: deps/sub; they are not fetched: "
+            "give each as a source of its own\n") in said
 
 
 def test_s22_git_follows_to_https_alone_and_asks_nobody(tmp_path, env, repository, proxy):
-    """A redirect to http; a server that wants a password, with programs that would give one."""
+    """A redirect to http; a server that wants a password, with programs that would give one.
+
+    Each for pkggen's own question before git's, and then for git alone.
+    """
     repository.server.elsewhere = proxy.base
-    assert "git: unable to access" in one_line(fetch(env, repository.url("moved")))
+    moved = one_line(fetch(env, repository.url("moved")))
+    assert "302 it redirects from https to http://" in moved
+    repository.server.RequestHandlerClass = for_git(lambda self: GitAnswer.moved(self, "r.git"))
+    assert "git: unable to access" in one_line(fetch(env, repository.url()))
     assert proxy.asked == []
     pwned = tmp_path / "pwned"
     (tmp_path / "ask").write_text(f"#!/bin/sh\necho x >>{pwned}\n")
     (tmp_path / "ask").chmod(0o755)
-    repository.server.RequestHandlerClass = type("Locked", (GitAnswer,), {"do_POST": locked})
     programs = "GIT_ASKPASS SSH_ASKPASS GIT_PROXY_COMMAND GIT_EXTERNAL_DIFF GIT_SSH".split()
     hostile = {**env, "DISPLAY": ":0", **dict.fromkeys(programs, str(tmp_path / "ask"))}
+    repository.server.RequestHandlerClass = for_git(locked)
     assert "terminal prompts disabled" in one_line(fetch(hostile, repository.url()))
+    repository.server.RequestHandlerClass = type("Locked", (GitAnswer,), {"do_POST": locked})
+    assert "401 " in one_line(fetch(hostile, repository.url()))
     assert not pwned.exists()
+
+
+def for_git(answer):
+    """A handler that gives ANSWER to git, and to pkggen what it asks for."""
+    def do_POST(self):
+        is_git = self.headers["User-Agent"].startswith("git/")
+        return answer(self) if is_git else GitAnswer.do_POST(self)
+    return type("ForGit", (GitAnswer,), {"do_POST": do_POST})
 
 
 def locked(self):
@@ -2256,12 +2675,14 @@ def hang_up_late(listener, calls):
             connection.close()
 
 
-def test_a_host_that_lives_again(env, upstream):
-    mark = pathlib.Path(env["SOURCES"]) / ".dead" / f"localhost%3A{upstream.server_port}"
+@pytest.mark.parametrize("when", [0, 1 << 33], ids=["old", "from the future"])
+def test_a_host_that_lives_again(env, upstream, when):
+    mark = pathlib.Path(env["O"]) / "fetch/dead" / f"localhost%3A{upstream.server_port}"
     mark.parent.mkdir(parents=True)
+    mark.parent.parent.chmod(0o700)
     mark.write_text("dead\n")
     assert "gave no answer" in one_line(fetch(env, upstream.base + "/good/f"))
-    os.utime(mark, (0, 0))
+    os.utime(mark, (when, when))
     assert fetch(env, upstream.base + "/good/f").returncode == 0
     assert not mark.exists()
 
