@@ -3418,20 +3418,21 @@ def shellcheck(script: str) -> Iterator[Tuple[int, str]]:
 # that reading it takes are limited.
 
 LOOK_SECONDS = 60
-LOOK_MEMORY = 1 << 30       # bytes of address space
+LOOK_MEMORY = 1 << 29       # bytes of address space
 INFLATED_LIMIT = 1 << 31    # bytes of an archive without its compression
-TEXT_LIMIT = 1 << 22        # bytes that are read of a configure; of sources, where the licence is
-SOURCE_LIMIT = 1 << 15
+TEXT_LIMIT = 1 << 22        # bytes that are read of a file that is built by
+SOURCE_LIMIT = 1 << 15      # of a source, where its licence is; and of how many of those
+SOURCES_LIMIT = 2000
 ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
 # What is read of an archive: as deep as three directories, but nothing of tests.
 BUILD_FILE = re.compile(
     r"(?:[^/]+/){0,2}(configure(\.ac|\.in)?|(GNUm|m|M)akefile(\.am|\.in|\.inc)?|meson\.build|"
     r"CMakeLists\.txt|[^/]+\.pc(\.in)?)")
 LICENSE_FILE = re.compile(r"(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*")
-PROSE_FILE = re.compile(r"README[^/]*|(?:[^/]+/){0,2}[^/]+\.(1|3|8|nro|man)(\.in)?")
+README = re.compile(r"README[^/]*")
+MANUAL = re.compile(r"(?:[^/]+/){0,2}[^/]+\.([1-8](\.in|\.prebuilt)?|nro|texi|texinfo)")
 SOURCE_FILE = re.compile(r"(?:[^/]+/){0,3}[^/]+\.(c|h|cc|cpp|cxx)")
 TEST_FILE = re.compile(r"(.*/)?(tests?([-_]\w+)?|testsuite|t|contrib|examples?|po|gnulib-tests)/")
-MAN_PAGE = re.compile(r"(?:.*/)?[^/]+\.([1-8](\.in|\.prebuilt)?|nro|texi|texinfo)")
 
 # What it is built by, in the order in which it is looked for: (a file, in words, script). PLACE is
 # where the file is.
@@ -3455,19 +3456,22 @@ $(MAKE) -C PLACE-build
 $(MAKE) -C PLACE-build DESTDIR=$(CURDIR)/out/NAME install"""),
     "make": ("Makefile", "a Makefile", ""),
 }
-# Options of configure that are given where it has them: shared libraries, UTF-8, .pc files, and no
-# C++, which the builder can't compile for musl.
-OPTIONS = ("--with-shared", "--enable-widec", "--enable-pc-files", "--without-cxx",
-           "--without-cxx-binding", "--with-pkg-config-libdir=/usr/lib/pkgconfig")
+# Options of configure that are given where it has them: shared libraries, UTF-8, .pc files, and
+# nothing in C++ or for another ABI, which the builder can't compile for musl.
+OPTIONS = ("--with-shared", "--without-debug", "--without-cxx", "--without-cxx-binding",
+           "--enable-widec", "--enable-pc-files", "--with-pkg-config-libdir=/usr/lib/pkgconfig",
+           "--enable-mpers=check")
 
 # Words that only one licence has, blanks as one, to its SPDX name; GNU's lack -only or -or-later.
+GNU = ("GENERAL PUBLIC LICENSE(?: as published by the Free Software Foundation[;,](?: either)?)?,? "
+       "version ")
 LICENSES = (
-    (r"GNU AFFERO GENERAL PUBLIC LICENSE Version 3", "AGPL-3.0"),
-    (r"GNU LESSER GENERAL PUBLIC LICENSE Version 3", "LGPL-3.0"),
-    (r"GNU LESSER GENERAL PUBLIC LICENSE Version 2\.1", "LGPL-2.1"),
-    (r"GNU LIBRARY GENERAL PUBLIC LICENSE Version 2", "LGPL-2.0"),
-    (r"GNU GENERAL PUBLIC LICENSE Version 3", "GPL-3.0"),
-    (r"GNU GENERAL PUBLIC LICENSE Version 2", "GPL-2.0"),
+    (rf"GNU AFFERO {GNU}3", "AGPL-3.0"),
+    (rf"GNU LESSER {GNU}3", "LGPL-3.0"),
+    (rf"GNU LESSER {GNU}2\.1", "LGPL-2.1"),
+    (rf"GNU LIBRARY {GNU}2", "LGPL-2.0"),
+    (rf"GNU {GNU}3", "GPL-3.0"),
+    (rf"GNU {GNU}2", "GPL-2.0"),
     (r"Apache License,? Version 2\.0", "Apache-2.0"),
     (r"Mozilla Public License,? Version 2\.0", "MPL-2.0"),
     (r"The Artistic License 2\.0", "Artistic-2.0"),
@@ -3570,30 +3574,33 @@ def look_into(path: str, name: str) -> Archive:
     tops = {path.partition("/")[0] for path in texts}
     prefix = min(tops) + "/" if len(tops) == 1 and tops.isdisjoint(texts) else ""
     texts = {path[len(prefix):]: text for path, text in texts.items()}
-    return Archive(list(texts), {path: text for path, text in texts.items() if text}, {})
+    known = {path: text for path, text in texts.items() if text is not None}
+    return Archive(list(texts), known, {})
 
 
-def read_members(tar: Any, name: str) -> Iterator[Tuple[str, str]]:
-    """(path, text) of each file; the text is empty where it doesn't count here.
+def read_members(tar: Any, name: str) -> Iterator[Tuple[str, Optional[str]]]:
+    """(path, text) of each file; no text where it doesn't count here.
 
     The last byte of a text, its newline, is left out, so that nothing is ever inflated twice.
     """
+    sources = 0
+    forms = (BUILD_FILE, LICENSE_FILE, README, MANUAL)
     for member in tar:
         if tar.offset > INFLATED_LIMIT:
             raise Fail(f"{name}: over {human_size(INFLATED_LIMIT)} when it is unpacked; "
                        "write the recipe by hand")
         path = os.path.normpath(member.name)
         below = path.partition("/")[2]
-        is_source = SOURCE_FILE.fullmatch(path)
-        forms = (BUILD_FILE, LICENSE_FILE, PROSE_FILE, SOURCE_FILE)
-        text = b""
-        if member.isfile() and not TEST_FILE.match(below) and any(
-                form.fullmatch(one) for form in forms for one in (path, below)):
+        is_source = bool(SOURCE_FILE.fullmatch(path)) and sources < SOURCES_LIMIT
+        sources += is_source
+        text = None
+        if member.isfile() and not TEST_FILE.match(below) and (is_source or any(
+                form.fullmatch(one) for form in forms for one in (path, below))):
             tar.fileobj.seek(member.offset_data)
             limit = SOURCE_LIMIT if is_source else TEXT_LIMIT
-            text = tar.fileobj.read(max(min(member.size - 1, limit), 0))
+            text = tar.fileobj.read(max(min(member.size - 1, limit), 0)).decode(errors="replace")
         if not member.isdir():
-            yield path, text.decode(errors="replace")
+            yield path, text
 
 
 def version_of(file: str, name: str) -> str:
@@ -3613,8 +3620,8 @@ def versioned_url(url: str, version: str) -> str:
     folder, slash, file = url.rpartition("/")
     if "." in version and not url.startswith("deb-src:"):
         folder = re.sub(rf"(?<![0-9.]){re.escape(version)}(?![0-9])", "{{.Version}}", folder)
-    head, found, tail = file.rpartition(version)
-    text = folder + slash + head + ("{{.Version}}" if found else "") + tail
+    file, mark, query = file.partition("?")
+    text = folder + slash + "{{.Version}}".join(file.rsplit(version, 1)) + mark + query
     return text if re.fullmatch(r"[\w:/.~+?=&%@{}-]+", text) else json.dumps(text)
 
 
@@ -3693,16 +3700,18 @@ def summary_of(name: str, archive: Archive) -> str:
     """One line that says what it is; empty where nothing does."""
     if archive.debian.get("Description"):
         return archive.debian["Description"]
-    page = r'\.SH "?NAME"?\n[^\n]*?\\?-\\?-? +(\S.*)|\.Nd (\S.*)|^Description: *(.*)'
-    for form in (rf"(?:.*/)?{re.escape(name)}\.\S+", r".*\.pc(\.in)?", r".*\.1(\.in)?"):
+    page = r'\.SH "?NAME"?\n[^\n]*?\\?-\\?-? +(\S.*)|^\.Nd (\S.*)|^Description: *(.*)'
+    for form in (rf"(?:.*/)?{re.escape(name)}\.\S+", r".*\.pc(\.in)?"):
         for text in archive.find(re.compile(form)).values():
             match = re.search(page, text, re.MULTILINE)
             if match:
                 return next(filter(None, match.groups())).replace("\\", "").rstrip(".")
-    readme = "\n".join(archive.find(re.compile("README[^/]*")).values())
-    form = rf"(?im)^\W*{re.escape(name)}\b[\s\d.]*(?:--?|:|is an?|is the) +(\w.{{9,90}})"
-    match = re.search(form, readme)
-    return re.split(r"\. |[.:]?$", match[1])[0] if match else ""
+    form = rf"(?im)^\W*{re.escape(name)}\b[\s\d.]*(?:--?|:|is an?|is the) +(\w.{{9,90}}?)(?:\.|$)"
+    for text in archive.find(README).values():
+        match = re.search(form, re.sub(r"(?<!\n)\n(?=\w)", " ", text))
+        if match:
+            return match[1]
+    return ""
 
 
 def url_of(name: str, archive: Archive) -> str:
@@ -3711,11 +3720,11 @@ def url_of(name: str, archive: Archive) -> str:
         return archive.debian["Homepage"]
     known = r"""(?m)^(?:PACKAGE_URL=|URL: *|.*HOMEPAGE_URL )["']?(https?://[^\s"']+)"""
     any_url = rf"""(?i)(https?://[^\s"'<>()]*{re.escape(name)}[^\s"'<>(),]*)"""
-    for form, files in ((known, BUILD_FILE), (any_url, re.compile("README[^/]*"))):
+    for form, files in ((known, BUILD_FILE), (any_url, README)):
         for text in archive.find(files).values():
-            match = re.search(form, text)
-            if match:
-                return match[1].rstrip(".")
+            for url in re.findall(form, text):
+                if not re.search(r"issues|bugs|download|travis|/blob/|\.(git|svg|png|tar)", url):
+                    return url.rstrip(".")
     return ""
 
 
@@ -3724,12 +3733,12 @@ def license_of(archive: Archive) -> str:
     sources = [text[:4000] for text in archive.find(SOURCE_FILE).values()]
     tags = [match[1].strip() for match in re.finditer(
         r"SPDX-License-Identifier:\s*([^*\n]+)", "\n".join(sources))]
-    if len(tags) > len(sources) / 2:
+    if len(tags) > len(sources) / 4:
         return max(set(tags), key=lambda tag: (tags.count(tag), tag))
     files = archive.find(LICENSE_FILE)
     names = [license_name(text) for path, text in files.items() if "/" not in path]
     names = list(filter(None, names)) or [license_name(text) for text in files.values()]
-    prose = [*archive.find(re.compile("README[^/]*")).values(), *sources]
+    prose = [*archive.find(README).values(), *sources]
     if not any(names):
         names = [license_name(text) for text in archive.find(SOURCE_FILE).values()]
         names = [license_name(text) for text in prose] if not any(names) else names
@@ -3743,9 +3752,12 @@ def license_of(archive: Archive) -> str:
 
 
 def license_name(text: str) -> str:
+    """The licence that TEXT has first, of those that begin there the one with the most words."""
     plain = " ".join(re.sub(r"(?m)^[ \t]*(?:[*#;/]|--|\.\\\")+|[ \t]*(?:\*|--)[ \t]*$", "",
                             text[:50000]).split())
-    return next((name for form, name in LICENSES if re.search(form, plain, re.I)), "")
+    found = [(match.start(), name) for form, name in LICENSES
+             for match in [re.search(form, plain, re.I)] if match]
+    return min(found, key=lambda one: one[0])[1] if found else ""
 
 
 def gnu_suffix(texts: List[str]) -> str:
@@ -3831,9 +3843,10 @@ def build_needs(archive: Archive, known: Dict[str, str]) -> List[str]:
     asked = [*asked_libraries(archive, PKG_CONFIG_ASKS + LINKER_ASKS),
              *re.findall(r"(?:\blib)?(\S+)", libraries), *libraries.split()]
     needs = {known[name] for name in asked if name in known}
-    if any(re.search(r"(?m)^#\s*include\s*<(?:linux|asm)/", text)
-           for text in archive.find(SOURCE_FILE).values()):
-        needs.update(name for name in ("linux-headers",) if name in known)
+    kernel = r"(?m)^#\s*include\s*<(?:(?:linux|asm|mtd|scsi)/|sys/(?:kd|vt|soundcard)\.h)"
+    if "linux-headers" in known and any(
+            re.search(kernel, text) for text in archive.find(SOURCE_FILE).values()):
+        needs.add("linux-headers")
     return sorted(needs - {"musl-dev"})
 
 
@@ -3866,7 +3879,7 @@ def new_recipe(name: str, url: str, digest: str, archive: Archive, needs: List[s
         packages += (f"\n  {name}-dev:\n    dependencies: [{name}]\n"
                      f"    summary: headers and static libraries of {name}")
         lines.append(f'{{{{dev "{name}"}}}}')
-    if any(MAN_PAGE.fullmatch(path) and not TEST_FILE.match(path) for path in archive.files):
+    if any(MANUAL.fullmatch(path) and not TEST_FILE.match(path) for path in archive.files):
         packages += f"\n  {name}-doc:\n    summary: manual of {name}"
         lines.append(f'{{{{doc "{name}"}}}}')
     return NEW_RECIPE.format(
