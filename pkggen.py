@@ -3579,72 +3579,152 @@ def shellcheck(script: str) -> Iterator[Tuple[int, str]]:
 
 # ==== A recipe to start from ======================================================================
 #
-# `new` looks at the names of what is in the archive, and at what configure's --help would say; it
-# runs nothing of it. A library is what has a .pc file or a name like libNAME. Which headers and
-# static libraries it installs shows when it is built, so the script moves those that it finds.
+# `new` reads the archive once, and runs nothing of it. It tells what builds the source, what it is
+# and what it needs from the names and the texts in there, by patterns that know what most upstreams
+# write: a start for a person to read. An archive's author is anybody, so the time and the memory
+# that reading it takes are limited.
 
+LOOK_SECONDS = 60
+LOOK_MEMORY = 1 << 29       # bytes of address space
+INFLATED_LIMIT = 1 << 31    # bytes of an archive without its compression
+TEXT_LIMIT = 1 << 22        # bytes that are read of a file that is built by
+SOURCE_LIMIT = 1 << 15      # of a source, where its licence is; and of how many of those
+SOURCES_LIMIT = 2000
 ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
-# What it is built by: (in words, build dependencies, script). The first that fits counts; what the
-# builder image has the tools for comes first.
+# What is read of an archive: as deep as three directories, but nothing of tests.
+BUILD_FILE = re.compile(
+    r"(?:[^/]+/){0,2}(configure(\.ac|\.in)?|(GNUm|m|M)akefile(\.am|\.in|\.inc)?|meson\.build|"
+    r"CMakeLists\.txt|[^/]+\.pc(\.in)?)")
+LICENSE_FILE = re.compile(r"(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*")
+README = re.compile(r"README[^/]*")
+MANUAL = re.compile(r"(?:[^/]+/){0,2}[^/]+\.([1-8](\.in|\.prebuilt)?|nro|texi|texinfo)")
+SOURCE_FILE = re.compile(r"(?:[^/]+/){0,3}[^/]+\.(c|h|cc|cpp|cxx)")
+TEST_FILE = re.compile(r"(.*/)?(tests?([-_]\w+)?|testsuite|t|contrib|examples?|po|gnulib-tests)/")
+
+# What it is built by, in the order in which it is looked for: (a file, in words, script). PLACE is
+# where the file is.
+CONFIGURED = """\
+$(MAKE) -C PLACE
+$(MAKE) -C PLACE DESTDIR=$(CURDIR)/out/NAME install"""
 BUILD_KINDS: Dict[str, Tuple[str, str, str]] = {
-    "autoconf": ("autoconf's configure", "make", """\
-'{{configure "NAME"}}'
-$(MAKE) -C NAME
-$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
-    "configure": ("a configure of its own", "make", """\
-(cd NAME && ./configure --prefix=/usr)
-$(MAKE) -C NAME
-$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
-    "Makefile": ("a Makefile", "make", """\
-$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr
-$(MAKE) -C NAME CC=$(CC) PREFIX=/usr prefix=/usr DESTDIR=$(CURDIR)/out/NAME install"""),
-    "Makefile without DESTDIR": ("a Makefile that knows no DESTDIR", "make", """\
-$(MAKE) -C NAME CC=$(CC) PREFIX=/usr
-$(MAKE) -C NAME CC=$(CC) PREFIX=$(CURDIR)/out/NAME/usr prefix=$(CURDIR)/out/NAME/usr install"""),
-    "configure.ac": ("autoconf, and no configure", "make, autoconf, automake, libtool", """\
-(cd NAME && autoreconf -fi)
-'{{configure "NAME"}}'
-$(MAKE) -C NAME
-$(MAKE) -C NAME DESTDIR=$(CURDIR)/out/NAME install"""),
-    "meson.build": ("meson", "meson, ninja", """\
-meson setup --prefix=/usr --buildtype=minsize NAME-build NAME
-ninja -C NAME-build
-DESTDIR=$(CURDIR)/out/NAME ninja -C NAME-build install"""),
-    "CMakeLists.txt": ("CMake", "make, cmake", """\
-cmake -S NAME -B NAME-build -DCMAKE_INSTALL_PREFIX=/usr -DCMAKE_BUILD_TYPE=MinSizeRel
-$(MAKE) -C NAME-build
-$(MAKE) -C NAME-build DESTDIR=$(CURDIR)/out/NAME install"""),
+    "configure": ("configure", "autoconf's configure",
+                  '{{configure "PLACE"OPTIONS}}\n' + CONFIGURED),
+    "own": ("configure", "a configure of its own",
+            "(cd PLACE && ./configure --prefix=/usrOPTIONS)\n" + CONFIGURED),
+    "meson": ("meson.build", "meson", """\
+{{meson "PLACE"}}
+ninja -C PLACE-build
+DESTDIR=$(CURDIR)/out/NAME ninja -C PLACE-build install"""),
+    "autoreconf": ("configure.ac", "autoconf, and it has no configure yet",
+                   '(cd PLACE && autoreconf -fi)\n{{configure "PLACE"OPTIONS}}\n' + CONFIGURED),
+    "cmake": ("CMakeLists.txt", "CMake", """\
+{{cmake "PLACE"}}
+$(MAKE) -C PLACE-build
+$(MAKE) -C PLACE-build DESTDIR=$(CURDIR)/out/NAME install"""),
+    "make": ("Makefile", "a Makefile", ""),
 }
-LIBRARY = """\
-mkdir -p out/NAME-dev/usr/lib
-'{{pkmv "usr/include" "NAME" "NAME-dev"}}'
-rm -f out/NAME/usr/lib/*.la
->-
-    for path in out/NAME/usr/lib/*.a out/NAME/usr/lib/pkgconfig;
-    do test ! -e $$path || mv $$path out/NAME-dev/usr/lib; done"""
+# Options of configure that are given where it has them: shared libraries, UTF-8, .pc files, and
+# nothing in C++ or for another ABI, which the builder can't compile for musl.
+OPTIONS = ("--with-shared", "--without-debug", "--without-cxx", "--without-cxx-binding",
+           "--enable-widec", "--enable-pc-files", "--with-pkg-config-libdir=/usr/lib/pkgconfig",
+           "--enable-mpers=check")
+
+# Words that only one licence has, blanks as one, to its SPDX name; GNU's lack -only or -or-later.
+GNU = ("GENERAL PUBLIC LICENSE(?: as published by the Free Software Foundation[;,](?: either)?)?,? "
+       "version ")
+LICENSES = (
+    (rf"GNU AFFERO {GNU}3", "AGPL-3.0"),
+    (rf"GNU LESSER {GNU}3", "LGPL-3.0"),
+    (rf"GNU LESSER {GNU}2\.1", "LGPL-2.1"),
+    (rf"GNU LIBRARY {GNU}2", "LGPL-2.0"),
+    (rf"GNU {GNU}3", "GPL-3.0"),
+    (rf"GNU {GNU}2", "GPL-2.0"),
+    (r"Apache License,? Version 2\.0", "Apache-2.0"),
+    (r"Mozilla Public License,? Version 2\.0", "MPL-2.0"),
+    (r"The Artistic License 2\.0", "Artistic-2.0"),
+    (r"Boost Software License - Version 1\.0", "BSL-1.0"),
+    (r"CC0 1\.0 Universal", "CC0-1.0"),
+    (r"Permission is hereby granted, free of charge, to any person.*Except as contained in this "
+     r"notice, the name", "X11"),
+    (r"Permission is hereby granted, free of charge, to any person", "MIT"),
+    (r"Permission to use, copy, modify, and(?:/or)? distribute this software for any purpose with "
+     r"or without fee is hereby granted, provided", "ISC"),
+    (r"Permission to use, copy, modify, and(?:/or)? distribute this software for any purpose with "
+     r"or without fee is hereby granted\.", "0BSD"),
+    (r"Redistribution and use in source and binary forms.*advertising materials", "BSD-4-Clause"),
+    (r"Redistribution and use in source and binary forms.*(?:endorse or promote|Neither the name)",
+     "BSD-3-Clause"),
+    (r"Redistribution and use in source and binary forms", "BSD-2-Clause"),
+    (r"must not be misrepresented.*must be plainly marked", "Zlib"),
+    (r"free and unencumbered software released into the public domain", "Unlicense"),
+    (r"(?:is|placed|released) (?:hereby )?(?:in|into|to) the public domain",
+     "LicenseRef-public-domain"),
+)
+CHOICE = r"(?i)either (?:of )?the |dual[- ]licen[sc]ed|at your option, one of"
+GNU_VERSION = r"(?i)General Public License.{,120}\bversion \d|GPL ?v?[23]"
+GNU_LATER = r"(?i)any later version|or later|GPL ?v?[\d.]+\+"
+
+# How build files ask for libraries: by what pkg-config calls them, and by the linker's name.
+PKG_CONFIG_ASKS = (r"PKG_(?:CHECK_MODULES(?:_STATIC)?|CHECK_EXISTS)\(\s*(?:\[?\w+\]?\s*,\s*)?\[?"
+                   r"([^\]),]+)", r"\bdependency\(\s*'([^']+)'",
+                   r"pkg_(?:check|search)_modules?\(\s*\w+\s+([^)]+)\)",
+                   r"pkg-config\s+(?:--(?:cflags|libs|exists)\s+)+([a-z][\w.+-]*)")
+LINKER_ASKS = (r"CHECK_LIB\(\s*\[?([\w.+-]+)", r"SEARCH_LIBS\(\s*\[?\w+\]?\s*,\s*\[?([\w.+ -]+)",
+               r"checking for \w+ in -l([\w.+-]+)", r"find_package\(\s*(\w+)",
+               r"find_library\(\s*'([^']+)'", r"(?<![\w-])-l([a-z][\w+-]*)")
+NO_LIBRARY = frozenset("required quiet imported_target optional threads python python3".split())
+
 NEW_RECIPE = """\
 packages:
-  NAME:
-    dependencies: [musl]
-{development}version: {version}
-summary:  # one line that says what it is
-license:  # as SPDX writes it
+  {name}:{packages}
+version: {version}
+summary: {summary}
+license: {license}
+url: {url}
 sources:
-  - {url}
+  - {source}
 sha256:
   {file}: {digest}
-builddependencies: [musl-dev, {tools}, gcc]
-script:
-  # It is built by {what}.
+{needs}script:
+  - |
 {script}"""
 
 
 class Archive(NamedTuple):
-    """The files of a source, as many folders DEEP in it, and which of BUILD_KINDS it is."""
+    """What `new` knows of a source: the paths in it below its one top directory, the texts of
+    some, and what Debian says of it where that is asked."""
 
-    deep: int
     files: List[str]
-    kind: str
+    texts: Dict[str, str]
+    debian: Dict[str, str]
+
+    def find(self, form: Any) -> Dict[str, str]:
+        """The texts of the files whose path has the FORM, those least deep first."""
+        paths = sorted(filter(form.fullmatch, self.texts), key=lambda path: (path.count("/"), path))
+        return {path: self.texts[path] for path in paths}
+
+
+@contextlib.contextmanager
+def bounded(name: str) -> Iterator[None]:
+    """What is done in here with the source NAME ends in LOOK_SECONDS and LOOK_MEMORY, or Fails."""
+    import resource
+
+    def stop(*_: Any) -> None:
+        raise Fail(f"{name}: not looked through in {LOOK_SECONDS} s; write the recipe by hand")
+
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    former = signal.signal(signal.SIGALRM, stop)
+    resource.setrlimit(resource.RLIMIT_AS, (LOOK_MEMORY, hard))
+    signal.alarm(LOOK_SECONDS)
+    try:
+        yield
+    except MemoryError:
+        raise Fail(f"{name}: it takes over {human_size(LOOK_MEMORY)} of memory to look into; "
+                   "write the recipe by hand") from None
+    finally:
+        signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+        signal.signal(signal.SIGALRM, former)
 
 
 def look_into(path: str, name: str) -> Archive:
@@ -3654,70 +3734,336 @@ def look_into(path: str, name: str) -> Archive:
 
     try:
         with tarfile.open(path) as tar:
-            members = {os.path.normpath(member.name): member for member in tar}
-            dots = all(f"{member.name}/".startswith("./") for member in members.values())
-            members.pop(".", None)
-            tops = {member.partition("/")[0] for member in members}
-            prefix = min(tops) + "/" if len(tops) == 1 and members.keys() != tops else ""
-            texts = {
-                file: tar.extractfile(members[prefix + file]).read(1 << 22)
-                for file in ("configure", "GNUmakefile", "makefile", "Makefile")
-                if prefix + file in members and members[prefix + file].isfile()}
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError):
-        raise Fail(f"{name}: no whole tar archive; write the recipe by hand") from None
-    files = [file[len(prefix) :] for file in members]
-    return Archive(dots + bool(prefix), files, build_kind(files, texts))
+            texts = dict(read_members(tar, name))
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError,
+            RecursionError):
+        raise Fail(f"{name}: not a whole tar archive; write the recipe by hand") from None
+    tops = {path.partition("/")[0] for path in texts}
+    prefix = min(tops) + "/" if len(tops) == 1 and tops.isdisjoint(texts) else ""
+    texts = {path[len(prefix):]: text for path, text in texts.items()}
+    known = {path: text for path, text in texts.items() if text is not None}
+    return Archive(list(texts), known, {})
 
 
-def build_kind(files: List[str], texts: Dict[str, bytes]) -> str:
-    """The key of BUILD_KINDS for an archive with FILES and the TEXTS of some; empty for none."""
-    configure = texts.pop("configure", None)
-    if configure is not None:
-        return "autoconf" if b"--localstatedir=DIR" in configure else "configure"
-    for text in texts.values():
-        return "Makefile" if b"DESTDIR" in text else "Makefile without DESTDIR"
-    return next((kind for kind in BUILD_KINDS if "." in kind and kind in files), "")
+def read_members(tar: Any, name: str) -> Iterator[Tuple[str, Optional[str]]]:
+    """(path, text) of each file; no text where it doesn't count here.
+
+    The last byte of a text, its newline, is left out, so that nothing is ever inflated twice.
+    """
+    sources = 0
+    forms = (BUILD_FILE, LICENSE_FILE, README, MANUAL)
+    for member in tar:
+        if tar.offset > INFLATED_LIMIT:
+            raise Fail(f"{name}: over {human_size(INFLATED_LIMIT)} when it is unpacked; "
+                       "write the recipe by hand")
+        path = os.path.normpath(member.name)
+        below = path.partition("/")[2]
+        is_source = bool(SOURCE_FILE.fullmatch(path)) and sources < SOURCES_LIMIT
+        sources += is_source
+        text = None
+        if member.isfile() and not TEST_FILE.match(below) and (is_source or any(
+                form.fullmatch(one) for form in forms for one in (path, below))):
+            tar.fileobj.seek(member.offset_data)
+            limit = SOURCE_LIMIT if is_source else TEXT_LIMIT
+            text = tar.fileobj.read(max(min(member.size - 1, limit), 0)).decode(errors="replace")
+        if not member.isdir():
+            yield path, text
 
 
 def version_of(file: str, name: str) -> str:
     """The version in the name of a source FILE of NAME, as in NAME-1.2.tar.gz or v1.2.tar.gz."""
     stem = re.sub(ARCHIVE, "", file)
+    if ".orig." in file:
+        return upstream_version(stem.rpartition("_")[2] + "-1")
     stem = re.sub(rf"^{re.escape(name)}(?=[-_.])", "", stem, flags=re.IGNORECASE)
     match = re.search(r"(?<![A-Za-z0-9])v?([0-9][\w.+-]*)$", stem)
     if not match or not NAME.fullmatch(file):
-        raise Fail(f"{file}: no name like {name}-1.2.tar.gz; write the recipe by hand")
+        raise Fail(f"{file}: not a name like {name}-1.2.tar.gz; write the recipe by hand")
     return match[1]
-
-
-def new_recipe(name: str, url: str, digest: str, archive: Archive) -> str:
-    """The text of a recipe that builds the source at URL."""
-    file = source_name(url, "new")
-    version = version_of(file, name)
-    what, tools, script = BUILD_KINDS[archive.kind]
-    named = f'(printf "{file.replace(version, "%s", 1)}" .Version)'
-    unpack = f"'{{{{unpack \"NAME\" {named}}}}}'"
-    if archive.deep != 1:
-        options = f"--strip-components={archive.deep} -C NAME"
-        unpack = f"mkdir NAME\n'tar {options} -xf {{{{printf \"src/%s\" {named}}}}}'"
-    script = f"{unpack}\n{script}"
-    development = ""
-    if name.startswith("lib") or any(re.search(r"\.pc(\.|$)", path) for path in archive.files):
-        development = "  NAME-dev:\n    dependencies: [NAME]\n"
-        script += "\n" + LIBRARY
-    lines = [line if line[0] == " " else f"  - {line}" for line in script.split("\n")]
-    return NEW_RECIPE.replace("NAME", name).format(
-        development=development.replace("NAME", name), version=version,
-        url=versioned_url(url, version), file=quote_key(file), digest=digest, tools=tools,
-        what=what, script="\n".join(lines).replace("NAME", name) + "\n")
 
 
 def versioned_url(url: str, version: str) -> str:
     """URL as a template, in YAML: a plain 2 may be of other things than the version."""
     folder, slash, file = url.rpartition("/")
-    if "." in version:
+    if "." in version and not url.startswith("deb-src:"):
         folder = re.sub(rf"(?<![0-9.]){re.escape(version)}(?![0-9])", "{{.Version}}", folder)
-    text = folder + slash + file.replace(version, "{{.Version}}", 1)
+    file, mark, query = file.partition("?")
+    text = folder + slash + "{{.Version}}".join(file.rsplit(version, 1)) + mark + query
     return text if re.fullmatch(r"[\w:/.~+?=&%@{}-]+", text) else json.dumps(text)
+
+
+# ---- what builds it ------------------------------------------------------------------------------
+
+
+def build_kind(archive: Archive) -> Tuple[str, str]:
+    """(key of BUILD_KINDS, directory of the file that tells) for the archive; empty for none."""
+    for depth in (0, 1):
+        for kind, (file, _, _) in BUILD_KINDS.items():
+            form = re.compile(f"(?:[^/]+/){{{depth}}}(?:GNUm|m|M)akefile" if file == "Makefile" else
+                              f"(?:[^/]+/){{{depth}}}{re.escape(file)}")
+            for path, text in archive.find(form).items():
+                if kind != "configure" or "--localstatedir=DIR" in text:
+                    return kind, os.path.dirname(path)
+    return "", ""
+
+
+def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
+    place = f"{name}/{folder}".rstrip("/")
+    script = BUILD_KINDS[kind][2]
+    if kind == "make":
+        script = make_script(name, archive, folder)
+    text = archive.texts.get(os.path.join(folder, "configure"), "")
+    options = [option for option in OPTIONS if f"  {option.partition('=')[0]}" in text]
+    form = ' "{}"' if kind == "configure" else " {}"
+    for word, value in (("PLACE", place), ("NAME", name)):
+        script = re.sub(rf"\b{word}\b", lambda match: value, script)
+    return script.replace("OPTIONS", "".join(map(form.format, options)))
+
+
+def make_script(name: str, archive: Archive, folder: str) -> str:
+    """How the Makefiles at and below FOLDER build and install, by the variables that they have."""
+    texts = [text for path, text in archive.find(BUILD_FILE).items()
+             if path.startswith(folder) and "akefile" in path]
+    text = "\n".join(texts)
+    values = dict(re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*[:?]*=[ \t]*(.*?)[ \t]*$", text)[::-1])
+    command = "$(MAKE) -C PLACE" + " CC=$(CC)" * bool(re.search(r"(?m)^\s*CC\s*:*=", text))
+    if not re.search(r"(?m)^[\w ./-]*\binstall\b[\w ./-]*::?(?!=)", text):
+        return command + "\n" + install_by_hand(name, archive, text)
+    has_destdir = "DESTDIR" in text and not values.get("DESTDIR")
+    root = "" if has_destdir else "$(CURDIR)/out/NAME"
+    prefixes = [word for word in ("PREFIX", "prefix", "INSTALL_TOP") if word in values]
+    settings = [f"{word}={root}/usr" for word in prefixes or ("PREFIX", "prefix")]
+    for word, value in sorted(values.items()):
+        match = re.fullmatch(r"\$[({]\w+[)}]/man(/man1)?", value)
+        settings += [f"{word}={root}/usr/share/man{match[1] or ''}"] if match else []
+    install = " ".join([command, *settings, *["DESTDIR=$(CURDIR)/out/NAME"] * has_destdir])
+    build = " ".join([command, *(settings if has_destdir else ())])
+    return f"{build}\n{install} install"
+
+
+def install_by_hand(name: str, archive: Archive, makefile: str) -> str:
+    """The lines that install what a MAKEFILE without a target `install` builds."""
+    lines = ["# The Makefile has no target `install`: install what it makes below out/NAME."]
+    if re.search(rf"(?m)^(?:all\s*:.*\b)?{re.escape(name)}\b.*:?", makefile):
+        lines = ["install -D PLACE/NAME out/NAME/usr/bin/NAME"]
+    if f"{name}.1" in archive.files:
+        lines.append("install -D -m 644 PLACE/NAME.1 out/NAME/usr/share/man/man1/NAME.1")
+    return "\n".join(lines)
+
+
+def is_library(name: str, archive: Archive) -> bool:
+    """Whether the source installs headers, as its build files tell."""
+    asks = (r"(?m)\b((pkg)?include_HEADERS|lib_LTLIBRARIES) *\+?=|install_headers\(|PUBLIC_HEADER|"
+            r"DESTDIR.*(includedir|INCLUDE_?DIR|INSTALL_INC)\b|\$[({]INSTALL_INC")
+    texts = archive.find(BUILD_FILE)
+    return name.startswith("lib") or any(re.search(r"\.pc(\.in)?$", path) or re.search(asks, text)
+                                         for path, text in texts.items())
+
+
+# ---- what it is ----------------------------------------------------------------------------------
+
+
+def summary_of(name: str, archive: Archive) -> str:
+    """One line that says what it is; empty where nothing does."""
+    if archive.debian.get("Description"):
+        return archive.debian["Description"]
+    page = r'\.SH "?NAME"?\n[^\n]*?\\?-\\?-? +(\S.*)|^\.Nd (\S.*)|^Description: *(.*)'
+    for form in (rf"(?:.*/)?{re.escape(name)}\.\S+", r".*\.pc(\.in)?"):
+        for text in archive.find(re.compile(form)).values():
+            match = re.search(page, text, re.MULTILINE)
+            if match:
+                return next(filter(None, match.groups())).replace("\\", "").rstrip(".")
+    form = rf"(?im)^\W*{re.escape(name)}\b[\s\d.]*(?:--?|:|is an?|is the) +(\w.{{9,90}}?)(?:\.|$)"
+    for text in archive.find(README).values():
+        match = re.search(form, re.sub(r"(?<!\n)\n(?=\w)", " ", text))
+        if match:
+            return match[1]
+    return ""
+
+
+def url_of(name: str, archive: Archive) -> str:
+    """The home page; empty where nothing tells."""
+    if archive.debian.get("Homepage"):
+        return archive.debian["Homepage"]
+    known = r"""(?m)^(?:PACKAGE_URL=|URL: *|.*HOMEPAGE_URL )["']?(https?://[^\s"']+)"""
+    any_url = rf"""(?i)(https?://[^\s"'<>()]*{re.escape(name)}[^\s"'<>(),]*)"""
+    for form, files in ((known, BUILD_FILE), (any_url, README)):
+        for text in archive.find(files).values():
+            for url in re.findall(form, text):
+                if not re.search(r"issues|bugs|download|travis|/blob/|\.(git|svg|png|tar)", url):
+                    return url.rstrip(".")
+    return ""
+
+
+def license_of(archive: Archive) -> str:
+    """The SPDX expression; empty where nothing tells."""
+    sources = [text[:4000] for text in archive.find(SOURCE_FILE).values()]
+    tags = [match[1].strip() for match in re.finditer(
+        r"SPDX-License-Identifier:\s*([^*\n]+)", "\n".join(sources))]
+    if len(tags) > len(sources) / 4:
+        return max(set(tags), key=lambda tag: (tags.count(tag), tag))
+    files = archive.find(LICENSE_FILE)
+    names = [license_name(text) for path, text in files.items() if "/" not in path]
+    names = list(filter(None, names)) or [license_name(text) for text in files.values()]
+    prose = [*archive.find(README).values(), *sources]
+    if not any(names):
+        names = [license_name(text) for text in archive.find(SOURCE_FILE).values()]
+        names = [license_name(text) for text in prose] if not any(names) else names
+    heads = "\n".join(prose)
+    found = list(dict.fromkeys(filter(None, names)))
+    if len(found) > 1 and not re.search("(?i)Lesser General|Library General|LGPL", heads):
+        found = [text for text in found if not text.startswith("LGPL")]
+    is_choice = any(re.search(CHOICE, text) for text in prose)
+    return (" OR " if is_choice else " AND ").join(
+        text + gnu_suffix(prose) if "GPL" in text else text for text in found)
+
+
+def license_name(text: str) -> str:
+    """The licence that TEXT has first, of those that begin there the one with the most words."""
+    plain = " ".join(re.sub(r"(?m)^[ \t]*(?:[*#;/]|--|\.\\\")+|[ \t]*(?:\*|--)[ \t]*$", "",
+                            text[:50000]).split())
+    found = [(match.start(), name) for form, name in LICENSES
+             for match in [re.search(form, plain, re.I)] if match]
+    return min(found, key=lambda one: one[0])[1] if found else ""
+
+
+def gnu_suffix(texts: List[str]) -> str:
+    """-or-later where most of what names a version of GNU's licence allows for later ones."""
+    plain = [" ".join(re.sub(r"(?m)^[ \t]*[*#;]+", "", text).split()) for text in texts]
+    heads = [text for text in plain if re.search(GNU_VERSION, text)]
+    later = sum(bool(re.search(GNU_LATER, text)) for text in heads)
+    return "-or-later" if later * 2 > len(heads) else "-only"
+
+
+def debian_facts(url: str) -> Dict[str, str]:
+    """What apt's index says of the source package that URL names, its Description among it, and
+    as Libraries the source packages of the libraries that Debian builds it with."""
+    match = DEB_SRC.fullmatch(url)
+    try:
+        options = apt_options(archive_sets(match["suite"])[0])
+        package = match["package"].partition("=")[0]
+        facts = index_entries(run_apt("apt-cache", *options, "showsrc", package))[0]
+        needs = re.findall(r"([a-z0-9][a-z0-9+.-]*-dev)\b(?! *(?:\([^)]*\))? *<)",
+                           facts.get("Build-Depends", ""))
+        wanted = [need for need in needs if not re.match("lib(c6|gcc|stdc)|linux-|dpkg", need)]
+        facts["Libraries"] = ""
+        for entry in (index_entries(run_apt("apt-cache", *options, "showsrc", *wanted))
+                      if wanted else ()):
+            facts["Libraries"] += f" {entry['Package']}"
+    except (Unreachable, IndexError):
+        return {}
+    no_program = re.compile("lib[0-9nx]+[0-9]|-common|udeb| (libdevel|debug|doc|oldlibs) ")
+    binaries = [line.split()[0] for line in facts.get("Package-List", "").split("\n")
+                if line.strip() and not no_program.search(line)]
+    binary = package if package in binaries else next(iter(binaries), package)
+    with contextlib.suppress(Unreachable, IndexError):  # where this machine's apt knows it
+        shown = index_entries(run_apt("apt-cache", "show", "--no-all-versions", binary))[0]
+        facts["Description"] = shown.get("Description") or shown.get("Description-en", "")
+    return facts
+
+
+def index_entries(text: str) -> List[Dict[str, str]]:
+    """The entries of apt's index, each its fields; but for lists, the first line of a field."""
+    return [
+        {key: value.strip().partition("\n")[0] if key.startswith("Descr") else value.strip("\n")
+         for key, value in re.findall(r"(?m)^([A-Z][\w-]*): ?(.*(?:\n .*)*)", entry)}
+        for entry in text.strip().split("\n\n") if entry.strip()]
+
+
+# ---- what it needs -------------------------------------------------------------------------------
+
+
+def tree_libraries(options: argparse.Namespace) -> Dict[str, str]:
+    """Name of a library, as pkg-config and the linker have it, to the package of the tree: by the
+    files of built packages, else by the package's own name."""
+    found: Dict[str, str] = {}
+    for path in find_recipes("recipes") if os.path.isdir("recipes") else ():
+        with contextlib.suppress(Fail):
+            packages = load_recipe(path, options).packages
+            found.update((name[: -len("-dev")], name) for name in packages if name.endswith("-dev"))
+            recipe = os.path.basename(os.path.dirname(path))
+            if f"{recipe}-dev" not in packages and recipe in packages:
+                found.setdefault(recipe, recipe)
+    work = Work(options.arch)
+    for built in work.built.values():
+        for name, package in built.packages.items():
+            if name.endswith("-dev") and os.path.isfile(work.package_path(package)):
+                with tarfile.open(work.package_path(package)) as tar:
+                    files = "\n".join(tar.getnames())
+                for one in re.findall(r"(?m)^usr/(?:lib|share)/(?:pkgconfig/(.*)\.pc|"
+                                      r"lib(.*?)\.(?:so|a))$", files):
+                    found[one[0] or one[1]] = name
+    return found
+
+
+def asked_libraries(archive: Archive, forms: Tuple[str, ...]) -> List[str]:
+    """The libraries that the archive's build files ask for in one of the FORMS."""
+    text = "\n".join(archive.find(BUILD_FILE).values())
+    words = [word for form in forms for match in re.findall(form, text) for word in match.split()]
+    names = [word for word in map(str.lower, words) if re.fullmatch(r"[a-z][\w.+-]*", word)]
+    return [name for name in dict.fromkeys(names) if name not in NO_LIBRARY]
+
+
+def wanted_packages(archive: Archive, known: Dict[str, str]) -> List[str]:
+    """The packages of the tree that it is built with."""
+    libraries = archive.debian.get("Libraries", "")
+    asked = [*asked_libraries(archive, PKG_CONFIG_ASKS + LINKER_ASKS),
+             *re.findall(r"(?:\blib)?(\S+)", libraries), *libraries.split()]
+    needs = {known[name] for name in asked if name in known}
+    kernel = r"(?m)^#\s*include\s*<(?:(?:linux|asm|mtd|scsi)/|sys/(?:kd|vt|soundcard)\.h)"
+    if "linux-headers" in known and any(
+            re.search(kernel, text) for text in archive.find(SOURCE_FILE).values()):
+        needs.add("linux-headers")
+    return sorted(needs - {"musl-dev"})
+
+
+def what_is_missing(name: str, archive: Archive, known: Dict[str, str]) -> Iterator[str]:
+    """What `new` could not do, or the tree lacks, a line each."""
+    asked = asked_libraries(archive, PKG_CONFIG_ASKS + LINKER_ASKS[:1] + LINKER_ASKS[3:4])
+    unknown = [one for one in asked if one not in known]
+    if unknown and not archive.debian:
+        yield f"it asks for {', '.join(unknown)}, which no recipe of the tree makes"
+    for one in dict.fromkeys(archive.debian.get("Libraries", "").split()):
+        if one not in known and one.replace("lib", "", 1) not in known and one != name:
+            yield (f"Debian builds it with {one}, of which there is no recipe; "
+                   f"`pkggen.py new {one} deb-src:{one}` writes one")
+    sources = archive.find(SOURCE_FILE)
+    if sum(not path.endswith((".c", ".h")) for path in sources) > len(sources) / 2:
+        yield "most of it is C++, which the builder can't compile for musl"
+
+
+# ---- the recipe ----------------------------------------------------------------------------------
+
+
+def new_recipe(name: str, url: str, digest: str, archive: Archive, needs: List[str]) -> str:
+    """The text of a recipe that builds the source at URL."""
+    file = source_name(url, "new")
+    version = version_of(file, name)
+    kind, folder = build_kind(archive)
+    lines = [f'{{{{unpack "{name}"}}}}', *build_script(name, archive, kind, folder).split("\n")]
+    packages = ""
+    if is_library(name, archive):
+        packages += (f"\n  {name}-dev:\n    dependencies: [{name}]\n"
+                     f"    summary: headers and static libraries of {name}")
+        lines.append(f'{{{{dev "{name}"}}}}')
+    if any(MANUAL.fullmatch(path) and not TEST_FILE.match(path) for path in archive.files):
+        packages += f"\n  {name}-doc:\n    summary: manual of {name}"
+        lines.append(f'{{{{doc "{name}"}}}}')
+    return NEW_RECIPE.format(
+        name=name, packages=packages, version=version,
+        summary=plain_text(summary_of(name, archive)) or "# one line that says what it is",
+        license=plain_text(license_of(archive)) or "# as SPDX writes it",
+        url=plain_text(url_of(name, archive)) or "# upstream's home page",
+        source=versioned_url(url, version), file=quote_key(file), digest=digest,
+        needs=f"builddependencies: [{', '.join(needs)}]\n" if needs else "",
+        script="".join(f"    {line}\n" for line in lines))
+
+
+def plain_text(text: str) -> str:
+    """TEXT, which an archive's author wrote, as a value in YAML; at most one line of it."""
+    text = " ".join(text.split())[:200]
+    is_plain = re.fullmatch(r"[A-Za-z](?:[\w ,./()'+*&;-]|:(?=\S))*", text)
+    return text if is_plain or not text else json.dumps(text, ensure_ascii=True)
 
 
 # ---- a patch that is named in a recipe, all else there as it was ---------------------------------
@@ -3898,30 +4244,51 @@ def cmd_lint(options: argparse.Namespace) -> None:
 
 
 def cmd_new(options: argparse.Namespace) -> None:
-    """Write a recipe for the source at a URL into a new folder."""
+    """Write a recipe for the source at a URL into a new directory."""
     name, url = options.name, without_hash(options.url)
     folder = options.output or os.path.join("recipes", "core", name)
     path = os.path.join(folder, RECIPE_FILE)
     if not NAME.fullmatch(name) or not NAME.fullmatch(os.path.basename(os.path.abspath(folder))):
-        raise Fail(f"{folder}: no recipe can be called that; use letters, digits and + . _ -")
+        raise Fail(f"{folder}: not a name for a recipe; use letters, digits and + . _ -")
     if os.path.lexists(path):
-        raise Fail(f"{path}: there is one already; remove it, or give another folder with -o")
+        raise Fail(f"{path}: there is one already; remove it, or give another directory with -o")
+    url = with_deb_src_file(url)
     file = source_name(url, "new")
-    version_of(file, name)
+    version = version_of(file, name)
     digest = None if url.startswith(LOCAL) else fetched_hash(file, url)
     if digest is None:
         raise Fail(f"{url}: there is nothing to be had; give a URL that can be fetched")
-    archive = look_into(os.path.join(SOURCES, digest), file)
-    if not archive.kind:
-        known = "configure, Makefile, configure.ac, meson.build, CMakeLists.txt"
-        raise Fail(f"{file}: it has none of {known}; write the recipe by hand")
-    text = new_recipe(name, url, digest, archive)
+    debian = debian_facts(url) if url.startswith("deb-src:") else {}
+    with bounded(file):
+        archive = look_into(os.path.join(SOURCES, digest), file)._replace(debian=debian)
+        kind, _ = build_kind(archive)
+        if not kind:
+            files = dict.fromkeys(file for file, _, _ in BUILD_KINDS.values())
+            raise Fail(f"{file}: it has none of {', '.join(files)}; write the recipe by hand")
+        known = tree_libraries(options)
+        needs = [need for need in wanted_packages(archive, known) if need not in (name, f"{name}-dev")]
+        text = new_recipe(name, url, digest, archive, needs)
+        missing = list(what_is_missing(name, archive, known))
     os.makedirs(folder, exist_ok=True)
     with open(path, "x", encoding="utf-8") as recipe:
         recipe.write(text)
-    load_recipe(folder, options)
-    what = BUILD_KINDS[archive.kind][0]
-    say(f"new     {path}: {name} {version_of(file, name)}, with {what}")
+    fields = load_recipe(folder, options).fields
+    say(f"new     {path}: {name} {version}, with {BUILD_KINDS[kind][1]}")
+    for key in ("summary", "license", "url"):
+        if not fields[key]:
+            missing.append(f"nothing tells its {key}; fill that in")
+    for line in missing:
+        say(f"new     {printable(line)}")
+
+
+def with_deb_src_file(url: str) -> str:
+    """deb-src:[SUITE/]PACKAGE[=VERSION] with the file that apt names, any other URL as it is."""
+    scheme, _, package = url.partition(":")
+    match = DEB_SRC.fullmatch(url)
+    if scheme != "deb-src" or match and re.search(ARCHIVE, match["file"]):
+        return url
+    files = [file for file, _ in deb_src_files(package)]
+    return f"{url}/{max(files, key=lambda file: re.search(ARCHIVE, file) is not None)}"
 
 
 def cmd_build(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ the attack of that number in docs/SECURITY.md.
 """
 
 import argparse
+import bz2
 import concurrent.futures
 import contextlib
 import fcntl
@@ -3738,13 +3739,6 @@ install:
 	mkdir -p $(DESTDIR)$(PREFIX)/bin
 	echo x >$(DESTDIR)$(PREFIX)/bin/hello
 """
-LIBRARY = """\
-install:
-	mkdir -p $(DESTDIR)/usr/lib/pkgconfig $(DESTDIR)/usr/include
-	cd $(DESTDIR)/usr && touch include/hello.h lib/libhello.a lib/libhello.la lib/libhello.so.1 \\
-		lib/pkgconfig/hello.pc
-"""
-# configure writes down how it was called.
 CONFIGURE = """\
 #!/bin/sh
 cat <<END
@@ -3752,21 +3746,29 @@ cat <<END
 END
 echo "install: ; mkdir -p \\$(DESTDIR)/usr; echo $* >\\$(DESTDIR)/usr/hello" >Makefile
 """
+LIBRARY = """\
+install:
+	mkdir -p $(DESTDIR)/usr/lib/pkgconfig $(DESTDIR)/usr/include
+	cd $(DESTDIR)/usr; touch lib/libhello.so.1 lib/libhello.a lib/pkgconfig/hello.pc \\
+		lib/libhello.la include/hello.h
+"""
 BUILT_BY = {
-    "autoconf": (
+    "configure": (
         {"configure": CONFIGURE.format(help="  --localstatedir=DIR"), "CMakeLists.txt": ""},
         "usr/hello",
         "--build x86_64-pc-linux-musl --host x86_64-pc-linux-musl --prefix=/usr --sysconfdir=/etc "
-        "--mandir=/usr/share/man --localstatedir=/var\n",
-    ),
-    "configure": (
-        {"configure": CONFIGURE.format(help=""), "Makefile": "no"}, "usr/hello", "--prefix=/usr\n"
-    ),
-    "Makefile": ({"Makefile": MAKEFILE, "meson.build": ""}, "usr/bin/hello", "x\n"),
-    "Makefile without DESTDIR": (
-        {"GNUmakefile": MAKEFILE.replace("$(DESTDIR)", "")}, "usr/bin/hello", "x\n"
-    ),
+        "--mandir=/usr/share/man --localstatedir=/var\n"),
+    "own": ({"configure": CONFIGURE.format(help=""), "Makefile": "no"}, "usr/hello",
+            "--prefix=/usr\n"),
+    "unix": ({"unix/configure": CONFIGURE.format(help=""), "README": ""}, "usr/hello",
+             "--prefix=/usr\n"),
+    "make": ({"Makefile": MAKEFILE}, "usr/bin/hello", "x\n"),
+    "without DESTDIR": ({"GNUmakefile": MAKEFILE.replace("$(DESTDIR)", "")}, "usr/bin/hello",
+                        "x\n"),
+    "without install": ({"Makefile": "hello:\n\techo y >hello\n"}, "usr/bin/hello", "y\n"),
 }
+IN_WORDS = {"configure": "autoconf's configure", "own": "a configure of its own",
+            "unix": "a configure of its own"}
 
 
 def new(world, upstream, data, *arguments, file="hello-1.2.tar.gz"):
@@ -3776,19 +3778,25 @@ def new(world, upstream, data, *arguments, file="hello-1.2.tar.gz"):
     return run_tool("pkggen", *command, cwd=world.folder, env=world.env, check=False)
 
 
+def new_script(world, upstream, files):
+    """The script that `new` writes for an archive of FILES, without its line that unpacks."""
+    shutil.rmtree(world.folder / "recipes", ignore_errors=True)
+    done = new(world, upstream, tarball(files))
+    assert done.returncode == 0, done.stderr
+    text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
+    return text.partition('{{unpack "hello"}}\n')[2].replace("    ", ""), done.stderr
+
+
 @pytest.mark.parametrize(
     "kind, top",
-    [(kind, "hello-1.2/") for kind in BUILT_BY]
-    + [("Makefile", top) for top in ("./hello/", "./", "")],
-)
+    [(kind, "hello-1.2/") for kind in BUILT_BY] + [("make", top) for top in ("./hello/", "./", "")])
 def test_new_writes_a_recipe_that_builds(world, upstream, kind, top):
     files, path, text = BUILT_BY[kind]
     done = new(world, upstream, tarball(files, top))
-    said = f"new     recipes/core/hello/pkgen.yaml: hello 1.2, with {pkggen.BUILD_KINDS[kind][0]}\n"
-    assert done.returncode == 0 and done.stderr.endswith(said), done.stderr
-    world.recipe("musl", packages={"musl": None, "musl-dev": None})
+    said = f"recipes/core/hello/pkgen.yaml: hello 1.2, with {IN_WORDS.get(kind, 'a Makefile')}\n"
+    assert done.returncode == 0 and f"new     {said}" in done.stderr, done.stderr
     world.make("all")
-    assert world.packages() == ["hello-1.2-0.x86_64.lpkg", *world.packages()[1:]]
+    assert world.packages() == ["hello-1.2-0.x86_64.lpkg"]
     with tarfile.open(world.out / "repo/x86_64/hello-1.2-0.x86_64.lpkg") as tar:
         assert tar.extractfile(path).read().decode() == text
     done = run_tool("pkggen", "lint", "recipes/core/hello", cwd=world.folder, check=False)
@@ -3798,7 +3806,6 @@ def test_new_writes_a_recipe_that_builds(world, upstream, kind, top):
 def test_new_writes_a_library_as_two_packages(world, upstream):
     files = {"configure": CONFIGURE.format(help="") + f"cat >Makefile <<'END'\n{LIBRARY}END\n"}
     assert new(world, upstream, tarball({**files, "hello.pc.in": ""})).returncode == 0
-    world.recipe("musl", packages={"musl": None, "musl-dev": None})
     world.make("all")
     contents = []
     for name in ("hello", "hello-dev"):
@@ -3806,8 +3813,191 @@ def test_new_writes_a_library_as_two_packages(world, upstream):
             contents.append({name for name in tar.getnames() if re.search(r"hello\.", name)})
     assert contents == [
         {"usr/lib/libhello.so.1"},
-        {"usr/include/hello.h", "usr/lib/libhello.a", "usr/lib/pkgconfig/hello.pc"},
-    ]
+        {"usr/include/hello.h", "usr/lib/libhello.a", "usr/lib/pkgconfig/hello.pc"}]
+
+
+MIT = "Permission is hereby granted,\n# free of charge, to any person\nobtaining a copy\n"
+WRITTEN = """\
+packages:
+  hello:
+  hello-dev:
+    dependencies: [hello]
+    summary: headers and static libraries of hello
+  hello-doc:
+    summary: manual of hello
+version: 1.2
+summary: "greets: you \\u00e9"
+license: MIT
+url: https://hello.example/
+sources:
+  - URL/good/hello-{{.Version}}.tar.gz
+sha256:
+  hello-1.2.tar.gz: DIGEST
+builddependencies: [linux-headers, ncurses, zlib-dev]
+script:
+  - |
+    {{unpack "hello"}}
+    {{configure "hello" "--with-shared"}}
+    $(MAKE) -C hello
+    $(MAKE) -C hello DESTDIR=$(CURDIR)/out/hello install
+    {{dev "hello"}}
+    {{doc "hello"}}
+"""
+
+
+def test_new_fills_in_what_the_source_says(world, upstream):
+    for name in ("ncurses", "linux-headers"):
+        world.recipe(name)
+    world.recipe("z", packages={"z": None, "zlib-dev": None})
+    data = tarball({
+        "configure": "  --localstatedir=DIR\n  --with-shared  make shared libraries\n",
+        "configure.ac": "PKG_CHECK_MODULES([Z], [zlib >= 1.2 bar])\nAC_CHECK_LIB(m, sin)\n"
+                        "MY_CHECK_LIB([ncurses], [f])\nAC_CHECK_LIB($1, $2)\n",
+        "src/Makefile.am": "include_HEADERS = hello.h\n", "tests/a.c": "PKG_CHECK_MODULES(X, no)",
+        "src/hello.c": "#include <linux/kd.h>\n", "COPYING": MIT,
+        "doc/hello.1": ".TH H\n.SH NAME\nhello \\- greets: you \u00e9.\n.SH MORE\n",
+        "README": "see https://hello.example/.\nor https://hello.example/hello.git\n"})
+    done = new(world, upstream, data)
+    expected = WRITTEN.replace("URL", upstream.base).replace("DIGEST", sha256(data))
+    assert (world.folder / "recipes/core/hello/pkgen.yaml").read_text() == expected
+    assert done.stderr.splitlines()[-1] == (
+        "new     it asks for bar, m, which no recipe of the tree makes")
+
+
+def test_new_finds_libraries_in_built_packages(world, upstream):
+    """ncursesw is a name that only the files of ncurses-dev have."""
+    script = ["cd out/ncurses-dev", "mkdir -p usr/lib/pkgconfig", "echo >usr/lib/libmenuw.a",
+              "echo >usr/lib/pkgconfig/ncursesw.pc", "cd ../.."]
+    world.recipe("ncurses", packages={"ncurses": None, "ncurses-dev": None}, script=script)
+    world.make("all")
+    for ask in ("PKG_CHECK_MODULES(NC, ncursesw)", "AC_SEARCH_LIBS([f], [curses menuw])"):
+        _, said = new_script(world, upstream, {"configure.ac": ask, "x.c": ""})
+        shutil.copytree(world.folder / "recipes/core", world.folder / "kept", dirs_exist_ok=True)
+        world.recipe("ncurses", packages={"ncurses": None, "ncurses-dev": None}, script=script)
+        text = (world.folder / "kept/hello/pkgen.yaml").read_text()
+        assert "builddependencies: [ncurses-dev]\n" in text and "ncursesw" not in said
+
+
+@pytest.mark.parametrize(
+    "makefile, build, install",
+    [
+        # tree's: DESTDIR is where programs go.
+        ("CC=gcc\nPREFIX=/usr/local\nDESTDIR=${PREFIX}/bin\nMANDIR=${PREFIX}/man\ninstall: hello\n",
+         " CC=$(CC)", " CC=$(CC) PREFIX=$(CURDIR)/out/hello/usr "
+         "MANDIR=$(CURDIR)/out/hello/usr/share/man"),
+        # Lua's
+        ("INSTALL_TOP= /usr/local\nINSTALL_MAN= $(INSTALL_TOP)/man/man1\ninstall: dummy\n", "",
+         " INSTALL_TOP=$(CURDIR)/out/hello/usr INSTALL_MAN=$(CURDIR)/out/hello/usr/share/man/man1"),
+        # lz4's
+        ("DESTDIR ?=\nprefix ?= /usr/local\ninstall uninstall:\n\tcp a $(DESTDIR)$(prefix)\n",
+         " prefix=/usr", " prefix=/usr DESTDIR=$(CURDIR)/out/hello"),
+        ("install: hello\n\tcp hello /usr/bin\n", "",
+         " PREFIX=$(CURDIR)/out/hello/usr prefix=$(CURDIR)/out/hello/usr"),
+    ])
+def test_new_reads_a_makefile_s_variables(world, upstream, makefile, build, install):
+    script, _ = new_script(world, upstream, {"Makefile": makefile})
+    make_hello = "$(MAKE) -C hello"
+    assert script == f"{make_hello}{build}\n{make_hello}{install} install\n"
+
+
+@pytest.mark.parametrize(
+    "files, lines, words",
+    [
+        ({"meson.build": "", "Makefile": "all:"},
+         '{{meson "hello"}}\nninja -C hello-build\n'
+         "DESTDIR=$(CURDIR)/out/hello ninja -C hello-build install\n", "meson"),
+        ({"CMakeLists.txt": "", "x.cpp": ""},
+         '{{cmake "hello"}}\n$(MAKE) -C hello-build\n'
+         "$(MAKE) -C hello-build DESTDIR=$(CURDIR)/out/hello install\n",
+         "most of it is C++, which the builder can't compile for musl"),
+        ({"configure.ac": "", "src/Makefile": ""},
+         '(cd hello && autoreconf -fi)\n{{configure "hello"}}\n$(MAKE) -C hello\n'
+         "$(MAKE) -C hello DESTDIR=$(CURDIR)/out/hello install\n",
+         "nothing tells its license; fill that in"),
+        ({"Makefile": "all:\n\tcc x.c\n"}, "$(MAKE) -C hello\n"
+         "# The Makefile has no target `install`: install what it makes below out/NAME.\n",
+         "a Makefile"),
+    ])
+def test_new_by_what_there_is(world, upstream, files, lines, words):
+    script, said = new_script(world, upstream, files)
+    assert script == lines.replace("NAME", "hello") and words in said
+
+
+GPL2 = "GNU GENERAL PUBLIC LICENSE\n   Version 2, June 1991\n"
+LATER = "either version 2 of the License, or (at your\n * option) any later version"
+NOTICE = "/* under the GNU General Public License,\n * VERSION */"
+BSD = "Redistribution and use in source and binary forms, with or without"
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({"COPYING": GPL2, "a.c": NOTICE.replace("VERSION", LATER)}, "GPL-2.0-or-later"),
+        ({"COPYING": GPL2, "a.c": NOTICE.replace("VERSION", "version 2")}, "GPL-2.0-only"),
+        ({"COPYING": GPL2 + "any later version"}, "GPL-2.0-only"),
+        ({"COPYING": GPL2, "README": "Released under the GPLv2+"}, "GPL-2.0-or-later"),
+        ({"COPYING": GPL2, "LICENSE": BSD, "README": "under either the GPLv2 or the BSD license"},
+         "GPL-2.0-only OR BSD-2-Clause"),
+        ({"lib/LICENSE": BSD, "cli/COPYING": GPL2}, "GPL-2.0-only AND BSD-2-Clause"),
+        ({"LICENSE": BSD + " ... Neither the name of the author"}, "BSD-3-Clause"),
+        ({"LICENSE": BSD, "a.c": GPL2}, "BSD-2-Clause"),
+        ({"COPYING": GPL2.replace("GNU", "GNU LESSER").replace("2,", "2.1,"),
+          "a.c": "LGPL v2.1 or later"}, "LGPL-2.1-or-later"),
+        ({"a.c": "// SPDX-License-Identifier: ISC\n", "COPYING": GPL2}, "ISC"),
+        ({"src/lua.h": "int x;\n" + MIT.replace("#", " *")}, "MIT"),
+        ({"LICENSE.md": "Apache License\n   Version 2.0, January 2004"}, "Apache-2.0"),
+        ({"README": "This is in the public domain."}, "LicenseRef-public-domain"),
+        ({"a.c": "int x;"}, ""),
+    ])
+def test_new_tells_the_license(files, expected):
+    assert pkggen.license_of(pkggen.Archive(list(files), files, {})) == expected
+
+
+SHOWSRC = """\
+Package: libhello
+Binary: hello, libhello-dev
+Version: 1:1.2-1
+Build-Depends: debhelper (>= 9), libfoo-dev (>= 1),
+ libtest-dev <!nocheck>, libc6-dev, linux-libc-dev
+Homepage: https://hello.example/
+Package-List:
+ lib32hello deb libs optional arch=any
+ hello deb utils optional arch=any
+
+"""
+NEW_APT = r"""#!/bin/sh
+case "$*" in
+*indextargets*) echo "Debian http://m.example/d s main" ;;
+*--print-uris*) echo "'$UPSTREAM/$FILE' $FILE 9 SHA256:$DIGEST" ;;
+*showsrc*libfoo-dev) printf 'Package: foo\nBinary: libfoo-dev\n\n' ;;
+*showsrc*) cat "$SHOWSRC" ;;
+*show*hello) printf 'Package: hello\nDescription-en: greets you\n with more\n\n' ;;
+esac
+"""
+
+
+def test_new_of_deb_src_asks_debian(world, upstream, fake_apt, tmp_path):
+    data = tarball({"Makefile": MAKEFILE})
+    upstream.files["libhello_1.2+ds.orig.tar.gz"] = data
+    for name in ("apt-get", "apt-cache"):
+        (tmp_path / "bin" / name).write_text(NEW_APT)
+    (tmp_path / "showsrc").write_text(SHOWSRC)
+    env = {**world.env, "PATH": fake_apt["PATH"], "DIGEST": sha256(data),
+           "SHOWSRC": str(tmp_path / "showsrc"), "UPSTREAM": upstream.base + "/good",
+           "FILE": "libhello_1.2+ds.orig.tar.gz"}
+    done = run_tool("pkggen", "new", "hello", "deb-src:hello", cwd=world.folder, env=env)
+    text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
+    for line in ("version: 1.2", "summary: greets you", "url: https://hello.example/",
+                 "  - deb-src:hello/libhello_{{.Version}}+ds.orig.tar.gz"):
+        assert line + "\n" in text
+    assert [line for line in done.stderr.splitlines() if "Debian" in line] == [
+        "new     Debian builds it with foo, of which there is no recipe; "
+        "`pkggen.py new foo deb-src:foo` writes one"]
+    shutil.rmtree(world.folder / "recipes")
+    world.recipe("foo", packages={"foo": None, "foo-dev": None})
+    done = run_tool("pkggen", "new", "hello", "deb-src:hello", cwd=world.folder, env=env)
+    text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
+    assert "builddependencies: [foo-dev]\n" in text and "Debian" not in done.stderr
 
 
 def test_new_never_overwrites(world, upstream):
@@ -3815,7 +4005,7 @@ def test_new_never_overwrites(world, upstream):
     (world.folder / "recipes/core/hello/pkgen.yaml").symlink_to("nothing")
     done = new(world, upstream, tarball({"Makefile": ""}))
     place = "pkggen: recipes/core/hello/pkgen.yaml"
-    hint = "there is one already; remove it, or give another folder with -o"
+    hint = "there is one already; remove it, or give another directory with -o"
     assert one_line(done) == f"{place}: {hint}"
     assert upstream.asked == [] and not (world.folder / "recipes/core/hello/nothing").exists()
 
@@ -3824,12 +4014,12 @@ def test_new_never_overwrites(world, upstream):
     "data, file, message",
     [
         (tarball({"README": ""}), "hello-1.2.tgz", "hello-1.2.tgz: it has none of configure,"),
-        (b"PK\x03\x04", "hello-1.2.zip", "hello-1.2.zip: no whole tar archive; write the recipe"),
-        (b"", "hello.tar.gz", "hello.tar.gz: no name like hello-1.2.tar.gz; write the recipe by"),
-        (b"", "hello-1.2'.tar", "hello-1.2'.tar: no name like hello-1.2.tar.gz; write the recipe"),
+        (b"PK\x03\x04", "hello-1.2.zip", "hello-1.2.zip: not a whole tar archive; write the recip"),
+        (tarball({"Makefile": "x" * 9000})[:-99], "hello-1.tgz", "not a whole tar archive; write"),
+        (b"", "hello.tar.gz", "hello.tar.gz: not a name like hello-1.2.tar.gz; write the"),
+        (b"", "hello-1.2'.tar", "hello-1.2'.tar: not a name like hello-1.2.tar.gz; write the rec"),
         (None, "hello-1.tar", "there is nothing to be had; give a URL that can be fetched"),
-    ],
-)
+    ])
 def test_new_of_what_it_can_do_nothing_with(world, upstream, data, file, message):
     done = new(world, upstream, data, file=file)
     assert message in last_line(done)
@@ -3839,7 +4029,50 @@ def test_new_of_what_it_can_do_nothing_with(world, upstream, data, file, message
 @pytest.mark.parametrize("name", ["../x", "a b", "-rf", "$x", ""])
 def test_s19_new_of_a_name_that_is_none(tmp_path, name):
     said = refused("new", "--", name, "https://localhost/hello-1.2.tar.gz", cwd=tmp_path)
-    assert said.endswith("no recipe can be called that; use letters, digits and + . _ -")
+    assert said.endswith("not a name for a recipe; use letters, digits and + . _ -")
+
+
+ZEROS = 1 << 26     # bytes, which bzip2 makes 46 of
+
+
+@pytest.mark.parametrize(
+    "kind, size, message",
+    [(b"0", 8 << 30, "over 2.1 GB when it is unpacked; write the recipe by hand"),
+     (b"L", 1 << 30, "it takes over 536.9 MB of memory to look into; write the recipe by hand"),
+     (b"x", 1 << 30, "it takes over 536.9 MB of memory to look into; write the recipe by hand")])
+def test_s44_new_on_an_archive_that_claims_gigabytes(world, upstream, kind, size, message):
+    """A file of 8 GB, and headers of 1 GB, which bzip2 makes a few kilobytes."""
+    member = tarfile.TarInfo("hello-1.2/Makefile")
+    member.size, member.type = size, kind
+    zeros = bz2.compress(bytes(ZEROS))
+    data = bz2.compress(member.tobuf(tarfile.GNU_FORMAT)) + zeros * (size // ZEROS)
+    assert len(data) < 20_000
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    done = new(world, upstream, data, file="hello-1.2.tar.bz2")
+    assert last_line(done).endswith(f"hello-1.2.tar.bz2: {message}")
+    assert time.monotonic() - began < 30
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before + 1, 700_000)
+    assert not (world.folder / "recipes").exists()
+
+
+def test_s44_new_on_an_archive_takes_no_more_than_its_time(monkeypatch):
+    monkeypatch.setattr(pkggen, "LOOK_SECONDS", 1)
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(pkggen.Fail, match="f: not looked through in 1 s; write the recipe"):
+        with pkggen.bounded("f"):
+            re.search("(a|aa)*b", "a" * 200)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit and signal.alarm(0) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nscript: [evil]", "x: y", "{{.Version}}", "# c", "- a", "\x1b[0m", "'", "a #b"])
+def test_s44_new_of_texts_that_are_not_values(world, upstream, text):
+    """What an archive's author wrote stays one value in the recipe, whatever YAML it would be."""
+    page = f".SH NAME\nhello \\- {text}\n"
+    assert new(world, upstream, tarball({"Makefile": MAKEFILE, "hello.1": page})).returncode == 0
+    recipe = load_recipe_of(world.folder / "recipes/core/hello")
+    assert recipe.fields["summary"] == text.partition("\n")[0].strip().replace("\\", "")
+    assert "evil" not in recipe.script
 
 
 @pytest.mark.parametrize(
@@ -3847,12 +4080,12 @@ def test_s19_new_of_a_name_that_is_none(tmp_path, name):
     [
         ("hello-1.2.tar.gz", "1.2"),
         ("v1.2.3.tar.xz", "1.2.3"),
-        ("Hello_1.2.dfsg.orig.tar.bz2", "1.2.dfsg"),
+        ("Hello_1.2.dfsg.orig.tar.bz2", "1.2"),
+        ("lua5.4_5.4.4.orig.tar.gz", "5.4.4"),
         ("hello2-1.0-rc1.tgz", "1.0-rc1"),
         ("hello-2024-01-02.tar", "2024-01-02"),
         ("other-lib3-1.2b.tbz2", "1.2b"),
-    ],
-)
+    ])
 def test_new_reads_the_version_in_the_file_s_name(file, version):
     assert pkggen.version_of(file, "hello") == version
 
@@ -3861,6 +4094,8 @@ def test_new_writes_the_version_into_the_url_where_it_is_that():
     url = "http://127.0.0.1:8010/v1.0/x11/hello-1.0.tar.gz?a=1.0"
     expected = "http://127.0.0.1:8010/v{{.Version}}/x11/hello-{{.Version}}.tar.gz?a=1.0"
     assert pkggen.versioned_url(url, "1.0") == expected
+    url, version = "deb-src:lua5.4/lua5.4_5.4.orig.tar.gz", "{{.Version}}"
+    assert pkggen.versioned_url(url, "5.4") == f"deb-src:lua5.4/lua5.4_{version}.orig.tar.gz"
     assert pkggen.versioned_url("ftp://h1/1/a-1.tar#'", "1") == '"ftp://h1/1/a-{{.Version}}.tar#\'"'
 
 

@@ -380,31 +380,60 @@ def test_a_build_cut_short_is_not_taken_for_a_good_one(tree):
     assert not list((tree.out / ARCH / "mk").glob("*.built"))
 
 
-def test_a_recipe_that_new_wrote_builds(tree, serve):
-    """zlib, whose configure is none of autoconf's, with the world's musl."""
-    cache = pathlib.Path(os.environ.get("SOURCES") or BUILD / "sources")
-    digests = re.findall(r"[0-9a-f]{64}", (ROOT / "recipes/core/zlib/pkgen.yaml").read_text())
-    source = next(cache / digest for digest in digests if (cache / digest).exists())
-    top = tree.folder / "served/zlib-1.2.13"
-    top.mkdir(parents=True)
-    output_of("tar", "-xf", source, "--strip-components=1", "-C", top)
-    output_of("tar", "-czf", f"{top}.tar.gz", "-C", top.parent, top.name)
-    shutil.copytree(ROOT / "recipes/core/musl", tree.recipes / "musl")
-    shutil.copy(BUILD / ARCH / "mk/musl.built", tree.out / ARCH / "mk")
-    repository = tree.out / "repo" / ARCH
-    repository.mkdir(parents=True)
-    for path in REPOSITORY.glob("musl*.lpkg"):
-        shutil.copy(path, repository)
-    run_tool("pkggen", "new", "zlib", serve(top.parent) + f"{top.name}.tar.gz",
-             "-o", tree.recipes / "zlib", env=tree.environment())
-    status, text = tree.world()
-    assert status == 0 and built(text) == {"zlib"}, text
-    for package, expected in (
-        ("zlib", {"usr/lib/libz.so.1", "usr/lib/libz.so.1.2.13"}),
-        ("zlib-dev", {"usr/include/zlib.h", "usr/lib/libz.a", "usr/lib/pkgconfig/zlib.pc"}),
-    ):
-        with tarfile.open(repository / f"{package}-1.2.13-0.{ARCH}.lpkg") as tar:
-            assert expected <= set(tar.getnames())
+def new_and_build(tree, *names):
+    """Have `new` write a recipe of each of Debian's sources NAMES, and build it as it is.
+
+    musl and linux-headers are the world's.
+    """
+    records, repository = tree.out / ARCH / "mk", tree.out / "repo" / ARCH
+    repository.mkdir(parents=True, exist_ok=True)
+    for name in ("musl", "linux-headers"):
+        shutil.copytree(ROOT / "recipes/core" / name, tree.recipes / name)
+        shutil.copy(BUILD / ARCH / f"mk/{name}.built", records)
+        for path in REPOSITORY.glob(f"{name}*.lpkg"):
+            shutil.copy(path, repository)
+    for name in names:
+        for command in (["new", name, f"deb-src:{name}", "-o", f"recipes/{name}"],
+                        ["build", f"recipes/{name}"]):
+            status, text = output_of(sys.executable, ROOT / "pkggen.py", *command,
+                                     cwd=tree.folder, env=tree.environment())
+            assert status == 0, text
+
+
+def run_installed(tree, *commands):
+    """What each of COMMANDS prints in a root into which lpkg installed its package."""
+    repository, key = tree.out / "repo" / ARCH, tree.folder / "key"
+    run_tool("lpkg", "keygen", key)
+    run_tool("lpkg", "index", repository, "--secret", f"{key}.key")
+    root = tree.folder / "R"
+    names = [command.split()[0] for command in commands]
+    run_tool("lpkg", "--root", root, "--repo", tree.out / "repo", "--key", f"{key}.pub", "--yes",
+             "install", *names)
+    return [output_of("chroot", root, *command.split(), stdin=subprocess.DEVNULL)
+            for command in commands]
+
+
+def test_a_recipe_that_new_wrote_builds(tree):
+    """tree's Makefile has no DESTDIR, but a variable of that name."""
+    new_and_build(tree, "tree")
+    (status, text), = run_installed(tree, "tree --version")
+    assert status == 0 and text.startswith("tree v"), text
+    files = {path.name.partition("-2")[0]: tarfile.open(path).getnames()
+             for path in (tree.out / "repo" / ARCH).glob("tree*.lpkg")}
+    assert "usr/bin/tree" in files["tree"]
+    assert "usr/share/man/man1/tree.1" in files["tree-doc"]
+
+
+@pytest.mark.long
+def test_recipes_that_new_wrote_build_with_no_edit(tree):
+    """Twelve programs, after the libraries that they need; some of them run where lpkg put them."""
+    new_and_build(tree, "ncurses", "libonig", "hello", "less", "nano", "tree", "dash", "lua5.4",
+                  "lz4", "zstd", "pv", "strace", "jq", "htop")
+    said = run_installed(tree, "less --version", "nano --version", "lua5.4 -e print(6*7)",
+                         "jq -n 6*7", "htop --version")
+    assert [status for status, _ in said] == [0, 0, 0, 0, 0], said
+    starts = ("less ", " GNU nano", "42\n", "42\n", "htop ")
+    assert all(text.startswith(start) for (_, text), start in zip(said, starts)), said
 
 
 # ---- the build environment ----------------------------------------------------------------------
