@@ -4266,7 +4266,8 @@ def cmd_new(options: argparse.Namespace) -> None:
             files = dict.fromkeys(file for file, _, _ in BUILD_KINDS.values())
             raise Fail(f"{file}: it has none of {', '.join(files)}; write the recipe by hand")
         known = tree_libraries(options)
-        needs = [need for need in wanted_packages(archive, known) if need not in (name, f"{name}-dev")]
+        own = (name, f"{name}-dev")
+        needs = [need for need in wanted_packages(archive, known) if need not in own]
         text = new_recipe(name, url, digest, archive, needs)
         missing = list(what_is_missing(name, archive, known))
     os.makedirs(folder, exist_ok=True)
