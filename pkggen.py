@@ -969,11 +969,10 @@ def unknown_references(script: str) -> Iterator[Tuple[int, str]]:
     for start, end, name, is_call in make_references(script):
         if name and name not in (MAKE_FUNCTIONS if is_call else known):
             taken = script[start:end].partition("\n")[0]
-            remedy = f"${taken}"
-            if not is_call:     # $HOME is $H and OME for make; $(HOME) would be a command for sh
-                word = re.match(r"\w+", script[start + 1:])
-                braced = f"$${{{name}}}" if taken[1:2] in "({" else remedy
-                remedy = f"$${word[0]}" if word else braced
+            word = re.match(r"\w*", script[start + 1:])[0]
+            remedy = f"$${word}" if word else f"${taken}"       # $HOME is $H and OME for make
+            if not is_call and taken[1:2] in "({" and (taken[1] == "{" or name.isupper()):
+                remedy = f"$${{{name}}}"                        # $$(CFLAGS) would be a command
             yield start, (f"make takes {taken} and has no such variable; "
                           f"for the shell write {remedy}")
 
@@ -1798,6 +1797,7 @@ echo $status >.status
 [ $status != 0 ] || tar --xattrs --xattrs-include='*' --acls -cf - out .status || exit 100
 exit $status
 """
+STOP_SECONDS = 10           # that a build has to end in once it is told to
 LOG_LIMIT = 1 << 26         # bytes of a build's log; what writes more has no end
 OUTPUT_LIMIT = 1 << 34      # bytes of the tar that comes out, and of any file in a container
 
@@ -1981,7 +1981,7 @@ def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
     import shutil
     import threading
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + STOP_SECONDS
     if process.poll() is None:      # it ends only when what it still says is read
         drain = (process.stderr, open(os.devnull, "wb"))
         threading.Thread(target=shutil.copyfileobj, args=drain, daemon=True).start()
