@@ -438,7 +438,7 @@ def test_recipes_that_new_wrote_build_with_no_edit(tree):
 
 # ---- the build environment ----------------------------------------------------------------------
 
-HELLO = """#include <stdio.h>
+HELLO_C = """#include <stdio.h>
 int number(void);
 int main(void) { printf("%d\\n", number()); return 0; }
 """
@@ -531,7 +531,7 @@ def test_what_a_build_compiles_runs_there(tree, way):
     borrow(tree, "musl")
     files, script = WAYS[way]
     folder = tree.folder / "recipes/hello"
-    sources = {**files, "hello.c": HELLO, "number.c": "int number(void) { return 42; }"}
+    sources = {**files, "hello.c": HELLO_C, "number.c": "int number(void) { return 42; }"}
     for name, text in sources.items():
         (folder / "src").mkdir(parents=True, exist_ok=True)
         (folder / "src" / name).write_text(text)
