@@ -65,24 +65,31 @@ help: ## list the targets and the variables
 	@world/help
 
 ##@ Build
+# world/packages for the package $1. The shell looks for the virtual environment, which world/setup
+# may just have made.
+build = $(if $(dry),:) env PKG="$1" \
+	PYTHON="$$(ls $(O)/venv/bin/python3 2>/dev/null || echo $(PYTHON))" world/packages
+
 .PHONY: world
 world: ## build what changed, sign the repository, make the image
 	@world/setup world
-	+@$(again) packages
+	+@$(call build,$(PKG))
 	$(if $(PKG),,+@$(again) image)
 
 .PHONY: packages
-packages: # after setup, since `python` is read anew
-	+@$(if $(dry),:) env PYTHON="$(python)" world/packages
+packages: # what `world` does before the image
+	+@$(call build,$(PKG))
 
 recipes := $(notdir $(patsubst %/pkgen.yaml,%,$(wildcard recipes/*/*/pkgen.yaml)))
 recipes := $(filter-out $(patsubst %:,%,$(filter %:,$(file <Makefile))),$(recipes))
 .PHONY: $(recipes)
 $(recipes):
-	+@$(again) world PKG="$@"
+	@world/setup world
+	+@$(call build,$@)
 .DEFAULT: ## build one package and what it needs, as in: make zlib
 	@PYTHON="$(python)" world/help "$@"
-	+@$(again) world PKG="$@"
+	@world/setup world
+	+@$(call build,$@)
 
 .PHONY: image
 image: $(image)/initramfs ## assemble vmlinuz and initramfs from the repository

@@ -1320,7 +1320,7 @@ PACKAGES := {packages}
 BACKSLASH := $(subst ,,\\)
 # Before each command of a script its line stands in the log, where bash is there to count lines.
 RUN_SHELL := $(if $(shell command -v bash),bash --posix,sh)
-RUN_SCRIPT = +umask 022 && $(RUN_SHELL) -ec 'PS4="+ $(1):\\$$LINENO: "; set -x; . ./$(1)'
+RUN_SCRIPT = @+umask 022 && $(RUN_SHELL) -ec 'PS4="+ $(1):\\$$LINENO: "; set -x; . ./$(1)'
 
 define SCRIPT
 {script}
@@ -1336,8 +1336,8 @@ all: check
 		find /etc /opt /srv /usr /var -xdev -type f -cnewer script.sh; \\
 	done | sort -u | head -n 20 | sed "s/^/outside of out: /" >&2
 untarsource:
-	mkdir -p $(PACKAGES:%=out/%)
-	$(if $(SRCTAR),tar -xf $(SRCTAR))
+	@mkdir -p $(PACKAGES:%=out/%)
+	@$(if $(SRCTAR),tar -xf $(SRCTAR))
 script: untarsource
 	$(file >script.sh,$(SCRIPT))
 	$(call RUN_SCRIPT,script.sh)
@@ -1355,9 +1355,9 @@ BUILD_VARIABLES = frozenset(re.findall(r"^(?:export )?(\w+) [:?]?=", BUILD_MK, r
 
 # What is no ELF file is left as it is, and what can't be stripped is found in what comes out.
 STRIP_FILES = """\
-	find out -type f \\( -perm -100 -o -name '*.so*' -o -name '*.ko' \\) ! -name '*.[ao]' \\
+	@find out -type f \\( -perm -100 -o -name '*.so*' -o -name '*.ko' \\) ! -name '*.[ao]' \\
 		-exec $(STRIP) --strip-unneeded -R .comment {} + 2>/dev/null || :
-	find out -type f -name '*.[ao]' -exec $(STRIP) --strip-debug {} + 2>/dev/null || :"""
+	@find out -type f -name '*.[ao]' -exec $(STRIP) --strip-debug {} + 2>/dev/null || :"""
 
 # Run once, in the directory where the input tar was unpacked: `pkggen.py build`, `make shell` and
 # `make menuconfig` all do. What is compiled finds musl's loader at its path, and so runs.
