@@ -3389,7 +3389,7 @@ def test_new_fills_in_what_the_source_says(world, upstream):
     expected = WRITTEN.replace("URL", upstream.base).replace("DIGEST", sha256(data))
     assert (world.folder / "recipes/core/hello/pkgen.yaml").read_text() == expected
     assert done.stderr.splitlines()[-1] == (
-        "new     it asks for bar, m, which no recipe of the tree makes")
+        "new     it asks for bar, which no recipe of the tree makes")
 
 
 def test_new_finds_libraries_in_built_packages(world, upstream):
@@ -3478,7 +3478,7 @@ BSD = "Redistribution and use in source and binary forms, with or without"
         ({"a.c": "int x;"}, ""),
     ])
 def test_new_tells_the_license(files, expected):
-    assert pkggen.license_of(pkggen.Archive(list(files), files, {})) == expected
+    assert pkggen.license_of(pkggen.Archive(list(files), files, {}, [])) == expected
 
 
 SHOWSRC = """\
@@ -3541,7 +3541,7 @@ def test_new_never_overwrites(world, upstream):
 @pytest.mark.parametrize(
     "data, file, message",
     [
-        (tarball({"README": ""}), "hello-1.2.tgz", "hello-1.2.tgz: it has none of configure,"),
+        (tarball({"README": ""}), "hello-1.2.tgz", "hello-1.2.tgz: it has no configure, meson.build,"),
         (b"PK\x03\x04", "hello-1.2.zip", "hello-1.2.zip: not a whole tar archive; write the recipe"),
         (tarball({"Makefile": "x" * 9000})[:-99], "hello-1.tgz", "not a whole tar archive; write"),
         (b"", "hello.tar.gz", "hello.tar.gz: not a name like hello-1.2.tar.gz; write the recipe by"),
@@ -3588,7 +3588,7 @@ def test_s44_new_on_an_archive_takes_no_more_than_its_time(monkeypatch):
     limit = resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(pkggen.Fail, match="f: not looked through in 1 s; write the recipe"):
         with pkggen.bounded("f"):
-            re.search("(a|aa)*b", "a" * 200)
+            re.search("(a|aa)*b", "a" * 38)     # ten seconds or more
     assert resource.getrlimit(resource.RLIMIT_AS) == limit and signal.alarm(0) == 0
 
 
@@ -3601,6 +3601,13 @@ def test_s44_new_of_texts_that_are_not_values(world, upstream, text):
     recipe = load_recipe_of(world.folder / "recipes/core/hello")
     assert recipe.fields["summary"] == text.partition("\n")[0].strip().replace("\\", "")
     assert "evil" not in recipe.script
+
+
+@pytest.mark.parametrize("folder", ["$(shell touch evil)", "a\n    x", "{{.Data}}", "a b", "a;b"])
+def test_s44_new_of_directories_that_are_shell(world, upstream, folder):
+    """Nothing that an archive's author named stands in the script."""
+    done = new(world, upstream, tarball({f"{folder}/Makefile": MAKEFILE, "README": ""}))
+    assert "hello-1.2.tar.gz: it has no configure, meson.build," in last_line(done)
 
 
 @pytest.mark.parametrize(
