@@ -3428,8 +3428,10 @@ ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
 BUILD_FILE = re.compile(
     r"(?:[^/]+/){0,2}(configure(\.ac|\.in)?|(GNUm|m|M)akefile(\.am|\.in|\.inc)?|meson\.build|"
     r"CMakeLists\.txt|[^/]+\.pc(\.in)?)")
-LICENSE_FILE = re.compile(r"(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*")
+LICENSE_FILE = re.compile(r"(?i)(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*")
 README = re.compile(r"README[^/]*")
+# Other programs' sources, with licences of their own.
+BUNDLED = re.compile(r"(lib[a-z]+|third[_-]?party|vendor|external|deps|pkgs|compat|win\w*)/")
 MANUAL = re.compile(r"(?:[^/]+/){0,2}[^/]+\.([1-8](\.in|\.prebuilt)?|nro|texi|texinfo)")
 SOURCE_FILE = re.compile(r"(?:[^/]+/){0,3}[^/]+\.(c|h|cc|cpp|cxx)")
 TEST_FILE = re.compile(r"(.*/)?(tests?([-_]\w+)?|testsuite|t|contrib|examples?|po|gnulib-tests)/")
@@ -3494,8 +3496,8 @@ LICENSES = (
      "LicenseRef-public-domain"),
 )
 CHOICE = r"(?i)either (?:of )?the |dual[- ]licen[sc]ed|at your option, one of"
-GNU_VERSION = r"(?i)General Public License.{,120}\bversion \d|GPL ?v?[23]"
-GNU_LATER = r"(?i)any later version|or later|GPL ?v?[\d.]+\+"
+GNU_VERSION = r"(?i)General Public License.{,120}\bversion \d|GPL[ -]?v?[23]"
+GNU_LATER = r"(?i)any later version|or[ -]later|GPL ?v?[\d.]+\+"
 
 # How build files name the libraries that they ask for, and what else they may be linked with.
 NAMED_LIBRARY = (
@@ -3595,11 +3597,12 @@ def read_members(tar: Any, name: str) -> Iterator[Tuple[str, Optional[str]]]:
                        "write the recipe by hand")
         path = os.path.normpath(member.name)
         below = path.partition("/")[2]
-        is_source = bool(SOURCE_FILE.fullmatch(path)) and sources < SOURCES_LIMIT
-        sources += is_source
+        ways = {path, below} if "/" in path else {path}
+        is_source = sources < SOURCES_LIMIT and bool(SOURCE_FILE.fullmatch(path))
         text = None
         if member.isfile() and not TEST_FILE.match(below) and (is_source or any(
-                form.fullmatch(one) for form in forms for one in (path, below))):
+                form.fullmatch(way) for form in forms for way in ways)):
+            sources += is_source
             tar.fileobj.seek(member.offset_data)
             limit = SOURCE_LIMIT if is_source else TEXT_LIMIT
             text = tar.fileobj.read(max(min(member.size - 1, limit), 0)).decode(errors="replace")
@@ -3634,7 +3637,7 @@ def versioned_url(url: str, version: str) -> str:
 
 def build_kind(archive: Archive) -> Tuple[str, str]:
     """(key of BUILD_KINDS, directory of the file that tells) for the archive; empty for none."""
-    for place in ("", r"[\w.+-]+/"):
+    for place in ("", r"(?!win|mac|dos|vms)[\w.+-]+/"):
         for kind, (file, _, _) in BUILD_KINDS.items():
             for path, text in archive.find(re.compile(place + file)).items():
                 if kind != "configure" or "--localstatedir=DIR" in text:
@@ -3673,7 +3676,10 @@ def make_script(name: str, archive: Archive, folder: str) -> str:
         settings += [f"{word}={root}/usr/share/man{match[1] or ''}"] if match else []
     install = " ".join([command, *settings, *["DESTDIR=$(CURDIR)/out/NAME"] * has_destdir])
     build = " ".join([command, *(settings if has_destdir else ())])
-    return f"{build}\n{install} install"
+    moves_manual = re.search(r"(?m)^\t.*\$[({](PREFIX|prefix)[)}]/man\b", text)
+    return f"{build}\n{install} install" + (
+        "\nmkdir -p out/NAME/usr/share && mv out/NAME/usr/man out/NAME/usr/share/man"
+        if moves_manual else "")
 
 
 def install_by_hand(name: str, archive: Archive, makefile: str) -> str:
@@ -3689,7 +3695,8 @@ def install_by_hand(name: str, archive: Archive, makefile: str) -> str:
 def is_library(archive: Archive) -> bool:
     """Whether the source installs headers, as its build files tell."""
     asks = (r"(?m)\b((pkg)?include_HEADERS|lib_LTLIBRARIES) *\+?=|install_headers\(|PUBLIC_HEADER|"
-            r"DESTDIR.*(includedir|INCLUDE_?DIR|INSTALL_INC)\b|\$[({]INSTALL_INC|CMAKE_INSTALL_INC")
+            r"DESTDIR.*(includedir|INCLUDE_?DIR|INSTALL_INC)\b|CMAKE_INSTALL_INC|"
+            r"\$[({](INSTALL_INC|(PREFIX|prefix)[)}]/include)")
     texts = archive.find(BUILD_FILE)
     return any(re.search(r"\.pc(\.in)?$", path) or re.search(asks, text)
                for path, text in texts.items())
@@ -3732,17 +3739,18 @@ def url_of(name: str, archive: Archive) -> str:
 
 def license_of(archive: Archive) -> str:
     """The SPDX expression; empty where nothing tells."""
-    sources = archive.find(SOURCE_FILE).values()
-    heads = [text[:4000] for text in sources]
-    tags = re.findall(r"SPDX-License-Identifier:\s*([^*\n]*\w)", "\n".join(heads))
-    if len(tags) > len(heads) / 4:
-        return max(sorted(set(tags)), key=tags.count)
+    files, sources = [
+        {path: text for path, text in archive.find(form).items() if not BUNDLED.match(path)}
+        for form in (LICENSE_FILE, SOURCE_FILE)]
+    heads = [text[:4000] for text in sources.values()]
     readmes = archive.find(README).values()
-    files = archive.find(LICENSE_FILE)
     tops = [text for path, text in files.items() if "/" not in path]
+    tags = re.findall(r"SPDX-License-Identifier:\s*([^*\n]*\w)", "\n".join(heads))
     names: List[str] = []
-    for texts in (tops, files.values(), readmes, sources):
+    for texts in (tops, files.values(), readmes, sources.values()):
         names = names or list(dict.fromkeys(filter(None, map(license_name, texts))))
+    if len(tags) > len(heads) / 2 and len(names) < 2:
+        return max(sorted(set(tags)), key=tags.count)
     prose = [*readmes, *heads]
     if len(names) > 1 and not any(re.search("(?i)(Lesser|Library) General|LGPL", text)
                                   for text in prose):
@@ -3785,7 +3793,9 @@ def ask_debian(url: str, archive: Archive) -> Archive:
     binary = package if package in binaries else next(iter(binaries), package)
     with contextlib.suppress(Unreachable, IndexError):  # where this machine's apt knows it
         shown = index_entries(run_apt("apt-cache", "show", "--no-all-versions", binary))[0]
-        facts["Description"] = shown.get("Description") or shown.get("Description-en", "")
+        text = shown.get("Description") or shown.get("Description-en", "")
+        # After a dash Debian says which of the source's packages it is.
+        facts["Description"] = re.sub(r" --? .*| \(.*\)$", "", text)
     return archive._replace(debian=facts, libraries=libraries)
 
 

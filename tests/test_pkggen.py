@@ -3413,6 +3413,9 @@ def test_new_finds_libraries_in_built_packages(world, upstream):
         ("CC=gcc\nPREFIX=/usr/local\nDESTDIR=${PREFIX}/bin\nMANDIR=${PREFIX}/man\ninstall: hello\n",
          " CC=$(CC)", " CC=$(CC) PREFIX=$(CURDIR)/out/hello/usr "
          "MANDIR=$(CURDIR)/out/hello/usr/share/man"),
+        # bzip2's
+        ("PREFIX=/usr\ninstall:\n\tcp a $(PREFIX)/bin\n\tcp a.1 $(PREFIX)/man/man1\n", "",
+         " PREFIX=$(CURDIR)/out/hello/usr"),
         # Lua's
         ("INSTALL_TOP= /usr/local\nINSTALL_MAN= $(INSTALL_TOP)/man/man1\ninstall: dummy\n", "",
          " INSTALL_TOP=$(CURDIR)/out/hello/usr INSTALL_MAN=$(CURDIR)/out/hello/usr/share/man/man1"),
@@ -3425,7 +3428,9 @@ def test_new_finds_libraries_in_built_packages(world, upstream):
 def test_new_reads_a_makefile_s_variables(world, upstream, makefile, build, install):
     script, _ = new_script(world, upstream, {"Makefile": makefile})
     make_hello = "$(MAKE) -C hello"
-    assert script == f"{make_hello}{build}\n{make_hello}{install} install\n"
+    moves = "mkdir -p out/hello/usr/share && mv out/hello/usr/man out/hello/usr/share/man\n"
+    assert script == f"{make_hello}{build}\n{make_hello}{install} install\n" + (
+        moves if "cp a.1" in makefile else "")
 
 
 @pytest.mark.parametrize(
@@ -3471,7 +3476,10 @@ BSD = "Redistribution and use in source and binary forms, with or without"
         ({"LICENSE": BSD, "a.c": GPL2}, "BSD-2-Clause"),
         ({"COPYING": GPL2.replace("GNU", "GNU LESSER").replace("2,", "2.1,"),
           "a.c": "LGPL v2.1 or later"}, "LGPL-2.1-or-later"),
-        ({"a.c": "// SPDX-License-Identifier: ISC\n", "COPYING": GPL2}, "ISC"),
+        ({"a.c": "// SPDX-License-Identifier: GPL-2.0-or-later */", "COPYING": GPL2},
+         "GPL-2.0-or-later"),
+        ({"license.terms": "ask", "libtommath/a.c": "// SPDX-License-Identifier: Unlicense\n",
+          "pkgs/LICENSE": BSD}, ""),
         ({"src/lua.h": "int x;\n" + MIT.replace("#", " *")}, "MIT"),
         ({"LICENSE.md": "Apache License\n   Version 2.0, January 2004"}, "Apache-2.0"),
         ({"README": "This is in the public domain."}, "LicenseRef-public-domain"),
