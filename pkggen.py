@@ -3637,7 +3637,7 @@ def versioned_url(url: str, version: str) -> str:
 
 def build_kind(archive: Archive) -> Tuple[str, str]:
     """(key of BUILD_KINDS, directory of the file that tells) for the archive; empty for none."""
-    for place in ("", r"(?!win|mac|dos|vms)[\w.+-]+/"):
+    for place in ("", "(unix|src|source)/", r"(?!win|mac|dos|vms)[\w.+-]+/"):
         for kind, (file, _, _) in BUILD_KINDS.items():
             for path, text in archive.find(re.compile(place + file)).items():
                 if kind != "configure" or "--localstatedir=DIR" in text:
@@ -3651,7 +3651,8 @@ def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
     if kind == "make":
         script = make_script(name, archive, folder)
     text = archive.texts.get(os.path.join(folder, "configure"), "")
-    options = [option for option in OPTIONS if f"  {option.partition('=')[0]}" in text]
+    options = [option for option in OPTIONS if re.search(
+        f"  {option.partition('=')[0].replace('without', 'with(out)?')}[ =]", text)]
     form = ' "{}"' if kind == "configure" else " {}"
     for word, value in (("PLACE", place), ("NAME", name)):
         script = re.sub(rf"\b{word}\b", lambda match: value, script)
@@ -3749,6 +3750,8 @@ def license_of(archive: Archive) -> str:
     names: List[str] = []
     for texts in (tops, files.values(), readmes, sources.values()):
         names = names or list(dict.fromkeys(filter(None, map(license_name, texts))))
+    if len(names) > 1 and not files and not any(map(license_name, readmes)):
+        return ""       # of one source or another
     if len(tags) > len(heads) / 2 and len(names) < 2:
         return max(sorted(set(tags)), key=tags.count)
     prose = [*readmes, *heads]
