@@ -3462,7 +3462,7 @@ $(MAKE) -C PLACE-build DESTDIR=$(CURDIR)/out/NAME install"""),
 # nothing in C++ or for another ABI, which the builder can't compile for musl.
 OPTIONS = ("--with-shared", "--without-debug", "--without-cxx", "--without-cxx-binding",
            "--enable-widec", "--enable-pc-files", "--with-pkg-config-libdir=/usr/lib/pkgconfig",
-           "--enable-mpers=check")
+           "--enable-mpers=no")
 
 # Words that only one licence has, blanks as one, to its SPDX name; GNU's lack -only or -or-later.
 GNU = ("GENERAL PUBLIC LICENSE(?: as published by the Free Software Foundation[;,](?: either)?)?,? "
@@ -3750,7 +3750,7 @@ def license_of(archive: Archive) -> str:
     names: List[str] = []
     for texts in (tops, files.values(), readmes, sources.values()):
         names = names or list(dict.fromkeys(filter(None, map(license_name, texts))))
-    if len(names) > 1 and not files and not any(map(license_name, readmes)):
+    if len(names) > 1 and not any(map(license_name, [*files.values(), *readmes])):
         return ""       # of one source or another
     if len(tags) > len(heads) / 2 and len(names) < 2:
         return max(sorted(set(tags)), key=tags.count)
