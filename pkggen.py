@@ -3698,9 +3698,9 @@ def is_library(archive: Archive) -> bool:
     asks = (r"(?m)\b((pkg)?include_HEADERS|lib_LTLIBRARIES) *\+?=|install_headers\(|PUBLIC_HEADER|"
             r"DESTDIR.*(includedir|INCLUDE_?DIR|INSTALL_INC)\b|CMAKE_INSTALL_INC|"
             r"\$[({](INSTALL_INC|(PREFIX|prefix)[)}]/include)")
-    texts = archive.find(BUILD_FILE)
-    return any(re.search(r"\.pc(\.in)?$", path) or re.search(asks, text)
-               for path, text in texts.items())
+    texts = archive.find(BUILD_FILE).items()
+    return any(path.endswith((".pc", ".pc.in")) or re.search(asks, text)
+               for path, text in texts if not os.path.basename(path).startswith("configure"))
 
 
 # ---- what it is ----------------------------------------------------------------------------------

@@ -3282,7 +3282,8 @@ install:
 """
 BUILT_BY = {
     "configure": (
-        {"configure": CONFIGURE.format(help="  --localstatedir=DIR"), "CMakeLists.txt": ""},
+        {"configure": CONFIGURE.format(help="  --localstatedir=DIR\n  ${prefix}/include"),
+         "CMakeLists.txt": ""},
         "usr/hello",
         "--build x86_64-pc-linux-musl --host x86_64-pc-linux-musl --prefix=/usr --sysconfdir=/etc "
         "--mandir=/usr/share/man --localstatedir=/var\n"),
