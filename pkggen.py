@@ -57,7 +57,8 @@ class Lazy:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-hashlib, json, shlex = Lazy("hashlib"), Lazy("json"), Lazy("shlex")
+graphlib, hashlib = Lazy("graphlib"), Lazy("hashlib")
+json, shlex = Lazy("json"), Lazy("shlex")
 subprocess, tarfile, tempfile = Lazy("subprocess"), Lazy("tarfile"), Lazy("tempfile")
 
 VERSION = "0.1"
@@ -96,8 +97,9 @@ MACHINES = {"armv7l": "armv7", "i386": "x86", "i586": "x86", "i686": "x86"}
 
 # Build dependencies that are the builder's own programs and no packages of ours.
 BUILDER_TOOLS = frozenset(
-    "bc binutils bison bzip2 cpio file flex gawk gcc gzip m4 make patch perl pkgconf rsync sed tar "
-    "xz".split()
+    "autoconf automake autopoint bash bc binutils bison bzip2 cmake coreutils cpio diffutils file "
+    "findutils flex gawk gcc gettext gperf grep gzip libtool lzip m4 make meson ninja patch perl "
+    "pkg-config pkgconf pkgconfig python3 rsync sed sh tar texinfo unzip xz zstd".split()
 )
 # ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them ----
 
@@ -153,69 +155,207 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
 
 
 # ==== The schema of a recipe ======================================================================
+#
+# A shape is a kind of value. The tables of fields below say which keys a recipe may have, in the
+# order in which they are written, and the shapes of their values.
+
+QUOTE = "quote it, or write a `- |` block"
+
+
+class Shape(NamedTuple):
+    """What makes a value of a node of YAML, its JSON Schema, and the value of an absent key."""
+
+    read: Callable[[Reader, Any, str], Any]
+    schema: Dict[str, Any]
+    empty: Callable[[], Any] = str
 
 
 class Field(NamedTuple):
-    """A key of a recipe: its kind is one of the readers in `READERS`."""
+    """A key of a recipe, the shape of its value, and what it is for."""
 
     key: str
-    kind: str
+    shape: Shape
     what: str
 
 
-# In the order in which a recipe is written.
-RECIPE_FIELDS = (
-    Field("packages", "packages", "the packages that come out, each with its dependencies"),
-    Field("version", "text", "upstream's version"),
-    Field(
-        "build", "integer", "counts the builds of one version; the full version is VERSION-BUILD"
-    ),
-    Field("summary", "text", "one line that says what it is"),
-    Field("license", "text", "SPDX licence expression"),
-    Field("url", "text", "upstream's home page"),
-    Field("arch", "texts", "architectures it builds for; all when absent"),
-    Field("sources", "sources", "URLs, or lists of alternatives"),
-    Field("mirrors", "texts", "URL prefixes that have the sources too"),
-    Field("sha256", "text map", "source file name to its hash"),
-    Field("builddependencies", "texts", "packages in the sysroot of the build"),
-    Field("builder", "text", "default, docker or bootstrap"),
-    Field("nobootstrap", "boolean map", "dependencies that nothing may stand in for"),
-    Field("cross", "boolean", "whether it can be built for another architecture"),
-    Field("data", "any map", ".Data of the templates"),
-    Field("script", "texts", "shell commands, a template"),
-    Field("check", "texts", "shell commands that test the result, a template"),
-    Field("strip", "boolean", "false: ELF files keep their symbols"),
-    Field("allow", "text map", "check of what comes out that is switched off, to the reason"),
-    Field("oneshell", "any", "accepted and ignored"),
-    Field("tools", "any", "accepted and ignored"),
-)
+def read_text(reader: Reader, node: Any, what: str) -> str:
+    """Text as the file spells it: `version: 1.10` is "1.10" and never a float."""
+    if not isinstance(node, yaml.ScalarNode):
+        kind = "map" if isinstance(node, yaml.MappingNode) else "list"
+        raise reader.fail(node, f"YAML makes a {kind} of {what}, which is text; {QUOTE}")
+    return "" if is_null(node) else node.value
 
-PACKAGE_SCRIPTS = (
-    "pre-install",
-    "post-install",
-    "pre-upgrade",
-    "post-upgrade",
-    "pre-remove",
-    "post-remove",
-)
 
-PACKAGE_FIELDS = (
-    Field("dependencies", "texts", "packages it needs to run"),
-    Field("summary", "text", "one line; the recipe's when absent"),
-    Field("provides", "texts", "other names it answers to"),
-    Field("conflicts", "texts", "packages it can't be installed beside"),
-    Field("replaces", "texts", "packages whose place it takes"),
-    Field("conffiles", "texts", "files that their owner may change"),
-    Field("services", "texts", "init scripts it brings"),
-    Field("owners", "text map", "path to UID:GID:MODE"),
-    Field("scripts", "text map", "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
-    Field("alternatives", "alternatives", "symlinks that other packages may offer as well"),
+def read_integer(reader: Reader, node: Any, what: str) -> int:
+    text = read_text(reader, node, what)
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise reader.fail(node, f"{what} is {text!r}, not a whole number from 0 up")
+    return int(text)
+
+
+def read_boolean(reader: Reader, node: Any, what: str) -> bool:
+    value = read_any(reader, node, what)
+    if not isinstance(value, bool):
+        raise reader.fail(node, f"{what} is neither true nor false")
+    return value
+
+
+def read_any(reader: Reader, node: Any, what: str) -> Any:
+    """A value of YAML's own type, for .Data: what yaml.v2 makes of it, maps' keys included."""
+    if isinstance(node, yaml.SequenceNode):
+        return [read_any(reader, item, what) for item in reader.items(node, what)]
+    if isinstance(node, yaml.ScalarNode):
+        return scalar(reader, node, what)
+    pairs = reader.pairs(node, what, read_data_key)
+    values = {key: read_any(reader, value, f"{what}.{key}") for key, _, value in pairs}
+    if len(values) < len(pairs):
+        raise reader.fail(node, f"{what} has keys of one value, as 1, 1.0 and true; quote them")
+    return values
+
+
+def read_data_key(reader: Reader, node: Any, what: str) -> Any:
+    """A key of a map in .Data: a number or a truth stays one, anything else is text."""
+    text = read_text(reader, node, what)
+    value = scalar(reader, node, what)
+    return value if isinstance(value, (int, float)) else text
+
+
+def read_package_name(reader: Reader, node: Any, what: str) -> str:
+    name = read_text(reader, node, what)
+    if not NAME.fullmatch(name):
+        raise reader.fail(node, f"{name!r} is not a package name; use letters, digits and + . _ -")
+    return name
+
+
+def read_source(reader: Reader, node: Any, what: str) -> Tuple[List[str], str]:
+    """([alternative, ...], place)"""
+    is_list = isinstance(node, yaml.SequenceNode)
+    urls = TEXTS.read(reader, node, what) if is_list else [read_text(reader, node, what)]
+    if not urls or not all(urls):
+        raise reader.fail(node, "an empty source; give a URL, or leave the line out")
+    return urls, reader.place(node)
+
+
+def list_of(item: Shape) -> Shape:
+    def read(reader: Reader, node: Any, what: str) -> List[Any]:
+        return [item.read(reader, x, f"an item of {what}") for x in reader.items(node, what)]
+
+    return Shape(read, {"type": ["array", "null"], "items": item.schema}, list)
+
+
+def map_of(value: Shape, read_key: Callable = read_text, **schema: Any) -> Shape:
+    """A map whose keys are the recipe's own."""
+    def read(reader: Reader, node: Any, what: str) -> Dict[str, Any]:
+        pairs = reader.pairs(node, what, read_key)
+        return {key: value.read(reader, x, f"{what}.{key}") for key, _, x in pairs}
+
+    schema = {"type": ["object", "null"], "additionalProperties": value.schema, **schema}
+    return Shape(read, schema, dict)
+
+
+def fields_of(table: Tuple[Field, ...], check: Optional[Callable] = None,
+              required: Tuple[str, ...] = ()) -> Shape:
+    """A map whose keys are those of TABLE; CHECK(reader, node, values) looks at what was read."""
+    def read(reader: Reader, node: Any, what: str) -> Dict[str, Any]:
+        values = reader.struct(node, table, what)
+        if check:
+            check(reader, node, values)
+        return values
+
+    properties = {field.key: {**field.shape.schema, "description": field.what} for field in table}
+    schema = {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
+    if required:
+        schema.update(type="object", required=list(required))
+    return Shape(read, schema, dict)
+
+
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
+PACKAGE_VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._~-]*")
+RELATION = re.compile(
+    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
 )
+SHA256 = re.compile(r"[0-9a-f]{64}")
+PACKAGE_SCRIPTS = tuple(
+    f"{when}-{what}" for what in ("install", "upgrade", "remove") for when in ("pre", "post"))
+
+
+def check_alternative(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
+    values["path"] = values["path"].strip("/")
+    if not values["path"] or not values["target"]:
+        raise reader.fail(node, "an alternative has a path, and the target of its symlink")
+
+
+def check_package(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
+    for name in values["scripts"]:
+        if name not in PACKAGE_SCRIPTS:
+            hint = did_you_mean(name, PACKAGE_SCRIPTS)
+            raise reader.fail(node, f"unknown script {name} of a package{hint}")
+    for key in ("dependencies", "provides", "conflicts", "replaces"):
+        for text in values[key]:
+            if not RELATION.fullmatch(text):
+                raise reader.fail(
+                    node, f"{text!r} in {key} is not NAME, NAME>=VERSION or the like")
+    for path, text in values["owners"].items():
+        if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
+            raise reader.fail(node, f"{text!r} of {path} is not UID:GID:MODE, as in 0:0:4755")
+
+
+# YAML gives an unquoted 1.10 or `yes` to an editor as a number or a truth; it is text all the same.
+TEXT = Shape(read_text, {"type": ["string", "number", "boolean", "null"]})
+TEXTS, TEXT_MAP = list_of(TEXT), map_of(TEXT)
+INTEGER = Shape(
+    read_integer, {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]{1,9}$"}, int)
+FALSE, TRUE = (  # when absent
+    Shape(read_boolean, {"type": "boolean"}, empty) for empty in (bool, lambda: True))
+ANY = Shape(read_any, {})
+SOURCE = Shape(
+    read_source, {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1})
 
 ALTERNATIVE_FIELDS = (
-    Field("path", "text", "where the symlink is"),
-    Field("target", "text", "where it points"),
-    Field("priority", "integer", "the highest wins"),
+    Field("path", TEXT, "where the symlink is"),
+    Field("target", TEXT, "where it points"),
+    Field("priority", INTEGER, "the highest wins"),
+)
+ALTERNATIVES = list_of(fields_of(ALTERNATIVE_FIELDS, check_alternative, ("path", "target")))
+
+PACKAGE_FIELDS = (
+    Field("dependencies", TEXTS, "packages it needs to run"),
+    Field("summary", TEXT, "one line; the recipe's when absent"),
+    Field("provides", TEXTS, "other names it answers to"),
+    Field("conflicts", TEXTS, "packages it can't be installed beside"),
+    Field("replaces", TEXTS, "packages whose place it takes"),
+    Field("conffiles", TEXTS, "files that their owner may change"),
+    Field("services", TEXTS, "init scripts it brings"),
+    Field("owners", TEXT_MAP, "path to UID:GID:MODE"),
+    Field("scripts", TEXT_MAP, "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
+    Field("alternatives", ALTERNATIVES, "symlinks that other packages may offer as well"),
+)
+PACKAGES = map_of(
+    fields_of(PACKAGE_FIELDS, check_package), read_package_name, type="object", minProperties=1,
+    propertyNames={"pattern": f"^{NAME.pattern}$"})
+
+RECIPE_FIELDS = (
+    Field("packages", PACKAGES, "the packages that come out, each with its dependencies"),
+    Field("version", TEXT, "upstream's version"),
+    Field("build", INTEGER, "counts builds of one version; the full version is VERSION-BUILD"),
+    Field("summary", TEXT, "one line that says what it is"),
+    Field("license", TEXT, "SPDX licence expression"),
+    Field("url", TEXT, "upstream's home page"),
+    Field("arch", TEXTS, "architectures it builds for; all when absent"),
+    Field("sources", list_of(SOURCE), "URLs, or lists of alternatives"),
+    Field("mirrors", TEXTS, "URL prefixes that have the sources too"),
+    Field("sha256", TEXT_MAP, "source file name to its hash"),
+    Field("builddependencies", TEXTS, "packages in the sysroot of the build"),
+    Field("builder", TEXT, "default, docker or bootstrap"),
+    Field("nobootstrap", map_of(FALSE), "dependencies that its stage is not built without"),
+    Field("cross", FALSE, "whether it can be built for another architecture"),
+    Field("data", map_of(ANY), ".Data of the templates"),
+    Field("script", TEXTS, "shell commands, a template"),
+    Field("check", TEXTS, "shell commands that test the result, a template"),
+    Field("strip", TRUE, "whether symbols are taken off ELF files (true)"),
+    Field("allow", TEXT_MAP, "check of what comes out that is switched off, to the reason"),
+    Field("oneshell", ANY, "accepted and ignored"),
+    Field("tools", ANY, "accepted and ignored"),
 )
 
 BUILDERS = {
@@ -227,51 +367,13 @@ BUILDERS = {
     "bootstrap": "bootstrap",
 }
 
-NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
-PACKAGE_VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._~-]*")
-RELATION = re.compile(
-    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
-)
-SHA256 = re.compile(r"[0-9a-f]{64}")
-
-# The kinds of fields as JSON Schema has them. YAML gives an unquoted 1.10 or `yes` to an editor as
-# a number or a truth, and a text it is all the same.
-TEXT_SCHEMA = {"type": ["string", "number", "boolean", "null"]}
-KIND_SCHEMAS: Dict[str, Dict[str, Any]] = {
-    "text": TEXT_SCHEMA,
-    "integer": {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]{1,9}$"},
-    "boolean": {"type": "boolean"},
-    "any": {},
-    "texts": {"type": ["array", "null"], "items": TEXT_SCHEMA},
-    "text map": {"type": ["object", "null"], "additionalProperties": TEXT_SCHEMA},
-    "boolean map": {"type": ["object", "null"], "additionalProperties": {"type": "boolean"}},
-    "any map": {"type": ["object", "null"]},
-    "sources": {
-        "type": ["array", "null"],
-        "items": {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1},
-    },
-}
-
 
 def json_schema() -> Dict[str, Any]:
     """The JSON Schema (draft 7) of a pkgen.yaml."""
-    alternative = {**table_schema(ALTERNATIVE_FIELDS), "required": ["path", "target"]}
-    alternatives = {"type": ["array", "null"], "items": alternative}
-    package = table_schema(PACKAGE_FIELDS, alternatives=alternatives)
-    packages = {
-        "type": "object", "minProperties": 1, "propertyNames": {"pattern": f"^{NAME.pattern}$"},
-        "additionalProperties": {**package, "type": ["object", "null"]}}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": f"a recipe of Panux, {RECIPE_FILE}",
-        **table_schema(RECIPE_FIELDS, packages=packages), "required": ["packages", "version"]}
-
-
-def table_schema(table: Tuple[Field, ...], **special: Any) -> Dict[str, Any]:
-    """The schema of a map whose keys are TABLE's; that of the kinds SPECIAL is not in the table."""
-    kinds = {**KIND_SCHEMAS, **special}
-    properties = {field.key: {**kinds[field.kind], "description": field.what} for field in table}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        **fields_of(RECIPE_FIELDS, required=("packages", "version")).schema}
 
 
 class Alternative(NamedTuple):
@@ -296,10 +398,12 @@ class Source(NamedTuple):
 class Recipe:
     """A loaded recipe: templates rendered, every field of its final type."""
 
-    # "A tree of recipes": the recipes whose stand-ins the build uses; of a stand-in itself, the
-    # dependencies that it is built without.
-    stand_ins: Tuple[str, ...] = ()
-    without: Optional[Tuple[str, ...]] = None
+    # "A tree of recipes": whether libc needs it; the recipes whose stages are in its sysroot;
+    # whether it is built as its own stage, and what that is built without.
+    before_libc = False
+    stages: Tuple[str, ...] = ()
+    is_stage = False
+    without: Tuple[str, ...] = ()
 
     def __init__(self, name: str, folder: str, path: str, arch: str, hostarch: str,
                  fields: Dict[str, Any]) -> None:
@@ -326,17 +430,13 @@ class Recipe:
         return self.fields["packages"]
 
     @property
-    def is_stand_in(self) -> bool:
-        return self.without is not None
-
-    @property
-    def key(self) -> str:
+    def record_name(self) -> str:
         """What its record and its log are called."""
-        return f"bootstrap/{self.name}" if self.is_stand_in else self.name
+        return f"stage/{self.name}" if self.is_stage else self.name
 
     @property
-    def title(self) -> str:
-        return f"{self.name} {self.version}" + (", its stand-in" if self.is_stand_in else "")
+    def full_name(self) -> str:
+        return f"{self.name} {self.version}" + (" (stage)" if self.is_stage else "")
 
     @property
     def version(self) -> str:
@@ -345,13 +445,12 @@ class Recipe:
 
 # ==== Recipes: from YAML to values ================================================================
 #
-# PyYAML composes the file into nodes, which know their line and column; the readers below turn
-# nodes into values by the schema's kinds. A text keeps its source's spelling: `version: 1.10` is
-# "1.10", no float.
+# PyYAML composes the file into nodes, which know their line and column; the shapes above turn nodes
+# into values, with what a Reader gives them.
 
 
 class Reader:
-    """Reads the nodes of one recipe file; errors name file:line:column."""
+    """What shapes read the nodes of one recipe file with; errors name file:line:column."""
 
     def __init__(self, path: str, lenient: bool = False) -> None:
         self.path = path
@@ -359,7 +458,7 @@ class Reader:
         self.seen: set = set()
 
     def place(self, node: Any) -> str:
-        return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+        return mark_place(self.path, node)
 
     def fail(self, node: Any, what: str) -> Fail:
         return Fail(f"{self.place(node)}: {what}")
@@ -370,21 +469,21 @@ class Reader:
             return []
         if not isinstance(node, yaml.SequenceNode):
             raise self.fail(
-                node, f"{what} is no list; write each of its items on a line after `- `")
+                node, f"{what} is not a list; write each of its items on a line after `- `")
         return [self.once(item) for item in node.value]
 
-    def pairs(self, node: Any, what: str) -> List[Tuple[str, Any, Any]]:
-        """(key, key's node, value's node) of a map; null is the empty map."""
+    def pairs(self, node: Any, what: str, read_key: Any = read_text) -> List[Tuple[Any, Any, Any]]:
+        """(key, key's node, value's node) of a map, null is the empty map."""
         if is_null(node):
             return []
         if not isinstance(node, yaml.MappingNode):
-            raise self.fail(node, f"{what} is no map; write its keys as `key: value` lines")
-        pairs: Dict[str, Tuple[str, Any, Any]] = {}
+            raise self.fail(node, f"{what} is not a map; write its keys as `key: value` lines")
+        pairs: Dict[Tuple, Tuple[Any, Any, Any]] = {}
         for key_node, value_node in node.value:
-            key = self.text(self.once(key_node), f"a key of {what}")
-            if key in pairs:
-                self.problem(self.fail(key_node, f"{what} has {key} twice; keep one"))
-            pairs[key] = (key, key_node, self.once(value_node))
+            key = read_key(self, self.once(key_node), f"a key of {what}")
+            if (type(key), key) in pairs:
+                self.forgive(self.fail(key_node, f"{what} has {key_node.value} twice; keep one"))
+            pairs[type(key), key] = (key, key_node, self.once(value_node))
         return list(pairs.values())
 
     def once(self, node: Any) -> Any:
@@ -397,119 +496,27 @@ class Reader:
             raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
         return node
 
-    def text(self, node: Any, what: str) -> str:
-        if not isinstance(node, yaml.ScalarNode):
-            raise self.fail(node, f"{what} is no text")
-        return "" if is_null(node) else node.value
-
-    def integer(self, node: Any, what: str) -> int:
-        text = self.text(node, what)
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise self.fail(node, f"{what} is {text!r}, and no number from 0 up")
-        return int(text)
-
-    def boolean(self, node: Any, what: str) -> bool:
-        value = self.any(node, what)
-        if not isinstance(value, bool):
-            raise self.fail(node, f"{what} is neither true nor false")
-        return value
-
-    def any(self, node: Any, what: str) -> Any:
-        """A value of YAML's own type, for .Data."""
-        if isinstance(node, yaml.SequenceNode):
-            return [self.any(item, what) for item in self.items(node, what)]
-        if isinstance(node, yaml.MappingNode):
-            return {
-                key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-        if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
-            raise self.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
-        if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
-            return plain_scalar(node.value)
-        try:
-            return SCALAR_TAGS[node.tag](node)
-        except ValueError as error:
-            raise self.fail(node, f"{what}: {error}") from None
-        except LookupError:  # !!bool maybe, !!int ""
-            raise self.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
-
-    def texts(self, node: Any, what: str) -> List[str]:
-        return [self.text(item, f"an item of {what}") for item in self.items(node, what)]
-
-    def text_map(self, node: Any, what: str) -> Dict[str, str]:
-        return {key: self.text(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def boolean_map(self, node: Any, what: str) -> Dict[str, bool]:
-        return {
-            key: self.boolean(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def any_map(self, node: Any, what: str) -> Dict[str, Any]:
-        return {key: self.any(value, f"{what}.{key}") for key, _, value in self.pairs(node, what)}
-
-    def sources(self, node: Any, what: str) -> List[Tuple[List[str], str]]:
-        """([alternative, ...], place) of each source."""
-        sources = []
-        for item in self.items(node, what):
-            is_list = isinstance(item, yaml.SequenceNode)
-            texts = self.texts(item, "a source") if is_list else [self.text(item, "a source")]
-            if not texts or not all(texts):
-                raise self.fail(item, "an empty source; give a URL, or leave the line out")
-            sources.append((texts, self.place(item)))
-        return sources
-
-    def packages(self, node: Any, what: str) -> Dict[str, Dict[str, Any]]:
-        packages = {}
-        for name, key_node, value in self.pairs(node, what):
-            if not NAME.fullmatch(name):
-                raise self.fail(
-                    key_node, f"{name!r} is no package name; use letters, digits and + . _ -")
-            packages[name] = self.struct(value, PACKAGE_FIELDS, f"package {name}")
-            self.check_package(packages[name], value)
-        if not packages:
-            raise self.fail(node, "no packages; name at least one, as in `packages: {zlib: }`")
-        return packages
-
-    def check_package(self, fields: Dict[str, Any], node: Any) -> None:
-        for name in fields["scripts"]:
-            if name not in PACKAGE_SCRIPTS:
-                hint = did_you_mean(name, PACKAGE_SCRIPTS)
-                raise self.fail(node, f"unknown script {name} of a package{hint}")
-        for key in ("dependencies", "provides", "conflicts", "replaces"):
-            for text in fields[key]:
-                if not RELATION.fullmatch(text):
-                    raise self.fail(
-                        node, f"{text!r} in {key} is no NAME, NAME>=VERSION or the like")
-        for path, text in fields["owners"].items():
-            if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
-                raise self.fail(node, f"{text!r} of {path} is no UID:GID:MODE, as in 0:0:4755")
-
-    def alternatives(self, node: Any, what: str) -> List[Dict[str, Any]]:
-        """[{path, target, priority}, ...], the paths without a leading slash."""
-        found = []
-        for item in self.items(node, what):
-            one = self.struct(item, ALTERNATIVE_FIELDS, "an alternative")
-            one["path"] = one["path"].strip("/")
-            if not one["path"] or not one["target"]:
-                raise self.fail(item, "an alternative has a path, and the target of its symlink")
-            found.append(one)
-        return found
-
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
-        """A map whose keys are TABLE's; a key that is absent has its kind's empty value."""
+        """The values of a map whose keys are TABLE's, those of absent keys too."""
         known = {field.key: field for field in table}
-        values = {field.key: EMPTY[field.kind]() for field in table}
+        values = {field.key: field.shape.empty() for field in table}
         for key, key_node, value in self.pairs(node, what):
             if key in known:
                 values[key] = self.read(known[key], value)
-                continue
-            problem = self.fail(key_node, f"unknown key {key} in {what}{did_you_mean(key, known)}")
-            if self.lenient:
-                say(f"pkggen: warning: {problem}")
             else:
-                self.problem(problem)
+                hint = did_you_mean(key, known)
+                self.forgive(self.fail(key_node, f"unknown key {key} in {what}{hint}"))
         return values
 
     def read(self, field: Field, node: Any) -> Any:
-        return READERS[field.kind](self, node, field.key)
+        return field.shape.read(self, node, field.key)
+
+    def forgive(self, problem: Fail) -> None:
+        """What --lenient makes a warning."""
+        if self.lenient:
+            say(f"pkggen: warning: {problem}")
+        else:
+            self.problem(problem)
 
     def problem(self, problem: Fail) -> None:
         """What is wrong, but leaves the rest readable: lint goes on from here."""
@@ -518,6 +525,20 @@ class Reader:
 
 def is_null(node: Any) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def scalar(reader: Reader, node: Any, what: str) -> Any:
+    """The value of YAML's own type that a scalar node has."""
+    if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
+        raise reader.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
+    if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
+        return plain_scalar(node.value)
+    try:
+        return SCALAR_TAGS[node.tag](node)
+    except ValueError as error:
+        raise reader.fail(node, f"{what}: {error}") from None
+    except LookupError:  # !!bool maybe, !!int ""
+        raise reader.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
 
 
 def construct(node: Any) -> Any:
@@ -555,51 +576,27 @@ def plain_scalar(text: str) -> Any:
 
 COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 SCALAR_TAGS: Dict[str, Callable[[Any], Any]] = {
-    "tag:yaml.org,2002:str": lambda node: node.value,
-    "tag:yaml.org,2002:timestamp": lambda node: node.value,
-    "tag:yaml.org,2002:value": lambda node: node.value,
-    "tag:yaml.org,2002:null": construct,
-    "tag:yaml.org,2002:bool": construct,
-    "tag:yaml.org,2002:int": construct,
-    "tag:yaml.org,2002:float": construct,
+    **dict.fromkeys(
+        [f"tag:yaml.org,2002:{tag}" for tag in ("str", "timestamp", "value")],
+        lambda node: node.value),
+    **dict.fromkeys(
+        [f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float")], construct),
 }
-READERS: Dict[str, Callable[[Reader, Any, str], Any]] = {
-    "text": Reader.text,
-    "integer": Reader.integer,
-    "boolean": Reader.boolean,
-    "any": Reader.any,
-    "texts": Reader.texts,
-    "text map": Reader.text_map,
-    "boolean map": Reader.boolean_map,
-    "any map": Reader.any_map,
-    "sources": Reader.sources,
-    "alternatives": Reader.alternatives,
-    "packages": Reader.packages,
-}
-EMPTY: Dict[str, Callable[[], Any]] = {
-    "text": str,
-    "integer": int,
-    "boolean": bool,
-    "any": str,
-    "texts": list,
-    "text map": dict,
-    "boolean map": dict,
-    "any map": dict,
-    "sources": list,
-    "alternatives": list,
-    "packages": dict,
-}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about WORD: what of KNOWN is near it, if anything is."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.75)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error about WORD: the nearest KNOWN word, or all of them when they are few."""
-    import difflib
-
+    """The same for a WORD out of few: all that is KNOWN where none is near."""
     words = list(known)
-    near = difflib.get_close_matches(word, words, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known are {', '.join(words)}" if len(words) <= 30 else ""
+    hint = nearest(word, words)
+    return hint or (f"; known are {', '.join(words)}" if len(words) <= 30 else "")
 
 
 def compose(path: str) -> Any:
@@ -608,9 +605,9 @@ def compose(path: str) -> Any:
         with open(path, "rb") as file:
             text = file.read(RECIPE_LIMIT + 1)
     except OSError as error:
-        raise Fail(f"{path}: {error.strerror}; a recipe is a folder with a {RECIPE_FILE}") from None
+        raise Fail(f"{path}: {error.strerror}; it can't be read") from None
     if len(text) > RECIPE_LIMIT:
-        raise Fail(f"{path}: larger than {human_size(RECIPE_LIMIT)}; that is no recipe")
+        raise Fail(f"{path}: larger than {human_size(RECIPE_LIMIT)}; that is not a recipe")
     return compose_text(path, text)
 
 
@@ -618,42 +615,132 @@ def compose_text(path: str, text: bytes) -> Any:
     """The root node of the YAML TEXT, which stands in PATH."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        check_nesting(path, yaml.parse(text.decode(), loader))
+        check_events(path, yaml.parse(text.decode(), loader))
         return yaml.compose(text.decode(), loader)
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
-        raise Fail(f"{path}:{line}: a byte that is no UTF-8; save the recipe as UTF-8") from None
+        raise Fail(f"{path}:{line}: a byte that is not UTF-8; save the recipe as UTF-8") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = f"{error.context}, {error.problem}" if error.context else error.problem
-        if error.context_mark and (error.context or "").startswith("while"):
-            begun = error.context_mark
-            problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
-        raise Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}") from None
+        raise yaml_problem(path, text.decode(), error) from None
     except yaml.YAMLError as error:
         raise Fail(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def check_nesting(path: str, events: Iterable[Any]) -> None:
+# Where YAML takes the first sign of a value for its own though text was meant, as shell or a
+# template begins.
+UNQUOTED = re.compile(r"(?:\s*[A-Za-z0-9_-]+:\s+|\s*(?:- +)+)(\{\{|(?<=- )[\[{&*!%@`])")
+
+
+def own_meaning(place: str, sign: str) -> str:
+    meaning = f"YAML has a meaning of its own for {sign} at the start of a value"
+    return f"{place}: {meaning}; if it is text, {QUOTE}"
+
+
+def yaml_problem(path: str, text: str, error: Any) -> Fail:
+    """What is wrong with the YAML TEXT, at the value that wants quotes if there is one."""
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    lines = text.splitlines()
+    for line in {(begun or mark).line, mark.line}:
+        match = UNQUOTED.match(lines[line]) if line < len(lines) else None
+        if match:
+            return Fail(own_meaning(f"{path}:{line + 1}:{match.start(1) + 1}", match[1]))
+    problem = f"{error.context}, {error.problem}" if error.context else error.problem
+    if "mapping values are not allowed" in problem:
+        problem = f"YAML makes a map of what has `: ` in it; if this is text, {QUOTE}"
+    elif begun and (error.context or "").startswith("while"):
+        problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
+    return Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}")
+
+
+def check_events(path: str, events: Iterable[Any]) -> None:
+    """What composing would not bear, or would not show: it drops a `!` before a text."""
     depth = 0
     for event in events:
-        if isinstance(event, yaml.CollectionStartEvent):
+        if isinstance(event, yaml.ScalarEvent):
+            if event.tag == "!":
+                raise Fail(own_meaning(mark_place(path, event), "!"))
+        elif isinstance(event, yaml.CollectionStartEvent):
             depth += 1
+            if depth > NESTING_LIMIT:
+                raise Fail(f"{mark_place(path, event)}: more than {NESTING_LIMIT} lists and maps "
+                           "in one another; that is not a recipe")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > NESTING_LIMIT:
-            mark = event.start_mark
-            raise Fail(
-                f"{path}:{mark.line + 1}:{mark.column + 1}: more than {NESTING_LIMIT} lists and "
-                "maps in one another; that is no recipe")
+
+
+def mark_place(path: str, thing: Any) -> str:
+    """path:line:column where a node or an event starts."""
+    return f"{path}:{thing.start_mark.line + 1}:{thing.start_mark.column + 1}"
 
 
 def recipe_path(argument: str) -> str:
-    """ARGUMENT is a recipe's folder or its pkgen.yaml."""
+    """The file of the recipe that ARGUMENT names: its directory, its pkgen.yaml, or a package.
+
+    What is not a path is looked for below recipes/. A path reaches makefiles, so it is printable.
+    """
     path = argument if argument.endswith(".yaml") else os.path.join(argument, RECIPE_FILE)
     if not os.path.isfile(path):
-        raise Fail(f"{argument}: no recipe there; a recipe is a folder with a {RECIPE_FILE}")
+        if path == argument or os.sep in argument or not os.path.isdir("recipes"):
+            raise Fail(f"{argument}: no recipe there; a recipe is a directory with a {RECIPE_FILE}")
+        path = find_recipe("recipes", argument)
+    if not path.isprintable():
+        raise Fail(f"{printable(path)}: a control character in its path; rename the directory")
     return os.path.normpath(path)
+
+
+def recipe_name(path: str) -> str:
+    """The name of the recipe in the file PATH: its directory's."""
+    return os.path.basename(os.path.dirname(os.path.abspath(path)))
+
+
+def find_recipes(directory: str) -> List[str]:
+    if not os.path.isdir(directory):
+        raise Fail(f"{directory}: not a directory; name the one that holds the recipes")
+    paths = []
+    for parent, directories, files in os.walk(directory):
+        directories.sort()
+        if RECIPE_FILE in files:
+            paths.append(os.path.join(parent, RECIPE_FILE))
+    return paths
+
+
+def find_recipe(directory: str, name: str) -> str:
+    """The file of the recipe below DIRECTORY that makes NAME, is called NAME or provides it.
+
+    It may be broken: loading it says how.
+    """
+    paths = find_recipes(directory)
+    ways: List[Dict[str, str]] = [{}, {recipe_name(path): path for path in reversed(paths)}, {}]
+    for path in paths:
+        for way, names in zip(ways[::2], package_names(path)):
+            for made in names:
+                way.setdefault(made, path)
+    for way in ways:
+        if name in way:
+            return way[name]
+    hint = nearest(name, {**ways[0], **ways[1]})
+    raise Fail(f"{directory}: no recipe makes the package {name}{hint}")
+
+
+def package_names(path: str) -> Tuple[List[str], List[str]]:
+    """The packages that the recipe in PATH makes, and what they provide; a guess if it's broken."""
+    try:
+        root = compose(path)
+    except Fail:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            block = re.search(r"^packages:.*?(?=^[^\s#]|\Z)", file.read(), re.M | re.S)
+        return re.findall(r"([\w+.-]+)[\"']?\s*:", block[0])[1:] if block else [], []
+    packages = keys_of(keys_of(root).get("packages"))
+    provides = [keys_of(fields).get("provides") for fields in packages.values()]
+    texts = [item.value for node in provides if isinstance(node, yaml.SequenceNode)
+             for item in node.value if isinstance(item, yaml.ScalarNode)]
+    return list(packages), [relation_name(text) for text in texts]
+
+
+def keys_of(node: Any) -> Dict[str, Any]:
+    """The values of a node that is a map, as nodes; a node of another kind has none."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
 
 
 def load_recipe(
@@ -666,10 +753,9 @@ def load_recipe(
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
     fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
     folder = os.path.dirname(path) or "."
-    name = os.path.basename(os.path.abspath(folder))
-    recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
-    nodes = {key.value: value for key, value in root.value}
-    fields["strip"] = fields["strip"] or "strip" not in nodes
+    arch, hostarch = options.arch, options.hostarch or options.arch
+    recipe = Recipe(recipe_name(path), folder, path, arch, hostarch, fields)
+    nodes = keys_of(root)
     check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
     fields["data"].update(options.data)
     evaluate(recipe, nodes, reader)
@@ -680,10 +766,11 @@ def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
     """PLACES: where the value of each key of the recipe stands."""
     fields = recipe.fields
     if not NAME.fullmatch(recipe.name):
-        raise Fail(
-            f"{recipe.folder}: {recipe.name!r} is no recipe name; use letters, digits and + . _ -")
+        raise Fail(f"{recipe.folder}: {recipe.name!r} can't be a recipe's name; "
+                   "use letters, digits and + . _ -")
     if not fields["packages"]:
-        raise Fail(f"{recipe.path}: no packages; name at least one")
+        raise Fail(f"{places.get('packages', recipe.path)}: no packages; "
+                   "name at least one, as in `packages: {zlib: }`")
     if not PACKAGE_VERSION.fullmatch(fields["version"]):
         raise Fail(
             f"{places.get('version', recipe.path)}: version {fields['version']!r}; "
@@ -691,6 +778,9 @@ def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
     if fields["builder"] not in BUILDERS:
         hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
         raise Fail(f"{places['builder']}: unknown builder {fields['builder']!r}{hint}")
+    for name in fields["allow"]:
+        if name not in CHECKS:
+            raise Fail(f"{places['allow']}: no check is called {name}{did_you_mean(name, CHECKS)}")
     for name, digest in fields["sha256"].items():
         if digest and not SHA256.fullmatch(digest):
             raise Fail(
@@ -730,9 +820,8 @@ def recipe_dot(recipe: Recipe) -> "Struct":
             "Arch": fields["arch"],
             "Sources": [texts[0] for texts, _ in fields["sources"]],
             "Packages": {
-                name: {"Dependencies": package["dependencies"]}
-                for name, package in fields["packages"].items()
-            },
+                name: Struct({"Dependencies": package["dependencies"]})
+                for name, package in fields["packages"].items()},
             "Script": fields["script"],
             "BuildDependencies": fields["builddependencies"],
             "Builder": BUILDERS[fields["builder"]],
@@ -880,11 +969,10 @@ def unknown_references(script: str) -> Iterator[Tuple[int, str]]:
     for start, end, name, is_call in make_references(script):
         if name and name not in (MAKE_FUNCTIONS if is_call else known):
             taken = script[start:end].partition("\n")[0]
-            remedy = f"${taken}"
-            if not is_call:     # $HOME is $H and OME for make; $(HOME) would be a command for sh
-                word = re.match(r"\w+", script[start + 1:])
-                braced = f"$${{{name}}}" if taken[1:2] in "({" else remedy
-                remedy = f"$${word[0]}" if word else braced
+            word = re.match(r"\w*", script[start + 1:])[0]
+            remedy = f"$${word}" if word else f"${taken}"       # $HOME is $H and OME for make
+            if not is_call and taken[1:2] in "({" and (taken[1] == "{" or name.isupper()):
+                remedy = f"$${{{name}}}"                        # $$(CFLAGS) would be a command
             yield start, (f"make takes {taken} and has no such variable; "
                           f"for the shell write {remedy}")
 
@@ -1068,7 +1156,7 @@ def source_name(url: str, place: str) -> str:
     scheme, _, rest = url.partition(":")
     if scheme not in SCHEMES:
         raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
-    path = rest if url.startswith(LOCAL) else rest.partition("?")[0]
+    path = rest.rstrip("/") if url.startswith(LOCAL) else rest.partition("?")[0]
     if scheme == "git+https":
         match = GIT.fullmatch(f"{scheme}:{path}")
         if not match:
@@ -1131,23 +1219,52 @@ def hash_of(recipe: Recipe, url: str, key: str, place: str) -> Optional[str]:
     if url.startswith(LOCAL):
         return None
     match = HASH_QUERY.search(url)
-    digest = match[1] if match else recipe.fields["sha256"].get(key)
+    digest = match[1] if match and match[1] else recipe.fields["sha256"].get(key)
     if digest and not SHA256.fullmatch(digest):
         raise Fail(f"{place}: {without_hash(url)}: its hash is not 64 digits 0-9a-f")
     return digest or None
 
 
+# What `self:` may give a build, beside the scripts at the top: no key, nothing that was built.
+OWN_DIRECTORIES = ("docs", "initd", "world")
+
+
 def local_path(recipe: Recipe, source: Source) -> str:
-    """Where the file: or self: source lies: in its folder, and by no link outside it."""
+    """Where the file: or self: source lies: in its directory, and by no link outside it."""
     scheme, _, path = source.alternatives[0].url.partition(":")
-    base = recipe.folder if scheme == "file" else HERE
+    base = os.path.realpath(recipe.folder if scheme == "file" else HERE)
     path = path[2:] if path.startswith("//") else path
     full = os.path.realpath(os.path.join(base, path))
-    if not full.startswith(os.path.realpath(base) + os.sep):
+    if not full.startswith(base + os.sep):
         raise Fail(f"{source.place}: {path!r} is outside {base}; copy the file into it")
-    if not os.path.isfile(full):
+    inside = full[len(base) + 1:]
+    if scheme == "self" and (
+            inside.partition("/")[0] not in OWN_DIRECTORIES and not re.fullmatch(r"\w+\.py", inside)
+            or "/." in inside or full.startswith(os.path.realpath(OUT) + os.sep)):
+        own = ", ".join(OWN_DIRECTORIES)
+        raise Fail(f"{source.place}: self: gives the scripts and what is in {own}; not {path!r}")
+    if not os.path.isfile(full) and not os.path.isdir(full):
         raise Fail(f"{source.place}: there is no file {path!r} in {base}")
     return full
+
+
+def local_files(recipe: Recipe, source: Source) -> List[Tuple[str, str]]:
+    """(name in src/, path) of what a file: or self: source gives: a file, or all in a directory but
+    what is hidden."""
+    base = local_path(recipe, source)
+    if os.path.isfile(base):
+        return [(source.name, base)]
+    found = []
+    for parent, directories, files in os.walk(base):
+        directories[:] = sorted(name for name in directories if name[0] != ".")
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            if name[0] != ".":
+                if os.path.islink(path) or not os.path.isfile(path) or not name.isprintable():
+                    raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
+                               "take it out of the directory")
+                found.append((source.name + path[len(base):], path))
+    return found
 
 
 def check_hashes(recipe: Recipe) -> None:
@@ -1310,8 +1427,9 @@ WORLD_MK = """\
 # A recipe without commands is up to date: what went into it is what went into its last good build.
 SOURCES ?= build/sources
 PKGGEN ?= {pkggen}
-.PHONY: all{phony}
-all:{all}
+.PHONY: all buildable{phony}
+all: buildable
+{failing}buildable:{buildable}
 {rules}"""
 
 
@@ -1332,8 +1450,8 @@ def quote_command(words: Iterable[str]) -> str:
 
 def one_line(text: str) -> str:
     """TEXT, which stands in a makefile: after a line's end it would go on as rules of its own."""
-    if re.search("[\n\r\0]", text):
-        raise Fail(f"{text!r}: a line's end can't stand in a makefile; take it out of the name")
+    if not text.isprintable():
+        raise Fail(f"{printable(text)}: a control character can't stand in a makefile; rename it")
     return text
 
 
@@ -1396,8 +1514,12 @@ def source_rule(recipe: Recipe, source: Source) -> str:
 
 def failing_rule(target: str, problem: str) -> str:
     """A rule that says what is wrong, for a target that can't be made."""
+    return f"{one_line(target)}:\n{failing_command(problem)}"
+
+
+def failing_command(problem: str) -> str:
     command = quote_command(["echo", "pkggen: " + printable(problem)])
-    return f"{one_line(target)}:\n\t@{command} >&2; exit 1\n"
+    return f"\t@{command} >&2; exit 1\n"
 
 
 def with_hash(alternative: Alternative) -> str:
@@ -1446,16 +1568,16 @@ def metadata(recipe: Recipe) -> Dict[str, Any]:
 
 # ==== What went into a build ======================================================================
 #
-# NAME.built records the hash of everything that went into the last good build of a recipe, and the
-# packages that came out. A recipe is fresh while its inputs have those very hashes. The packages of
-# its build dependencies are inputs by their own hash: rebuilt to the same bytes, they change
-# nothing (early cutoff).
+# A build record, NAME.built, has the hash of everything that went into the last good build of a
+# recipe, and the packages that came out. A recipe is up to date while its inputs have those very
+# hashes. The packages of its build dependencies are inputs by their own hash: rebuilt to the same
+# bytes, they change nothing (early cutoff).
 
 
-class Built(NamedTuple):
-    """The record of a good build.
+class BuildRecord(NamedTuple):
+    """What went into a good build, and what came out.
 
-    `packages`: name to {file (from the repository's folder), size, sha256, depends, provides};
+    `packages`: name to {file (from the repository's directory), size, sha256, depends, provides};
     `texts`: those of the inputs that are texts, so that `why` can show the lines that changed.
     """
 
@@ -1466,10 +1588,10 @@ class Built(NamedTuple):
 
 
 class Work:
-    """The folders of one architecture below $O, and the records of what is built there.
+    """The directories of one architecture below $O, and the records of what is built there.
 
-    Stand-ins have records, logs and packages in folders of their own, named bootstrap; they are
-    never in the repository.
+    Stages have records, logs and packages in directories of their own; they are never in the
+    repository.
     """
 
     def __init__(self, arch: str) -> None:
@@ -1477,85 +1599,89 @@ class Work:
         self.records = os.path.join(OUT, arch, "mk")
         self.logs = os.path.join(OUT, arch, "log")
         self.repository = os.path.join(OUT, "repo", arch)
-        self.built: Dict[str, Built] = {}
-        self.makers: Dict[str, str] = {}
-        for prefix in ("", "bootstrap/"):
-            folder = os.path.join(self.records, prefix)
-            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        self.built: Dict[str, BuildRecord] = {}  # by Recipe.record_name
+        self.makers: Dict[str, str] = {}  # of a package, or of what one provides; no stages
+        for prefix in ("", "stage/"):
+            directory = os.path.join(self.records, prefix)
+            for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
                 if name.endswith(".built"):
-                    key = prefix + name[: -len(".built")]
-                    self.add(key, self.read(key))
+                    name = prefix + name[: -len(".built")]
+                    self.add(name, self.read(name))
 
-    def read(self, key: str) -> Built:
-        path = os.path.join(self.records, key + ".built")
+    def read(self, name: str) -> BuildRecord:
+        path = os.path.join(self.records, name + ".built")
         try:
             with open(path, encoding="utf-8") as file:
-                return Built(**json.load(file))
+                return BuildRecord(**json.load(file))
         except (ValueError, TypeError, OSError) as error:
             raise Fail(
                 f"{path}: unreadable ({error}); remove it, and the recipe is built again") from None
 
-    def add(self, key: str, built: Built) -> None:
-        self.built[key] = built
-        if "/" in key:
-            return
-        for package, facts in built.packages.items():
-            self.makers[package] = key
-            for provided in facts["provides"]:
-                self.makers.setdefault(relation_name(provided), key)
+    def add(self, name: str, record: BuildRecord) -> None:
+        self.built[name] = record
+        for package, values in record.packages.items() if "/" not in name else ():
+            self.makers[package] = name
+            for provided in values["provides"]:
+                self.makers.setdefault(relation_name(provided), name)
 
-    def record(self, key: str, built: Built) -> None:
-        path = os.path.join(self.records, key + ".built")
-        write_atomic(path, (json.dumps(built._asdict(), indent=1, sort_keys=True) + "\n").encode())
-        self.add(key, built)
+    def record(self, name: str, record: BuildRecord) -> None:
+        text = json.dumps(record._asdict(), indent=1, sort_keys=True) + "\n"
+        replace_file(os.path.join(self.records, name + ".built"), text.encode())
+        self.add(name, record)
 
-    def facts(self, package: str, stand_ins: Iterable[str] = ()) -> Optional[Dict[str, Any]]:
-        """The record of the package named, or of one that provides it; None when there is none.
+    def find(self, name: str, stages: Iterable[str] = ()) -> Optional[Tuple[str, Dict[str, Any]]]:
+        """The built package called NAME, or one that provides it, with its part of the record.
 
-        Where one of the recipes STAND_INS makes it, the stand-in's.
+        Where one of the recipes STAGES makes it, the stage's. None when there is none.
         """
-        for key in (*(f"bootstrap/{name}" for name in stand_ins), self.makers.get(package)):
-            packages = self.built[key].packages if key in self.built else {}
-            if package in packages:
-                return packages[package]
-            for facts in packages.values():
-                if package in map(relation_name, facts["provides"]):
-                    return facts
+        for maker in (*(f"stage/{stage}" for stage in stages), self.makers.get(name)):
+            packages = self.built[maker].packages if maker in self.built else {}
+            package = provider(packages, name)
+            if package:
+                return package, packages[package]
         return None
 
     def packages_folder(self, recipe: Recipe) -> str:
         """Where the packages of the recipe go."""
-        stand_ins = os.path.join(OUT, self.arch, "bootstrap")
-        return stand_ins if recipe.is_stand_in else self.repository
+        return os.path.join(OUT, self.arch, "stage") if recipe.is_stage else self.repository
 
-    def package_path(self, facts: Dict[str, Any]) -> str:
-        return os.path.normpath(os.path.join(self.repository, facts["file"]))
+    def package_path(self, values: Dict[str, Any]) -> str:
+        return os.path.normpath(os.path.join(self.repository, values["file"]))
 
-    def is_here(self, built: Built) -> bool:
-        for facts in built.packages.values():
-            try:
-                if os.stat(self.package_path(facts)).st_size != facts["size"]:
-                    return False
-            except OSError:
-                return False
-        return True
+    def is_here(self, record: BuildRecord) -> bool:
+        """Whether the packages are where the build put them."""
+        try:
+            return all(
+                os.stat(self.package_path(values)).st_size == values["size"]
+                for values in record.packages.values())
+        except OSError:
+            return False
 
     def builder(self) -> Tuple[str, str]:
         """(image, hash of its definition and its package list), as world/builder wrote them."""
-        path = os.path.join(self.records, "builder")
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(os.path.join(self.records, "builder"), encoding="utf-8") as file:
                 text = file.read()
         except OSError:
             return "", ""
-        return text.partition("\n")[0], hash_text(text)
+        return text.partition("\n")[0], text_digest(text)
 
 
-def hash_text(text: str) -> str:
+def replace_file(path: str, data: bytes) -> None:
+    """Write PATH anew; a file that is there keeps its mode, whatever the umask, and its owner."""
+    state = os.stat(path) if os.path.isfile(path) else None
+    write_atomic(path, data, 0o600 if state else 0o644)
+    if state:
+        with contextlib.suppress(PermissionError):
+            os.chown(path, state.st_uid, state.st_gid)
+        os.chmod(path, stat.S_IMODE(state.st_mode))
+
+
+def text_digest(text: str) -> str:
     return hashlib.sha256(to_bytes(text)).hexdigest()
 
 
-def hash_file(path: str) -> str:
+def file_digest(path: str) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for chunk in iter(lambda: file.read(CHUNK), b""):
@@ -1568,34 +1694,58 @@ def local_mode(path: str) -> int:
     return 0o755 if os.stat(path).st_mode & 0o100 else 0o644
 
 
-def hash_local(path: str) -> str:
-    return hash_file(path) + (" program" if local_mode(path) == 0o755 else "")
+def local_digest(path: str) -> str:
+    return file_digest(path) + (" program" if local_mode(path) == 0o755 else "")
 
 
 @functools.lru_cache(maxsize=None)
 def relation_name(relation: str) -> str:
-    """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is no need."""
+    """The name in `name`, `name>=1.2` and the like; empty for `!name`, which is not a need."""
     return "" if relation.startswith("!") else re.split(r"[<>=~]", relation)[0]
+
+
+def provider(packages: Dict[str, Dict[str, Any]], name: str) -> Optional[str]:
+    """Which of PACKAGES is called NAME, or else provides it."""
+    if name in packages:
+        return name
+    provides = {relation_name(text): package for package, values in packages.items()
+                for text in values["provides"]}
+    return provides.get(name)
+
+
+# libc: the name that it provides, and what trees call it that provide none.
+LIBC = ("libc-dev", "musl-dev")
+
+
+def build_needs(recipe: Recipe, is_made: Callable[[str], Any]) -> List[str]:
+    """The names of packages that the recipe's build has in its sysroot.
+
+    A recipe with a script has libc without naming it, where some recipe makes that (IS_MADE of a
+    name); not so the recipe that makes it, and those that it needs.
+    """
+    names = [relation_name(text) for text in recipe.fields["builddependencies"]]
+    libc = next(filter(is_made, LIBC), None) if recipe.script and not recipe.before_libc else None
+    names += [libc] if libc and not provider(recipe.packages, libc) else []
+    return [name for name in dict.fromkeys(names) if name and name not in BUILDER_TOOLS]
 
 
 def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str, Any]]]:
     """The packages in the recipe's sysroot: its build dependencies with all that they depend on.
 
-    The value is the package's record, None where it isn't built.
+    Each is there once, by its own name, whatever it was asked for as; the value is its part of the
+    record, None where it isn't built.
     """
-    wanted = [
-        name
-        for name in map(relation_name, recipe.fields["builddependencies"])
-        if name and name not in BUILDER_TOOLS]
-    if recipe.script and "musl" not in recipe.packages and work.facts("libc-dev"):
-        wanted.append("libc-dev")  # HACK
+    find = functools.partial(work.find, stages=recipe.stages)
+    wanted = build_needs(recipe, find)
+    seen: set = set()
     found: Dict[str, Optional[Dict[str, Any]]] = {}
     while wanted:
         name = wanted.pop()
-        if name in found:
-            continue
-        found[name] = work.facts(name, recipe.stand_ins)
-        wanted += [dep for dep in map(relation_name, (found[name] or {}).get("depends", [])) if dep]
+        if name and name not in seen:
+            seen.add(name)
+            package, values = find(name) or (name, None)
+            found[package] = values
+            wanted += map(relation_name, values["depends"] if values else ())
     return dict(sorted(found.items()))
 
 
@@ -1607,19 +1757,21 @@ def build_texts(recipe: Recipe) -> Dict[str, str]:
 
 def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     """What goes into the recipe's build: a name for each input, and its hash."""
-    inputs = {name: hash_text(text) for name, text in build_texts(recipe).items()}
+    inputs = {name: text_digest(text) for name, text in build_texts(recipe).items()}
     inputs["builder"] = work.builder()[1]
     for source in recipe.sources:
-        hashes = [alternative.sha256 or "" for alternative in source.alternatives]
-        inputs[f"source {source.name}"] = (
-            hash_local(local_path(recipe, source)) if source.is_local else " ".join(hashes))
+        for name, path in local_files(recipe, source) if source.is_local else ():
+            inputs[f"source {name}"] = local_digest(path)
+        if not source.is_local:
+            hashes = [alternative.sha256 or "" for alternative in source.alternatives]
+            inputs[f"source {source.name}"] = " ".join(hashes)
     for name, facts in sysroot_packages(recipe, work).items():
         inputs[f"package {name}"] = facts["sha256"] if facts else ""
     return inputs
 
 
-def is_fresh(recipe: Recipe, work: Work) -> bool:
-    built = work.built.get(recipe.key)
+def is_up_to_date(recipe: Recipe, work: Work) -> bool:
+    built = work.built.get(recipe.record_name)
     return built is not None and built.inputs == build_inputs(recipe, work) and work.is_here(built)
 
 
@@ -1645,49 +1797,50 @@ echo $status >.status
 [ $status != 0 ] || tar --xattrs --xattrs-include='*' --acls -cf - out .status || exit 100
 exit $status
 """
-LOG_LIMIT = 1 << 28         # bytes of a build's log; what writes more has no end
+STOP_SECONDS = 10           # that a build has to end in once it is told to
+LOG_LIMIT = 1 << 26         # bytes of a build's log; what writes more has no end
 OUTPUT_LIMIT = 1 << 34      # bytes of the tar that comes out, and of any file in a container
 
 
 def build_recipe(recipe: Recipe, work: Work) -> None:
     """Build the recipe's packages, unless all that goes in went into the last good build too."""
     check_hashes(recipe)
-    record, log = (os.path.join(folder, recipe.key) for folder in (work.records, work.logs))
+    record, log = (os.path.join(folder, recipe.record_name) for folder in (work.records, work.logs))
     for folder in (os.path.dirname(record), os.path.dirname(log), work.packages_folder(recipe)):
         os.makedirs(folder, exist_ok=True)
-    with open(record + ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock_file(record + ".lock", f"build   {recipe.full_name}"):
         work = Work(work.arch)
-        if is_fresh(recipe, work):
-            say(f"fresh   {recipe.title}")
+        if is_up_to_date(recipe, work):
+            say(f"build   {recipe.full_name}: up to date")
         else:
             build_now(recipe, work)
 
 
 def build_now(recipe: Recipe, work: Work) -> None:
     inputs = build_inputs(recipe, work)
-    before = work.built.get(recipe.key)
+    before = work.built.get(recipe.record_name)
     started = time.monotonic()
-    say(f"build   {recipe.title}")
+    say(f"build   {recipe.full_name}")
     with tempfile.TemporaryFile(dir=work.logs) as tar_in, \
             tempfile.TemporaryFile(dir=work.logs) as tar_out:
         write_input(recipe, work, tar_in)
         run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
-        advice = look_at_output(recipe, tar_out, os.path.join(work.logs, recipe.key + ".log"))
+        log = os.path.join(work.logs, recipe.record_name + ".log")
+        advice = look_at_output(recipe, tar_out, log)
         packages = pack(recipe, work, tar_out)
     seconds = round(time.monotonic() - started, 1)
-    built = Built(inputs, packages, seconds, build_texts(recipe))
-    work.record(recipe.key, built)
+    built = BuildRecord(inputs, packages, seconds, build_texts(recipe))
+    work.record(recipe.record_name, built)
     remove_former(work, before, built)
-    say(f"built   {recipe.title}: {sizes(built, before)}, {built.seconds:.0f} s")
-    if before is None and not recipe.is_stand_in:
+    say(f"built   {recipe.full_name}: {sizes(built, before)}, {built.seconds:.0f} s")
+    if before is None and not recipe.is_stage:
         for line in (*advice, *unprovided_libraries(recipe, work, built)):
             say(f"advice  {recipe.name}: {line}")
 
 
-def sizes(built: Built, before: Optional[Built]) -> str:
+def sizes(built: BuildRecord, before: Optional[BuildRecord]) -> str:
     """The packages that a build came to, with their size, and what that was before."""
-    def total(one: Built) -> int:
+    def total(one: BuildRecord) -> int:
         return sum(package["size"] for package in one.packages.values())
 
     text = f"{' '.join(built.packages)}, {human_size(total(built))}"
@@ -1729,9 +1882,9 @@ def add_file(tar: tarfile.TarFile, name: str, file: Any, mode: int = 0o644) -> N
 def add_source(tar: tarfile.TarFile, recipe: Recipe, source: Source) -> None:
     """Add the source under src/: of what is cached a copy, hashed while it is made."""
     if source.is_local:
-        path = local_path(recipe, source)
-        with open(path, "rb") as file:
-            add_file(tar, "src/" + source.name, file, local_mode(path))
+        for name, path in local_files(recipe, source):
+            with open(path, "rb") as file:
+                add_file(tar, "src/" + name, file, local_mode(path))
         return
     path = fetch_source(source.name, source.alternatives, SOURCES)
     with open(path, "rb") as cached, tempfile.TemporaryFile(dir=SOURCES) as copy:
@@ -1755,24 +1908,22 @@ def write_sysroot(
                 f"{recipe.path}: it needs {name}, which is not built; "
                 f"`make world PKG={next(iter(recipe.packages))}` builds that first")
         path = work.package_path(facts)
-        if not os.path.isfile(path) or hash_file(path) != facts["sha256"]:
+        if not os.path.isfile(path) or file_digest(path) != facts["sha256"]:
             raise Fail(f"{path}: not the file that was built; remove it, and {name} is built again")
         paths.append(os.path.abspath(path))
-    paths = list(dict.fromkeys(paths))
     run_lpkg(["bootstrap", "--tar", "-", "--allow-unsigned", "--no-database", *paths], None, file)
 
 
 def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
     command = [sys.executable, os.path.join(HERE, "lpkg.py"), *arguments]
     with tempfile.TemporaryFile() as errors:
-        status = subprocess.run(
-            command, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=errors)
+        done = subprocess.run(command, stdin=stdin or subprocess.DEVNULL, stdout=stdout,
+                              stderr=errors)
         errors.seek(0)
-        text = errors.read().decode(errors="replace").strip()
-    if status.returncode:
-        raise Fail(
-            text.splitlines()[-1] if text else f"lpkg {arguments[0]} ended with {status.returncode}"
-        )
+        lines = errors.read().decode(errors="replace").strip().splitlines()
+    if done.returncode:
+        reason = lines[-1] if lines else f"{arguments[0]} ended with {done.returncode}"
+        raise Fail(reason[len("lpkg: "):] if reason.startswith("lpkg: ") else f"lpkg: {reason}")
 
 
 def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: float) -> None:
@@ -1785,8 +1936,8 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
         raise Fail(
             "there is no builder image; `make world` makes it, "
             "`world/engine world/builder` makes it alone")
-    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.key)}-{os.getpid()}"
-    log = os.path.join(work.logs, recipe.key + ".log")
+    name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.record_name)}-{os.getpid()}"
+    log = os.path.join(work.logs, recipe.record_name + ".log")
     environment = {**os.environ, "BUILD": name, "IMAGE": image}
     command = f"ulimit -f {OUTPUT_LIMIT // 512}; exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
     process = subprocess.Popen(
@@ -1827,7 +1978,13 @@ def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
 
     RUN_STOP finds nothing while the container is still being made, so it is asked until RUN ends.
     """
-    deadline = time.monotonic() + 20
+    import shutil
+    import threading
+
+    deadline = time.monotonic() + STOP_SECONDS
+    if process.poll() is None:      # it ends only when what it still says is read
+        drain = (process.stderr, open(os.devnull, "wb"))
+        threading.Thread(target=shutil.copyfileobj, args=drain, daemon=True).start()
     while process.poll() is None:
         subprocess.run(
             ["sh", "-c", RUN_STOP], env=environment, stdin=subprocess.DEVNULL,
@@ -1850,7 +2007,8 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
     at, place, command = failed_command(recipe, lines)
     for line in error_lines(lines, at):
         say(f"  {line}")
-    return f"{place or recipe.title}: {command or 'the build'} failed ({what}); the log is {log}"
+    where = place or recipe.full_name
+    return f"{where}: {command or 'the build'} failed ({what}); the log is {log}"
 
 
 TRACE = re.compile(r"\++ (script|check)\.sh:([0-9]+): (?!\. \./)(.*)")
@@ -1940,7 +2098,7 @@ DOC_PATHS = re.compile(r"usr/share/(man|doc|info|gtk-doc)/.")
 LIBRARY_PATHS = re.compile(r"(usr/)?lib/lib[^/]*\.so(\.|$)")
 BUILD_PATHS = re.compile(rb"(?<![\w./])/(?:build|sysroot)/")
 COPIES_SIZE = 10_000        # bytes that copies may cost unsaid
-MEMBERS_LIMIT = 1_000_000   # files in a build's tar
+MEMBERS_LIMIT = 300_000   # files in a build's tar
 
 
 class OutFile(NamedTuple):
@@ -1985,16 +2143,16 @@ def look_at_output(recipe: Recipe, tar_out: Any, log: str) -> List[str]:
 
 
 def output_files(recipe: Recipe, tar_out: Any) -> Iterator[OutFile]:
-    """What is in a build's tar, but for directories; of a broken tar, lpkg will say so."""
+    """What is in a build's tar; of a broken one, lpkg will say so."""
     with contextlib.suppress(tarfile.TarError, EOFError, ValueError):
         tar = tarfile.open(fileobj=tar_out, mode="r:", errors="surrogateescape")
         for count, member in enumerate(tar):
             if count > MEMBERS_LIMIT:
-                raise Fail(f"{recipe.title}: the build gave over {MEMBERS_LIMIT} files; "
+                raise Fail(f"{recipe.full_name}: the build gave over {MEMBERS_LIMIT} files; "
                            "no package has so many")
             top, _, rest = member.name.partition("/")
             package, _, path = rest.partition("/")
-            if top == "out" and path and not member.isdir():
+            if top == "out" and path:
                 yield look_at_file(tar, member, package, path)
 
 
@@ -2045,7 +2203,7 @@ def read_elf(file: Any, size: int) -> Optional[Elf]:
 
 def missing_files(recipe: Recipe, files: List[OutFile], log: str) -> Iterator[Tuple[str, str]]:
     """(check, what) of each package that has no file, with where files went instead."""
-    full = {file.package for file in files}
+    full = {file.package for file in files if file.kind != tarfile.DIRTYPE}
     for package in recipe.packages:
         if package not in full:
             with open(log, encoding="utf-8", errors="replace") as lines:
@@ -2060,6 +2218,8 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
     conffiles = {(name, clean_path(path)) for name, package in recipe.packages.items()
                  for path in package["conffiles"]}
     paths = {part for file in files for part in (file.path, *parents(file.path))}
+    files = [file for file in files if file.kind != tarfile.DIRTYPE]
+    names = {f"out/{file.package}/{file.path}": file for file in files}
     copies: Dict[str, List[OutFile]] = {}
     for file in files:
         if file.path.startswith("etc/lpkg.d/alt.d/"):
@@ -2067,7 +2227,8 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
         if file.elf and file.elf.is_shared and not file.elf.soname and LIBRARY_PATHS.match(
                 file.path):
             yield "soname", f"{file.path} is a shared library without a SONAME"
-        if file.elf and file.elf.has_symbols and not file.path.endswith((".o", ".a", ".ko")):
+        if file.elf and file.elf.has_symbols and recipe.fields["strip"] and not (
+                file.path.endswith((".o", ".ko"))):
             yield "symbols", file.path
         if file.has_build_path:
             yield "build-path", file.path
@@ -2080,8 +2241,9 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
             yield "conffiles", file.path
         if file.kind == tarfile.SYMTYPE and link_target(file) not in paths:
             yield "dangling", f"{file.path} -> {file.target}"
-        if file.kind == tarfile.REGTYPE and file.size:
-            copies.setdefault(file.digest, []).append(file)
+        if file.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):     # a package has no hard links
+            content = names.get(file.target, file)
+            copies.setdefault(content.digest, []).append(content)
     for same in copies.values():
         cost = sum(file.size for file in same[1:])
         if cost >= COPIES_SIZE:
@@ -2099,7 +2261,7 @@ def link_target(file: OutFile) -> str:
     return clean_path(os.path.join("/", os.path.dirname(file.path), file.target))
 
 
-def unprovided_libraries(recipe: Recipe, work: Work, built: Built) -> Iterator[str]:
+def unprovided_libraries(recipe: Recipe, work: Work, built: BuildRecord) -> Iterator[str]:
     """Advice on the shared libraries that the packages need and that no package built here has."""
     if "library" not in recipe.fields["allow"]:
         provided = {relation_name(text) for record in work.built.values()
@@ -2110,7 +2272,7 @@ def unprovided_libraries(recipe: Recipe, work: Work, built: Built) -> Iterator[s
                     yield f"{name} needs {need[3:]}: {CHECKS['library'][1]} (library)"
 
 
-def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
+def remove_former(work: Work, before: Optional[BuildRecord], built: BuildRecord) -> None:
     """Remove the package files of the build before that this one did not make again."""
     files = {facts["file"] for facts in built.packages.values()}
     for facts in before.packages.values() if before else ():
@@ -2124,54 +2286,62 @@ def remove_former(work: Work, before: Optional[Built], built: Built) -> None:
 # make closes dependencies by itself, so a target of world.mk names only what it needs directly, and
 # the file grows as the tree does:
 #
-#   recipe/R      builds R; needs package/B for each build dependency B
-#   package/P     P can be installed; needs the recipe that makes P, and package/D for each D that P
-#                 depends on
-#   bootstrap/R   builds the stand-in of R, which has `builder: bootstrap` and is in a cycle:
-#                 without the dependencies that are in the cycle too, the builder's tools in their
-#                 place
-#   stage/P       package/P as the recipes of the cycle have it: the stand-in's where R makes P
+#   recipe/R   builds R; needs package/B for each build dependency B
+#   package/P  P can be installed; needs the recipe that makes P, and package/D for each D that P
+#              depends on
+#   stage/R    builds the stage of R, which has `builder: bootstrap` and is in a cycle: without the
+#              dependencies that are in the cycle too, the builder's tools in their place
+#   staged/P   package/P as the recipes of the cycle have it: the stage's where R makes P
 #
-# A cycle of packages alone is no problem, they are installed together: one of them has the needs of
-# all, and the others need that one. In a cycle with recipes, every recipe, R itself too, is built
-# with stage/ in place of package/. So the stand-in counts there even when R is built, and what goes
-# into a build is the same in every run. A cycle that is left then is a problem of one of its
+# A cycle of packages alone is not a problem, they are installed together: one of them has the needs
+# of all, and the others need that one. In a cycle with recipes, every recipe, R itself too, is
+# built with staged/ in place of package/. So the stage counts there even when R is built, and what
+# goes into a build is the same in every run. A cycle that is left then is a problem of one of its
 # recipes.
+#
+# libc needs nothing that needs libc unnamed: what package/libc-dev leads to is built without it.
+
+Graph = Dict[str, List[str]]
+NAMES_SHOWN, PROBLEMS_SHOWN = 12, 8  # of what keeps recipes from being built
 
 
 class Tree:
-    """Every recipe below a folder; `problems` has a line of text for each that can't be built."""
+    """Every recipe below a directory, and what has to be built before what.
 
-    def __init__(self, folder: str, options: argparse.Namespace) -> None:
-        self.options = options
+    `problems` has a line of text for each recipe that can't be built, `missing` the recipes that
+    name what no recipe makes, `hashless` the number of a recipe's sources without a hash.
+    """
+
+    def __init__(self, directory: str, options: argparse.Namespace) -> None:
+        self.directory, self.options = directory, options
         self.recipes: Dict[str, Recipe] = {}
-        self.stand_ins: Dict[str, Recipe] = {}
+        self.stages: Dict[str, Recipe] = {}
         self.problems: Dict[str, str] = {}
+        self.missing: Dict[str, List[str]] = {}
+        self.hashless: Dict[str, int] = {}
         self.cycles: List[set] = []  # of names of recipes
         # The recipe behind the name of a package, or behind another name that one provides.
         self.makers: Dict[str, str] = {}
-        self.providers: Dict[str, str] = {}
-        for path in find_recipes(folder):
-            self.load(path, options)
-        self.unread = sorted(self.problems)
-        self.find_makers()
-        for name in self.recipes:
-            self.check_needs(name)
+        unread: Dict[str, str] = {}
+        for path in find_recipes(directory):
+            self.load(path, unread)
+        self.find_makers(unread)
         # The targets of world.mk, each with those it needs itself.
-        self.targets: Dict[str, List[str]] = {}
+        self.graph: Graph = {f"recipe/{name}": [] for name in {**self.problems, **self.recipes}}
+        for recipe in self.recipes.values():
+            self.check(recipe)
         self.add_targets()
         self.order = self.sort()
-        # Those of them that build, in that order.
-        builds = {target: self.built_by(target) for target in self.order}
-        self.builds = {target: recipe for target, recipe in builds.items() if recipe}
+        self.blocked = self.find_blocked()
 
-    def load(self, path: str, options: argparse.Namespace) -> None:
-        # A folder whose name is none of a recipe's is a problem too, and needs a target for it.
-        name = plain_name(os.path.basename(os.path.dirname(os.path.abspath(path))))
+    def load(self, path: str, unread: Dict[str, str]) -> None:
+        # A directory whose name can't be a recipe's is a problem too, and needs a target for it.
+        name = plain_name(recipe_name(path))
         try:
-            recipe = load_recipe(path, options)
+            recipe = load_recipe(path, self.options)
         except Fail as problem:
             self.problems[name] = str(problem).partition("\n")[0]
+            unread.update(dict.fromkeys(package_names(path)[0], name))
             return
         if name in self.recipes:
             self.problems[name] = (
@@ -2179,286 +2349,321 @@ class Tree:
         elif not recipe.fields["arch"] or recipe.arch in recipe.fields["arch"]:
             self.recipes[name] = recipe
 
-    def find_makers(self) -> None:
+    def find_makers(self, unread: Dict[str, str]) -> None:
+        """UNREAD: what recipes make that can't be read, so that who needs it hears about them."""
         for name, recipe in self.recipes.items():
             for package in recipe.packages:
                 other = self.makers.setdefault(package, name)
                 if other != name:
-                    self.problems[name] = (
-                        f"{recipe.path}: {self.recipes[other].path} makes {package} too")
+                    for one, two in ((name, other), (other, name)):
+                        paths = self.recipes[one].path, self.recipes[two].path
+                        self.problems.setdefault(one, "{}: {} makes {} too".format(*paths, package))
+        for package, name in unread.items():
+            self.makers.setdefault(package, name)
         for name, recipe in self.recipes.items():
-            for package, fields in recipe.packages.items():
+            for fields in recipe.packages.values():
                 for provided in map(relation_name, fields["provides"]):
-                    if self.makers.setdefault(provided, name) == name:
-                        self.providers.setdefault(provided, package)
+                    self.makers.setdefault(provided, name)
+
+    def find(self, name: str) -> str:
+        """The recipe that makes the package NAME, or that is called so."""
+        maker = self.makers.get(name) or recipe_name(find_recipe(self.directory, name))
+        if f"recipe/{maker}" not in self.graph:
+            raise Fail(f"{name}: its recipe is not for {self.options.arch}; see its `arch`")
+        return maker
 
     def needs(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
         """The names that PACKAGE, or else the recipe's build, depends on."""
-        fields = recipe.packages[package] if package else None
-        relations = fields["dependencies"] if fields else recipe.fields["builddependencies"]
-        names = [relation_name(text) for text in relations]
-        return [name for name in names if name and (package or name not in BUILDER_TOOLS)]
+        if package is None:
+            return build_needs(recipe, self.makers.__contains__)
+        names = map(relation_name, recipe.packages[package]["dependencies"])
+        return list(dict.fromkeys(filter(None, names)))
 
-    def check_needs(self, name: str) -> None:
-        recipe = self.recipes[name]
-        needs = {text: "the build dependency" for text in self.needs(recipe)}
+    def check(self, recipe: Recipe) -> None:
+        """Note what the recipe needs that is not there: packages, and hashes of sources."""
+        if recipe.name in self.problems:
+            return
+        needs = {name: f"the build dependency {name}" for name in self.needs(recipe)}
         for package in recipe.packages:
-            needs.update({text: f"{package}'s dependency" for text in self.needs(recipe, package)})
-        for dependency, what in needs.items():
-            if dependency not in self.makers:
-                hint = did_you_mean(dependency, self.makers)
-                if self.unread and "did you mean" not in hint:
-                    hint = f"; {', '.join(self.unread)} could not be read"
-                self.problems.setdefault(
-                    name, f"{recipe.path}: no recipe makes {what} {dependency}{hint}")
+            for name in self.needs(recipe, package):
+                needs.setdefault(name, f"{package}'s dependency {name}")
+        missing = [name for name in needs if name not in self.makers]
+        for name in missing:
+            self.missing.setdefault(name, []).append(recipe.name)
+        if missing:
+            what = ", ".join(needs[name] + nearest(name, self.makers) for name in missing)
+            self.problems.setdefault(recipe.name, f"{recipe.path}: no recipe makes {what}")
+        try:
+            check_hashes(recipe)
+        except Fail as problem:
+            self.problems.setdefault(recipe.name, str(problem))
+            self.hashless[recipe.name] = sum(
+                not source.is_local and source.alternatives[0].sha256 is None
+                for source in recipe.sources)
 
     def add_targets(self) -> None:
+        for name in self.makers:
+            self.graph[f"package/{name}"] = self.to_install(name, self.recipes)
+        libc = next(filter(self.makers.__contains__, LIBC), None)
         for name, recipe in self.recipes.items():
-            needs = [] if name in self.problems else self.wanted(recipe)
-            self.targets[f"recipe/{name}"] = needs
-        for name, maker in self.makers.items():
-            self.targets[f"package/{name}"] = self.to_install(name, self.recipes[maker])
+            self.graph[f"recipe/{name}"] = self.to_build(recipe.replace(before_libc=True))
+        for_libc = reached_from(self.graph, [f"package/{libc}"]) if libc else {}
+        for name, recipe in self.recipes.items():
+            if f"recipe/{name}" in for_libc:
+                self.recipes[name] = recipe.replace(before_libc=True)
+            elif name not in self.problems:
+                self.graph[f"recipe/{name}"] = self.to_build(recipe)
+        for name in self.problems:
+            self.graph[f"recipe/{name}"] = []
 
-    def wanted(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
-        """The targets of the packages that PACKAGE, or else the recipe's build, depends on."""
-        names = dict.fromkeys(self.needs(recipe, package))
-        return [f"package/{name}" for name in names if name in self.makers]
+    def to_build(self, recipe: Recipe) -> List[str]:
+        """The targets of the packages that the recipe's build needs."""
+        return [f"package/{name}" for name in self.needs(recipe) if name in self.makers]
 
-    def to_install(self, name: str, maker: Recipe) -> List[str]:
-        """The targets that the package NAME of the recipe MAKER needs."""
-        provider = self.providers.get(name)
-        if provider and name not in maker.packages:
-            return [f"package/{provider}"]
-        return [f"recipe/{maker.name}", *self.wanted(maker, name)]
+    def to_install(self, name: str, recipes: Dict[str, Recipe]) -> List[str]:
+        """The targets that the package NAME needs, as made by one of RECIPES."""
+        maker = self.makers[name]
+        package = provider(recipes[maker].packages, name) if maker in recipes else None
+        if package != name:
+            return [f"package/{package}" if package else f"recipe/{maker}"]
+        needs = self.needs(recipes[maker], name)
+        return [f"recipe/{maker}", *(f"package/{x}" for x in needs if x in self.makers)]
 
     def built_by(self, target: str) -> Optional[Recipe]:
         """The recipe that the target builds; None for a package's, and where it can't be built."""
         kind, _, name = target.partition("/")
-        recipes = {"recipe": self.recipes, "bootstrap": self.stand_ins}.get(kind, {})
+        recipes = {"recipe": self.recipes, "stage": self.stages}.get(kind, {})
         return None if name in self.problems else recipes.get(name)
+
+    def find_blocked(self) -> set:
+        """The targets that can't be built: those with a problem, and those that need them."""
+        blocked: set = set()
+        for target in self.order:
+            kind, _, name = target.partition("/")
+            is_broken = kind == "recipe" and name in self.problems
+            if is_broken or not blocked.isdisjoint(self.graph[target]):
+                blocked.add(target)
+        return blocked
+
+    # ---- cycles ----
 
     def sort(self) -> List[str]:
         """The targets, each after those it needs, once every cycle is dealt with."""
         while True:
-            groups = strong_groups(self.targets)
-            cycles = [group for group in groups if self.is_cycle(group)]
-            for group in cycles:
+            order = sorted_part(self.graph)
+            if len(order) == len(self.graph):
+                return order
+            for group in cycles_in(self.graph, order):
                 self.break_cycle(group)
-            if not cycles:
-                return [target for group in groups for target in group]
-
-    def is_cycle(self, group: List[str]) -> bool:
-        return len(group) > 1 or group[0] in self.targets[group[0]]
 
     def break_cycle(self, group: List[str]) -> None:
-        builds = sorted(target for target in group if target.startswith(("recipe/", "bootstrap/")))
-        recipes = [self.recipes[target.partition("/")[2]] for target in builds]
-        starters = {
-            recipe.name
-            for recipe in recipes
-            if BUILDERS[recipe.fields["builder"]] == "bootstrap"
-            and recipe.name not in self.stand_ins}
-        self.cycles += [{recipe.name for recipe in recipes}] if recipes else []
+        builds = sorted(target for target in group if target.startswith(("recipe/", "stage/")))
+        names = {target.partition("/")[2] for target in builds}
+        bootstraps = {
+            name for name in names - set(self.stages)
+            if BUILDERS[self.recipes[name].fields["builder"]] == "bootstrap"}
         if not builds:
             self.join_packages(group)
-        elif starters:
-            self.add_stand_ins(group, starters)
-        else:
-            self.report_cycle(builds[0], group)
+            return
+        self.cycles.append(names)
+        if bootstraps:
+            self.add_stages(group, bootstraps)
+            return
+        broken: Dict[str, str] = {}  # a recipe of a cycle, to the one that has it as its problem
+        for start in sorted(builds, key=lambda target: target.startswith("recipe/")):
+            name = start.partition("/")[2]
+            if name not in broken:
+                for target in self.report_cycle(start):
+                    kind, _, other = target.partition("/")
+                    broken[self.makers[other] if kind in ("package", "staged") else other] = name
+        for target in [*builds, *(f"recipe/{name}" for name in names)]:
+            name = target.partition("/")[2]
+            self.graph[target] = [f"recipe/{broken[name]}"] if name not in self.problems else []
+            if target.startswith("stage/"):
+                self.graph[target] = [f"recipe/{name}"]
 
     def join_packages(self, group: List[str]) -> None:
         first, *others = sorted(group)
-        needs = dict.fromkeys(need for target in group for need in self.targets[target])
-        inside = set(group)
-        self.targets[first] = [need for need in needs if need not in inside]
-        self.targets.update({other: [first] for other in others})
+        needs = dict.fromkeys(need for target in group for need in self.graph[target])
+        self.graph[first] = [need for need in needs if need not in group]
+        self.graph.update({other: [first] for other in others})
 
-    def add_stand_ins(self, group: List[str], starters: set) -> None:
-        """Have the recipes of the GROUP, a cycle, built with the stand-ins of the STARTERS."""
-        # In the group's place: what the cycle's recipes need instead.
-        instead = {}
+    def add_stages(self, group: List[str], bootstraps: set) -> None:
+        """Have the recipes of the GROUP, a cycle, built with the stages of the BOOTSTRAPS."""
+        instead = {}  # what the cycle's recipes need in the place of the group's targets
         for target in group:
             kind, _, name = target.partition("/")
             if kind == "package":
+                instead[target] = f"staged/{name}"
+            elif name in bootstraps:
                 instead[target] = f"stage/{name}"
-            elif name in starters:
-                instead[target] = f"bootstrap/{name}"
 
         def staged(targets: List[str]) -> List[str]:
             return [instead.get(target, target) for target in targets]
 
-        for name in starters:
-            without = self.left_out(self.recipes[name], instead, starters)
-            stand_in = make_stand_in(self.recipes[name], without, starters)
-            self.stand_ins[name] = stand_in
-            self.targets[f"bootstrap/{name}"] = staged(self.wanted(stand_in))
+        for name in bootstraps:
+            without = self.left_out(self.recipes[name], instead, bootstraps)
+            self.stages[name] = as_stage(self.recipes[name], without, bootstraps)
+            self.graph[f"stage/{name}"] = staged(self.to_build(self.stages[name]))
+        makers = {**self.recipes, **self.stages}
         for target in group:
             kind, _, name = target.partition("/")
             if kind == "package":
-                maker = self.stand_ins.get(self.makers[name], self.recipes[self.makers[name]])
-                self.targets[f"stage/{name}"] = staged(self.to_install(name, maker))
+                self.graph[f"staged/{name}"] = staged(self.to_install(name, makers))
             else:
-                self.targets[target] = staged(self.targets[target])
-                recipe = self.recipes[name]
-                self.recipes[name] = recipe.replace(stand_ins=tuple(sorted(starters)))
+                self.graph[target] = staged(self.graph[target])
+                self.recipes[name] = self.recipes[name].replace(stages=tuple(sorted(bootstraps)))
 
-    def left_out(self, recipe: Recipe, inside: Iterable[str], starters: set) -> List[str]:
-        """The dependencies that the recipe's stand-in lacks: DEP, or PACKAGE/DEP of a package.
+    def left_out(self, recipe: Recipe, inside: Iterable[str], bootstraps: set) -> List[str]:
+        """The dependencies that the recipe's stage lacks: DEP, or PACKAGE/DEP of a package.
 
-        What a stand-in's package needs to run would close the cycle as well, unless that is a
-        stand-in's too.
+        What a stage's package needs to run would close the cycle as well, unless that is a stage's
+        too.
         """
         allowed = recipe.fields["nobootstrap"]
         closing = {
             name for name in self.makers if f"package/{name}" in inside and not allowed.get(name)}
         without = [name for name in self.needs(recipe) if name in closing]
-        for package in recipe.packages:
-            for name in self.needs(recipe, package):
-                if name in closing and self.makers[name] not in starters:
-                    without.append(f"{package}/{name}")
-        return list(dict.fromkeys(without))
+        return without + [
+            f"{package}/{name}"
+            for package in recipe.packages
+            for name in self.needs(recipe, package)
+            if name in closing and self.makers[name] not in bootstraps]
 
-    def report_cycle(self, start: str, group: List[str]) -> None:
-        """Make the cycle a problem of the recipe that the target START builds.
-
-        That one fails then and waits for nothing, and so the others of the cycle fail after it.
-        """
-        path = self.way_back(start, set(group))
-        words = []
-        for target, after in zip(path, path[1:] + [path[0]]):
-            kind, _, name = target.partition("/")
-            if kind == "bootstrap":
-                words.append(f"{name}'s stand-in")
-            elif kind == "recipe" or after.startswith(("package/", "stage/")):
-                words.append(name)
-        name = start.partition("/")[2]
-        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
-        if any(target.startswith("bootstrap/") for target in path):
-            way_out = "`nobootstrap` forbids the way out"
-        self.problems[name] = (
-            f"{self.recipes[name].path}: build dependencies in a cycle: "
-            f"{' -> '.join(words)}; {way_out}")
-        self.targets[f"recipe/{name}"] = []
-        if name in self.stand_ins:
-            self.targets[f"bootstrap/{name}"] = [f"recipe/{name}"]
-
-    def way_back(self, start: str, inside: set) -> List[str]:
-        """The shortest way from the target START back to it, through those INSIDE."""
-        came_from: Dict[str, str] = {}
-        queue = [start]
-        for target in queue:
-            for need in self.targets[target]:
-                if need in inside and need not in came_from:
-                    came_from[need] = target
-                    queue.append(need)
+    def report_cycle(self, start: str) -> List[str]:
+        """Make the shortest cycle through the target START a problem of the recipe it builds."""
+        came_from = reached_from(self.graph, [start])
         path = [start, came_from[start]]
         while path[-1] != start:
             path.append(came_from[path[-1]])
-        return path[::-1]
+        path.reverse()
+        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
+        if any(target.startswith("stage/") for target in path):
+            way_out = "`nobootstrap` forbids the way out"
+        name = start.partition("/")[2]
+        self.problems[name] = (
+            f"{self.recipes[name].path}: build dependencies in a cycle: {cycle_text(path)}; "
+            f"{way_out}")
+        return path
 
 
-def make_stand_in(recipe: Recipe, without: Iterable[str], stand_ins: Iterable[str]) -> Recipe:
-    """The RECIPE as it makes its stand-in: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
+def cycle_text(path: List[str]) -> str:
+    """The recipes of a cycle of targets, and packages that are in it by what they need to run."""
+    words = []
+    for target, after in zip(path, path[1:]):
+        kind, _, name = target.partition("/")
+        if kind == "stage":
+            words.append(f"{name}'s stage")
+        elif kind == "recipe" or after.startswith(("package/", "staged/")):
+            words.append(name)
+    if len(words) > NAMES_SHOWN:
+        words[6:-5] = [f"({len(words) - 11} more)"]
+    return " -> ".join([*words, words[0]])
+
+
+def as_stage(recipe: Recipe, without: Iterable[str], stages: Iterable[str]) -> Recipe:
+    """The RECIPE as its stage is built: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
     left_out = set(without)
     fields = dict(recipe.fields)
     fields["builddependencies"] = [
         text for text in fields["builddependencies"] if relation_name(text) not in left_out]
     fields["packages"] = {
-        name: {
-            **package,
-            "dependencies": [
-                text
-                for text in package["dependencies"]
-                if f"{name}/{relation_name(text)}" not in left_out
-            ],
-        }
+        name: {**package, "dependencies": [
+            text for text in package["dependencies"]
+            if f"{name}/{relation_name(text)}" not in left_out]}
         for name, package in recipe.packages.items()}
-    return recipe.replace(fields=fields, stand_ins=tuple(sorted(stand_ins)), without=tuple(without))
+    return recipe.replace(
+        fields=fields, is_stage=True, stages=tuple(sorted(stages)), without=tuple(sorted(left_out)))
 
 
-def strong_groups(graph: Dict[str, List[str]]) -> List[List[str]]:
-    """The nodes of GRAPH in groups that reach one another, each after the groups it leads to.
-
-    Gabow's algorithm, without recursion: a chain may be longer than Python's stack.
-    """
-    groups: List[List[str]] = []
-    met: Dict[str, int] = {}
-    done: set = set()
-    waiting: List[str] = []  # met, their group not known yet
-    firsts: List[str] = []  # those of them that no later one is known to lead before
-    for root in graph:
-        trail = [] if root in met else [(root, iter(graph[root]))]
-        while trail:
-            node, needs = trail[-1]
-            if node not in met:
-                met[node] = len(met)
-                waiting.append(node)
-                firsts.append(node)
-            for need in needs:
-                if need not in met:
-                    trail.append((need, iter(graph[need])))
-                    break
-                while need not in done and met[firsts[-1]] > met[need]:
-                    firsts.pop()
-            else:
-                trail.pop()
-                if firsts[-1] == node:
-                    firsts.pop()
-                    at = len(waiting) - 1
-                    while waiting[at] != node:
-                        at -= 1
-                    groups.append(waiting[at:])
-                    done.update(waiting[at:])
-                    del waiting[at:]
-    return groups
+def sorted_part(graph: Graph) -> List[str]:
+    """The nodes of GRAPH, each after those it leads to, as far as no cycle is in the way."""
+    sorter = graphlib.TopologicalSorter(graph)
+    with contextlib.suppress(graphlib.CycleError):
+        sorter.prepare()
+    order: List[str] = []
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        order += ready
+        sorter.done(*ready)
+    return order
 
 
-def find_recipes(folder: str) -> List[str]:
-    if not os.path.isdir(folder):
-        raise Fail(f"{folder}: no folder; name the one that holds the recipes")
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        if RECIPE_FILE in files:
-            paths.append(os.path.join(parent, RECIPE_FILE))
-    return paths
+def cycles_in(graph: Graph, before: Iterable[str]) -> List[List[str]]:
+    """The strong components of GRAPH that are cycles; BEFORE are nodes known to be in none."""
+    nodes = set(graph).difference(before)
+    inner = {node: [x for x in graph[node] if x in nodes] for node in graph if node in nodes}
+    nodes.difference_update(sorted_part(reverse(inner)))  # what only leads to cycles
+    inner = {node: [x for x in inner[node] if x in nodes] for node in inner if node in nodes}
+    back = reverse(inner)
+    cycles = []
+    for node in inner:
+        if node in nodes:
+            ahead, behind = reached_from(inner, [node]), reached_from(back, [node])
+            cycles.append([other for other in ahead if other in behind])
+            nodes.difference_update(cycles[-1])
+    return [cycle for cycle in cycles if cycle]
+
+
+def reverse(graph: Graph) -> Graph:
+    back: Graph = {node: [] for node in graph}
+    for node, others in graph.items():
+        for other in others:
+            back[other].append(node)
+    return back
+
+
+def reached_from(graph: Graph, starts: Iterable[str]) -> Dict[str, str]:
+    """The nodes that GRAPH leads to from STARTS, nearest first, each with the one before it."""
+    came_from: Dict[str, str] = {}
+    queue = list(starts)
+    for node in queue:
+        for other in graph[node]:
+            if other not in came_from:
+                came_from[other] = node
+                queue.append(other)
+    return came_from
 
 
 def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
     """The targets that have to be built, and those after them, which may have to be."""
     stale: Dict[str, Optional[Recipe]] = {}
     for target in tree.order:
-        recipe = tree.builds.get(target)
-        is_behind = any(need in stale for need in tree.targets[target])
-        if is_behind or (recipe and not is_fresh(recipe, work)):
+        recipe = tree.built_by(target)
+        is_behind = any(need in stale for need in tree.graph[target])
+        if target not in tree.blocked and (
+                is_behind or (recipe and not is_up_to_date(recipe, work))):
             stale[target] = recipe
     return {target: recipe for target, recipe in stale.items() if recipe}
 
 
-def world_mk(folder: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
+def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
     """The makefile that builds every recipe of TREE; those of STALE have something to do."""
-    names = sorted({*tree.recipes, *tree.problems})
-    targets = sorted({*tree.targets, *(f"recipe/{name}" for name in names)})
+    targets = sorted(tree.graph)
+    recipes = [target for target in targets if target.startswith("recipe/")]
     rules = [target_rule(tree, target, stale.get(target)) for target in targets]
     rules += fetch_rules(stale.values()).values()
+    why = f"`pkggen.py world-mk {directory}` says why"
+    blocked = f"{count(len(tree.problems), 'recipe')} can't be built; {why}"
     return WORLD_MK.format(
-        folder=printable(folder), arch=work.arch, pkggen=pkggen_command(),
+        folder=printable(directory), arch=work.arch, pkggen=pkggen_command(),
         phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
-        all="".join(f" recipe/{name}" for name in names),
+        buildable="".join(f" {target}" for target in recipes if target not in tree.blocked),
+        failing=failing_command(blocked) if tree.problems else "",
         rules="".join("\n" + rule for rule in rules))
 
 
 def target_name(target: str) -> str:
     """The target as a makefile names it; a package may provide `so:NAME`."""
-    return target.replace(":", "\\:")
+    return one_line(target).replace(":", "\\:")
 
 
 def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
     """The rule for the target, with a command when the recipe that it builds is STALE."""
     kind, _, name = target.partition("/")
     if kind == "recipe" and name in tree.problems:
-        return failing_rule(target, tree.problems[name])
-    needs = [target_name(need) for need in tree.targets[target]]
+        return f"{target}:\n{failing_command(tree.problems[name])}"
+    needs = [target_name(need) for need in tree.graph[target]]
     command = ""
     if stale:
         needs += [source_target(source) for source in stale.sources if not source.is_local]
@@ -2472,72 +2677,78 @@ def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
     arguments += ["--lenient"] if options.lenient else []
     for key, value in options.data.items():
         arguments += ["-D", f"{key}={value}"]
-    arguments += ["--bootstrap"] if recipe.is_stand_in else []
-    for name in recipe.without or ():
+    arguments += ["--before-libc"] if recipe.before_libc else []
+    arguments += ["--stage"] if recipe.is_stage else []
+    for name in recipe.without:
         arguments += ["--without", name]
-    for name in recipe.stand_ins:
-        arguments += ["--stand-in", name]
+    for name in recipe.stages:
+        arguments += ["--use-stage", name]
     return arguments
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def problem_lines(tree: Tree, names: Iterable[str]) -> List[str]:
+    """A few lines that say why the recipes NAMES can't be built: what many share in one."""
+    names = set(names)
+    lines = []
+    missing = {name: len(names.intersection(by)) for name, by in tree.missing.items()}
+    often = sorted(filter(missing.get, missing), key=lambda name: (-missing[name], name))
+    if often:
+        words = [f"{name} ({count(missing[name], 'recipe')})" for name in often[:NAMES_SHOWN]]
+        more = [f"{len(often) - NAMES_SHOWN} more"] if len(often) > NAMES_SHOWN else []
+        lines.append(f"{count(len(often), 'name')} no recipe makes: {', '.join(words + more)}")
+    hashless = names.intersection(tree.hashless)
+    if hashless:
+        sources = sum(tree.hashless[name] for name in hashless)
+        lines.append(
+            f"{count(sources, 'source')} in {count(len(hashless), 'recipe')} without sha256; "
+            "`pkggen.py hash RECIPE...` fetches them and writes it")
+    shared = {*itertools.chain(*tree.missing.values()), *tree.hashless}
+    others = sorted(names - shared)
+    lines += [tree.problems[name] for name in others[:PROBLEMS_SHOWN]]
+    if others[PROBLEMS_SHOWN:]:
+        rest = " ".join(others[PROBLEMS_SHOWN:])
+        lines.append(f"and what `pkggen.py why {tree.directory} NAME` says of: {rest}")
+    recipes = count(len(names), "recipe")
+    behind = sum(target.startswith("recipe/") for target in tree.blocked) - len(tree.problems)
+    also = f", nor what needs them ({count(behind, 'recipe')})" if behind else ""
+    return [f"{recipes} can't be built{also}:", *(f"  {line}" for line in lines)] if lines else []
 
 
 # ==== Why a recipe is built, and a picture of the tree ============================================
 
 
-def find_recipe(tree: Tree, folder: str, package: str) -> str:
-    """The name of the recipe that makes PACKAGE, or of the recipe of that name."""
-    name = tree.makers.get(package, package)
-    if name not in tree.recipes and name not in tree.problems:
-        hint = did_you_mean(package, sorted({*tree.makers, *tree.recipes}))
-        raise Fail(f"{folder}: no recipe makes the package {package}{hint}")
-    return name
-
-
 def why(tree: Tree, work: Work, name: str) -> List[str]:
     """Lines that say what of the recipe NAME changed since its last good build, and what follows.
 
-    A recipe with a stand-in is built twice, and has something to say of each.
+    A recipe with a stage is built twice, and has something to say of each.
     """
     if name in tree.problems:
         return [f"{name}: it can't be built: {tree.problems[name]}"]
-    targets = [f"bootstrap/{name}"] * (name in tree.stand_ins) + [f"recipe/{name}"]
+    targets = [f"stage/{name}"] * (name in tree.stages) + [f"recipe/{name}"]
     stale = stale_builds(tree, work)
     lines = []
     for target in targets:
-        lines += why_one(tree.builds[target], work)
-        needed = reached(tree.order[::-1], tree.targets, [target]) - {target}
+        lines += why_one(tree.built_by(target), work)
+        needed = reached_from(tree.graph, [target])
         first = [stale[need] for need in tree.order if need in needed and need in stale]
-        titles = [recipe.title for recipe in first if not is_fresh(recipe, work)]
-        lines += [f"  before it is built: {', '.join(titles)}"] if titles else []
+        names = [recipe.full_name for recipe in first if not is_up_to_date(recipe, work)]
+        lines += [f"  before it is built: {', '.join(names)}"] if names else []
         never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
         lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
-    changed = [target for target in targets if target in stale]
-    behind = reached(tree.order, needed_by(tree), changed).intersection(tree.builds)
-    names = sorted({tree.builds[target].name for target in behind} - {name})
+    behind = reached_from(reverse(tree.graph), [target for target in targets if target in stale])
+    recipes = filter(None, map(tree.built_by, behind))
+    names = sorted({recipe.name for recipe in recipes} - {name})
     return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
 
 
-def needed_by(tree: Tree) -> Dict[str, List[str]]:
-    """The targets of TREE, each with those that need it."""
-    needed: Dict[str, List[str]] = {target: [] for target in tree.order}
-    for target in tree.order:
-        for need in tree.targets[target]:
-            needed[need].append(target)
-    return needed
-
-
-def reached(order: List[str], edges: Dict[str, List[str]], starts: List[str]) -> set:
-    """STARTS and the targets that EDGES lead to from there; each edge goes onward in ORDER."""
-    found = set(starts)
-    for target in order:
-        if target in found:
-            found.update(edges[target])
-    return found
-
-
 def why_one(recipe: Recipe, work: Work) -> List[str]:
-    built = work.built.get(recipe.key)
+    built = work.built.get(recipe.record_name)
     if built is None:
-        return [f"{recipe.title}: never built"]
+        return [f"{recipe.full_name}: never built"]
     now = build_inputs(recipe, work)
     changed = [name for name in {**now, **built.inputs} if now.get(name) != built.inputs.get(name)]
     lines = []
@@ -2549,13 +2760,13 @@ def why_one(recipe: Recipe, work: Work) -> List[str]:
     if not work.is_here(built):
         lines.append(f"  a package is not in {work.packages_folder(recipe)} as it was built")
     state = "what changed since it was built" if lines else "up to date"
-    return [f"{recipe.title}: {state}", *lines]
+    return [f"{recipe.full_name}: {state}", *lines]
 
 
 def input_name(recipe: Recipe, name: str) -> str:
     """What an input of `build_inputs` is called for a person."""
     local = {f"source {source.name}" for source in recipe.sources if source.is_local}
-    return name.replace("source", "file", 1) if name in local else name
+    return name.replace("source", "file", 1) if name.partition("/")[0] in local else name
 
 
 def change(before: Optional[str], now: Optional[str]) -> str:
@@ -2595,7 +2806,7 @@ digraph recipes {{
 """
 # Fills for the groups of recipes, in the order in which they come.
 GROUP_FILLS = "#e3eefb #e7f5e4 #fdf1dc #f3e8fa #fde8e8 #e2f5f4 #f4f0e6 #ececec".split()
-BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stand-in breaks
+BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stage breaks
 
 
 def graph_dot(folder: str, tree: Tree, work: Work) -> str:
@@ -2647,7 +2858,7 @@ def graph_node(tree: Tree, work: Work, name: str, fills: Dict[str, str]) -> str:
         "fillcolor": fills[os.path.dirname(recipe.folder)]}
     color = BROKEN if name in tree.problems else cycle_color(tree, name, name)
     attributes.update({"color": color, "penwidth": "2"} if color else {})
-    attributes.update({"peripheries": "2"} if name in tree.stand_ins else {})
+    attributes.update({"peripheries": "2"} if name in tree.stages else {})
     return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
 
 
@@ -2660,7 +2871,7 @@ def cycle_color(tree: Tree, name: str, other: str) -> str:
 
 
 def cycle_legend(tree: Tree) -> str:
-    return " Thick: a cycle; twice framed: has a stand-in." if tree.cycles else ""
+    return " Thick: a cycle; twice framed: has a stage." if tree.cycles else ""
 
 
 def dot_attributes(attributes: Dict[str, str]) -> str:
@@ -2697,12 +2908,13 @@ def run_dot(text: str) -> bytes:
 # of our own.
 
 
-class Unreachable(Exception):
+class Unreachable(Fail):
     """Why one place did not give a source; the next one is tried."""
 
 
 DEAD_SECONDS = 60  # for so long a host that gave no answer is not asked again
 LOCK_SECONDS = 2  # after so long a process that waits says for which
+OTHER_BYTES = "has other bytes: sha256 {}, and the recipe wants {}"
 
 
 def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str,
@@ -2723,7 +2935,7 @@ def fetch_source(name: str, alternatives: Iterable[Alternative], folder: str,
             return fetch_alternative(name, alternative, folder)
         except Unreachable as reason:
             reasons.append(f"{alternative.url}: {reason}")
-    if any("has other bytes" in reason for reason in reasons):
+    if any(OTHER_BYTES[:15] in reason for reason in reasons):
         remedy = f"if upstream changed the file, `pkggen.py hash {recipe}` writes its new hash"
     else:
         remedy = f"bring the file by hand as {os.path.join(folder, alternatives[0].sha256)}"
@@ -2772,7 +2984,7 @@ def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> 
     for resumed in (part.seek(0, os.SEEK_END), 0):
         download(url, part, name)
         part.seek(0)
-        digest = hash_file(os.dup(part.fileno()))  # not by its path: others may write the folder
+        digest = file_digest(os.dup(part.fileno()))  # not by its path: others may write the folder
         if not part.tell():
             raise Unreachable("the answer is empty")
         if wanted in (None, digest):
@@ -2780,7 +2992,7 @@ def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> 
         part.truncate(0)  # what it went on with was another file's, or spoilt
         if not resumed:
             break
-    raise Unreachable(f"has other bytes: sha256 {digest}, and the recipe wants {wanted}")
+    raise Unreachable(OTHER_BYTES.format(digest, wanted))
 
 
 def lock_file(path: str, what: str) -> Any:
@@ -2832,8 +3044,8 @@ def private_folder(*names: str) -> str:
     os.makedirs(OUT, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    state = os.lstat(folder)
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
+    state = os.lstat(folder)  # a link has mode 0777
+    if state.st_uid != os.geteuid() or state.st_mode & 0o077:
         raise Fail(f"{folder}: not a directory that is this user's alone; remove it")
     path = os.path.join(folder, *names)
     os.makedirs(path, exist_ok=True)
@@ -2913,36 +3125,22 @@ def shown_url(url: str) -> str:
 
 
 def receive(reply: Any, part: Any, have: int, name: str) -> None:
+    """Append what REPLY brings to PART, which has HAVE bytes; show bytes, rate and time left."""
     length = reply.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdigit() else None
-    meter = Meter(name, have, total)
+    total = have + int(length) if length.isdigit() else 0
+    done, started = have, time.monotonic()
+    shown = started
     for chunk in iter(lambda: reply.read(CHUNK), b""):
         part.write(chunk)
-        meter.add(len(chunk))
-    if total is not None and meter.done < total:
-        raise OSError(f"the connection ended after {meter.done} of {total} bytes")
-
-
-class Meter:
-    """Progress of a download: bytes, rate, time left."""
-
-    def __init__(self, name: str, done: int, total: Optional[int]) -> None:
-        self.name, self.done, self.total = name, done, total
-        self.first = done
-        self.started = self.shown = time.monotonic()
-
-    def add(self, count: int) -> None:
-        self.done += count
+        done += len(chunk)
         now = time.monotonic()
-        if now - self.shown < 0.1:
-            return
-        self.shown = now
-        rate = (self.done - self.first) / (now - self.started)
-        text = f"fetch   {self.name}: {human_size(self.done)}"
-        if self.total:
-            left = (self.total - self.done) / rate if rate else 0
-            text += f" of {human_size(self.total)}, {human_size(rate)}/s, {left:.0f} s left"
-        progress(text)
+        if now - shown >= 0.1:
+            shown, rate = now, (done - have) / (now - started)
+            left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+            size = human_size(done) + (f" of {human_size(total)}" if total else "")
+            progress(f"fetch   {name}: {size}, {human_size(rate)}/s{left}")
+    if done < total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
 @contextlib.contextmanager
@@ -2952,6 +3150,8 @@ def asking(host: str) -> Iterator[None]:
     Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
     OUT/fetch/dead/HOST: not empty, and as old as the last try.
     """
+    import ssl
+
     mark = os.path.join(private_folder("dead"), urllib.parse.quote(host, safe="") or "-")
     with lock_file(mark, f"fetch   {host}") as file:
         state = os.fstat(file.fileno())
@@ -2961,26 +3161,15 @@ def asking(host: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if host and is_silence(error):
+            reason = getattr(error, "reason", error)  # of a 404 a text
+            # A server with a wrong certificate answers: with another SSL_CERT_FILE it may serve.
+            answers = not isinstance(reason, OSError) or isinstance(reason, ssl.CertificateError)
+            if host and not answers:
                 file.write(b"dead\n")
             raise
         finally:
             if not os.fstat(file.fileno()).st_size:
                 os.unlink(mark)
-
-
-def is_silence(error: OSError) -> bool:
-    """Whether ERROR means that nobody answers.
-
-    A server with a wrong certificate answers: with another SSL_CERT_FILE it may serve at once.
-    """
-    import ssl
-    import urllib.error
-
-    reason = getattr(error, "reason", error)
-    is_answer = isinstance(error, urllib.error.HTTPError) or isinstance(
-        reason, ssl.SSLCertVerificationError)
-    return isinstance(reason, OSError) and not is_answer
 
 
 # ---- git+https: a commit as a tar, by git without the user's own configuration -------------------
@@ -3045,43 +3234,19 @@ def git_environment() -> Dict[str, str]:
 
 def run_fetcher(command: List[str], folder: str, name: str, environment: Dict[str, str],
                 stdout: Any = None) -> str:
-    """Run COMMAND, which fills FOLDER; what it wrote, unless that goes to STDOUT."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout or output,
-                stderr=errors, env=environment,
-                start_new_session=True)  # it ends with the programs that it began
-        except FileNotFoundError:
-            raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
-        try:
-            while process.poll() is None:
-                size = human_size(folder_size(folder))
-                progress(f"fetch   {name}: by {command[0]}, {size}")
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.3)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-        texts = []
-        for file in (output, errors):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-    if process.returncode:
-        reasons = re.findall("(?m)^(?:fatal: |error: |E: )(.*)", texts[1]) or texts[1].splitlines()
-        raise Unreachable(f"{command[0]}: {reasons[0].rstrip('.') if reasons else 'no reason given'}")
-    return texts[0]
-
-
-def folder_size(folder: str) -> int:
-    size = 0
-    for path, _, files in os.walk(folder):
-        for file in files:
-            with contextlib.suppress(OSError):
-                size += os.lstat(os.path.join(path, file)).st_size
-    return size
+    """Run COMMAND in FOLDER; what it wrote, unless that goes to STDOUT."""
+    progress(f"fetch   {name}: by {command[0]}")
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout or subprocess.PIPE,
+            stderr=subprocess.PIPE, env=environment)
+    except FileNotFoundError:
+        raise Unreachable(f"there is no {command[0]} on this machine; install it") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace")
+        reasons = re.findall("(?m)^(?:fatal: |error: |E: )(.*)", said) or said.splitlines()
+        raise Unreachable(f"{command[0]}: {(reasons or ['no reason given'])[0].rstrip('.')}")
+    return (done.stdout or b"").decode(errors="replace")
 
 
 # ---- deb-src: where the host's own apt, with a configuration of our own, says that a file is -----
@@ -3091,42 +3256,42 @@ Archives = Tuple[str, List[Tuple[str, ...]]]  # a name, and (URI, suite, compone
 
 
 def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
-    """Fetch the source package's file, with the hash that apt's signed lists have for it.
-
-    The release's own archive is asked alone first: it no longer changes. With the archive of
-    updates beside it apt would take the same version from there, where old files go away.
-    """
+    """Fetch the source package's file, with the hash that apt's signed lists have for it."""
     match = DEB_SRC.fullmatch(alternative.url.partition("?")[0])
-    for archives in archive_sets(match["suite"]):
-        reason = ""
+
+    def fetch_from(archives: Archives) -> str:
+        files = apt_files(archives, match["package"])
+        if match["file"] not in files:
+            raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
+        url, digest = files[match["file"]]
+        if alternative.sha256 not in (None, digest):
+            raise Unreachable(OTHER_BYTES.format(digest, alternative.sha256))
         try:
-            files = apt_files(archives, match["package"])
-            if match["file"] not in files:
-                raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
-            place = files[match["file"]]
-            if alternative.sha256 not in (None, place.sha256):
-                raise Unreachable(f"has other bytes: sha256 {place.sha256}, "
-                                  f"and the recipe wants {alternative.sha256}")
-            reason = f"{shown_url(place.url)}: "
-            return fetch_alternative(name, place, folder)
-        except Unreachable as problem:
-            reason += str(problem)
-    raise Unreachable(reason)
+            return fetch_alternative(name, Alternative(url, digest), folder)
+        except Unreachable as reason:
+            raise Unreachable(f"{shown_url(url)}: {reason}") from None
+
+    return first_that_has(match["suite"], fetch_from)
 
 
 def deb_src_files(package: str) -> List[Tuple[str, str]]:
     """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
     suite, _, name = package.rpartition("/")
-    problem = ""
-    try:
-        for archives in archive_sets(suite):
-            try:
-                return [(file, place.url) for file, place in apt_files(archives, name).items()]
-            except Unreachable as reason:
-                problem = str(reason)
-    except Unreachable as reason:
-        problem = str(reason)
-    raise Fail(f"deb-src:{package}: {problem}")
+    files = first_that_has(suite, lambda archives: apt_files(archives, name))
+    return [(file, place.url) for file, place in files.items()]
+
+
+def first_that_has(suite: Optional[str], ask: Callable[[Archives], Any]) -> Any:
+    """What ASK gives for the first set of archives for which it doesn't raise Unreachable.
+
+    The release's own archive is asked alone first: it no longer changes. With the archive of
+    updates beside it apt would take the same version from there, where old files go away.
+    """
+    *others, last = archive_sets(suite)
+    for archives in others:
+        with contextlib.suppress(Unreachable):
+            return ask(archives)
+    return ask(last)
 
 
 def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
@@ -3253,7 +3418,7 @@ class Linter(Reader):
         except Fail as problem:
             self.problem(problem)
             self.is_broken = True
-            return EMPTY[field.kind]()
+            return field.shape.empty()
 
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
         values = super().struct(node, table, what)
@@ -3295,6 +3460,8 @@ def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
                 reader.problem(Fail(f"{place}: {url} is plain http; use https"))
     if any(url.startswith("http:") for url in recipe.fields["mirrors"]):
         reader.add(nodes["mirrors"], "a mirror with plain http; use https")
+    for place, what in name_clashes(recipe):
+        reader.problem(Fail(f"{place}: {what}"))
 
 
 def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
@@ -3852,7 +4019,7 @@ def asked_libraries(archive: Archive, forms: Tuple[str, ...]) -> List[str]:
     return [name for name in dict.fromkeys(names) if name not in NO_LIBRARY]
 
 
-def build_needs(archive: Archive, known: Dict[str, str]) -> List[str]:
+def wanted_packages(archive: Archive, known: Dict[str, str]) -> List[str]:
     """The packages of the tree that it is built with."""
     asked = [*asked_libraries(archive, NAMED_LIBRARY + LINKED_LIBRARY), *archive.libraries,
              *(re.sub("^lib", "", name) for name in archive.libraries)]
@@ -3913,6 +4080,78 @@ def plain_text(text: str) -> str:
     return text if is_plain or not text else json.dumps(text, ensure_ascii=True)
 
 
+# ---- a patch that is named in a recipe, all else there as it was ---------------------------------
+
+# What a line of a script unpacks or changes sources with: a patch made after it comes after it.
+UNPACKS = re.compile(
+    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
+    r"|^(?!.*\bout/).*\b(sed|mv)\s", re.MULTILINE)
+APPLIES_ALL = re.compile(r"\{\{-?\s*patch\b")
+
+
+def with_patch(path: str, text: str, name: str) -> str:
+    """The TEXT of the recipe PATH with the patch NAME in its sources and, after what unpacks them,
+    in its script. Raises Fail where only a person can tell the place."""
+    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
+        return "\ufeff" + with_patch(path, text[1:], name)
+    nodes = {key.value: value for key, value in compose_text(path, text.encode()).value}
+    edits = [added_item(text, nodes.get("sources"), -1, f"file:{name}")]
+    if not APPLIES_ALL.search(text):
+        edits.append(added_command(text, nodes.get("script"), f"patch -p1 <src/{name}"))
+    if None in edits:
+        raise Fail(
+            f"{path}: no place for {name} that is certain; add `file:{name}` to sources and, after "
+            f"what unpacks, `patch -p1 <src/{name}` to script")
+    for place, new in sorted(edits, reverse=True):
+        text = text[:place] + new + text[place:]
+    return text
+
+
+def added_item(text: str, items: Any, index: int, item: str) -> Optional[Tuple[int, str]]:
+    """The edit (place, new text) that adds ITEM after that at INDEX of the list ITEMS."""
+    if not isinstance(items, yaml.SequenceNode) or not items.value:
+        return None
+    last = items.value[index]
+    if items.flow_style:
+        return last.end_mark.index, f", {item}"
+    while isinstance(last, yaml.SequenceNode) and last.value and not last.flow_style:
+        last = last.value[-1]  # the end of a block is where the next thing begins
+    return end_of_line(text, last), newline_of(text) + " " * items.start_mark.column + f"- {item}"
+
+
+def added_command(text: str, script: Any, command: str) -> Optional[Tuple[int, str]]:
+    """The edit that adds COMMAND after the last line of SCRIPT that unpacks or changes sources."""
+    items = script.value if isinstance(script, yaml.SequenceNode) else []
+    for index in reversed(range(len(items))):
+        node = items[index]
+        start, end = node.start_mark.index, node.end_mark.index
+        if not UNPACKS.search(text[start:end]):
+            continue
+        if node.style == "|":
+            return added_line(text, start, end, command)
+        return None if node.style == ">" else added_item(text, script, index, command)
+    return None
+
+
+def added_line(text: str, start: int, end: int, command: str) -> Optional[Tuple[int, str]]:
+    """The same in a block of lines; nowhere inside a loop, or before the end of a long command."""
+    margin = None
+    place = None
+    for line in re.compile(r"[^\n]*\n?").finditer(text, text.index("\n", start) + 1, end):
+        bare = line[0].rstrip("\r\n")
+        indent = bare[: len(bare) - len(bare.lstrip())]
+        margin = indent if margin is None and bare.strip() else margin
+        if bare.strip() and UNPACKS.search(bare):
+            is_whole = indent == margin and not bare.endswith("\\")
+            place = (line.start() + len(bare), f"{newline_of(text)}{margin}{command}")
+            place = place if is_whole else None
+    return place
+
+
+def newline_of(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
+
+
 # ==== Commands ====================================================================================
 
 
@@ -3933,35 +4172,59 @@ def cmd_fetch_mk(options: argparse.Namespace) -> None:
 
 
 def cmd_world_mk(options: argparse.Namespace) -> None:
-    tree = Tree(options.folder, options)
-    work = Work(options.arch)
+    """Write the makefile, and say what there is to do: for everything, or for one --package."""
+    tree, work = Tree(options.folder, options), Work(options.arch)
     stale = stale_builds(tree, work)
     output(options, world_mk(options.folder, tree, work, stale))
-    if not stale and not tree.problems:
-        packages = sum(len(tree.recipes[name].packages) for name in tree.recipes)
-        count = f"{len(tree.recipes)} recipes, {packages} packages"
-        say(f"world   nothing to be done: {count} are up to date")
-        return
+    scope = set(tree.graph)
+    if options.package:
+        maker = tree.find(options.package)
+        is_package = options.package in tree.makers
+        target = f"package/{options.package}" if is_package else f"recipe/{maker}"
+        scope = {target, *reached_from(tree.graph, [target])}
+    names = [name for name in tree.problems if f"recipe/{name}" in scope]
+    if options.package and len(names) == 1:
+        raise Fail(tree.problems[names[0]])
+    for line in problem_lines(tree, names):
+        say(f"world   {line}")
+    if options.package and names:
+        raise Fail(f"{options.package} can't be built; see above")
+    say("world   " + what_to_do(tree, work, {t: stale[t] for t in stale if t in scope}, scope))
+
+
+def what_to_do(tree: Tree, work: Work, stale: Dict[str, Recipe], scope: set) -> str:
+    """What there is to build of the targets SCOPE, and what that takes."""
+    recipes = [
+        recipe for name, recipe in tree.recipes.items()
+        if f"recipe/{name}" in scope and f"recipe/{name}" not in tree.blocked]
+    if not stale:
+        packages = sum(len(recipe.packages) for recipe in recipes)
+        made = f"{count(len(recipes), 'recipe')}, {count(packages, 'package')}"
+        return f"nothing to be done: {made} are up to date"
     missing = {
         source_target(source)
         for recipe in stale.values()
         for source in recipe.sources
         if not source.is_local and not cached_path(source.alternatives, SOURCES)}
-    keys = [recipe.key for recipe in stale.values()]
-    known = [work.built[key].seconds for key in keys if key in work.built]
+    names = [recipe.record_name for recipe in stale.values()]
+    known = [work.built[name].seconds for name in names if name in work.built]
     seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
-    stand_ins = sum(recipe.is_stand_in for recipe in stale.values())
-    first = f"{stand_ins} stand-in{'s' * (stand_ins > 1)} and " if stand_ins else ""
-    say(
-        f"world   {first}{len(stale) - stand_ins} of {len(tree.recipes)} recipes to build or to "
-        f"look at, at most {len(missing)} sources to fetch{seconds}")
+    stages = sum(recipe.is_stage for recipe in stale.values())
+    first = f"{count(stages, 'stage')} and " if stages else ""
+    return (
+        f"{first}{len(stale) - stages} of {len(recipes)} recipes to build or to look at, "
+        f"at most {count(len(missing), 'source')} to fetch{seconds}")
 
 
 def cmd_why(options: argparse.Namespace) -> None:
     tree = Tree(options.folder, options)
-    name = find_recipe(tree, options.folder, options.package)
-    lines = why(tree, Work(options.arch), name)
+    lines = why(tree, Work(options.arch), tree.find(options.package))
     output(options, "".join(printable(line) + "\n" for line in lines))
+
+
+def cmd_find(options: argparse.Namespace) -> None:
+    """Print the directory of a recipe that can be read."""
+    output(options, load_recipe(options.recipe, options).folder + "\n")
 
 
 def cmd_graph(options: argparse.Namespace) -> None:
@@ -4017,8 +4280,9 @@ def cmd_new(options: argparse.Namespace) -> None:
                    "Makefile; write the recipe by hand")
     known = tree_libraries(options)
     archive = ask_debian(url, archive) if url.startswith("deb-src:") else archive
+    own = (name, f"{name}-dev")
     with bounded(file):
-        needs = [need for need in build_needs(archive, known) if need not in (name, f"{name}-dev")]
+        needs = [need for need in wanted_packages(archive, known) if need not in own]
         text = new_recipe(name, url, digest, archive, needs)
         missing = list(what_is_missing(name, archive, known))
     os.makedirs(folder, exist_ok=True)
@@ -4045,9 +4309,9 @@ def with_deb_src_file(url: str) -> str:
 
 def cmd_build(options: argparse.Namespace) -> None:
     for recipe in load_all(options):
-        recipe.stand_ins = tuple(options.stand_in)
-        if options.bootstrap:
-            recipe = make_stand_in(recipe, options.without, options.stand_in)
+        recipe.before_libc, recipe.stages = options.before_libc, tuple(options.use_stage)
+        if options.stage:
+            recipe = as_stage(recipe, options.without, options.use_stage)
         build_recipe(recipe, Work(options.arch))
 
 
@@ -4079,7 +4343,7 @@ def cmd_fetch(options: argparse.Namespace) -> None:
         fetch_source(names[0], alternatives, options.sources, options.of)
         return
     path = fetch_source(names[0], alternatives, os.path.dirname(os.path.abspath(options.output)))
-    if hash_file(path) != os.path.basename(path):
+    if file_digest(path) != os.path.basename(path):
         raise Fail(f"{path}: its bytes are not what its name says; remove it")
     os.replace(path, options.output)
     with contextlib.suppress(OSError):  # not when a dead host is noted there
@@ -4110,14 +4374,8 @@ def recipe_paths(words: List[str]) -> List[str]:
     """The recipes that WORDS name: recipes, directories of them, or names of some in recipes/."""
     paths = []
     for word in words:
-        if os.path.exists(word):
-            paths += [word] if os.path.isfile(word) else find_recipes(word)
-        else:
-            known = {os.path.basename(os.path.dirname(path)): path
-                     for path in (find_recipes("recipes") if os.path.isdir("recipes") else ())}
-            if word not in known:
-                raise Fail(f"{word}: no recipe there, or in recipes/{did_you_mean(word, known)}")
-            paths.append(known[word])
+        is_tree = os.path.isdir(word) and not os.path.isfile(os.path.join(word, RECIPE_FILE))
+        paths += find_recipes(word) if is_tree else [recipe_path(word)]
     if not paths:
         raise Fail(f"{' '.join(words)}: no recipe there; one is a directory with a {RECIPE_FILE}")
     return paths
@@ -4148,38 +4406,32 @@ def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optiona
     path = recipe_path(path)
     if os.path.islink(path):
         raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
-    with open(path, encoding="utf-8", newline="") as file:
-        before = file.read()
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        text = before = file.read()
     try:
-        text = before
         if options.bump:
-            text = with_version(path, before, options.bump)
-            rewrite(path, text)
+            text = with_version(before, options.bump)
+            replace_file(path, to_bytes(text))
         recipe = load_recipe(path, options)
+        if options.bump not in (None, recipe.fields["version"]):
+            raise Fail(f"{path}: no line `version: ...` at the left margin; edit it by hand")
         hashes, in_urls, missing = source_hashes(recipe, known)
         if missing and options.bump:
             raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
         for old, new in in_urls.items():
+            if old not in text:
+                raise Fail(f"{path}: a template makes the hash {old}, which is {new} now")
             text = text.replace(old, new)
         text = with_hashes(path, text, hashes)
         if text != before:
-            rewrite(path, text)
+            replace_file(path, to_bytes(text))
     except BaseException:
         if options.bump:
-            rewrite(path, before)
+            replace_file(path, to_bytes(before))
         raise
     say(f"hash    {path}: {len(hashes) + len(in_urls)} written")
     if missing:
         raise Fail(f"{path}: no answer for {', '.join(missing)}; the other hashes are written")
-
-
-def rewrite(path: str, text: str) -> None:
-    """Replace the file PATH by TEXT; its mode and its owner stay."""
-    state = os.stat(path)
-    write_atomic(path, to_bytes(text), 0o600)
-    with contextlib.suppress(PermissionError):
-        os.chown(path, state.st_uid, state.st_gid)
-    os.chmod(path, stat.S_IMODE(state.st_mode))
 
 
 def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict, Dict, List[str]]:
@@ -4193,7 +4445,7 @@ def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict
         answers = source.is_local
         for index, (url, old) in enumerate(() if source.is_local else source.alternatives):
             key = hash_key(url, source.name, source_name(source.alternatives[0].url, source.place))
-            is_in_url = index < len(texts) and HASH_QUERY.search(texts[index])
+            is_in_url = old and index < len(texts) and HASH_QUERY.search(texts[index])
             digest = None if is_in_url else found.get(key)
             if digest is None:
                 if url not in known:
@@ -4210,6 +4462,28 @@ def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict
     return {key: digest for key, digest in hashes.items() if digest}, in_urls, missing
 
 
+def cmd_add_patch(options: argparse.Namespace) -> None:
+    """Write into the recipe that its sources have FILE, which lies beside it, and apply it."""
+    recipe, name = load_recipe(options.recipe, options), options.file
+    if not NAME.fullmatch(name):
+        raise Fail(f"{name!r}: not a name for a patch; use letters, digits and + . _ -")
+    if os.path.islink(recipe.path):
+        raise Fail(f"{recipe.path}: a link, through which nothing is written; put the file there")
+    with open(recipe.path, encoding="utf-8", newline="") as file:
+        text = with_patch(recipe.path, file.read(), name)
+    with tempfile.NamedTemporaryFile(dir=recipe.folder, suffix=".yaml") as trial:
+        trial.write(text.encode())
+        trial.flush()
+        patched = load_recipe(trial.name, options)
+    names = [source.name for source in patched.sources]
+    if names.count(name) != 1 or patched.script.count(f"src/{name}") != 1:
+        raise Fail(
+            f"{recipe.path}: add `file:{name}` to sources and `patch -p1 <src/{name}` to script; "
+            "by itself that came to nothing")
+    write_atomic(recipe.path, text.encode(), os.stat(recipe.path).st_mode & 0o777)
+    say(f"patch   {recipe.path}: {name} is in its sources and applied in its script")
+
+
 def fetched_hash(name: str, url: str) -> Optional[str]:
     """The sha256 of what URL names now, kept in the cache; None when it can't be had."""
     try:
@@ -4219,15 +4493,11 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
         return None
 
 
-def with_version(path: str, text: str, version: str) -> str:
-    """TEXT of the recipe PATH with another version and, where a build is given, build 0."""
-    if not PACKAGE_VERSION.fullmatch(version):
-        raise Fail(f"{version!r} can't be a version; use letters, digits and + . _ ~ -")
+def with_version(text: str, version: str) -> str:
+    """The recipe's TEXT with another version and, where a build is given, build 0."""
     for key, value in (("version", version), ("build", "0")):
         line = rf"""(?m)^(\ufeff?["']?{key}["']?[ \t]*:[ \t]*)("[^"\n]*"|'[^'\n]*'|[^\s#"']\S*)"""
-        text, count = re.subn(line, lambda match: match[1] + value, text, count=1)
-        if key == "version" and not count:
-            raise Fail(f"{path}: no line `version: ...` at the left margin; edit it by hand")
+        text = re.sub(line, lambda match: match[1] + value, text, count=1)
     return text
 
 
@@ -4255,7 +4525,7 @@ def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
         f"{indent}{quote_key(name)}: {digest}{newline[:-1]}" for name, digest in left.items()]
     block = "\n".join([head[1] + head[2], *lines])
     edited = text[: head.start()] + block + text[end:]
-    if recipe_values(path, edited) != (recipe_values(path, text)[0], hashes):
+    if recipe_values(path, edited) != {**recipe_values(path, text), "sha256": hashes}:
         raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
                    "belong, at the left margin; nothing is written")
     return edited
@@ -4270,17 +4540,15 @@ def with_empty_map(text: str, newline: str) -> str:
     return f"{text[:at]}sha256:{newline}{text[at:]}"
 
 
-def recipe_values(path: str, text: str) -> Tuple[Dict[str, str], Dict[str, str]]:
-    """What the recipe's TEXT says but for hashes, and its sha256 map; empty if it can't be read."""
+def recipe_values(path: str, text: str) -> Dict[str, Any]:
+    """What the recipe's TEXT says, its sha256 map as a map; nothing if it can't be read."""
     try:
         reader = Reader(path)
         pairs = reader.pairs(compose_text(path, text.encode()), "the recipe")
-        values = {key: value for key, _, value in pairs}
-        hashes = values.pop("sha256", None)
-        rest = {key: yaml.serialize(value) for key, value in values.items()}
-        return rest, reader.text_map(hashes, "sha256") if hashes else {}
+        return {key: TEXT_MAP.read(reader, node, key) if key == "sha256" else yaml.serialize(node)
+                for key, _, node in pairs}
     except Fail:
-        return {}, {}
+        return {}
 
 
 # ---- outdated --------------------------------------------------------------------------------
@@ -4362,6 +4630,11 @@ def version_key(version: str) -> List[Tuple[List[int], int]]:
         for word, number in re.findall("([^0-9]*)([0-9]*)", version)]
 
 
+def end_of_line(text: str, node: Any) -> int:
+    """Where the line ends that NODE ends in."""
+    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
+
+
 def quote_key(name: str) -> str:
     """NAME as a key of a YAML map."""
     is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
@@ -4369,13 +4642,11 @@ def quote_key(name: str) -> str:
 
 
 def output(options: argparse.Namespace, text: str) -> None:
-    if not options.output:
-        sys.stdout.buffer.write(to_bytes(text))
-    elif os.path.isfile(options.output):
-        rewrite(options.output, text)
-    else:
+    if options.output:
         os.makedirs(os.path.dirname(os.path.abspath(options.output)), exist_ok=True)
-        write_atomic(options.output, to_bytes(text))
+        replace_file(options.output, to_bytes(text))
+    else:
+        sys.stdout.buffer.write(to_bytes(text))
 
 
 # verb: (what it does, arguments, what runs it)
@@ -4389,9 +4660,11 @@ COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], N
     "fetch-mk": ("print the makefile that fetches the sources", ("recipe...",), cmd_fetch_mk),
     "world-mk": ("print the makefile that builds a tree of recipes", ("folder",), cmd_world_mk),
     "why": ("say what a package's recipe is built for, if it is", ("folder", "package"), cmd_why),
+    "find": ("print the directory of the recipe that makes a package", ("recipe",), cmd_find),
     "graph": ("draw what needs what, as DOT, or as SVG with -o FILE.svg", ("folder",), cmd_graph),
     "meta": ("print what lpkg pack needs to know, as JSON", ("recipe",), cmd_meta),
     "input": ("write the tar that goes into a recipe's build", ("recipe",), cmd_input),
+    "add-patch": ("name a patch in a recipe, and apply it", ("recipe", "file"), cmd_add_patch),
     "new": ("write a recipe to start from, for the source at a URL", ("name", "url"), cmd_new),
     "lint": ("say what is wrong or odd in recipes; all below recipes/", ("recipe*",), cmd_lint),
     "schema": ("print the JSON Schema of a pkgen.yaml, for editors", (), cmd_schema),
@@ -4435,24 +4708,29 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
             "--version", dest="bump", help="first write this version into the recipe")
     here = os.environ.get("ARCH") or MACHINES.get(os.uname().machine, os.uname().machine)
     command.add_argument("--arch", default=here, type=arch, help="compile for (%(default)s)")
-    command.add_argument("--hostarch", type=arch, help="compile on (the same)")
+    command.add_argument("--hostarch", type=arch, default=os.environ.get("HOSTARCH"),
+                         help="compile on ($HOSTARCH, or the same)")
     command.add_argument(
         "-D", dest="define", action="append", default=[], type=definition, metavar="KEY=VALUE",
         help="a value for .Data of the templates")
     command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
+    if verb == "world-mk":
+        command.add_argument(
+            "--package", metavar="NAME", help="say what this package needs, not all (none)")
     if verb == "build":
-        add_stand_in_options(command)
+        add_stage_options(command)
 
 
-def add_stand_in_options(command: argparse.ArgumentParser) -> None:
-    """What world.mk says of a recipe in a cycle ("A tree of recipes")."""
-    command.add_argument("--bootstrap", action="store_true", help="build the recipe's stand-in")
+def add_stage_options(command: argparse.ArgumentParser) -> None:
+    """What world.mk knows of a recipe ("A tree of recipes")."""
+    command.add_argument("--before-libc", action="store_true", help="libc needs it: build without")
+    command.add_argument("--stage", action="store_true", help="build the recipe's stage")
     command.add_argument(
         "--without", action="append", default=[], metavar="DEP",
-        help="what the stand-in is built without, or PACKAGE/DEP: what a package of it lacks")
+        help="what the stage is built without, or PACKAGE/DEP: what a package of it lacks")
     command.add_argument(
-        "--stand-in", action="append", default=[], metavar="RECIPE",
-        help="a recipe whose stand-in is in the sysroot in its place")
+        "--use-stage", action="append", default=[], metavar="RECIPE",
+        help="a recipe whose stage is in the sysroot in its place")
 
 
 def arch(text: str) -> str:

@@ -1,11 +1,16 @@
 """What the tests share: where the tree is, how a tool is loaded as a module or run as a program."""
+import contextlib
+import http.server
 import importlib.util
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -43,6 +48,36 @@ def pythons():
 def environment(**changes):
     """This process's environment with CHANGES."""
     return {**os.environ, **{key: str(value) for key, value in changes.items()}}
+
+
+def wait_until(condition, seconds=30, what="it"):
+    """Go on when CONDITION() holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no sign of {what} within {seconds} s"
+        time.sleep(0.01)
+
+
+def free_port():
+    """A port of loopback at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(server):
+    """A running SERVER, or one of the handler that it is, on loopback: its URL."""
+    if not isinstance(server, http.server.HTTPServer):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), server)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def pytest_configure(config):

@@ -25,7 +25,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from test_initd import wait_until       # noqa: E402
+from conftest import wait_until       # noqa: E402
 from test_linitd import Client, Linitd, read        # noqa: E402
 
 STATES = {"stopped", "starting", "running", "stopping", "failed"}

@@ -7,12 +7,12 @@ from conftest import ROOT
 
 SHELL = sorted(
     path for folder in ("world", "initd") for path in (ROOT / folder).iterdir()
-    if path.is_file() and path.suffix != ".c"
+    if path.is_file() and path.suffix != ".c" and path.name != "pkggen"
 )
-PYTHON = sorted([*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")])
+PYTHON = sorted([*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), ROOT / "world/pkggen"])
 TEXT = [*SHELL, *PYTHON, ROOT / "initd/linit-idle.c", ROOT / "Makefile"]
 # About what one sitting takes (docs/HACKING.md). What is over is said, and does not fail.
-ONE_SITTING = {"pkggen.py": 1800, "lpkg.py": 2500, "linitd.py": 1200, "linitctl.py": 500,
+ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.py": 1250,
                "initd/linit-idle.c": 200}
 SERVICE_LINES = 25
 SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 130,

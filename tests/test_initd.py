@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, wait_until
 
 SHELLS = {"dash": "dash", "ash": "busybox"}
 
@@ -78,13 +78,6 @@ def services(tmp_path, request):
 
 def trace(services, word):
     return f"echo {word} >>{services.folder}/trace"
-
-
-def wait_until(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def is_alive(pid):

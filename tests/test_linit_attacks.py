@@ -17,8 +17,8 @@ import time
 
 import fuzz_linit
 import pytest
-from conftest import ROOT, environment, load_tool
-from test_initd import is_alive, wait_until
+from conftest import ROOT, environment, load_tool, wait_until
+from test_initd import is_alive
 from test_linitd import (       # some are fixtures
     SLEEP, Client, Linitd, as_user, before, cold, first, init, one, read, run, running, targets,
     up)

@@ -17,8 +17,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
-from test_initd import wait_until
+from conftest import ROOT, wait_until
 
 SOURCE = ROOT / "initd/linit-idle.c"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD]

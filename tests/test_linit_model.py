@@ -27,8 +27,8 @@ import time
 import types
 
 import pytest
-from conftest import ROOT
-from test_initd import is_alive, wait_until
+from conftest import ROOT, wait_until
+from test_initd import is_alive
 from test_linit_idle import compile_sleeper
 from test_linitd import First, Linitd, read
 

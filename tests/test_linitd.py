@@ -17,8 +17,8 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, environment, load_tool, pythons
-from test_initd import SHELLS, install, is_alive, wait_until
+from conftest import ROOT, environment, load_tool, pythons, wait_until
+from test_initd import SHELLS, install, is_alive
 
 NOBODY = 65534
 SLEEP = "run() { exec sleep 1000; }"

@@ -22,12 +22,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 import zlib
 
 import pytest
-from conftest import ROOT, load_tool, pythons
+from conftest import ROOT, free_port, load_tool, pythons, serving
 
 lpkg = load_tool("lpkg")
 SCRIPT = os.path.abspath(lpkg.__file__)
@@ -301,20 +300,6 @@ def snapshot(root):
 def record(root, name):
     """What the database of ROOT has of an installed package."""
     return lpkg.read_record((root / lpkg.INSTALLED / name).read_bytes(), name)
-
-
-@contextlib.contextmanager
-def serving(handler):
-    """A server of HANDLER on loopback: its URL."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def folder_handler(folder, change=None):
@@ -5022,12 +5007,6 @@ def test_with_a_second_process(world, monkeypatch, test):
 
 
 # -- servers
-
-def free_port():
-    import socket
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]
-
 
 def test_busybox_httpd_serves_a_repository(world):
     simple_world(world)

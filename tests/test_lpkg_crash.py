@@ -25,7 +25,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import wait_until
 from test_lpkg import (SCRIPT, SHELL_FINISH, World, keys, lpkg,     # keys is a fixture
                        run, snapshot)
 
@@ -841,13 +841,6 @@ def started(root, arguments):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def wait_until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # A script that goes on when the file `go` is there, or after many looks: there is no `sleep`.

@@ -31,7 +31,8 @@ import time
 import urllib.parse
 
 import pytest
-from conftest import ROOT, environment, load_tool, run_tool
+from conftest import (
+    ROOT, environment, free_port, load_tool, run_tool, serving, wait_until)
 
 pkggen = load_tool("pkggen")
 DATA = pathlib.Path(__file__).parent / "data"
@@ -43,7 +44,8 @@ DATA = pathlib.Path(__file__).parent / "data"
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
     """What `make test` exports for its own children has no effect on ours."""
-    for name in "MAKEFLAGS MFLAGS MAKELEVEL MAKE O SOURCES ARCH PKG RUN RUN_STOP IMAGE".split():
+    names = "MAKEFLAGS MFLAGS MAKELEVEL MAKE O SOURCES ARCH HOSTARCH PKG RUN RUN_STOP IMAGE"
+    for name in names.split():
         monkeypatch.delenv(name, raising=False)
 
 
@@ -121,13 +123,6 @@ def make(folder, *arguments, env=None):
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
-
-
-def wait_for(condition, what, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
-        time.sleep(0.02)
 
 
 # ==== Shortcuts ===================================================================================
@@ -321,10 +316,10 @@ def test_lenient(tmp_path):
     "text, message",
     [
         (b"", ": empty; a recipe has at least packages and version"),
-        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is no UTF-8; save the recipe as"),
-        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is no UTF-8; save the recipe as"),
+        (b"packages: {a: }\nversion: \xff1\n", ":2: a byte that is not UTF-8; save the recipe as"),
+        ("packages: {a: }\n".encode("utf-16"), ":1: a byte that is not UTF-8; save the recipe as"),
         (b"packages: {a: }\nversion: \x01\n", ": unacceptable character"),
-        (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is no recipe"),
+        (b"#" * (pkggen.RECIPE_LIMIT + 1), ": larger than 1.0 MB; that is not a recipe"),
     ],
     ids=["empty", "not UTF-8", "UTF-16", "control", "large"],
 )
@@ -335,14 +330,57 @@ def test_no_text(tmp_path, text, message):
 
 def test_no_recipe(tmp_path):
     (tmp_path / "r").mkdir()
-    hint = "no recipe there; a recipe is a folder with a pkgen.yaml"
+    hint = "no recipe there; a recipe is a directory with a pkgen.yaml"
     assert refused("script", tmp_path / "r") == f"pkggen: {tmp_path}/r: {hint}"
     assert refused("script", tmp_path / "none.yaml") == f"pkggen: {tmp_path}/none.yaml: {hint}"
 
 
+def find(folder, name, **settings):
+    return run_tool("pkggen", "find", name, cwd=folder, **settings).stdout
+
+
+def test_a_recipe_is_found_by_what_it_makes(tmp_path):
+    """A package, then a recipe's name, then what a package provides; every verb takes a name."""
+    tree = tmp_path / "recipes/g/deep"
+    packages = {"p": {"provides": ["virtual", "q", "lib>=2"]}, "p-dev": None}
+    write_recipe(tree / "a", recipe_text(packages=packages, script=["echo a"]))
+    write_recipe(tree / "p", recipe_text(packages={"q": None}, script=["echo p"]))
+    (tmp_path / "a").mkdir()  # not a recipe, so it doesn't hide one
+    found = {"p": "a", "p-dev": "a", "a": "a", "q": "p", "virtual": "a", "lib": "a"}
+    for name, recipe in found.items():
+        assert find(tmp_path, name) == f"recipes/g/deep/{recipe}\n"
+        assert run_tool("pkggen", "script", name, cwd=tmp_path).stdout == f"echo {recipe}\n"
+    write_recipe(tmp_path / "q", recipe_text(script=["echo here"]))
+    assert run_tool("pkggen", "script", "q", cwd=tmp_path).stdout == "echo here\n"
+
+
+@pytest.mark.parametrize("name, hint", [
+    ("p-devel", "; did you mean p-dev?"), ("zlib", ""), ("pdev", "; did you mean p-dev?")])
+def test_a_name_that_no_recipe_makes(tmp_path, name, hint):
+    write_recipe(tmp_path / "recipes/p", recipe_text(packages={"p": None, "p-dev": None}))
+    for verb in ("find", "script", "build"):
+        said = refused(verb, name, cwd=tmp_path)
+        assert said == f"pkggen: recipes: no recipe makes the package {name}{hint}"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("packages: {less: , less-doc: }\nversion: 1\nscripts: [x]\n", ":3:1: unknown key scripts in "),
+    ("packages:\n  less: {\n  less-doc:\nversion: 1\n", ":4:8: "),
+    ("version: 1\npackages: {less: , 'less-doc': [\n", ":3:1: "),
+    ("packages:\n  less:\n  less-doc:\nscript:\n  - {{unpack \"x\"}} x\n", ":5:5: YAML has a "),
+])
+def test_a_recipe_that_cannot_be_read_says_so_whatever_asks(tmp_path, text, message):
+    write_recipe(tmp_path / "recipes/x/less", text)
+    write_recipe(tmp_path / "recipes/x/more", recipe_text())
+    for verb in ("find", "script", "build", "meta", "hash"):
+        for name in ("less", "less-doc"):
+            said = refused(verb, name, cwd=tmp_path)
+            assert said.startswith(f"pkggen: recipes/x/less/pkgen.yaml{message}")
+
+
 def test_a_folder_whose_name_is_no_recipe_name(tmp_path):
     for name in ("a b", "-rf", "a$x", "a;b"):
-        assert f"{name!r} is no recipe name" in refusal(tmp_path / name, recipe_text())
+        assert f"{name!r} can't be a recipe's name" in refusal(tmp_path / name, recipe_text())
 
 
 @pytest.mark.parametrize(
@@ -546,7 +584,7 @@ url: https://example.org/
         (["script", "r", "--lenent"], "unrecognized arguments: --lenent"),
         (["script", "r", "-D", "x"], "argument -D: x: no `=`; write -D KEY=VALUE"),
         (["script", "r", "--arch", "x86-64"], "argument --arch: unknown x86-64; did you mean"),
-        (["fetch"], "the following arguments are required: url"),
+        (["fetch"], "the following arguments are required: what"),
     ],
 )
 def test_usage(arguments, message):
@@ -565,7 +603,7 @@ def test_failures_are_one_line(tmp_path):
     folder = write_recipe(tmp_path / "r", recipe_text())
     (tmp_path / "file").write_text("")
     assert "File exists" in refused("script", folder, "-o", tmp_path / "file/x")
-    assert "no folder" in refused("world-mk", tmp_path / "none")
+    assert "not a directory" in refused("world-mk", tmp_path / "none")
     assert "\\x1b[31m" in refused("script", tmp_path / "\x1b[31m")
     env = environment(O=tmp_path / "o", RUN="")
     done = run_tool("pkggen", "build", folder, "--arch", "x86_64", env=env, check=False)
@@ -1006,12 +1044,6 @@ def cached(env):
     return {path.name: path.read_bytes() for path in paths}
 
 
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_fetch(env, upstream):
     done = fetch(env, upstream.base + "/good/f")
     assert done.returncode == 0, done.stderr
@@ -1120,7 +1152,7 @@ def test_a_name_with_blanks_and_signs(env, upstream):
 
 @pytest.mark.parametrize("host", ["localhost:CLOSED", "nosuch.invalid"])
 def test_no_answer(env, host):
-    host = host.replace("CLOSED", str(closed_port()))
+    host = host.replace("CLOSED", str(free_port()))
     said = one_line(fetch(env, f"https://{host}/f"))
     assert re.search("refused|not known|resolution|No address", said), said
     again = one_line(fetch(env, f"https://{host}/g"))
@@ -1230,7 +1262,7 @@ def test_s26_two_fetches_at_once(env, upstream):
     """The second waits for the first one's lock, and then finds the file."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         runs = [pool.submit(fetch, env, upstream.base + "/slow/f") for _ in range(3)]
-        wait_for(lambda: upstream.asked, "request")
+        wait_until(lambda: upstream.asked, what="request")
         time.sleep(1)
         assert len(upstream.asked) == 1
         assert list(cached(env)) == [f"{GOOD}.part"]
@@ -1247,7 +1279,7 @@ def test_killed_in_the_middle(env, upstream, number):
     command = [sys.executable, ROOT / "pkggen.py", "fetch", url, "--sha256", GOOD]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         part = pathlib.Path(env["SOURCES"]) / f"{GOOD}.part"
-        wait_for(lambda: part.exists() and part.stat().st_size, "bytes")
+        wait_until(lambda: part.exists() and part.stat().st_size, what="bytes")
         process.send_signal(number)
         said = process.communicate()[1]
     assert process.returncode == (-9 if number == signal.SIGKILL else 143)
@@ -1347,7 +1379,7 @@ def test_fetch_of_recipes(tmp_path, env, upstream):
     done = run_tool("pkggen", "fetch", "recipes", cwd=tmp_path, env=env, check=False)
     assert "none: no source has it: " in last_line(done)
     assert cached(env) == {GOOD: BODY, sha256(OTHER): OTHER}
-    assert "on: no recipe there, or in recipes/; did you mean one?" in refused(
+    assert "no recipe makes the package on; did you mean one?" in refused(
         "fetch", "on", cwd=tmp_path, env=env
     )
     text = recipe_text(sources=[upstream.base + "/good/f"])
@@ -1383,19 +1415,20 @@ def test_deb_src(tmp_path, env):
 def test_deb_src_of_another_suite(tmp_path, env, monkeypatch):
     """`hash` has what apt's signed lists of that suite say; its files are found by `new`."""
     monkeypatch.setattr(pkggen, "OUT", env["O"])
+    assert pkggen.deb_src_files("trixie/bash")      # which is here in another version
     (file, _), = pkggen.deb_src_files("trixie/hello")
     folder = write_recipe(tmp_path / "r", recipe_text(sources=[f"deb-src:trixie/hello/{file}"]))
     run_tool("pkggen", "hash", folder, env=env)
     digest = load_recipe_of(folder).sources[0].alternatives[0].sha256
     assert list(cached(env)) == [digest] and list(input_files(folder, env)) == [f"src/{file}"]
     assert (pathlib.Path(env["O"]) / "fetch").stat().st_mode & 0o777 == 0o700
-    with pytest.raises(pkggen.Fail, match="deb-src:nosuch/hello: .*does not have a Release file$"):
+    with pytest.raises(pkggen.Fail, match="nosuch Release' does not have a Release file$"):
         pkggen.deb_src_files("nosuch/hello")
 
 
 FAKE_APT = r"""#!/bin/sh
 case "$*" in
-*indextargets*) echo "Debian http://m.example/d s main"; echo "Debian http://m.example/s s-security main" ;;
+*indextargets*) printf 'Debian http://m.example/%s main\n' 'd s' 's s-security' ;;
 */release/*--print-uris*) echo "'$RELEASE' f 9 SHA256:$DIGEST" ;;
 */all/*--print-uris*) echo "'$ALL' f 9 SHA256:$DIGEST" ;;
 *showsrc*) printf 'Package: p\nBinary: p\nVersion: 1:%s.dfsg-1\n\n' 1.9 1.10 ;;
@@ -1440,7 +1473,8 @@ def test_s41_nothing_with_a_newline_reaches_a_makefile(tmp_path):
     text = recipe_text(sources=["https://example.org/f"], sha256={"f": GOOD})
     write_recipe(tmp_path / "a\nall:\n\ttouch pwned\n\t/r", text)
     folder, = tmp_path.iterdir()
-    assert "can't stand in a makefile" in refused("fetch-mk", folder / "r", "-o", "x", cwd=tmp_path)
+    said = refused("fetch-mk", folder / "r", "-o", "x", cwd=tmp_path)
+    assert "a control character in its path" in said
     assert not (tmp_path / "x").exists()
 
 
@@ -1510,7 +1544,7 @@ def test_s49_locks_are_this_user_s_alone(env, upstream):
     part.chmod(0o644)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         run = pool.submit(fetch, env, upstream.base + "/slow/f")
-        wait_for(lambda: upstream.asked, "request")
+        wait_until(lambda: upstream.asked, what="request")
         assert part.stat().st_mode & 0o777 == 0o600
         upstream.gate.set()
         assert run.result().returncode == 0
@@ -1525,6 +1559,7 @@ def test_s49_who_waits_says_for_whom(tmp_path, env, upstream):
     with open(part, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        assert select.select([process.stderr], [], [], 20)[0]
         said = process.stderr.readline()
     assert said == f"fetch   f: waiting for process {os.getpid()}, which has {part}\n"
     assert process.wait(30) == 0 and cached(env) == {GOOD: BODY}
@@ -1678,7 +1713,7 @@ def test_hash_behind_a_byte_order_mark():
 
 
 @pytest.mark.parametrize("form", [
-    "HEAD\n...\n", "HEAD\nsha256:\n  ? f\n  : ''\n", "HEAD\nsha256:\n  f: &x ''\n",
+    "HEAD\n...\n", "HEAD\nsha256:\n  ? f\n  : ''\n", "HEAD\nsha256:\n  f: !!str ''\n",
     "HEAD\nsha256: {  # x\n  f: ''}\n", "HEAD\nsha256:\n  'f':\n   ''\n  g:\n   ''\n",
     '{"packages": {"p": null}, "version": 1, "sources": ["BASE/good/f"]}\n',
 ])
@@ -1747,11 +1782,12 @@ def test_hash_of_a_hash_in_the_url(tmp_path, env, upstream):
 def test_hash_of_another_version(tmp_path, env, upstream):
     upstream.files["f-1.3.tar"] = BODY
     text = ('# x\nversion: "1.2"   # y\npackages: {p: }\nbuild: 7\n'
-            f"sources: ['{upstream.base}/good/f-{{{{.Version}}}}.tar']\nsha256:\n  f-1.2.tar: OLD\n")
+            f"sources: ['{upstream.base}/good/f-{{{{.Version}}}}.tar']\n"
+            "sha256:\n  f-1.2.tar: OLD\n")
     text = text.replace("OLD", "1" * 64)
     folder = write_recipe(tmp_path / "r", text)
     for version, message in (("1.4", "no answer for f-1.4.tar; the version stays"),
-                             ("1/2", "'1/2' can't be a version")):
+                             ("1/2", ":2:10: version '1/2'; use letters")):
         command = ["hash", "--version", version, folder]
         assert message in last_line(run_tool("pkggen", *command, env=env, check=False))
         assert (folder / "pkgen.yaml").read_text() == text
@@ -1781,7 +1817,8 @@ def test_s45_hash_writes_through_no_link(tmp_path, env, upstream):
 def test_outdated(tmp_path, fake_apt, upstream):
     """apt's and upstream's newest; what can't be asked is a - and a line of its own."""
     upstream.files[""] = b"""<a href="p-1.9.tar.gz">x</a> <A HREF='/good/p-1.10.tar.xz'>
-        <a href=p-1.11rc1.tar.gz> <a href="p-1.10.tar.gz.asc"> <a href="q-3.tar.gz"> <a href=2.0/>"""
+        <a href=p-1.11rc1.tar.gz> <a href="p-1.10.tar.gz.asc"> <a href="q-3.tar.gz">
+        <a href=2.0/>"""
     urls = {"p": "/good/p-1.2.tar.gz", "dirs": "/good/1.2/q.zip", "dead": "/missing/x-1.2.tar.gz"}
     for name, path in urls.items():
         text = recipe_text(version="1.2", sources=[upstream.base + path])
@@ -1803,7 +1840,8 @@ def test_versions_are_ordered_as_dpkg_orders_them():
     dice = random.Random(3)
     for _ in range(300):
         pair = ["1" + "".join(dice.choices("019.~+-azA", k=dice.randrange(5))) for _ in "ab"]
-        less = subprocess.run(["dpkg", "--compare-versions", pair[0], "lt", pair[1]]).returncode == 0
+        command = ["dpkg", "--compare-versions", pair[0], "lt", pair[1]]
+        less = subprocess.run(command).returncode == 0
         keys = [pkggen.version_key(version) for version in pair]
         if "-" not in "".join(pair):        # which parts upstream's version from Debian's
             assert (keys[0] < keys[1]) == less, pair
@@ -1845,8 +1883,8 @@ class World:
         text = recipe_text(packages=packages, **{**given, **fields})
         return write_recipe(self.folder / "recipes" / name, text)
 
-    def world_mk(self):
-        arguments = ["recipes", "-o", "world.mk"]
+    def world_mk(self, *arguments):
+        arguments = ["recipes", "-o", "world.mk", *arguments]
         done = run_tool("pkggen", "world-mk", *arguments, cwd=self.folder, env=self.env)
         return done.stderr
 
@@ -1898,7 +1936,7 @@ def test_world_order_and_second_run(world):
     assert "\t@" not in (world.folder / "world.mk").read_text()
     assert world.make() == ("", [])
     done = run_tool("pkggen", "build", "recipes/c", cwd=world.folder, env=world.env)
-    assert done.stderr == "fresh   c 1-0\n"
+    assert done.stderr == "build   c 1-0: up to date\n"
 
 
 def test_world_of_one_package(world):
@@ -1924,7 +1962,7 @@ def test_early_cutoff(world):
     said, built = world.make()
     assert built == ["a"]
     assert "the same bytes as before" in said
-    assert re.findall("^fresh   (.)", said, re.MULTILINE) == ["b", "c"]
+    assert re.findall("^build   (.) 1-0: up to date", said, re.MULTILINE) == ["b", "c"]
     assert world.make() == ("", [])
     assert {path: path.stat().st_mtime_ns for path in before if path.name[0] != "a"} == {
         path: when for path, when in before.items() if path.name[0] != "a"
@@ -2006,8 +2044,17 @@ def test_a_dependency_rebuilt_by_hand_is_checked(world):
 WAY_OUT = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
 
 
+def told(world, *arguments):
+    """What world-mk says: the lines on why something can't be built, and the others."""
+    lines = world.world_mk(*arguments).splitlines()
+    assert all(line.startswith("world   ") for line in lines), lines
+    lines = [line[len("world   "):] for line in lines]
+    reasons = [line for line in lines if line[0] == " "]
+    return [line[2:] for line in reasons], [line for line in lines if line not in reasons]
+
+
 def test_problems_of_a_tree(world):
-    """Each is one line, and every recipe that has none is built."""
+    """Each is told once, by world-mk, and every recipe that has none is built."""
     world.recipe("good")
     world.recipe("after", ["good"])
     world.recipe("x", ["y"])
@@ -2015,42 +2062,213 @@ def test_problems_of_a_tree(world):
     world.recipe("w", ["x", "good"])
     world.recipe("behind", ["y"])
     world.recipe("self", ["self"])
-    world.recipe("lost", ["goood"])
+    world.recipe("lost", ["afterr", "nowhere"])
     world.recipe("lost2", packages={"lost2": {"dependencies": ["nowhere", "!absent"]}})
-    world.recipe("second", packages={"second": None, "good": None})
+    world.recipe("one", packages={"one": None, "both": None})
+    world.recipe("two", packages={"two": None, "both": None})
+    world.recipe("user", ["both"])
     world.recipe("needs-lost", ["lost"])
     world.recipe("broken", scripts=["x"])
+    world.recipe("needs-broken", ["broken"])
     write_recipe(world.folder / "recipes/utf", b"\xff")
     world.recipe("a b;touch pwned:$(touch pwned)", packages={"odd": None})
     world.recipe("other", arch=["riscv64"])
+    problems, rest = told(world)
+    place = "recipes/"
+    cycle = "build dependencies in a cycle: "
+    odd = "a b;touch pwned:$(touch pwned)"
+    assert problems == [
+        "2 names no recipe makes: nowhere (2 recipes), afterr (1 recipe)",
+        f"{place}{odd}: {odd!r} can't be a recipe's name; use letters, digits and + . _ -",
+        f"{place}broken/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?",
+        f"{place}one/pkgen.yaml: recipes/two/pkgen.yaml makes both too",
+        f"{place}self/pkgen.yaml: {cycle}self -> self; {WAY_OUT}",
+        f"{place}two/pkgen.yaml: recipes/one/pkgen.yaml makes both too",
+        f"{place}utf/pkgen.yaml:1: a byte that is not UTF-8; save the recipe as UTF-8",
+        f"{place}w/pkgen.yaml: {cycle}w -> x -> y -> w; {WAY_OUT}",
+    ]
+    assert rest == [
+        "9 recipes can't be built, nor what needs them (6 recipes):",
+        "2 of 2 recipes to build or to look at, at most 0 sources to fetch",
+    ]
     said, built = world.make(status=2)
     assert sorted(built) == ["after", "good"]
-    lines = {line for line in said.splitlines() if line.startswith("pkggen: ")}
-    place = "pkggen: recipes/"
-    cycle = "build dependencies in a cycle: "
-    assert {
-        f"{place}lost/pkgen.yaml: no recipe makes the build dependency goood; did you mean good?",
-        f"{place}second/pkgen.yaml: recipes/good/pkgen.yaml makes good too",
-        f"{place}broken/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?",
-        f"{place}utf/pkgen.yaml:1: a byte that is no UTF-8; save the recipe as UTF-8",
-        f"{place}self/pkgen.yaml: {cycle}self -> self; {WAY_OUT}",
-        f"{place}w/pkgen.yaml: {cycle}w -> x -> y -> w; {WAY_OUT}",
-    } <= lines
-    nowhere = f"{place}lost2/pkgen.yaml: no recipe makes lost2's dependency nowhere; "
-    assert any(line.startswith(nowhere) for line in lines)
-    assert any("is no recipe name" in line for line in lines)
+    lines = [line for line in said.splitlines() if line.startswith("pkggen: ")]
+    why = "`pkggen.py world-mk recipes` says why"
+    assert lines == [f"pkggen: 9 recipes can't be built; {why}"]
+    # Nothing is left to build, so nothing need be started for it.
+    world.world_mk()
+    assert make(world.folder, "-q", "-f", "world.mk", "buildable", env=world.env).returncode == 0
+    assert make(world.folder, "-q", "-f", "world.mk", env=world.env).returncode == 1
+    # A target that is asked for by name says it itself, with every missing name.
+    said, built = world.make("package/needs-lost", status=2)
+    line = f"pkggen: {place}lost/pkgen.yaml: no recipe makes the build dependency afterr"
+    assert f"{line}; did you mean after?, the build dependency nowhere\n" in said and built == []
+    said, _ = world.make("package/needs-broken", status=2)
+    assert "recipes/broken/pkgen.yaml:5:1: unknown key scripts" in said
     assert not list(world.folder.rglob("pwned"))
-    assert len(lines) == 8, lines
+
+
+def test_problems_are_few_lines(world):
+    """Of a tree that is mostly broken; the rest is named, and one verb says why."""
+    for number in range(20):
+        world.recipe(f"a{number:02}", [f"n{number}", "common"])
+        world.recipe(f"b{number:02}", scripts=["x"])
+        world.recipe(f"c{number:02}", sources=["https://example.org/1", "https://example.org/2"])
+    problems, rest = told(world)
+    names = "21 names no recipe makes: common (20 recipes), n0 (1 recipe), n1 "
+    assert problems[0].startswith(names)
+    assert problems[0].endswith(", 9 more")
+    assert problems[1].startswith("40 sources in 20 recipes without sha256; ")
+    assert len(problems) == 11 and problems[2].startswith("recipes/b00/pkgen.yaml:5:1: ")
+    names = " ".join(f"b{number:02}" for number in range(8, 20))
+    assert problems[-1] == f"and what `pkggen.py why recipes NAME` says of: {names}"
+    assert rest[0] == "60 recipes can't be built:"
+    assert "b19: it can't be built: recipes/b19/pkgen.yaml:5:1: unknown" in why(world, "b19")[0]
+    done = make(world.folder, "-k", "-f", "world.mk", env=world.env)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) <= 3, done.stderr
+
+
+def test_s51_two_recipes_with_one_package_are_both_refused(world):
+    world.recipe("a", packages={"a": None, "su": None})
+    world.recipe("b", packages={"b": None, "su": None})
+    world.recipe("c", ["su"])
+    world.recipe("d")
+    for target in ("all", "recipe/a", "recipe/b", "package/su", "package/c"):
+        assert world.make(target, status=2)[1] == (["d"] if target == "all" else [])
+    assert world.packages() == ["d-1-0.x86_64.lpkg"]
+
+
+UNPRINTABLE = "x\n\ttouch pwned\nall: ;touch pwned\n"
+
+
+@pytest.mark.parametrize("name", [UNPRINTABLE, "x\r", "x\x85y", "x\x1b[2J", os.fsdecode(b"x\xff")])
+def test_s41_an_unprintable_directory_reaches_no_makefile(tmp_path, world, name):
+    """A recipe's, a group's, and the tree's own: refused where it is, all else is built."""
+    world.recipe("good")
+    write_recipe(world.folder / "recipes" / name / "a", recipe_text(script=["true"]))
+    write_recipe(world.folder / "recipes" / ("b" + name), recipe_text(script=["true"]))
+    problems, _ = told(world)
+    hint = ": a control character in its path; rename the directory"
+    assert len(problems) == 2 and all(problem.endswith(hint) for problem in problems), problems
+    assert world.make(status=2)[1] == ["good"]
+    said = refused("script", world.folder / "recipes" / name / "a")
+    assert said.endswith(hint)
+    (world.folder / "recipes").rename(world.folder / name)
+    run_tool("pkggen", "world-mk", name, "-o", "w.mk", cwd=world.folder, env=world.env)
+    assert make(world.folder, "-f", "w.mk", env=world.env).returncode == 2
+    run_tool("pkggen", "world-mk", ".", "-o", "w.mk", cwd=world.folder, env=world.env)
+    assert make(world.folder, "-f", "w.mk", env=world.env).returncode == 2
+    assert not list(world.folder.rglob("pwned"))
+
+
+@pytest.mark.parametrize("word", ["a\nb", "a\x0bb", "a\x7f"])
+def test_s41_no_control_character_is_quoted_for_make(word):
+    with pytest.raises(pkggen.Fail, match="can't stand in a makefile"):
+        pkggen.quote_command(["build", word])
+
+
+def test_s41_a_newline_in_a_definition(world):
+    world.recipe("a")
+    definition = "x=\nall: ;touch pwned"
+    said = refused("world-mk", "recipes", "-D", definition, cwd=world.folder, env=world.env)
+    assert "can't stand in a makefile" in said
+
+
+def test_s52_what_is_written_anew_keeps_its_mode(world):
+    old = os.umask(0o022)
+    try:
+        world.recipe("a")
+        world.make()
+        paths = [world.folder / "world.mk", world.out / "x86_64/mk/a.built"]
+        for path, mode in zip(paths, (0o600, 0o664)):
+            path.chmod(mode)
+        world.recipe("a", version="2")
+        world.make()
+    finally:
+        os.umask(old)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o600, 0o664]
+
+
+def test_world_mk_of_one_package(world):
+    """It counts what that needs, and says of it alone what is wrong."""
+    world.recipe("a")
+    world.recipe("b", ["a"])
+    world.recipe("c", ["lost"])
+    world.recipe("d", ["c"])
+    said = world.world_mk("--package", "b")
+    assert said == "world   2 of 2 recipes to build or to look at, at most 0 sources to fetch\n"
+    assert world.make("package/a")[1] == ["a"]
+    done = "world   nothing to be done: 1 recipe, 1 package are up to date\n"
+    assert world.world_mk("--package", "a") == done
+    said = world.world_mk("--package", "b")
+    assert said.startswith("world   1 of 2 recipes ")
+    broken = "recipes/e/pkgen.yaml:5:1: unknown key scripts in the recipe; did you mean script?"
+    refusals = {
+        "d": "recipes/c/pkgen.yaml: no recipe makes the build dependency lost",
+        "bb": "recipes: no recipe makes the package bb",
+        "e": broken,
+        "e-dev": broken,
+        "f": "f: its recipe is not for x86_64; see its `arch`",
+    }
+    world.recipe("e", packages={"e": None, "e-dev": None}, scripts=["x"])
+    world.recipe("f", arch=["riscv64"])
+    for name, message in refusals.items():
+        arguments = ["world-mk", "recipes", "-o", "world.mk", "--package", name]
+        said = refused(*arguments, cwd=world.folder, env=world.env)
+        assert said == f"pkggen: {message}"
 
 
 def test_two_recipes_of_one_name(world):
     world.recipe("a")
     world.recipe("b")
     shutil.copytree(world.folder / "recipes/a", world.folder / "recipes/more/a")
-    said, built = world.make(status=2)
     line = "recipes/more/a/pkgen.yaml: a second recipe named a, beside recipes/a/pkgen.yaml"
-    assert f"pkggen: {line}\n" in said
-    assert built == ["b"]
+    assert told(world)[0] == [line]
+    assert world.make(status=2)[1] == ["b"]
+
+
+def libc_world(world, **provides):
+    """libc needs base, which needs tool; user has a script, meta none."""
+    packages = {"musl": None, "musl-dev": {"dependencies": ["musl"], **provides}}
+    world.recipe("musl", ["base"], ["touch out/musl-dev/libc.h"], packages=packages)
+    world.recipe("base", ["tool"], packages={"base": {"dependencies": ["data"]}})
+    for name in ("tool", "data"):
+        world.recipe(name, script=["test ! -e ../sysroot/libc.h"])
+    world.recipe("user", script=["test -e ../sysroot/libc.h", "test -e ../sysroot/musl"])
+    write_recipe(world.folder / "recipes/meta", recipe_text(packages={"meta": None}))
+
+
+@pytest.mark.parametrize("provides", [{}, {"provides": ["libc-dev", "musl-headers"]}])
+def test_libc_need_not_be_named(world, provides):
+    """Whatever libc needs itself, to build or to run, is built without it."""
+    libc_world(world, **provides)
+    assert sorted(world.make("-j2")[1]) == sorted("base data tool musl user meta".split())
+    assert world.make() == ("", [])
+    rules = (world.folder / "world.mk").read_text()
+    libc = "libc-dev" if provides else "musl-dev"
+    assert f"\nrecipe/user: package/{libc}\n" in rules and "\nrecipe/meta:\n" in rules
+    world.recipe("user", script=["true"])
+    done = run_tool("pkggen", "build", "user", cwd=world.folder, env=world.env)
+    assert world.make() == ("", []), done.stderr
+    world.recipe("musl", ["base"], packages={"musl": None, "musl-dev": None})
+    assert world.make()[1] == ["musl", "user"]
+
+
+def test_without_a_libc_nothing_is_implied(world):
+    world.recipe("a")
+    assert world.make()[1] == ["a"]
+    assert "libc" not in (world.folder / "world.mk").read_text()
+
+
+def test_one_package_by_two_names_is_in_the_sysroot_once(world):
+    packages = {"p": {"provides": ["virtual", "other"]}}
+    world.recipe("p", packages=packages)
+    world.recipe("user", ["p", "virtual", "other>=1"], ["test -f ../sysroot/p"])
+    assert world.make()[1] == ["p", "user"]
+    record = json.loads((world.out / "x86_64/mk/user.built").read_text())
+    assert [name for name in record["inputs"] if name.startswith("package ")] == ["package p"]
+    assert world.make() == ("", [])
 
 
 def test_a_failed_build(world):
@@ -2163,7 +2381,7 @@ def test_a_stopped_build(world, number):
     world.recipe("b", ["a"], [f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
     world.world_mk()
     process = start_build(world, "a", "b")
-    wait_for(flag.exists, "build of b")
+    wait_until(flag.exists, what="build of b")
     process.send_signal(number)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 128 + number
@@ -2176,6 +2394,22 @@ def test_a_stopped_build(world, number):
     assert world.temporary_files() == []
     assert world.packages() == ["a-1-0.x86_64.lpkg"]
     assert world.make()[1] == ["b"]
+
+
+def test_a_build_that_can_not_be_stopped_is_killed(world):
+    """RUN heeds no TERM, and RUN_STOP does nothing: a container engine that hangs."""
+    flag = world.folder / "started"
+    world.recipe("a")
+    world.env["RUN"] = f"sh -c 'trap : TERM; echo $$ >{flag}; while :; do sleep 1; done' --"
+    world.env["RUN_STOP"] = "true"
+    process = start_build(world, "a")
+    wait_until(lambda: flag.exists() and flag.read_text().strip(), what="build")
+    started = time.monotonic()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert pkggen.STOP_SECONDS <= time.monotonic() - started
+    assert not is_running(flag)
 
 
 def start_build(world, *names):
@@ -2214,7 +2448,7 @@ def test_ctrl_c_on_make(world):
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(world.folder.glob("started-*"))) == 2, "two builds")
+    wait_until(lambda: len(list(world.folder.glob("started-*"))) == 2, what="two builds")
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=30)[1]
     assert process.returncode != 0
@@ -2229,11 +2463,14 @@ def test_killed_and_built_again(world):
     flag = world.folder / "started"
     world.recipe("a", script=[f"[ -e {flag} ] || {{ touch {flag}; sleep 1000; }}"])
     with start_build(world, "a") as process:
-        wait_for(flag.exists, "build")
+        wait_until(flag.exists, what="build")
         process.kill()
     os.killpg(int(next(world.places.glob("*.pid")).read_text()), signal.SIGKILL)
     assert world.packages() == []
     assert world.make()[1] == ["a"]
+
+
+UP_TO_DATE = "build   a 1-0: up to date"
 
 
 def test_two_builds_of_one_recipe_at_once(world):
@@ -2242,7 +2479,7 @@ def test_two_builds_of_one_recipe_at_once(world):
     said = [run.communicate(timeout=60)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert (world.places / "built").read_text().split() == ["a"]
-    assert sorted(text.split()[0] for text in said) == ["build", "fresh"]
+    assert sorted(text.partition("\n")[0] for text in said) == ["build   a 1-0", UP_TO_DATE]
 
 
 def test_world_fetches_before_it_builds(world, upstream):
@@ -2250,12 +2487,255 @@ def test_world_fetches_before_it_builds(world, upstream):
     world.recipe("a", script=["cp src/f out/a"], sources=[source], sha256={"f": GOOD})
     world.recipe("b", sources=[upstream.base + "/good/g"])
     world.recipe("c", sources=[upstream.base + "/good/f?x"], sha256={"f": sha256(OTHER)})
+    hint = "`pkggen.py hash RECIPE...` fetches them and writes it"
+    assert told(world)[0] == [f"1 source in 1 recipe without sha256; {hint}"]
     said, built = world.make(status=2)
     assert built == ["a"]
-    assert "g has no sha256; pkggen.py hash recipes/b writes one" in said
+    assert "sha256; " not in said
+    said, _ = world.make("recipe/b", status=2)
+    assert "g has no sha256; `pkggen.py hash recipes/b` fetches it and writes one" in said
+    said, _ = world.make(status=2)
     assert "f: no source has it: " in said and "has other bytes" in said
     assert cached(world.env) == {GOOD: BODY}
     assert world.make(status=2)[1] == []
+
+
+# ---- directories as sources ----------------------------------------------------------------------
+
+
+def write_files(folder, **texts):
+    for name, text in texts.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_directory_is_a_source(world):
+    """All of it is in src/, what is hidden apart; each file is an input of its own."""
+    folder = world.recipe("a", script=["cat src/files/one src/files/sub/two >out/a/both; "
+                                       "test -x src/files/sub/two; ls -A src/files >out/a/names"],
+                          sources=["file:files/"])
+    write_files(folder / "files", one="1", sub__two="2")
+    (folder / "files/.hidden").write_text("")
+    (folder / "files/sub/two").chmod(0o700)
+    world.make()
+    assert world.content("a", "both") == "12" and world.content("a", "names") == "one\nsub\n"
+    assert world.make()[1] == []
+    write_files(folder / "files", sub__two="3", three="")
+    assert why(world, "a")[1:] == ["  file files/three is new", "  file files/sub/two changed"]
+    world.make()
+    assert world.content("a", "both") == "13"
+
+
+@pytest.mark.parametrize("make_odd", [
+    lambda path: path.symlink_to("/etc/shadow"), lambda path: os.mkfifo(path)])
+def test_s20_a_directory_with_what_is_not_a_file(tmp_path, make_odd):
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=["file:d"], script=["true"]))
+    (folder / "d").mkdir()
+    make_odd(folder / "d/odd")
+    said = refused("input", folder, "-o", tmp_path / "in.tar", env=environment(O=tmp_path / "o"))
+    assert said.endswith("d/odd is not a plain file; take it out of the directory")
+
+
+@pytest.mark.parametrize("path", [
+    ".git", ".git/config", "recipes", "tests", "build/repo", "build", "Makefile", "initd/../.git",
+    "initd/.x", "x/lpkg.py", "", "docs/.", "nothing.key"])
+def test_s46_self_gives_nothing_but_what_is_meant(tmp_path, path):
+    """Also none of what $O holds, where that is in a directory that is meant."""
+    tree = tmp_path / "tree"
+    for name in (".git/config", "recipes/r", "tests/t", "build/repo/x", "initd/.x", "x/lpkg.py",
+                 "docs/d", "nothing.key", "Makefile"):
+        write_files(tree, **{name.replace("/", "__"): ""})
+    shutil.copy(ROOT / "pkggen.py", tree)
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[f"self:{path}"]))
+    command = [sys.executable, tree / "pkggen.py", "script", folder]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "self: gives the scripts and what is in" in done.stderr or (
+        path in ("", "docs/.") and "usable file name" in done.stderr)
+
+
+def test_s46_self_gives_nothing_that_was_built(tmp_path):
+    tree = tmp_path / "tree"
+    write_files(tree, docs__out__keys="", docs__page="")
+    shutil.copy(ROOT / "pkggen.py", tree)
+    for path, status in (("docs/out/keys", 1), ("docs/page", 0)):
+        folder = write_recipe(tmp_path / "r", recipe_text(sources=[f"self:{path}"]))
+        command = [sys.executable, tree / "pkggen.py", "script", folder]
+        env = environment(O=tree / "docs/out")
+        assert subprocess.run(command, env=env, stderr=subprocess.PIPE).returncode == status
+
+
+# ---- what comes out of a build is looked at ------------------------------------------------------
+
+
+LINK = "echo 'int f(void) { return 1; }' | gcc -shared -fPIC -x c -"
+
+
+def looked_at(world, *script, status=0, packages=(("a", None),), **fields):
+    """What a first build of a recipe with this SCRIPT says: its last error, or its advice."""
+    write_recipe(world.folder / "recipes/a", recipe_text(
+        packages=dict(packages), script=list(script), **fields))
+    said = world.make(status=status)[0].splitlines()
+    if status:
+        return [line for line in said if line.startswith("pkggen: ")][-1]
+    return [line.partition("a: ")[2] for line in said if line.startswith("advice ")]
+
+
+def test_a_package_without_files_is_an_error_that_says_where_they_went(world):
+    stray = pathlib.Path("/usr/local/panux-test-of-strays")
+    try:
+        said = looked_at(world, f"mkdir -p out/a/usr; echo x >{stray}", status=2)
+    finally:
+        stray.unlink()
+    assert said == (
+        f"pkggen: recipes/a/pkgen.yaml: a has no files ({stray} went elsewhere): install into "
+        "out/a; `allow: {empty: REASON}` switches this off")
+    assert world.packages() == []
+    assert looked_at(world, ":", allow={"empty": "it is a name alone"}) == []
+    assert world.packages() == ["a-1-0.x86_64.lpkg"]
+
+
+def test_a_meta_package_has_no_files(world):
+    assert looked_at(world) == [] and world.packages() == ["a-1-0.x86_64.lpkg"]
+
+
+@pytest.mark.parametrize("name, soname, is_error", [
+    ("usr/lib/libx.so.1", "", True), ("lib/libx.so", "", True),
+    ("usr/lib/libx.so.1", "libx.so.1", False), ("usr/lib/x/libplugin.so", "", False),
+    ("usr/lib/plugin.so", "", False)])
+def test_a_shared_library_without_soname_is_an_error(world, name, soname, is_error):
+    option = f"-Wl,-soname,{soname}" if soname else ""
+    script = f"mkdir -p out/a/{os.path.dirname(name)}; {LINK} {option} -o out/a/{name}"
+    if is_error:
+        said = looked_at(world, script, status=2)
+        assert f"{name} is a shared library without a SONAME: link it with -Wl,-soname" in said
+        assert world.packages() == []
+    said = looked_at(world, script, **({"allow": {"soname": "so it is"}} if is_error else {}))
+    assert [line for line in said if "SONAME" in line] == []
+
+
+def test_files_are_stripped_unless_the_recipe_says_no(world):
+    script = ["mkdir -p out/a/usr/lib out/a/usr/bin",
+              LINK + " -g -Wl,-soname,libx.so -o out/a/usr/lib/libx.so",
+              "echo 'int main(void) { return 0; }' | gcc -g -x c - -o out/a/usr/bin/x",
+              "echo 'int y;' | gcc -g -c -x c - -o y.o; ar rc out/a/usr/lib/liby.a y.o",
+              "cp out/a/usr/bin/x out/a/usr/bin/y; echo '#!/bin/sh' >out/a/usr/bin/z",
+              "chmod 755 out/a/usr/bin/z; chmod 4755 out/a/usr/bin/y"]
+    fields = {"packages": {"a": {"owners": {"/usr/bin/y": "0:0:4755"}}}}
+
+    def sections(strip):
+        text = recipe_text(**{**fields, "script": script, **strip})
+        write_recipe(world.folder / "recipes/a", text)
+        assert "(symbols)" not in world.make()[0]
+        place = world.folder / "unpacked"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        subprocess.run(["tar", "-xf", world.out / "repo/x86_64/a-1-0.x86_64.lpkg"], cwd=place,
+                       check=True)
+        assert (place / "usr/bin/z").read_text() == "#!/bin/sh\n"
+        assert (place / "usr/bin/y").stat().st_mode & 0o7777 == 0o4755
+        names = ["usr/lib/libx.so", "usr/bin/x", "usr/bin/y", "usr/lib/liby.a"]
+        return {name: subprocess.run(["readelf", "-SW", name], cwd=place, check=True,
+                                     stdout=subprocess.PIPE, text=True).stdout for name in names}
+
+    small, whole = sections({}), sections({"strip": False})
+    for name in small:
+        assert ".debug_info" in whole[name] and ".debug_info" not in small[name]
+        is_linked = not name.endswith(".a")
+        assert (".symtab" in small[name]) != is_linked, name
+
+
+def test_advice(world):
+    """One line a check, after a first build only; a check that is switched off says nothing."""
+    script = [
+        "mkdir -p out/a/usr/bin out/a/usr/lib out/a/usr/include out/a/usr/share/man/man1 out/a/etc",
+        "echo /build/x >out/a/usr/bin/path; echo https://a.org/build/ >out/a/usr/bin/none",
+        ": >out/a/usr/lib/libx.a; : >out/a/usr/include/x.h; : >out/a/usr/share/man/man1/x.1",
+        "ln -s nowhere out/a/usr/bin/dangling; ln -s ../lib/libx.a out/a/usr/bin/good",
+        "ln -s /usr/lib out/a/usr/bin/absolute; : >out/a/etc/conf; : >out/a/etc/kept",
+        "seq 10000 >out/a/usr/bin/one; cp out/a/usr/bin/one out/a/usr/bin/two",
+        "ln out/a/usr/bin/one out/a/usr/bin/three",
+        "echo 'int main(void) { return 0; }' | gcc -x c - -o out/a/usr/bin/x"]
+    packages = {"a": {"conffiles": ["/etc/kept"]}}
+    world.recipe("b")
+    said = looked_at(world, *script, packages=packages)
+    checks = {re.search(r"\((\S+)\)$", line)[1]: line for line in said}
+    assert len(checks) == len(said)
+    assert set(checks) == {"build-path", "dev", "doc", "dangling", "conffiles", "copies", "library"}
+    assert "usr/bin/path" in checks["build-path"] and "none" not in checks["build-path"]
+    assert checks["dev"].startswith("usr/lib/libx.a, usr/include/x.h: ")
+    assert checks["dangling"].startswith("usr/bin/dangling -> nowhere: ")
+    assert checks["conffiles"].startswith("etc/conf: ")
+    assert "under 3 names, 97.8 kB" in checks["copies"]
+    assert "libc.so.6" in checks["library"]
+    assert looked_at(world, *script, "# again", packages=packages) == []
+    shutil.rmtree(world.out)
+    reasons = dict.fromkeys(checks, "for a test")
+    assert looked_at(world, *script, packages=packages, allow=reasons) == []
+
+
+def test_a_built_line_says_what_the_size_was(world):
+    write = "head -c {} /dev/urandom >out/a/f"
+    folder = world.recipe("a", script=[write.format(3000)])
+    assert re.search(r"built   a 1-0: a, 3\.\d kB, \d s\n", world.make()[0])
+    (folder / "pkgen.yaml").write_text(
+        (folder / "pkgen.yaml").read_text().replace("3000", "9000"))
+    assert re.search(r"built   a 1-0: a, 9\.\d kB \(was 3\.\d kB\), \d s\n", world.make()[0])
+
+
+def test_what_lpkg_refuses_ends_the_build(world):
+    assert looked_at(world, ": >out/a/su; chmod 4755 out/a/su", status=2) == (
+        "pkggen: a: su is setuid or setgid and nobody said so; add `/su: 0:0:4755` to owners, or "
+        "take the bit away")
+
+
+def test_an_elf_file_that_lies_about_itself_is_looked_at_in_bounded_time(tmp_path):
+    """Headers that point beyond the file, or say that they are of no size."""
+    rng = random.Random(7)
+    subprocess.run(["sh", "-c", f"{LINK} -o {tmp_path}/x.so"], check=True)
+    data = (tmp_path / "x.so").read_bytes()
+    assert pkggen.read_elf(io.BytesIO(data), len(data)) == pkggen.Elf(True, False, True)
+    for _ in range(500):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(4, 64)] = rng.choice([0, 1, 255, rng.randrange(256)])
+        part = bytes(damaged[:rng.choice([len(data), 52, 64, 100])])
+        pkggen.read_elf(io.BytesIO(part), len(data))
+
+
+@pytest.mark.parametrize("script", ["yes", "tr '\\0' x </dev/zero"], ids=["lines", "one line"])
+def test_s43_a_log_without_end(world, script):
+    world.recipe("a", script=[f"{script} >&2"])
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    said, _ = world.make(status=2)
+    log = world.out / "x86_64/log/a.log"
+    assert f"a: the build was stopped, for its log is over 67.1 MB: {log}" in said
+    assert log.stat().st_size < 70_000_000
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert most < max(before, 150_000)
+    assert len((world.places / "stopped").read_text().splitlines()) >= 1
+
+
+def test_s43_a_tar_without_end(world):
+    """dd writes one byte beyond the limit of what comes out; as long a tar would be the same."""
+    world.recipe("a")
+    world.env["RUN"] = ("sh -c 'cat >/dev/null; dd if=/dev/zero of=/dev/fd/1 bs=1 count=1 "
+                        "conv=notrunc seek=17179869184' --")
+    said, _ = world.make(status=2)
+    assert "File too large" in said or "status -25" in said or "153" in said, said
+    assert world.packages() == []
+
+
+def test_s43_a_tar_of_very_many_files(tmp_path):
+    recipe = load(tmp_path / "r", recipe_text(script=["true"]))
+    block = tarfile.TarInfo("out/p/f").tobuf()
+    with (tmp_path / "tar").open("w+b") as file:
+        for _ in range(31):
+            file.write(block * 10_000)
+        file.seek(0)
+        with pytest.raises(pkggen.Fail, match="gave over 300000 files"):
+            pkggen.look_at_output(recipe, file, str(tmp_path / "log"))
 
 
 # ---- git sources, proxies ------------------------------------------------------------------------
@@ -2463,7 +2943,7 @@ def test_git_that_fails_is_one_line(env, repository):
     assert "gave no answer within the last 60 s" in said(repository.url())
     assert len(repository.server.asked) == asked
     mark.unlink()
-    port = closed_port()
+    port = free_port()
     dead = f"git+https://localhost:{port}/r.git#{repository.commit}"
     assert "Connection refused" in said(dead)
     assert f"localhost:{port} gave no answer within the last 60 s" in said(dead)
@@ -2581,17 +3061,6 @@ def proxy():
         yield server
 
 
-@contextlib.contextmanager
-def serving(server):
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 def test_a_proxy(env, upstream, repository, proxy):
     """http as a whole, https and git through a tunnel; no host but the proxy's is looked up."""
     env = {**env, "http_proxy": proxy.base, "https_proxy": proxy.base, "no_proxy": ""}
@@ -2612,7 +3081,7 @@ def test_no_proxy(env, upstream, repository, proxy):
 
 
 def test_a_proxy_that_is_dead(env):
-    env = {**env, "http_proxy": f"http://127.0.0.1:{closed_port()}", "no_proxy": ""}
+    env = {**env, "http_proxy": f"http://127.0.0.1:{free_port()}", "no_proxy": ""}
     assert "Connection refused" in one_line(fetch(env, "http://example.invalid/f"))
 
 
@@ -2698,7 +3167,7 @@ def test_make_fetches_several_at_once(tmp_path, env, upstream):
     run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path, env=env)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         run = pool.submit(make, tmp_path, "-j2", "-f", "fetch.mk", env=env)
-        wait_for(lambda: len(upstream.asked) == 2, "two requests")
+        wait_until(lambda: len(upstream.asked) == 2, what="two requests")
         upstream.gate.set()
         assert run.result().returncode == 0, run.result().stderr
     assert cached(env) == {GOOD: BODY, sha256(BODY[::-1]): BODY[::-1]}
@@ -2717,7 +3186,7 @@ def test_two_clones_share_the_sources(tmp_path, env, upstream):
         assert str(clone) in (clone / "fetch.mk").read_text()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         runs = [pool.submit(make, clone, "-j2", "-f", "fetch.mk", env=env) for clone in clones]
-        wait_for(lambda: sha256(OTHER) in cached(env), "the quick one")
+        wait_until(lambda: sha256(OTHER) in cached(env), what="the quick one")
         upstream.gate.set()
         done = [run.result() for run in runs]
     assert [run.returncode for run in done] == [0, 0], [run.stderr for run in done]
@@ -2740,7 +3209,7 @@ def test_progress_on_a_terminal(env, upstream):
     command = [sys.executable, ROOT / "pkggen.py", "fetch", upstream.base + "/slow/f"]
     with subprocess.Popen([*command, "--sha256", GOOD], env=env, stderr=terminal) as process:
         os.close(terminal)
-        wait_for(lambda: upstream.asked, "request")
+        wait_until(lambda: upstream.asked, what="request")
         time.sleep(0.3)
         upstream.gate.set()
         said = b""
@@ -2782,6 +3251,22 @@ def test_a_deep_chain_makes_a_makefile_in_its_size(tmp_path):
     assert len(done.stdout.splitlines()) == 8
 
 
+def test_one_long_cycle_is_one_problem(tmp_path):
+    """Though its packages need one another to run as well; and it takes no time that grows."""
+    write_chain(tmp_path, 600)
+    text = recipe_text(packages={"p0": {"dependencies": ["p599"]}}, builddependencies=["p599"])
+    write_recipe(tmp_path / "recipes/p0", text)
+    started = time.monotonic()
+    done = run_tool("pkggen", "world-mk", "recipes", "-o", "world.mk", cwd=tmp_path)
+    assert time.monotonic() - started < 20
+    way = "p0 -> p599 -> p598 -> p597 -> p596 -> p595 -> (589 more) -> p5 -> p4 -> p3 -> p2 -> p1"
+    assert done.stderr.splitlines()[:2] == [
+        "world   1 recipe can't be built, nor what needs them (599 recipes):",
+        f"world     recipes/p0/pkgen.yaml: build dependencies in a cycle: {way} -> p0; {WAY_OUT}",
+    ]
+    assert len(done.stderr.splitlines()) == 3
+
+
 def reached_from(graph, start):
     found, queue = set(), [start]
     while queue:
@@ -2793,25 +3278,29 @@ def reached_from(graph, start):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_strong_groups(seed):
+def test_cycles_of_a_graph(seed):
     """Beside what a search from every node finds."""
     chance = random.Random(seed)
     names = [str(number) for number in range(chance.randrange(1, 30))]
-    graph = {name: chance.choices(names, k=chance.randrange(4)) for name in names}
+    graph = {name: chance.choices(names, k=chance.randrange(3)) for name in names}
     reach = {name: reached_from(graph, name) for name in names}
-    groups = pkggen.strong_groups(graph)
-    assert sorted(sum(groups, [])) == sorted(names)
-    place = {name: index for index, group in enumerate(groups) for name in group}
-    for name in names:
-        together = {other for other in reach[name] if name in reach[other]} | {name}
-        assert together == set(groups[place[name]])
-        assert all(place[other] <= place[name] for other in graph[name])
+    order = pkggen.sorted_part(graph)
+    for place, name in enumerate(order):
+        assert set(graph[name]) <= set(order[:place])
+    in_cycles = {name for name in names if name in reach[name]}
+    assert set(order) == {n for n in names if not in_cycles.intersection({n} | reach[n])}
+    expected = {frozenset(other for other in reach[name] if name in reach[other])
+                for name in in_cycles}
+    cycles = pkggen.cycles_in(graph, order)
+    assert {frozenset(cycle) for cycle in cycles} == expected and len(cycles) == len(expected)
 
 
-def test_strong_groups_of_a_deep_graph():
+def test_cycles_of_a_deep_graph():
     graph = {str(number): [str(number + 1)] for number in range(20000)}
-    assert len(pkggen.strong_groups({**graph, "20000": []})) == 20001
-    assert len(pkggen.strong_groups({**graph, "20000": ["0"]})) == 1
+    open_end, closed = {**graph, "20000": []}, {**graph, "20000": ["0"]}
+    assert len(pkggen.sorted_part(open_end)) == 20001
+    assert pkggen.sorted_part(closed) == []
+    assert [len(cycle) for cycle in pkggen.cycles_in(closed, [])] == [20001]
 
 
 def test_packages_that_need_each_other_to_run(world):
@@ -2847,7 +3336,7 @@ def test_options_of_world_mk_reach_the_builds(world):
     assert world.content("a", "word") == "it's \n"
 
 
-CYCLE = ["if [ -e ../sysroot/cc ]; then how=final; else how=stand-in; fi"]
+CYCLE = ["if [ -e ../sysroot/cc ]; then how=final; else how=stage; fi"]
 
 
 def c_world(world, **fields):
@@ -2864,18 +3353,18 @@ def c_world(world, **fields):
 
 
 def test_bootstrap_breaks_a_cycle(world):
-    """The stand-in first, without what closes the cycle; it never is in the repository."""
+    """The stage first, without what closes the cycle; it never is in the repository."""
     c_world(world)
     said = world.world_mk()
-    assert said.startswith("world   1 stand-in and 4 of 4 recipes to build or to look at, ")
+    assert said.startswith("world   1 stage and 4 of 4 recipes to build or to look at, ")
     said, built = world.make("-j3")
-    assert built == ["base", "bootstrap-libc", "cc", "libc", "user"]
-    assert "built   libc 1-0, its stand-in: libc libc-dev, " in said
-    assert world.content("cc", "had-libc") == "stand-in\n"
+    assert built == ["base", "stage-libc", "cc", "libc", "user"]
+    assert "built   libc 1-0 (stage): libc libc-dev, " in said
+    assert world.content("cc", "had-libc") == "stage\n"
     assert world.content("libc", "how") == world.content("user", "had-libc") == "final\n"
     names = ["base", "cc", "libc", "libc-dev", "user"]
     assert world.packages() == [f"{name}-1-0.x86_64.lpkg" for name in names]
-    folder = world.out / "x86_64/bootstrap"
+    folder = world.out / "x86_64/stage"
     assert sorted(path.name for path in folder.iterdir()) == [
         "libc-1-0.x86_64.lpkg", "libc-dev-1-0.x86_64.lpkg"
     ]
@@ -2884,33 +3373,33 @@ def test_bootstrap_breaks_a_cycle(world):
 
 
 def test_bootstrap_and_early_cutoff(world):
-    """The stand-in has a record of its own: what comes out the same ends there."""
+    """The stage has a record of its own: what comes out the same ends there."""
     c_world(world)
     world.make()
     folder = world.recipe("base", summary="other")
-    assert world.make()[1] == ["base", "bootstrap-libc", "libc"]
+    assert world.make()[1] == ["base", "stage-libc", "libc"]
     write_recipe(folder, (folder / "pkgen.yaml").read_text().replace("other", "another"))
-    shutil.rmtree(world.out / "x86_64/bootstrap")
-    assert world.make()[1] == ["base", "bootstrap-libc", "libc"]
-    shutil.rmtree(world.out / "x86_64/bootstrap")
+    shutil.rmtree(world.out / "x86_64/stage")
+    assert world.make()[1] == ["base", "stage-libc", "libc"]
+    shutil.rmtree(world.out / "x86_64/stage")
     said, built = world.make()
-    assert built == ["bootstrap-libc"]
-    assert re.findall("^fresh   (.+) 1-0", said, re.MULTILINE) == ["cc", "libc", "user"]
+    assert built == ["stage-libc"]
+    assert re.findall("^build   (.+) 1-0: up to date", said, re.MULTILINE) == ["cc", "libc", "user"]
     assert world.make() == ("", [])
 
 
 def test_bootstrap_of_one_package(world):
     c_world(world)
     assert world.make("package/base")[1] == ["base"]
-    assert world.make("package/cc")[1] == ["bootstrap-libc", "cc", "libc"]
+    assert world.make("package/cc")[1] == ["stage-libc", "cc", "libc"]
 
 
-def test_a_stand_in_that_fails(world):
+def test_a_stage_that_fails(world):
     c_world(world, check=["[ -e ../sysroot/cc ]"])
     said, built = world.make(status=2)
-    assert built == ["base", "bootstrap-libc"]
-    log = world.out / "x86_64/log/bootstrap/libc.log"
-    assert f"libc 1-0, its stand-in: the build failed (status 2); the whole log is {log}" in said
+    assert built == ["base", "stage-libc"]
+    log = world.out / "x86_64/log/stage/libc.log"
+    assert f" failed (status 2); the log is {log}" in said
     assert log.exists() and world.temporary_files() == []
 
 
@@ -2923,34 +3412,33 @@ def test_bootstrap_outside_a_cycle_is_built_once(world):
 def test_a_recipe_that_needs_itself(world):
     """A compiler in its own language."""
     world.recipe("go", ["go"], [*CYCLE, "echo $$how"], builder="bootstrap")
-    assert world.make()[1] == ["bootstrap-go", "go"]
+    assert world.make()[1] == ["stage-go", "go"]
     assert world.make()[1] == []
 
 
-def test_a_stand_in_runs_without_what_closes_the_cycle(world):
-    """sh needs lib to run, and lib sh to be built; two stand-ins in one cycle."""
-    packages = {"sh": {"dependencies": ["lib", "base"]}}
-    world.recipe("sh", ["lib"], packages=packages, builder="bootstrap")
-    script = ["test -f ../sysroot/sh", "test -f ../sysroot/base", "test ! -e ../sysroot/lib"]
-    world.recipe("lib", ["sh", "make2"], script)
-    world.recipe("make2", ["sh", "lib"], builder="bootstrap")
+def test_a_stage_runs_without_what_closes_the_cycle(world):
+    """ash needs lib to run, and lib ash to be built; two stages in one cycle."""
+    packages = {"ash": {"dependencies": ["lib", "base"]}}
+    world.recipe("ash", ["lib"], packages=packages, builder="bootstrap")
+    script = ["test -f ../sysroot/ash", "test -f ../sysroot/base", "test ! -e ../sysroot/lib"]
+    world.recipe("lib", ["ash", "make2"], script)
+    world.recipe("make2", ["ash", "lib"], builder="bootstrap")
     world.recipe("base")
     built = world.make()[1]
-    assert built[-2:] in (["sh", "make2"], ["make2", "sh"])
-    assert sorted(built[:3]) == ["base", "bootstrap-make2", "bootstrap-sh"] and built[3] == "lib"
+    assert built[-2:] in (["ash", "make2"], ["make2", "ash"])
+    assert sorted(built[:3]) == ["base", "stage-ash", "stage-make2"] and built[3] == "lib"
     assert world.make()[1] == []
 
 
 def test_nobootstrap(world):
-    """It forbids the stand-in for one dependency: where that closes the cycle, a problem."""
+    """It forbids the stage for one dependency: where that closes the cycle, a problem."""
     c_world(world, nobootstrap={"cc": True})
-    said, built = world.make(status=2)
-    assert built == ["base"]
-    place = "pkggen: recipes/libc/pkgen.yaml: build dependencies in a cycle: "
-    line = f"{place}libc's stand-in -> cc -> libc's stand-in; `nobootstrap` forbids"
-    assert [text for text in said.splitlines() if "pkggen: " in text] == [f"{line} the way out"]
+    place = "recipes/libc/pkgen.yaml: build dependencies in a cycle: "
+    line = f"{place}libc's stage -> cc -> libc's stage; `nobootstrap` forbids"
+    assert told(world)[0] == [f"{line} the way out"]
+    assert world.make(status=2)[1] == ["base"]
     c_world(world, nobootstrap={"cc": False, "base": True})
-    assert world.make()[1] == ["bootstrap-libc", "cc", "libc", "user"]
+    assert world.make()[1] == ["stage-libc", "cc", "libc", "user"]
 
 
 def test_a_cycle_through_what_a_package_needs_to_run(world):
@@ -2962,16 +3450,18 @@ def test_a_cycle_through_what_a_package_needs_to_run(world):
     world.recipe("e", ["d"])
     world.recipe("behind", ["b", "e"])
     world.recipe("free")
-    said, built = world.make(status=2)
-    assert built == ["a", "free"] or built == ["free", "a"]
-    lines = sorted(line for line in said.splitlines() if line.startswith("pkggen: "))
-    where = "pkggen: recipes/{0}/pkgen.yaml: build dependencies in a cycle: {1}; " + WAY_OUT
-    assert lines == [
+    problems, rest = told(world)
+    where = "recipes/{0}/pkgen.yaml: build dependencies in a cycle: {1}; " + WAY_OUT
+    assert problems == [
         where.format("b", "b -> a -> b"),
         where.format("c", "c -> d -> c"),
-        where.format("d", "d -> e -> d"),
+        where.format("e", "e -> d -> e"),
     ]
-    assert world.world_mk().startswith("world   2 of 7 recipes to build or to look at, ")
+    assert rest == [
+        "3 recipes can't be built, nor what needs them (2 recipes):",
+        "2 of 2 recipes to build or to look at, at most 0 sources to fetch",
+    ]
+    assert sorted(world.make(status=2)[1]) == ["a", "free"]
 
 
 def why(world, package, *arguments):
@@ -3035,13 +3525,14 @@ def test_why_a_package_is_gone(world):
 def test_why_of_what_cannot_be_built(world):
     world.recipe("a", ["nothing"])
     world.recipe("b", scripts=["x"])
-    problem = "recipes/a/pkgen.yaml: no recipe makes the build dependency nothing; b could not be"
-    assert why(world, "a") == [f"a: it can't be built: {problem} read"]
+    problem = "recipes/a/pkgen.yaml: no recipe makes the build dependency nothing"
+    assert why(world, "a") == [f"a: it can't be built: {problem}"]
     assert "unknown key scripts" in why(world, "b")[0]
     world.recipe("c", ["a"])
     assert why(world, "c") == ["c 1-0: never built", "  it needs what can't be built: a"]
-    done = refused("why", "recipes", "aa", cwd=world.folder, env=world.env)
-    assert done == "pkggen: recipes: no recipe makes the package aa; did you mean a?"
+    world.recipe("zlib")
+    done = refused("why", "recipes", "zllib", cwd=world.folder, env=world.env)
+    assert done == "pkggen: recipes: no recipe makes the package zllib; did you mean zlib?"
 
 
 def test_why_of_a_record_without_texts(world):
@@ -3057,24 +3548,25 @@ def test_why_of_a_record_without_texts(world):
     assert why(world, "a")[1:] == ["  build.mk changed"]
 
 
-def test_why_of_a_stand_in(world):
+def test_why_of_a_stage(world):
     c_world(world)
     assert why(world, "libc") == [
-        "libc 1-0, its stand-in: never built",
+        "libc 1-0 (stage): never built",
         "  before it is built: base 1-0",
         "libc 1-0: never built",
-        "  before it is built: base 1-0, libc 1-0, its stand-in, cc 1-0",
+        "  before it is built: base 1-0, libc 1-0 (stage), cc 1-0",
         "behind it, to be looked at then: cc user",
     ]
     world.make()
-    assert why(world, "libc-dev") == ["libc 1-0, its stand-in: up to date", "libc 1-0: up to date"]
+    assert why(world, "libc-dev") == ["libc 1-0 (stage): up to date", "libc 1-0: up to date"]
     world.recipe("base", script=["touch out/base/more"])
-    run_tool("pkggen", "build", "recipes/base", cwd=world.folder, env=world.env)
+    arguments = ["recipes/base", "--before-libc"]
+    run_tool("pkggen", "build", *arguments, cwd=world.folder, env=world.env)
     changed = ["  package base changed"]
     assert why(world, "libc") == [
-        "libc 1-0, its stand-in: what changed since it was built", *changed,
+        "libc 1-0 (stage): what changed since it was built", *changed,
         "libc 1-0: what changed since it was built", *changed,
-        "  before it is built: libc 1-0, its stand-in",
+        "  before it is built: libc 1-0 (stage)",
         "behind it, to be looked at then: cc user",
     ]
 
@@ -3244,10 +3736,6 @@ def test_what_is_refused_is_not_valid_by_the_schema(tmp_path, text):
     text = "".join(f"{key}:{value}\n" for key, value in fields.items())
     refusal(tmp_path / "r", text)
     assert [len(errors) > 0 for errors in validated([text])] == [True]
-
-
-def test_every_kind_of_field_has_a_schema():
-    assert {*pkggen.KIND_SCHEMAS, "alternatives", "packages"} == set(pkggen.READERS)
 
 
 def tarball(files, top="hello-1.2/"):
@@ -3643,13 +4131,13 @@ def test_new_writes_the_version_into_the_url_where_it_is_that():
     assert pkggen.versioned_url("ftp://h1/1/a-1.tar#'", "1") == '"ftp://h1/1/a-{{.Version}}.tar#\'"'
 
 
-# Twelve of the mistakes in bad-recipes.txt, as the page on pkggen shows them.
-PAGE = (ROOT / "docs/pkggen.md").read_text().partition("## Twelve broken recipes\n")[2]
+# Twenty of the mistakes in bad-recipes.txt, as the page on pkggen shows them.
+PAGE = (ROOT / "docs/pkggen.md").read_text().partition("## Twenty broken recipes\n")[2]
 SHOWN = re.findall(r"^(\w+:.*)\n(pkggen: .*\n(?: .*\n)*)", PAGE.partition("\n## ")[0], re.MULTILINE)
 
 
-def test_twelve_are_shown():
-    assert len(SHOWN) == 12
+def test_twenty_are_shown():
+    assert len(SHOWN) == 20
 
 
 @pytest.mark.parametrize("line, message", SHOWN, ids=[line for line, _ in SHOWN])
@@ -3658,6 +4146,75 @@ def test_what_the_page_shows_is_what_is_printed(tmp_path, line, message):
     write_recipe(tmp_path / "recipes/a", "\n".join(lines.values()) + "\n")
     done = run_tool("pkggen", "script", "recipes/a", cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (1, message)
+
+
+# ---- add-patch -----------------------------------------------------------------------------------
+
+
+def patched_recipe(folder, text):
+    """The recipe of TEXT after `add-patch fix.patch`, and what was said."""
+    write_recipe(folder, text)
+    (folder / "fix.patch").write_text("--- a/x/y\n+++ b/x/y\n")
+    done = run_tool("pkggen", "add-patch", folder, "fix.patch", check=False)
+    assert done.returncode == 0 or done.stderr.count("\n") == 1
+    return (folder / "pkgen.yaml").read_bytes().decode(), done
+
+
+PATCHED = [
+    # sources, script: the line before which each addition is, and what it is
+    ("- self:lpkg.py  # why", "- |\n    {{unpack \"x\" \"lpkg.py\"}}\n    make -C x\n",
+     "- self:lpkg.py  # why\n  - file:fix.patch",
+     "- |\n    {{unpack \"x\" \"lpkg.py\"}}\n    patch -p1 <src/fix.patch\n    make -C x\n"),
+    ("- - https://h.test/x.tar\n    - https://i.test/x.tar",
+     "- tar -xf src/lpkg.py\n  - mv x-1 x\n  - make\n",
+     "- - https://h.test/x.tar\n    - https://i.test/x.tar\n  - file:fix.patch",
+     "- tar -xf src/lpkg.py\n  - mv x-1 x\n  - patch -p1 <src/fix.patch\n  - make\n"),
+    ("- self:lpkg.py\n\n  # end", "['tar xf src/lpkg.py', make]\n",
+     "- self:lpkg.py\n  - file:fix.patch\n\n  # end",
+     "['tar xf src/lpkg.py', patch -p1 <src/fix.patch, make]\n"),
+    ("[self:lpkg.py]", "- |\n    tar -xf src/lpkg.py\n    patch -p1 <src/lpkg.py",
+     "[self:lpkg.py, file:fix.patch]",
+     "- |\n    tar -xf src/lpkg.py\n    patch -p1 <src/lpkg.py\n    patch -p1 <src/fix.patch"),
+    ("- self:lpkg.py", "- tar -xf src/lpkg.py\n  - make\n  - sed -i s/a/b/ out/p/x.pc\n",
+     "- self:lpkg.py\n  - file:fix.patch",
+     "- tar -xf src/lpkg.py\n  - patch -p1 <src/fix.patch\n  - make\n"
+     "  - sed -i s/a/b/ out/p/x.pc\n"),
+]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("sources, script, new_sources, new_script", PATCHED)
+def test_add_patch_changes_nothing_else(
+        tmp_path, newline, sources, script, new_sources, new_script):
+    form = "# Ours.\npackages: {p: }\nversion: 1 # one\nsources:\n  %s\nscript:\n  %s"
+    text, done = patched_recipe(tmp_path / "r", (form % (sources, script)).replace("\n", newline))
+    assert done.returncode == 0, done.stderr
+    assert text == (form % (new_sources, new_script)).replace("\n", newline)
+
+
+@pytest.mark.parametrize("script", [
+    "- make\n", "- |\n    for x in 1; do\n      tar -xf src/lpkg.py\n    done\n",
+    "- |\n    tar -xf \\\n      src/lpkg.py\n", "- >\n    tar -xf src/lpkg.py\n",
+    "- '{{range .Packages}}tar -xf src/lpkg.py'\n  - '{{end}}'\n",
+])
+def test_add_patch_leaves_to_a_person_what_is_not_certain(tmp_path, script):
+    given = f"packages: {{p: , q: }}\nversion: 1\nsources: [self:lpkg.py]\nscript:\n  {script}"
+    text, done = patched_recipe(tmp_path / "r", given)
+    assert done.returncode == 1 and text == given
+    assert "`file:fix.patch` to sources" in done.stderr
+    assert "`patch -p1 <src/fix.patch` to script" in done.stderr
+
+
+def test_s45_add_patch_writes_through_no_link(tmp_path):
+    given = "packages: {p: }\nversion: 1\nsources: [self:lpkg.py]\nscript: [tar -xf x]\n"
+    (tmp_path / "mine").write_text(given)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/fix.patch").touch()
+    (tmp_path / "r/pkgen.yaml").symlink_to(tmp_path / "mine")
+    done = run_tool("pkggen", "add-patch", tmp_path / "r", "fix.patch", check=False)
+    assert done.returncode == 1 and "a link, through which nothing is written" in done.stderr
+    assert (tmp_path / "mine").read_text() == given and (tmp_path / "r/pkgen.yaml").is_symlink()
+    assert run_tool("pkggen", "add-patch", tmp_path, "../x", check=False).returncode == 1
 
 
 # ---- what DESIGN.md says of recipes --------------------------------------------------------------
@@ -3744,22 +4301,60 @@ def test_a_name_with_a_plus_is_built(world):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("version: 2", "the recipe has version twice; keep one"),
         ("data: !!set {x}", "the YAML tag tag:yaml.org,2002:set; recipes have plain values only"),
         ("data: {x: &x [], y: *x}", "a YAML alias; write the value out where it is used"),
-        ("build: x", "build is 'x', and no number from 0 up"),
+        ("build: x", "build is 'x', not a whole number from 0 up"),
         ("sources: [x]", "'x' begins with none of "),
     ],
 )
-def test_lenient_forgives_unknown_keys_alone(tmp_path, capsys, line, message):
+def test_lenient_forgives_no_more_than_keys(tmp_path, capsys, line, message):
     text = f"packages: {{a: {{x: }}}}\nversion: 1\nxx: 1\n{line}\n"
     assert message in refusal(tmp_path / "r", text, lenient=True)
     warnings = capsys.readouterr().err.splitlines()
     assert all("warning" in line and "unknown key x" in line for line in warnings)
 
 
+def test_of_duplicate_keys_lenient_takes_the_last(tmp_path, capsys):
+    """As yaml.v2 does, in each kind of map; where they stand is said."""
+    text = (
+        "packages: {a: {dependencies: [x]}, a: {dependencies: [y]}}\nversion: 1\nversion: 2\n"
+        "data: {m: {k: 1, 2: b, k: 3, 0x2: c}}\nscript: ['{{.Version}} {{.Data.m.k}}']\n"
+    )
+    recipe = load(tmp_path / "r", text, lenient=True)
+    assert recipe.packages["a"]["dependencies"] == ["y"]
+    assert (recipe.script, recipe.fields["data"]) == ("2 3", {"m": {"k": 3, 2: "c"}})
+    path = f"pkggen: warning: {tmp_path}/r/pkgen.yaml"
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        f"{path}:1:36: packages has a twice; keep one",
+        f"{path}:3:1: the recipe has version twice; keep one",
+        f"{path}:4:24: data.m has k twice; keep one",
+        f"{path}:4:30: data.m has 0x2 twice; keep one",
+    ]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_keys_of_maps_in_data_keep_their_type(tmp_path, lenient):
+    """Those of .Data itself are what a template calls them by, and so text."""
+    text = (
+        "packages: {a: }\nversion: 1\n"
+        "data: {y: [{10: a, 9: b, 1.5: c, no: d, '8': e, ~: f, x y: g}], 3: h}\n"
+    )
+    data = load(tmp_path / "r", text, lenient=lenient).fields["data"]
+    keys = list(data["y"][0])
+    assert keys == [10, 9, 1.5, False, "8", "", "x y"] and list(data) == ["y", "3"]
+    assert [type(key) for key in keys] == [int, int, float, bool, str, str, str]
+
+
+def test_strip_and_allow(tmp_path):
+    fields = load(tmp_path / "r", recipe_text()).fields
+    assert (fields["strip"], fields["allow"]) == (True, {})
+    text = recipe_text(strip=False, allow={"soname": "the loader itself"})
+    fields = load(tmp_path / "r", text).fields
+    assert (fields["strip"], fields["allow"]) == (False, {"soname": "the loader itself"})
+
+
 def test_lenient_in_a_package(tmp_path, capsys):
     recipe = load(tmp_path / "r", "packages: {a: {x: [y]}}\nversion: 1\n", lenient=True)
     assert list(recipe.packages) == ["a"]
-    said = "pkgen.yaml:1:16: unknown key x in package a; known are dependencies, "
+    said = "pkgen.yaml:1:16: unknown key x in packages.a; known are dependencies, "
     assert said in capsys.readouterr().err

@@ -4,6 +4,8 @@
 """
 import collections
 import contextlib
+import fcntl
+import functools
 import hashlib
 import http.server
 import io
@@ -26,7 +28,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import ROOT, environment, load_tool, pythons, run_tool
+from conftest import (
+    ROOT, environment, free_port, load_tool, pythons, run_tool, serving, wait_until)
 from test_lpkg import SHELL_FINISH, World, keys, snapshot       # keys is a fixture
 from test_lpkg import run as run_lpkg
 
@@ -106,22 +109,13 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    """A function that serves a folder over HTTP on loopback and gives its URL."""
-    servers = []
+    """A function that serves a directory over HTTP on loopback and gives its URL."""
+    with contextlib.ExitStack() as servers:
+        def start(directory):
+            handler = functools.partial(QuietHandler, directory=str(directory))
+            return servers.enter_context(serving(handler)) + "/"
 
-    def start(folder):
-        def handler(*arguments):
-            return QuietHandler(*arguments, directory=str(folder))
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 @pytest.fixture
@@ -441,6 +435,153 @@ def test_recipes_that_new_wrote_build_with_no_edit(tree):
     assert all(text.startswith(start) for (_, text), start in zip(said, starts)), said
 
 
+# ---- the build environment ----------------------------------------------------------------------
+
+HELLO_C = """#include <stdio.h>
+int number(void);
+int main(void) { printf("%d\\n", number()); return 0; }
+"""
+# A program and a shared library of its own, by each of the ways that programs are built; each tries
+# while it is configured whether what is compiled runs.
+WAYS = {
+    "autoconf": ({
+        "configure.ac": """AC_INIT([hello], [1])
+AM_INIT_AUTOMAKE([foreign])
+LT_INIT([disable-static])
+AC_PROG_CC
+AC_RUN_IFELSE([AC_LANG_PROGRAM([], [return 0;])], [],
+  [AC_MSG_ERROR([what is compiled does not run])], [AC_MSG_ERROR([a cross build])])
+AC_CONFIG_FILES([Makefile])
+AC_OUTPUT
+""",
+        "Makefile.am": """lib_LTLIBRARIES = libnumber.la
+libnumber_la_SOURCES = number.c
+bin_PROGRAMS = hello
+hello_SOURCES = hello.c
+hello_LDADD = libnumber.la
+check-local: hello
+\ttest "$$(./hello)" = 42
+"""}, """
+        (cd hello && autoreconf -fi)
+        {{configure "hello"}}
+        $(MAKE) -C hello check
+        $(MAKE) -C hello DESTDIR=$(CURDIR)/out/hello install"""),
+    "meson": ({
+        "meson.build": """project('hello', 'c')
+cc = meson.get_compiler('c')
+if cc.run('int main(void) { return 0; }').returncode() != 0
+  error('what is compiled does not run')
+endif
+number = shared_library('number', 'number.c', soversion: 1, install: true)
+hello = executable('hello', 'hello.c', link_with: number, install: true)
+test('hello', hello)
+"""}, """
+        {{meson "hello"}}
+        ninja -C hello-build test
+        DESTDIR=$(CURDIR)/out/hello ninja -C hello-build install"""),
+    "cmake": ({
+        "CMakeLists.txt": """cmake_minimum_required(VERSION 3.10)
+project(hello C)
+include(CheckCSourceRuns)
+check_c_source_runs("int main(void) { return 0; }" RUNS)
+if(NOT RUNS)
+  message(FATAL_ERROR "what is compiled does not run")
+endif()
+add_library(number SHARED number.c)
+set_target_properties(number PROPERTIES VERSION 1.2 SOVERSION 1)
+add_executable(hello hello.c)
+target_link_libraries(hello number)
+install(TARGETS hello number)
+enable_testing()
+add_test(hello hello)
+"""}, """
+        {{cmake "hello"}}
+        $(MAKE) -C hello-build all test
+        $(MAKE) -C hello-build DESTDIR=$(CURDIR)/out/hello install"""),
+    "Makefile": ({
+        "Makefile": """CC = cc
+CFLAGS = -O2
+all: hello
+libnumber.so.1: number.c
+\t$(CC) $(CFLAGS) $(LDFLAGS) -shared -fPIC -Wl,-soname,$@ -o $@ number.c
+hello: hello.c libnumber.so.1
+\t$(CC) $(CFLAGS) $(LDFLAGS) -o $@ hello.c libnumber.so.1
+install: all
+\tinstall -D -t $(DESTDIR)$(PREFIX)/bin hello
+\tinstall -D -t $(DESTDIR)$(PREFIX)/lib libnumber.so.1
+"""}, """
+        $(MAKE) -C hello CC=$(CC) CFLAGS="$(CFLAGS)"
+        $(MAKE) -C hello CC=$(CC) PREFIX=/usr DESTDIR=$(CURDIR)/out/hello install"""),
+}
+
+
+def borrow(tree, recipe):
+    """Have the core world's packages of a RECIPE in the tree, as if they were built there."""
+    record = BUILD / ARCH / "mk" / f"{recipe}.built"
+    shutil.copy(record, tree.out / ARCH / "mk")
+    (tree.out / "repo" / ARCH).mkdir(parents=True, exist_ok=True)
+    for package in json.loads(record.read_text())["packages"].values():
+        shutil.copy(BUILD / "repo" / ARCH / package["file"], tree.out / "repo" / ARCH)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_build_compiles_runs_there(tree, way):
+    """Also in a root of its own: a program and its library, dynamic and stripped."""
+    borrow(tree, "musl")
+    files, script = WAYS[way]
+    folder = tree.folder / "recipes/hello"
+    sources = {**files, "hello.c": HELLO_C, "number.c": "int number(void) { return 42; }"}
+    for name, text in sources.items():
+        (folder / "src").mkdir(parents=True, exist_ok=True)
+        (folder / "src" / name).write_text(text)
+    (folder / "pkgen.yaml").write_text(f"""\
+packages:
+  hello:
+  hello-dev:
+version: 1
+sources: ["file:src/"]
+script:
+  - |
+        cp -r src/src hello{script}
+        {{{{dev "hello"}}}}
+        mkdir -p out/hello-dev/usr/share/none; : >out/hello-dev/usr/share/none/file
+check:
+  - test "$$(LD_LIBRARY_PATH=out/hello/usr/lib out/hello/usr/bin/hello)" = 42
+""")
+    status, text = output_of(
+        sys.executable, ROOT / "pkggen.py", "build", folder, env=tree.environment())
+    assert status == 0, text
+    assert not re.findall(r"^advice .*", text, re.MULTILINE)
+    root = tree.folder / "root"
+    packages = sorted((tree.out / "repo" / ARCH).glob("*.lpkg"))
+    wanted = [str(path) for path in packages if re.match(r"(hello|musl)-\d", path.name)]
+    run_tool("lpkg", "--root", root, "--yes", "--allow-unsigned", "install", *wanted)
+    assert output_of("chroot", root, "/usr/bin/hello") == (0, "42\n")
+    shown = output_of("readelf", "-ldSW", root / "usr/bin/hello")[1]
+    assert f"interpreter: /lib/ld-musl-{ARCH}.so.1" in shown and ".symtab" not in shown
+    assert "libnumber.so" in shown and "[libc.so]" in shown
+
+
+def test_s50_a_build_has_no_rights_and_no_resources_that_it_does_not_need(tree):
+    """CHOWN, DAC_OVERRIDE and FOWNER are bits 0, 1 and 3."""
+    tree.recipe("a", [
+        "cp /proc/self/status out/a/status",
+        "(ulimit -f; ulimit -Hf) >out/a/file-size",
+        "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max >out/a/pids 2>/dev/null || :",
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max "
+        ">out/a/memory 2>/dev/null || :",
+        "! mknod out/a/null c 1 3; ! mount -t tmpfs none /mnt; ! chroot / true",
+        "truncate -s 17G big 2>&1 && exit 1; rm -f big"])
+    status, text = tree.world()
+    assert status == 0, text
+    said = dict(re.findall(r"^(\w+):\s+(\S+)", tree.file("a", "status"), re.MULTILINE))
+    assert [int(said[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [0b1011] * 3
+    assert said["NoNewPrivs"] == "1"
+    assert len(set(tree.file("a", "file-size").split())) == 1
+    assert tree.file("a", "pids").split() == ["4096"]
+    assert tree.file("a", "memory").split() == [str(16 << 30)]
+
+
 # ---- the recipe author's loop --------------------------------------------------------------------
 
 @pytest.fixture
@@ -499,13 +640,12 @@ def test_a_patch_from_the_shell_of_a_failed_build(tree, author):
 
     status, text = author("patch", "PKG=hello", "NAME=fix")
     assert status == 0, text
-    assert "- file:fix.patch\n" in text and "- patch -p1 <src/fix.patch\n" in text
+    assert "fix.patch is in its sources and applied in its script" in text
     patch = (folder / "fix.patch").read_text()
     assert re.findall(r"^[+-]{3} (.*?)\t?$", patch, re.MULTILINE) == [
         "a/hello/README", "/dev/null", "a/hello/hello.c", "b/hello/hello.c",
         "/dev/null", "b/hello/new.c", "a/hello/sub dir/data", "b/hello/sub dir/data"]
-    assert author("patch", "PKG=hello", "NAME=fix")[0] != 0
-    recipe_of_hello(tree, "patch -p1 <src/fix.patch", patches=["file:fix.patch"])
+    assert "fix.patch is there already" in author("patch", "PKG=hello", "NAME=fix")[1]
     status, text = tree.world()
     assert status == 0, text
     names = set(tree.open("hello").getnames())
@@ -520,6 +660,78 @@ def test_a_second_patch_is_on_top_of_the_first(tree, author):
     assert author("patch", "PKG=hello", "NAME=one")[0] == 0
     patch = (folder / "one.patch").read_text()
     assert "-\treturn 0;\n+\treturn 1;\n" in patch and "retrun" not in patch
+
+
+def test_a_changed_source_of_the_recipe_s_own_is_written_back(tree, author):
+    """Its mode stays. What isn't the recipe's is named, and never written there."""
+    folder = recipe_of_hello(tree, "sed -i s/retrun/return/ hello/hello.c",
+                             patches=["file:run.sh", "file:more/same", "file:empty",
+                                      "self:note"])
+    (tree.folder / "note").write_text("note\n")
+    (folder / "more").mkdir()
+    for name in ("run.sh", "more/same", "empty"):
+        (folder / name).write_text("echo old\n")
+    (folder / "run.sh").chmod(0o755)
+    status, text = author("shell", "PKG=hello", typed="""
+        sed -i s/old/new/ src/run.sh
+        touch src/same; : >src/empty; echo >>src/note; echo >src/pkgen.yaml
+    """)
+    assert status == 0, text
+    assert (folder / "run.sh").read_text() == "echo new\n"
+    assert (folder / "run.sh").stat().st_mode & 0o777 == 0o755
+    assert (folder / "empty").read_text() == (folder / "more/same").read_text() == "echo old\n"
+    assert "run.sh has the changes of src/run.sh" in text
+    assert "no source was changed" not in text
+    for name in ("note", "pkgen.yaml"):
+        assert f"src/{name} was changed, and not kept" in text
+    assert json.loads((folder / "pkgen.yaml").read_text())["version"] == "1"
+    names = {"empty", "hello-1.tar.gz", "more", "pkgen.yaml", "run.sh"}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_s45_nothing_is_written_through_a_link(tree, author):
+    """A recipe from elsewhere has links where menuconfig and patch would write."""
+    victim = tree.folder / "mine"
+    victim.write_text("mine\n")
+    folder = tree.recipe("linked", ["true"])
+    (folder / "x.config").symlink_to(victim)
+    (folder / "fix.patch").symlink_to(tree.folder / "not-there")
+    (folder / "fix2.patch").symlink_to(victim)
+    diff = tree.out / ARCH / "log/linked.diff"
+    diff.parent.mkdir()
+    diff.write_text("--- a/x\n+++ b/x\n")
+    assert "x.config is a link; nothing is written" in author("menuconfig", "PKG=linked")[1]
+    for name in ("fix", "fix2"):
+        status, text = author("patch", "PKG=linked", f"NAME={name}")
+        assert status != 0 and f"{name}.patch is there already" in text, text
+    assert victim.read_text() == "mine\n" and not (tree.folder / "not-there").exists()
+
+
+def test_a_patch_is_for_the_directory_in_which_the_recipe_applies_it(tree, author):
+    folder = tree.recipe("hello", ["true"])
+    (folder / "pkgen.yaml").write_text("packages: {hello: }\nversion: 1\nscript:\n"
+                                       "  - true   # {{patch \"hello\"}}\n")
+    diff = tree.out / ARCH / "log/hello.diff"
+    diff.parent.mkdir()
+    diff.write_text("--- a/hello/x.c\n+++ b/hello/x.c\n")
+    author("patch", "PKG=hello", "NAME=fix")
+    assert (folder / "fix.patch").read_text() == "--- a/x.c\n+++ b/x.c\n"
+
+
+def test_s50_the_shell_has_the_limits_of_a_build(tree, author):
+    """The words are those of RUN, and the kernel knows them."""
+    limits = re.search('^limits="(.*?)"', (ROOT / "world/container").read_text(), re.M | re.S)[1]
+    words = limits.replace("\\\n", "").split()
+    usual = load_tool("pkggen").RUN.split()
+    assert usual == ["docker", "run", "--rm", "-i", *words, "--name", "$BUILD", "$IMAGE"]
+    recipe_of_hello(tree)
+    status, text = author("shell", "PKG=hello", typed="""
+        grep -E 'CapBnd|NoNewPrivs' /proc/self/status
+        ulimit -f; cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max
+    """)
+    assert status == 0, text
+    assert re.search(r"CapBnd:\s0{15}b\nNoNewPrivs:\s1\n", text), text
+    assert "\n16777216\n" in text and "\n4096\n" in text
 
 
 def test_a_shell_at_a_terminal(tree, author):
@@ -584,12 +796,15 @@ def test_the_author_s_targets_say_what_they_lack(tree, author):
     for arguments, message in (
         (["shell"], "name a package, as in: make shell PKG=zlib"),
         (["shell", "PKG=no"], "no recipe makes the package no"),
-        (["patch", "PKG=../x", "NAME=x"], "PKG=../x is no package name"),
+        (["patch", "PKG=no", "NAME=x"], "no recipe makes the package no"),
+        (["hash"], "name a package, as in: make hash PKG=zlib"),
+        (["why"], "name a package, as in: make why PKG=zlib"),
+        (["new", "NAME=x"], "name the source, as in: make new NAME=less URL=https://..."),
         (["patch", "PKG=plain", "NAME=../x"], "name the patch by letters"),
         (["menuconfig", "PKG=plain"], "recipes/plain has no *.config, or several"),
-        (["shell", "PKG=plain", "RUN=true"], "it needs Docker, and no RUN of one's own"),
+        (["shell", "PKG=plain", "RUN=true"], "it needs Docker, not a RUN of your own"),
     ):
-        status, text = author(*arguments)
+        status, text = author(*arguments, DOCKER_HOST="unix:///nonexistent")
         assert status != 0 and message in text, text
         assert len([line for line in text.splitlines() if "***" not in line]) == 1, text
 
@@ -613,7 +828,7 @@ def test_check_recipe(tree, author):
     tidy_recipe(tree, "bad", ["pwd >out/bad/place", "echo x >out/bad/same"])
     status, text = author("check-recipe", "PKG=bad")
     assert status != 0, text
-    assert "not the same bytes in another folder" in text and "1/place" in text
+    assert "not the same bytes in another directory" in text and "1/place" in text
     assert "1/same" not in text and "the recipe has no check:" in text
     tidy_recipe(tree, "bad", ["true"], check=["echo tested", "false"])
     status, text = author("check-recipe", "PKG=bad")
@@ -625,14 +840,150 @@ def test_check_recipe(tree, author):
     assert status == 0 and "good: twice the same bytes" in text, text
 
 
+# ---- the Makefile --------------------------------------------------------------------------------
+
+def targets():
+    text = (ROOT / "Makefile").read_text()
+    return re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)
+
+
+def test_help_has_80_columns_and_what_there_is():
+    status, text = output_of("make", "help", cwd=ROOT)
+    assert status == 0 and max(map(len, text.splitlines())) <= 80
+    assert [*re.findall(r"^  ([a-z-]+) +- [a-z]", text, re.MULTILINE)] == targets()
+    listed = set(re.findall(r"^  ([A-Z_]+) +[^- ]", text, re.MULTILINE))
+    assert {"PKG", "NAME", "URL", "CONFIG", "SECONDS", "SEED"} <= listed
+    makefile = (ROOT / "Makefile").read_text()
+    assert {*re.findall(r"^([A-Z_]+) \?=", makefile, re.M)} - {"PYTHON", "DESTDIR"} <= listed
+    for name in listed:
+        assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or name in ("ACCEL", "RUN", "APT")
+
+
+@pytest.mark.parametrize("arguments, verb", [
+    (["new", "NAME=less", "URL=deb-src:less"], "new less deb-src:less"),
+    (["hash", "PKG=zlib"], "hash zlib"),
+    (["lint"], "lint"), (["lint", "PKG=zlib"], "lint zlib"),
+    (["fetch"], "fetch recipes"), (["fetch", "PKG=zlib"], "fetch zlib"),
+    (["outdated"], "outdated recipes"), (["outdated", "PKG=zlib"], "outdated zlib"),
+    (["graph", "O=out"], "graph recipes -o out/graph.svg\ngraph   out/graph.svg"),
+    (["why", "PKG=zlib"], "why recipes zlib"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_the_author_s_targets_are_pkggen_s_verbs(arguments, verb):
+    assert output_of("make", "-s", *arguments, "PKGGEN=echo", cwd=ROOT) == (0, verb + "\n")
+
+
+def test_a_package_is_a_target(tree, author):
+    """Of the recipe's name, of a package's; else what is near is said in one line."""
+    variables = {"DOCKER_HOST": "unix:///nonexistent"}
+    (tree.recipes / "group").mkdir(parents=True)
+    tree.recipe("group/hash", ["true"])
+    tree.recipe("group/hello", ["true"], packages={"hello": {}, "hello-dev": {}})
+    for name in ("hello", "hello-dev"):
+        status, text = author(name, **variables)
+        assert status != 0 and "world/engine: DOCKER_HOST" in text, text
+    for name, near in (("wrold", "world"), ("helo", "hello"), ("hlep", "help")):
+        status, text = author(name, **variables)
+        lines = [line for line in text.splitlines() if "***" not in line]
+        assert status != 0 and len(lines) == 1 and f"did you mean {near}?" in lines[0], text
+    assert "name a package" in author("hash", **variables)[1]
+
+
+@pytest.mark.parametrize("setting", ["O=a b", "SOURCES=/a b", "O=b "])
+def test_a_blank_is_refused_by_every_target(setting):
+    for target in [*targets(), "zlib", "nothing"]:
+        status, text = output_of("make", target, setting, cwd=ROOT)
+        assert status == 2 and text.count("\n") == 1 and "a blank is in O=" in text
+
+
+@pytest.mark.parametrize("flag", ["-n", "-q", "-t"])
+def test_make_n_runs_nothing(tree, flag):
+    """The shell that make is given records all that it has to run."""
+    for path in ROOT.iterdir():
+        if path.name not in ("build", ".git"):
+            (tree.folder / path.name).symlink_to(path)
+    shell, record = tree.folder / "shell", tree.folder / "record"
+    shell.write_text(f'#!/bin/sh\necho "$*" >>{record}\nexec /bin/sh "$@"\n')
+    shell.chmod(0o755)
+    before = {path for path in tree.folder.rglob("*")}
+    for target in [*targets(), "zlib", *["zlib-dev"] * (flag != "-t")]:     # it would touch that
+        variables = {**tree.environment(), "O": "out", "ARCH": ARCH}
+        status, text = output_of("make", flag, target, f"SHELL={shell}", "PKG=", "NAME=x",
+                                 env=variables, cwd=tree.folder)
+        assert flag != "-n" or status == 0, text
+    assert {path for path in tree.folder.rglob("*")} - before <= {record, tree.folder / "out"}
+    for line in record.read_text().splitlines():
+        assert re.match("-c (: |make |.*sys.executable)", line), line
+
+
+# ---- world/packages ------------------------------------------------------------------------------
+
+def test_an_unread_recipe_is_said_and_starts_no_engine(tree, author):
+    """Where it is asked for, and where all else is up to date."""
+    folder = tree.recipe("less", ["true"])
+    (folder / "pkgen.yaml").write_text("packages: {less: }\nversion: 1\nscipt: [make]\n")
+    for arguments in (["packages"], ["packages", "PKG=less"]):
+        status, text = author(*arguments, DOCKER_HOST="unix:///nonexistent")
+        assert status != 0 and "DOCKER_HOST" not in text
+        assert "less/pkgen.yaml:3:1: " in text and "did you mean script?" in text, text
+        assert "no recipe makes" not in text
+    tree.recipe("more", ["true"])
+    status, text = author("packages", DOCKER_HOST="unix:///nonexistent")
+    assert "DOCKER_HOST=unix:///nonexistent does not answer" in text, text
+
+
+def test_another_builder_is_seen_before_anything_is_called_up_to_date(tree, author):
+    record = tree.out / ARCH / "mk/builder"
+    tree.recipe("less", ["true"])
+    unreachable = {"DOCKER_HOST": "unix:///nonexistent"}
+    author("packages", **unreachable)
+    assert record.exists()
+    author("packages", BUILDER_BASE="debian:another", **unreachable)
+    assert not record.exists()
+
+
+def test_s51_only_what_builds_made_is_signed(tree, author, tmp_path):
+    """A planted package, and one that was replaced, are named, and nothing is signed."""
+    tree.recipe("good", ["echo good >out/good/file"])
+    variables = {"KEYS": str(tmp_path / "keys")}
+    status, text = author("packages", **variables)
+    assert status == 0, text
+    repository = tree.out / "repo" / ARCH
+    signature, package = repository / "index.json.minisig", repository / f"good-1-0.{ARCH}.lpkg"
+    good = package.read_bytes()
+    for name, data in ((f"evil-1-0.{ARCH}.lpkg", good), (package.name, good + b"x")):
+        signature.unlink(missing_ok=True)
+        (repository / name).write_bytes(data)
+        os.utime(repository / name, (0, 0))
+        if name == package.name:                    # pkggen looks at sizes
+            (repository / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        status, text = author("packages", **variables)
+        assert status != 0 and not signature.exists(), text
+        line = f"world/packages: no build made {repository / name} as it is; remove it, "
+        assert [line + "nothing is signed"] == [
+            line for line in text.splitlines() if line.startswith("world/packages")]
+        (repository / name).unlink() if name != package.name else package.write_bytes(good)
+    assert author("packages", **variables)[0] == 0 and signature.exists()
+
+
+def test_pkggen_is_compiled_once(tmp_path):
+    """Below $O alone, and anew when the script is another."""
+    for name in ("pkggen.py", "world/pkggen"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "tree" / name)
+    command = [sys.executable, "-I", "world/pkggen", "--version"]
+    options = {"env": environment(O="out"), "cwd": tmp_path / "tree"}
+    assert output_of(*command, **options) == (0, "pkggen 0.1\n")
+    (compiled,) = (tmp_path / "tree").rglob("*.pyc")
+    assert compiled.relative_to(tmp_path / "tree").parts[:2] == ("out", "pycache")
+    stamp = compiled.stat().st_mtime_ns
+    assert output_of(*command, **options)[0] == 0 and compiled.stat().st_mtime_ns == stamp
+    script = tmp_path / "tree/pkggen.py"
+    script.write_text(script.read_text().replace('VERSION = "0.1"', 'VERSION = "0.1.1"'))
+    assert output_of(*command, **options) == (0, "pkggen 0.1.1\n")
+    assert output_of(*command[:3], "script", "no", **options)[1].startswith("pkggen: no: ")
+
+
 # ---- the private engine --------------------------------------------------------------------------
-
-def wait_until(condition, limit):
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, f"not within {limit} s"
-        time.sleep(0.1)
-
 
 def daemons(folder):
     """The pids of the dockerds that have their data below FOLDER."""
@@ -711,6 +1062,162 @@ def test_private_engine_ends_on_an_interrupt(tmp_path):
     os.killpg(engine.pid, signal.SIGINT)
     assert engine.wait(60) != 0
     assert daemons(tmp_path) == []
+
+
+def test_private_engine_ends_when_nobody_reads(tmp_path):
+    """As in make world | head; and with its stdout closed."""
+    for end in ("| true", ">&-"):
+        command = f"{ROOT}/world/engine sh -c 'echo said' {end}"
+        text = output_of("sh", "-c", command, env=engine_environment(tmp_path))[1]
+        assert not daemons(tmp_path) and "world/engine: " not in text
+        assert (tmp_path / "engine/dockerd.log").exists()
+        assert not engine_directory(tmp_path).exists()
+        shutil.rmtree(tmp_path / "engine")
+
+
+def engine_directory(out):
+    """Where the private engine of $O has its socket."""
+    name = hashlib.sha256(bytes(out.resolve() / "engine")).hexdigest()[:16]
+    return pathlib.Path("/run") / f"panux-{name}"
+
+
+@contextlib.contextmanager
+def foreign_engine(folder):
+    """FOLDER as another user makes it: a socket that answers, a pid file; gives what was asked of
+    it, and the process that the pid file names."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+        do_HEAD = do_GET
+
+        def address_string(self):
+            return "unix"
+
+        def log_message(self, *arguments):
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_UNIX
+
+        def server_bind(self):
+            self.socket.bind(self.server_address)
+
+    folder.mkdir(exist_ok=True)
+    server = Server(str(folder / "docker.sock"), Handler)
+    victim = subprocess.Popen(["sleep", "300"])
+    (folder / "pid").write_text(f"{victim.pid}\n")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 65534, 65534)
+    try:
+        yield asked, victim
+    finally:
+        server.shutdown()
+        server.server_close()
+        victim.kill()
+        victim.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_s42_an_engine_of_another_user_s_is_not_used(tmp_path):
+    """Not where $O remembers its directory in /tmp, nor where ours is to be."""
+    out, foreign = tmp_path / "out", pathlib.Path(f"/tmp/panux-{os.getpid()}")
+    command = [ROOT / "world/engine", "sh", "-c", "echo $DOCKER_HOST"]
+    variables = engine_environment(out)
+    (out / "engine").mkdir(parents=True)
+    (out / "engine/folder").write_text(f"{foreign}\n")
+    with foreign_engine(foreign) as (asked, victim):
+        status, text = output_of(*command, env=variables)
+        assert status == 0 and f"unix://{engine_directory(out)}/docker.sock" in text, text
+        assert not asked and victim.poll() is None and foreign.exists()
+    with foreign_engine(engine_directory(out)) as (asked, victim):
+        for mode in (0o755, 0o700):
+            engine_directory(out).chmod(mode)
+            status, text = output_of(*command, env=variables)
+            assert status == 1 and text.count("\n") == 1
+            assert "is not a directory of root's with mode 0700; remove it" in text
+            assert not asked and victim.poll() is None
+    with foreign_engine(foreign) as (asked, victim):
+        engine_directory(out).symlink_to(foreign)
+        assert "is not a directory of root's" in output_of(*command, env=variables)[1]
+        engine_directory(out).unlink()
+        assert not asked and victim.poll() is None
+    assert not daemons(out)
+
+
+def test_s42_a_pid_file_that_is_stale_kills_nobody(tmp_path):
+    """Not while an engine is started, nor when none could be."""
+    directory, variables = engine_directory(tmp_path), engine_environment(tmp_path)
+    victim = subprocess.Popen(["sleep", "300"])
+    try:
+        for unwanted in ("", "exec"):           # dockerd needs a directory of this name
+            directory.mkdir(mode=0o700)
+            (directory / "pid").write_text(f"{victim.pid}\n")
+            if unwanted:
+                (directory / unwanted).touch()
+            status, text = output_of(ROOT / "world/engine", "true", env=variables)
+            assert (status == 0) == (not unwanted), text
+            assert victim.poll() is None and not directory.exists()
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_s49_nobody_else_can_hold_the_engine_s_locks(tmp_path):
+    """Neither new nor old ones; who waits says for whom."""
+    (tmp_path / "engine").mkdir()
+    for name in ("lock", "users"):
+        (tmp_path / "engine" / name).touch(0o644)
+    with open(tmp_path / "engine/lock", "r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711: make world\n")
+        lock.flush()
+        engine = subprocess.Popen([ROOT / "world/engine", "true"], stderr=subprocess.PIPE,
+                                  env=engine_environment(tmp_path), text=True)
+        assert engine.stderr.readline() == "engine  waiting for process 4711: make world\n"
+    engine.communicate(timeout=60)
+    assert engine.returncode == 0
+    for name in ("lock", "users"):
+        assert (tmp_path / "engine" / name).stat().st_mode & 0o777 == 0o600
+
+
+DOCKER_STUB = r"""#!/bin/sh
+echo "$*" >>"$STUB/calls"
+case $1 in
+pull) [ "$3" = debian:here ] ;;
+image) [ "$2" != inspect ] || grep -q "^commit .* $3$" "$STUB/calls" ;;
+run) case $* in *dpkg-query*) echo make 4.3 amd64 ;; *) cat >"$STUB/setup" ;; esac ;;
+esac
+"""
+
+
+def test_the_builder_from_a_registry(tmp_path):
+    """Pulled, set up with the host's network, committed; a second time there is nothing to do."""
+    (tmp_path / "docker").write_text(DOCKER_STUB)
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "build/engine").mkdir(parents=True)
+    variables = environment(PATH=f"{tmp_path}:{os.environ['PATH']}", STUB=tmp_path, ARCH=ARCH,
+                            O=tmp_path / "build", BUILDER_BASE="debian:here", APT="no")
+    status, text = output_of(ROOT / "world/builder", env=variables)
+    assert status == 0 and "builder debian:here, with what a build needs installed" in text, text
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[1] == "pull -q debian:here"
+    name = "panux-builder-[0-9]+"
+    assert re.match(f"run -i --network host --name {name} debian:here sh -e -s", calls[2])
+    image = re.fullmatch(f"commit {name} (panux-builder-{ARCH}:.*)", calls[3])[1]
+    setup = (tmp_path / "setup").read_text()
+    assert "apt-get install -q -y --no-install-recommends make " in setup and " meson " in setup
+    assert f">/usr/bin/{ARCH}-linux-musl-gcc" in setup
+    record = tmp_path / "build" / ARCH / "mk/builder"
+    assert record.read_text() == f"{image}\nmake 4.3 amd64\n"
+    (tmp_path / "calls").write_text(f"commit it {image}\n")
+    assert output_of(ROOT / "world/builder", env=variables) == (0, "")
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2
 
 
 def test_setup_names_the_command_for_what_it_may_not_install(tmp_path):
@@ -814,12 +1321,6 @@ class Console:
         status, text = self.run(command)
         assert status == 0, f"{command}: {status}\n{text}"
         return text
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
