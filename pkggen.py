@@ -97,9 +97,9 @@ MACHINES = {"armv7l": "armv7", "i386": "x86", "i586": "x86", "i686": "x86"}
 
 # Build dependencies that are the builder's own programs and no packages of ours.
 BUILDER_TOOLS = frozenset(
-    "autoconf automake autopoint bash bc binutils bison bzip2 cmake coreutils cpio diffutils file "
-    "findutils flex gawk gcc gettext gperf grep gzip libtool lzip m4 make meson ninja patch perl "
-    "pkg-config pkgconf pkgconfig python3 rsync sed sh tar texinfo unzip xz zstd".split()
+    "autoconf automake autopoint bash bc binutils bison bzip2 cmake coreutils cpio diffutils ed "
+    "file findutils flex gawk gcc gettext gperf grep gzip libtool lzip m4 make meson ninja patch "
+    "perl pkg-config pkgconf pkgconfig python3 rsync sed sh tar texinfo unzip xz zstd".split()
 )
 # ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them ----
 
