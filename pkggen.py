@@ -4042,8 +4042,10 @@ def what_is_missing(name: str, archive: Archive, known: Dict[str, str]) -> Itera
             yield (f"Debian builds it with {one}, of which there is no recipe; "
                    f"`pkggen.py new {one} deb-src:{one}` writes one")
     sources = archive.find(SOURCE_FILE)
-    if sum(not path.endswith((".c", ".h")) for path in sources) > len(sources) / 2:
-        yield "most of it is C++, which the builder can't compile for musl"
+    asks = r"(?m)^\s*AC_PROG_CXX|(?i:project)\s*\([^)]*\bCXX\b|^project\([^)]*'cpp'"
+    if sum(not path.endswith((".c", ".h")) for path in sources) > len(sources) / 2 or any(
+            re.search(asks, text) for text in archive.find(BUILD_FILE).values()):
+        yield "it asks for C++, which the builder can't compile for musl"
 
 
 # ---- the recipe ----------------------------------------------------------------------------------

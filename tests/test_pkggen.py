@@ -3931,7 +3931,11 @@ def test_new_reads_a_makefile_s_variables(world, upstream, makefile, build, inst
         ({"CMakeLists.txt": "", "x.cpp": ""},
          '{{cmake "hello"}}\n$(MAKE) -C hello-build\n'
          "$(MAKE) -C hello-build DESTDIR=$(CURDIR)/out/hello install\n",
-         "most of it is C++, which the builder can't compile for musl"),
+         "it asks for C++, which the builder can't compile for musl"),
+        ({"CMakeLists.txt": "project(hello\n  LANGUAGES C CXX)", "x.c": ""},
+         '{{cmake "hello"}}\n$(MAKE) -C hello-build\n'
+         "$(MAKE) -C hello-build DESTDIR=$(CURDIR)/out/hello install\n",
+         "it asks for C++, which the builder can't compile for musl"),
         ({"configure.ac": "", "src/Makefile": ""},
          '(cd hello && autoreconf -fi)\n{{configure "hello"}}\n$(MAKE) -C hello\n'
          "$(MAKE) -C hello DESTDIR=$(CURDIR)/out/hello install\n",
