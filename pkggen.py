@@ -3828,26 +3828,32 @@ def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
 
 def make_script(name: str, archive: Archive, folder: str) -> str:
     """How the Makefiles at and below FOLDER build and install, by the variables that they have."""
-    texts = [text for path, text in archive.find(BUILD_FILE).items()
-             if path.startswith(folder) and "akefile" in path]
-    text = "\n".join(texts)
-    values = dict(re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*[:?]*=[ \t]*(.*?)[ \t]*$", text)[::-1])
+    text = "\n".join(text for path, text in archive.find(BUILD_FILE).items()
+                     if path.startswith(folder) and "akefile" in path)
     command = "$(MAKE) -C PLACE" + " CC=$(CC)" * bool(re.search(r"(?m)^\s*CC\s*:*=", text))
     if not re.search(r"(?m)^[\w ./-]*\binstall\b[\w ./-]*::?(?!=)", text):
         return command + "\n" + install_by_hand(name, archive, text)
-    has_destdir = "DESTDIR" in text and not values.get("DESTDIR")
-    root = "" if has_destdir else "$(CURDIR)/out/NAME"
-    prefixes = [word for word in ("PREFIX", "prefix", "INSTALL_TOP") if word in values]
-    settings = [f"{word}={root}/usr" for word in prefixes or ("PREFIX", "prefix")]
-    for word, value in sorted(values.items()):
+    # Where its first definition says otherwise, DESTDIR is not what others mean by it.
+    values = dict(re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*[:?]*=[ \t]*(.*?)[ \t]*$", text)[::-1])
+    if "DESTDIR" in text and not values.get("DESTDIR"):
+        build = command + make_settings(values, "/usr")
+        install = f"{build} DESTDIR=$(CURDIR)/out/NAME install"
+    else:
+        build = command
+        install = f"{command}{make_settings(values, '$(CURDIR)/out/NAME/usr')} install"
+    if re.search(r"(?m)^\t.*\$[({](PREFIX|prefix)[)}]/man\b", text):
+        install += "\nmkdir -p out/NAME/usr/share && mv out/NAME/usr/man out/NAME/usr/share/man"
+    return f"{build}\n{install}"
+
+
+def make_settings(values: Dict[str, str], prefix: str) -> str:
+    """The arguments for make that have a Makefile with the variables VALUES install into PREFIX."""
+    names = [name for name in ("PREFIX", "prefix", "INSTALL_TOP") if name in values]
+    settings = [f"{name}={prefix}" for name in names or ("PREFIX", "prefix")]
+    for name, value in sorted(values.items()):
         match = re.fullmatch(r"\$[({]\w+[)}]/man(/man1)?", value)
-        settings += [f"{word}={root}/usr/share/man{match[1] or ''}"] if match else []
-    install = " ".join([command, *settings, *["DESTDIR=$(CURDIR)/out/NAME"] * has_destdir])
-    build = " ".join([command, *(settings if has_destdir else ())])
-    moves_manual = re.search(r"(?m)^\t.*\$[({](PREFIX|prefix)[)}]/man\b", text)
-    return f"{build}\n{install} install" + (
-        "\nmkdir -p out/NAME/usr/share && mv out/NAME/usr/man out/NAME/usr/share/man"
-        if moves_manual else "")
+        settings += [f"{name}={prefix}/share/man{match[1] or ''}"] if match else []
+    return "".join(f" {setting}" for setting in settings)
 
 
 def install_by_hand(name: str, archive: Archive, makefile: str) -> str:
