@@ -97,9 +97,9 @@ MACHINES = {"armv7l": "armv7", "i386": "x86", "i586": "x86", "i686": "x86"}
 
 # Build dependencies that are the builder's own programs and no packages of ours.
 BUILDER_TOOLS = frozenset(
-    "autoconf automake autopoint bash bc binutils bison bzip2 cmake coreutils cpio diffutils file "
-    "findutils flex gawk gcc gettext gperf grep gzip libtool lzip m4 make meson ninja patch perl "
-    "pkg-config pkgconf pkgconfig python3 rsync sed sh tar texinfo unzip xz zstd".split()
+    "autoconf automake autopoint bash bc binutils bison bzip2 cmake coreutils cpio diffutils ed "
+    "file findutils flex gawk gcc gettext gperf grep gzip libtool lzip m4 make meson ninja patch "
+    "perl pkg-config pkgconf pkgconfig python3 rsync sed sh tar texinfo unzip xz zstd".split()
 )
 # ---- shared block: the same bytes in pkggen.py and lpkg.py; tests/test_house.py compares them ----
 
@@ -3595,8 +3595,10 @@ ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
 BUILD_FILE = re.compile(
     r"(?:[^/]+/){0,2}(configure(\.ac|\.in)?|(GNUm|m|M)akefile(\.am|\.in|\.inc)?|meson\.build|"
     r"CMakeLists\.txt|[^/]+\.pc(\.in)?)")
-LICENSE_FILE = re.compile(r"(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*")
+LICENSE_FILE = re.compile(r"(?i)(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*")
 README = re.compile(r"README[^/]*")
+# Other programs' sources, with licences of their own.
+BUNDLED = re.compile(r"(lib[a-z]+|third[_-]?party|vendor|external|deps|pkgs|compat|win\w*)/")
 MANUAL = re.compile(r"(?:[^/]+/){0,2}[^/]+\.([1-8](\.in|\.prebuilt)?|nro|texi|texinfo)")
 SOURCE_FILE = re.compile(r"(?:[^/]+/){0,3}[^/]+\.(c|h|cc|cpp|cxx)")
 TEST_FILE = re.compile(r"(.*/)?(tests?([-_]\w+)?|testsuite|t|contrib|examples?|po|gnulib-tests)/")
@@ -3611,23 +3613,23 @@ BUILD_KINDS: Dict[str, Tuple[str, str, str]] = {
                   '{{configure "PLACE"OPTIONS}}\n' + CONFIGURED),
     "own": ("configure", "a configure of its own",
             "(cd PLACE && ./configure --prefix=/usrOPTIONS)\n" + CONFIGURED),
-    "meson": ("meson.build", "meson", """\
+    "meson": (r"meson\.build", "meson", """\
 {{meson "PLACE"}}
 ninja -C PLACE-build
 DESTDIR=$(CURDIR)/out/NAME ninja -C PLACE-build install"""),
-    "autoreconf": ("configure.ac", "autoconf, and it has no configure yet",
+    "autoreconf": (r"configure\.(ac|in)", "autoconf, and it has no configure yet",
                    '(cd PLACE && autoreconf -fi)\n{{configure "PLACE"OPTIONS}}\n' + CONFIGURED),
-    "cmake": ("CMakeLists.txt", "CMake", """\
+    "cmake": (r"CMakeLists\.txt", "CMake", """\
 {{cmake "PLACE"}}
 $(MAKE) -C PLACE-build
 $(MAKE) -C PLACE-build DESTDIR=$(CURDIR)/out/NAME install"""),
-    "make": ("Makefile", "a Makefile", ""),
+    "make": (r"(GNUm|m|M)akefile", "a Makefile", ""),
 }
 # Options of configure that are given where it has them: shared libraries, UTF-8, .pc files, and
 # nothing in C++ or for another ABI, which the builder can't compile for musl.
 OPTIONS = ("--with-shared", "--without-debug", "--without-cxx", "--without-cxx-binding",
            "--enable-widec", "--enable-pc-files", "--with-pkg-config-libdir=/usr/lib/pkgconfig",
-           "--enable-mpers=check")
+           "--enable-mpers=no")
 
 # Words that only one licence has, blanks as one, to its SPDX name; GNU's lack -only or -or-later.
 GNU = ("GENERAL PUBLIC LICENSE(?: as published by the Free Software Foundation[;,](?: either)?)?,? "
@@ -3661,18 +3663,20 @@ LICENSES = (
      "LicenseRef-public-domain"),
 )
 CHOICE = r"(?i)either (?:of )?the |dual[- ]licen[sc]ed|at your option, one of"
-GNU_VERSION = r"(?i)General Public License.{,120}\bversion \d|GPL ?v?[23]"
-GNU_LATER = r"(?i)any later version|or later|GPL ?v?[\d.]+\+"
+GNU_VERSION = r"(?i)General Public License.{,120}\bversion \d|GPL[ -]?v?[23]"
+GNU_LATER = r"(?i)any later version|or[ -]later|GPL ?v?[\d.]+\+"
 
-# How build files ask for libraries: by what pkg-config calls them, and by the linker's name.
-PKG_CONFIG_ASKS = (r"PKG_(?:CHECK_MODULES(?:_STATIC)?|CHECK_EXISTS)\(\s*(?:\[?\w+\]?\s*,\s*)?\[?"
-                   r"([^\]),]+)", r"\bdependency\(\s*'([^']+)'",
-                   r"pkg_(?:check|search)_modules?\(\s*\w+\s+([^)]+)\)",
-                   r"pkg-config\s+(?:--(?:cflags|libs|exists)\s+)+([a-z][\w.+-]*)")
-LINKER_ASKS = (r"CHECK_LIB\(\s*\[?([\w.+-]+)", r"SEARCH_LIBS\(\s*\[?\w+\]?\s*,\s*\[?([\w.+ -]+)",
-               r"checking for \w+ in -l([\w.+-]+)", r"find_package\(\s*(\w+)",
-               r"find_library\(\s*'([^']+)'", r"(?<![\w-])-l([a-z][\w+-]*)")
-NO_LIBRARY = frozenset("required quiet imported_target optional threads python python3".split())
+# How build files name the libraries that they ask for, and what else they may be linked with.
+NAMED_LIBRARY = (
+    r"PKG_(?:CHECK_MODULES(?:_STATIC)?|CHECK_EXISTS)\(\s*(?:\[?\w+\]?\s*,\s*)?\[?([^\]),]+)",
+    r"\bdependency\(\s*'([^']+)'", r"pkg_(?:check|search)_modules?\(\s*\w+\s+([^)]+)\)",
+    r"pkg-config\s+(?:--(?:cflags|libs|exists)\s+)+([a-z][\w.+-]*)",
+    r"CHECK_LIB\(\s*\[?([\w.+-]+)", r"find_package\(\s*(\w+)")
+LINKED_LIBRARY = (
+    r"SEARCH_LIBS\(\s*\[?\w+\]?\s*,\s*\[?([\w.+ -]+)", r"checking for \w+ in -l([\w.+-]+)",
+    r"find_library\(\s*'([^']+)'", r"(?<![\w-])-l([a-z][\w+-]*)")
+NO_LIBRARY = frozenset("required quiet imported_target optional threads python python3 c m dl rt "
+                       "pthread util crypt resolv socket nsl intl iconv".split())
 
 NEW_RECIPE = """\
 packages:
@@ -3692,11 +3696,13 @@ sha256:
 
 class Archive(NamedTuple):
     """What `new` knows of a source: the paths in it below its one top directory, the texts of
-    some, and what Debian says of it where that is asked."""
+    some; and of apt's index the fields of the source package, and the source packages of the
+    libraries that Debian builds it with."""
 
     files: List[str]
     texts: Dict[str, str]
     debian: Dict[str, str]
+    libraries: List[str]
 
     def find(self, form: Any) -> Dict[str, str]:
         """The texts of the files whose path has the FORM, those least deep first."""
@@ -3742,7 +3748,7 @@ def look_into(path: str, name: str) -> Archive:
     prefix = min(tops) + "/" if len(tops) == 1 and tops.isdisjoint(texts) else ""
     texts = {path[len(prefix):]: text for path, text in texts.items()}
     known = {path: text for path, text in texts.items() if text is not None}
-    return Archive(list(texts), known, {})
+    return Archive(list(texts), known, {}, [])
 
 
 def read_members(tar: Any, name: str) -> Iterator[Tuple[str, Optional[str]]]:
@@ -3758,11 +3764,12 @@ def read_members(tar: Any, name: str) -> Iterator[Tuple[str, Optional[str]]]:
                        "write the recipe by hand")
         path = os.path.normpath(member.name)
         below = path.partition("/")[2]
-        is_source = bool(SOURCE_FILE.fullmatch(path)) and sources < SOURCES_LIMIT
-        sources += is_source
+        ways = {path, below} if "/" in path else {path}
+        is_source = sources < SOURCES_LIMIT and bool(SOURCE_FILE.fullmatch(path))
         text = None
         if member.isfile() and not TEST_FILE.match(below) and (is_source or any(
-                form.fullmatch(one) for form in forms for one in (path, below))):
+                form.fullmatch(way) for form in forms for way in ways)):
+            sources += is_source
             tar.fileobj.seek(member.offset_data)
             limit = SOURCE_LIMIT if is_source else TEXT_LIMIT
             text = tar.fileobj.read(max(min(member.size - 1, limit), 0)).decode(errors="replace")
@@ -3797,11 +3804,9 @@ def versioned_url(url: str, version: str) -> str:
 
 def build_kind(archive: Archive) -> Tuple[str, str]:
     """(key of BUILD_KINDS, directory of the file that tells) for the archive; empty for none."""
-    for depth in (0, 1):
+    for place in ("", "(unix|src|source)/", r"(?!win|mac|dos|vms)[\w.+-]+/"):
         for kind, (file, _, _) in BUILD_KINDS.items():
-            form = re.compile(f"(?:[^/]+/){{{depth}}}(?:GNUm|m|M)akefile" if file == "Makefile" else
-                              f"(?:[^/]+/){{{depth}}}{re.escape(file)}")
-            for path, text in archive.find(form).items():
+            for path, text in archive.find(re.compile(place + file)).items():
                 if kind != "configure" or "--localstatedir=DIR" in text:
                     return kind, os.path.dirname(path)
     return "", ""
@@ -3813,7 +3818,8 @@ def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
     if kind == "make":
         script = make_script(name, archive, folder)
     text = archive.texts.get(os.path.join(folder, "configure"), "")
-    options = [option for option in OPTIONS if f"  {option.partition('=')[0]}" in text]
+    options = [option for option in OPTIONS if re.search(
+        f"  {option.partition('=')[0].replace('without', 'with(out)?')}[ =]", text)]
     form = ' "{}"' if kind == "configure" else " {}"
     for word, value in (("PLACE", place), ("NAME", name)):
         script = re.sub(rf"\b{word}\b", lambda match: value, script)
@@ -3822,23 +3828,32 @@ def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
 
 def make_script(name: str, archive: Archive, folder: str) -> str:
     """How the Makefiles at and below FOLDER build and install, by the variables that they have."""
-    texts = [text for path, text in archive.find(BUILD_FILE).items()
-             if path.startswith(folder) and "akefile" in path]
-    text = "\n".join(texts)
-    values = dict(re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*[:?]*=[ \t]*(.*?)[ \t]*$", text)[::-1])
+    text = "\n".join(text for path, text in archive.find(BUILD_FILE).items()
+                     if path.startswith(folder) and "akefile" in path)
     command = "$(MAKE) -C PLACE" + " CC=$(CC)" * bool(re.search(r"(?m)^\s*CC\s*:*=", text))
     if not re.search(r"(?m)^[\w ./-]*\binstall\b[\w ./-]*::?(?!=)", text):
         return command + "\n" + install_by_hand(name, archive, text)
-    has_destdir = "DESTDIR" in text and not values.get("DESTDIR")
-    root = "" if has_destdir else "$(CURDIR)/out/NAME"
-    prefixes = [word for word in ("PREFIX", "prefix", "INSTALL_TOP") if word in values]
-    settings = [f"{word}={root}/usr" for word in prefixes or ("PREFIX", "prefix")]
-    for word, value in sorted(values.items()):
+    # Where its first definition says otherwise, DESTDIR is not what others mean by it.
+    values = dict(re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*[:?]*=[ \t]*(.*?)[ \t]*$", text)[::-1])
+    if "DESTDIR" in text and not values.get("DESTDIR"):
+        build = command + make_settings(values, "/usr")
+        install = f"{build} DESTDIR=$(CURDIR)/out/NAME install"
+    else:
+        build = command
+        install = f"{command}{make_settings(values, '$(CURDIR)/out/NAME/usr')} install"
+    if re.search(r"(?m)^\t.*\$[({](PREFIX|prefix)[)}]/man\b", text):
+        install += "\nmkdir -p out/NAME/usr/share && mv out/NAME/usr/man out/NAME/usr/share/man"
+    return f"{build}\n{install}"
+
+
+def make_settings(values: Dict[str, str], prefix: str) -> str:
+    """The arguments for make that have a Makefile with the variables VALUES install into PREFIX."""
+    names = [name for name in ("PREFIX", "prefix", "INSTALL_TOP") if name in values]
+    settings = [f"{name}={prefix}" for name in names or ("PREFIX", "prefix")]
+    for name, value in sorted(values.items()):
         match = re.fullmatch(r"\$[({]\w+[)}]/man(/man1)?", value)
-        settings += [f"{word}={root}/usr/share/man{match[1] or ''}"] if match else []
-    install = " ".join([command, *settings, *["DESTDIR=$(CURDIR)/out/NAME"] * has_destdir])
-    build = " ".join([command, *(settings if has_destdir else ())])
-    return f"{build}\n{install} install"
+        settings += [f"{name}={prefix}/share/man{match[1] or ''}"] if match else []
+    return "".join(f" {setting}" for setting in settings)
 
 
 def install_by_hand(name: str, archive: Archive, makefile: str) -> str:
@@ -3851,13 +3866,14 @@ def install_by_hand(name: str, archive: Archive, makefile: str) -> str:
     return "\n".join(lines)
 
 
-def is_library(name: str, archive: Archive) -> bool:
+def is_library(archive: Archive) -> bool:
     """Whether the source installs headers, as its build files tell."""
     asks = (r"(?m)\b((pkg)?include_HEADERS|lib_LTLIBRARIES) *\+?=|install_headers\(|PUBLIC_HEADER|"
-            r"DESTDIR.*(includedir|INCLUDE_?DIR|INSTALL_INC)\b|\$[({]INSTALL_INC")
-    texts = archive.find(BUILD_FILE)
-    return name.startswith("lib") or any(re.search(r"\.pc(\.in)?$", path) or re.search(asks, text)
-                                         for path, text in texts.items())
+            r"DESTDIR.*(includedir|INCLUDE_?DIR|INSTALL_INC)\b|CMAKE_INSTALL_INC|"
+            r"\$[({](INSTALL_INC|(PREFIX|prefix)[)}]/include)")
+    texts = archive.find(BUILD_FILE).items()
+    return any(path.endswith((".pc", ".pc.in")) or re.search(asks, text)
+               for path, text in texts if not os.path.basename(path).startswith("configure"))
 
 
 # ---- what it is ----------------------------------------------------------------------------------
@@ -3897,25 +3913,27 @@ def url_of(name: str, archive: Archive) -> str:
 
 def license_of(archive: Archive) -> str:
     """The SPDX expression; empty where nothing tells."""
-    sources = [text[:4000] for text in archive.find(SOURCE_FILE).values()]
-    tags = [match[1].strip() for match in re.finditer(
-        r"SPDX-License-Identifier:\s*([^*\n]+)", "\n".join(sources))]
-    if len(tags) > len(sources) / 4:
-        return max(set(tags), key=lambda tag: (tags.count(tag), tag))
-    files = archive.find(LICENSE_FILE)
-    names = [license_name(text) for path, text in files.items() if "/" not in path]
-    names = list(filter(None, names)) or [license_name(text) for text in files.values()]
-    prose = [*archive.find(README).values(), *sources]
-    if not any(names):
-        names = [license_name(text) for text in archive.find(SOURCE_FILE).values()]
-        names = [license_name(text) for text in prose] if not any(names) else names
-    heads = "\n".join(prose)
-    found = list(dict.fromkeys(filter(None, names)))
-    if len(found) > 1 and not re.search("(?i)Lesser General|Library General|LGPL", heads):
-        found = [text for text in found if not text.startswith("LGPL")]
+    files, sources = [
+        {path: text for path, text in archive.find(form).items() if not BUNDLED.match(path)}
+        for form in (LICENSE_FILE, SOURCE_FILE)]
+    heads = [text[:4000] for text in sources.values()]
+    readmes = archive.find(README).values()
+    tops = [text for path, text in files.items() if "/" not in path]
+    tags = re.findall(r"SPDX-License-Identifier:\s*([^*\n]*\w)", "\n".join(heads))
+    names: List[str] = []
+    for texts in (tops, files.values(), readmes, sources.values()):
+        names = names or list(dict.fromkeys(filter(None, map(license_name, texts))))
+    if len(names) > 1 and not any(map(license_name, [*files.values(), *readmes])):
+        return ""       # of one source or another
+    if len(tags) > len(heads) / 2 and len(names) < 2:
+        return max(sorted(set(tags)), key=tags.count)
+    prose = [*readmes, *heads]
+    if len(names) > 1 and not any(re.search("(?i)(Lesser|Library) General|LGPL", text)
+                                  for text in prose):
+        names = [name for name in names if not name.startswith("LGPL")]    # gnulib's, most likely
     is_choice = any(re.search(CHOICE, text) for text in prose)
     return (" OR " if is_choice else " AND ").join(
-        text + gnu_suffix(prose) if "GPL" in text else text for text in found)
+        name + gnu_suffix(prose) if "GPL" in name else name for name in names)
 
 
 def license_name(text: str) -> str:
@@ -3935,37 +3953,40 @@ def gnu_suffix(texts: List[str]) -> str:
     return "-or-later" if later * 2 > len(heads) else "-only"
 
 
-def debian_facts(url: str) -> Dict[str, str]:
-    """What apt's index says of the source package that URL names, its Description among it, and
-    as Libraries the source packages of the libraries that Debian builds it with."""
+def ask_debian(url: str, archive: Archive) -> Archive:
+    """The archive with what apt's index says of the source package that URL names."""
     match = DEB_SRC.fullmatch(url)
+    package = match["package"].partition("=")[0]
     try:
         options = apt_options(archive_sets(match["suite"])[0])
-        package = match["package"].partition("=")[0]
         facts = index_entries(run_apt("apt-cache", *options, "showsrc", package))[0]
-        needs = re.findall(r"([a-z0-9][a-z0-9+.-]*-dev)\b(?! *(?:\([^)]*\))? *<)",
-                           facts.get("Build-Depends", ""))
-        wanted = [need for need in needs if not re.match("lib(c6|gcc|stdc)|linux-|dpkg", need)]
-        facts["Libraries"] = ""
-        for entry in (index_entries(run_apt("apt-cache", *options, "showsrc", *wanted))
-                      if wanted else ()):
-            facts["Libraries"] += f" {entry['Package']}"
+        libraries = debian_libraries(options, facts.get("Build-Depends", ""))
     except (Unreachable, IndexError):
-        return {}
-    no_program = re.compile("lib[0-9nx]+[0-9]|-common|udeb| (libdevel|debug|doc|oldlibs) ")
-    binaries = [line.split()[0] for line in facts.get("Package-List", "").split("\n")
-                if line.strip() and not no_program.search(line)]
+        return archive
+    no_program = re.compile("lib[0-9nx]+[0-9]|-common|udeb| (libdevel|debug|doc|oldlibs) |^$")
+    lines = facts.get("Package-List", "").split("\n")
+    binaries = [line.split()[0] for line in lines if not no_program.search(line)]
     binary = package if package in binaries else next(iter(binaries), package)
     with contextlib.suppress(Unreachable, IndexError):  # where this machine's apt knows it
         shown = index_entries(run_apt("apt-cache", "show", "--no-all-versions", binary))[0]
-        facts["Description"] = shown.get("Description") or shown.get("Description-en", "")
-    return facts
+        text = shown.get("Description") or shown.get("Description-en", "")
+        # After a dash Debian says which of the source's packages it is.
+        facts["Description"] = re.sub(r" --? .*| \(.*\)$", "", text)
+    return archive._replace(debian=facts, libraries=libraries)
+
+
+def debian_libraries(options: List[str], depends: str) -> List[str]:
+    """The source packages of the libraries in DEPENDS, but for libc's and those of tests."""
+    needs = re.findall(r"([a-z0-9][a-z0-9+.-]*-dev)\b(?! *(?:\([^)]*\))? *<)", depends)
+    needs = [need for need in needs if not re.match("lib(c6|gcc|stdc)|linux-|dpkg", need)]
+    text = run_apt("apt-cache", *options, "showsrc", *needs) if needs else ""
+    return list(dict.fromkeys(entry["Package"] for entry in index_entries(text)))
 
 
 def index_entries(text: str) -> List[Dict[str, str]]:
-    """The entries of apt's index, each its fields; but for lists, the first line of a field."""
+    """The entries of apt's index, each its fields; of a description the first line."""
     return [
-        {key: value.strip().partition("\n")[0] if key.startswith("Descr") else value.strip("\n")
+        {key: value.partition("\n")[0] if key.startswith("Description") else value
          for key, value in re.findall(r"(?m)^([A-Z][\w-]*): ?(.*(?:\n .*)*)", entry)}
         for entry in text.strip().split("\n\n") if entry.strip()]
 
@@ -4006,9 +4027,8 @@ def asked_libraries(archive: Archive, forms: Tuple[str, ...]) -> List[str]:
 
 def wanted_packages(archive: Archive, known: Dict[str, str]) -> List[str]:
     """The packages of the tree that it is built with."""
-    libraries = archive.debian.get("Libraries", "")
-    asked = [*asked_libraries(archive, PKG_CONFIG_ASKS + LINKER_ASKS),
-             *re.findall(r"(?:\blib)?(\S+)", libraries), *libraries.split()]
+    asked = [*asked_libraries(archive, NAMED_LIBRARY + LINKED_LIBRARY), *archive.libraries,
+             *(re.sub("^lib", "", name) for name in archive.libraries)]
     needs = {known[name] for name in asked if name in known}
     kernel = r"(?m)^#\s*include\s*<(?:(?:linux|asm|mtd|scsi)/|sys/(?:kd|vt|soundcard)\.h)"
     if "linux-headers" in known and any(
@@ -4019,17 +4039,19 @@ def wanted_packages(archive: Archive, known: Dict[str, str]) -> List[str]:
 
 def what_is_missing(name: str, archive: Archive, known: Dict[str, str]) -> Iterator[str]:
     """What `new` could not do, or the tree lacks, a line each."""
-    asked = asked_libraries(archive, PKG_CONFIG_ASKS + LINKER_ASKS[:1] + LINKER_ASKS[3:4])
+    asked = asked_libraries(archive, NAMED_LIBRARY)
     unknown = [one for one in asked if one not in known]
     if unknown and not archive.debian:
         yield f"it asks for {', '.join(unknown)}, which no recipe of the tree makes"
-    for one in dict.fromkeys(archive.debian.get("Libraries", "").split()):
-        if one not in known and one.replace("lib", "", 1) not in known and one != name:
+    for one in archive.libraries:
+        if one != name and known.keys().isdisjoint({one, re.sub("^lib", "", one)}):
             yield (f"Debian builds it with {one}, of which there is no recipe; "
                    f"`pkggen.py new {one} deb-src:{one}` writes one")
     sources = archive.find(SOURCE_FILE)
-    if sum(not path.endswith((".c", ".h")) for path in sources) > len(sources) / 2:
-        yield "most of it is C++, which the builder can't compile for musl"
+    asks = r"(?m)^\s*AC_PROG_CXX|(?i:project)\s*\([^)]*\bCXX\b|^project\([^)]*'cpp'"
+    if sum(not path.endswith((".c", ".h")) for path in sources) > len(sources) / 2 or any(
+            re.search(asks, text) for text in archive.find(BUILD_FILE).values()):
+        yield "it asks for C++, which the builder can't compile for musl"
 
 
 # ---- the recipe ----------------------------------------------------------------------------------
@@ -4042,7 +4064,7 @@ def new_recipe(name: str, url: str, digest: str, archive: Archive, needs: List[s
     kind, folder = build_kind(archive)
     lines = [f'{{{{unpack "{name}"}}}}', *build_script(name, archive, kind, folder).split("\n")]
     packages = ""
-    if is_library(name, archive):
+    if is_library(archive):
         packages += (f"\n  {name}-dev:\n    dependencies: [{name}]\n"
                      f"    summary: headers and static libraries of {name}")
         lines.append(f'{{{{dev "{name}"}}}}')
@@ -4062,7 +4084,7 @@ def new_recipe(name: str, url: str, digest: str, archive: Archive, needs: List[s
 def plain_text(text: str) -> str:
     """TEXT, which an archive's author wrote, as a value in YAML; at most one line of it."""
     text = " ".join(text.split())[:200]
-    is_plain = re.fullmatch(r"[A-Za-z](?:[\w ,./()'+*&;-]|:(?=\S))*", text)
+    is_plain = re.fullmatch(r"[A-Za-z](?:[\w ,./()'+*&;~=?%@-]|:(?=\S))*", text)
     return text if is_plain or not text else json.dumps(text, ensure_ascii=True)
 
 
@@ -4258,15 +4280,16 @@ def cmd_new(options: argparse.Namespace) -> None:
     digest = None if url.startswith(LOCAL) else fetched_hash(file, url)
     if digest is None:
         raise Fail(f"{url}: there is nothing to be had; give a URL that can be fetched")
-    debian = debian_facts(url) if url.startswith("deb-src:") else {}
     with bounded(file):
-        archive = look_into(os.path.join(SOURCES, digest), file)._replace(debian=debian)
+        archive = look_into(os.path.join(SOURCES, digest), file)
         kind, _ = build_kind(archive)
-        if not kind:
-            files = dict.fromkeys(file for file, _, _ in BUILD_KINDS.values())
-            raise Fail(f"{file}: it has none of {', '.join(files)}; write the recipe by hand")
-        known = tree_libraries(options)
-        own = (name, f"{name}-dev")
+    if not kind:
+        raise Fail(f"{file}: it has no configure, meson.build, configure.ac, CMakeLists.txt or "
+                   "Makefile; write the recipe by hand")
+    known = tree_libraries(options)
+    archive = ask_debian(url, archive) if url.startswith("deb-src:") else archive
+    own = (name, f"{name}-dev")
+    with bounded(file):
         needs = [need for need in wanted_packages(archive, known) if need not in own]
         text = new_recipe(name, url, digest, archive, needs)
         missing = list(what_is_missing(name, archive, known))

@@ -400,15 +400,14 @@ def new_and_build(tree, *names):
             assert status == 0, text
 
 
-def run_installed(tree, *commands):
-    """What each of COMMANDS prints in a root into which lpkg installed its package."""
+def run_installed(tree, packages, *commands):
+    """What each of COMMANDS prints in a root into which lpkg installed PACKAGES."""
     repository, key = tree.out / "repo" / ARCH, tree.folder / "key"
     run_tool("lpkg", "keygen", key)
     run_tool("lpkg", "index", repository, "--secret", f"{key}.key")
     root = tree.folder / "R"
-    names = [command.split()[0] for command in commands]
     run_tool("lpkg", "--root", root, "--repo", tree.out / "repo", "--key", f"{key}.pub", "--yes",
-             "install", *names)
+             "install", *packages)
     return [output_of("chroot", root, *command.split(), stdin=subprocess.DEVNULL)
             for command in commands]
 
@@ -416,7 +415,7 @@ def run_installed(tree, *commands):
 def test_a_recipe_that_new_wrote_builds(tree):
     """tree's Makefile has no DESTDIR, but a variable of that name."""
     new_and_build(tree, "tree")
-    (status, text), = run_installed(tree, "tree --version")
+    (status, text), = run_installed(tree, ["tree"], "tree --version")
     assert status == 0 and text.startswith("tree v"), text
     files = {path.name.partition("-2")[0]: tarfile.open(path).getnames()
              for path in (tree.out / "repo" / ARCH).glob("tree*.lpkg")}
@@ -429,8 +428,8 @@ def test_recipes_that_new_wrote_build_with_no_edit(tree):
     """Twelve programs, after the libraries that they need; some of them run where lpkg put them."""
     new_and_build(tree, "ncurses", "libonig", "hello", "less", "nano", "tree", "dash", "lua5.4",
                   "lz4", "zstd", "pv", "strace", "jq", "htop")
-    said = run_installed(tree, "less --version", "nano --version", "lua5.4 -e print(6*7)",
-                         "jq -n 6*7", "htop --version")
+    said = run_installed(tree, ["less", "nano", "lua5.4", "jq", "htop"], "less --version",
+                         "nano --version", "lua -e print(6*7)", "jq -n 6*7", "htop --version")
     assert [status for status, _ in said] == [0, 0, 0, 0, 0], said
     starts = ("less ", " GNU nano", "42\n", "42\n", "htop ")
     assert all(text.startswith(start) for (_, text), start in zip(said, starts)), said
