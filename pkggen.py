@@ -744,10 +744,12 @@ def keys_of(node: Any) -> Dict[str, Any]:
 
 
 def load_recipe(
-    argument: str, options: argparse.Namespace, reader: Optional[Reader] = None) -> Recipe:
-    """Load the recipe in ARGUMENT. Raises Fail with file:line:column for what is wrong with it."""
+    argument: str, options: argparse.Namespace, reader: Optional[Reader] = None,
+    text: Optional[str] = None) -> Recipe:
+    """Load the recipe in ARGUMENT, or TEXT as if it stood there. Raises Fail with file:line:column
+    for what is wrong with it."""
     path = recipe_path(argument)
-    root = compose(path)
+    root = compose(path) if text is None else compose_text(path, to_bytes(text))
     reader = reader or Reader(path, options.lenient)
     if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
@@ -3720,78 +3722,6 @@ def versioned_url(url: str, version: str) -> str:
     return text if re.fullmatch(r"[\w:/.~+?=&%@{}-]+", text) else json.dumps(text)
 
 
-# ---- a patch that is named in a recipe, all else there as it was ---------------------------------
-
-# What a line of a script unpacks or changes sources with: a patch made after it comes after it.
-UNPACKS = re.compile(
-    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
-    r"|^(?!.*\bout/).*\b(sed|mv)\s", re.MULTILINE)
-APPLIES_ALL = re.compile(r"\{\{-?\s*patch\b")
-
-
-def with_patch(path: str, text: str, name: str) -> str:
-    """The TEXT of the recipe PATH with the patch NAME in its sources and, after what unpacks them,
-    in its script. Raises Fail where only a person can tell the place."""
-    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
-        return "\ufeff" + with_patch(path, text[1:], name)
-    nodes = {key.value: value for key, value in compose_text(path, text.encode()).value}
-    edits = [added_item(text, nodes.get("sources"), -1, f"file:{name}")]
-    if not APPLIES_ALL.search(text):
-        edits.append(added_command(text, nodes.get("script"), f"patch -p1 <src/{name}"))
-    if None in edits:
-        raise Fail(
-            f"{path}: no place for {name} that is certain; add `file:{name}` to sources and, after "
-            f"what unpacks, `patch -p1 <src/{name}` to script")
-    for place, new in sorted(edits, reverse=True):
-        text = text[:place] + new + text[place:]
-    return text
-
-
-def added_item(text: str, items: Any, index: int, item: str) -> Optional[Tuple[int, str]]:
-    """The edit (place, new text) that adds ITEM after that at INDEX of the list ITEMS."""
-    if not isinstance(items, yaml.SequenceNode) or not items.value:
-        return None
-    last = items.value[index]
-    if items.flow_style:
-        return last.end_mark.index, f", {item}"
-    while isinstance(last, yaml.SequenceNode) and last.value and not last.flow_style:
-        last = last.value[-1]  # the end of a block is where the next thing begins
-    return end_of_line(text, last), newline_of(text) + " " * items.start_mark.column + f"- {item}"
-
-
-def added_command(text: str, script: Any, command: str) -> Optional[Tuple[int, str]]:
-    """The edit that adds COMMAND after the last line of SCRIPT that unpacks or changes sources."""
-    items = script.value if isinstance(script, yaml.SequenceNode) else []
-    for index in reversed(range(len(items))):
-        node = items[index]
-        start, end = node.start_mark.index, node.end_mark.index
-        if not UNPACKS.search(text[start:end]):
-            continue
-        if node.style == "|":
-            return added_line(text, start, end, command)
-        return None if node.style == ">" else added_item(text, script, index, command)
-    return None
-
-
-def added_line(text: str, start: int, end: int, command: str) -> Optional[Tuple[int, str]]:
-    """The same in a block of lines; nowhere inside a loop, or before the end of a long command."""
-    margin = None
-    place = None
-    for line in re.compile(r"[^\n]*\n?").finditer(text, text.index("\n", start) + 1, end):
-        bare = line[0].rstrip("\r\n")
-        indent = bare[: len(bare) - len(bare.lstrip())]
-        margin = indent if margin is None and bare.strip() else margin
-        if bare.strip() and UNPACKS.search(bare):
-            is_whole = indent == margin and not bare.endswith("\\")
-            place = (line.start() + len(bare), f"{newline_of(text)}{margin}{command}")
-            place = place if is_whole else None
-    return place
-
-
-def newline_of(text: str) -> str:
-    return "\r\n" if "\r\n" in text else "\n"
-
-
 # ==== Commands ====================================================================================
 
 
@@ -3998,15 +3928,48 @@ def recipe_paths(words: List[str]) -> List[str]:
     return paths
 
 
-# ---- hash: the sha256 map, line by line ----------------------------------------------------------
+# ---- hash and add-patch: edits of a recipe, all else in it as it was -----------------------------
 
-HASH_HEAD = (
-    r"""(?m)^(\ufeff?["']?sha256["']?[ \t]*:)(?:[ \t]*(?:~|null|\{[^{}#]*\}))?"""
-    r"""([ \t]*(?:[ \t]#.*)?\r?)$""")
-HASH_BODY = r"""(?:\n(?:[ \t]+\S.*|[ \t]*(?:#.*)?\r?(?=\n|\Z)))*"""
-HASH_LINE = (
-    r"""(([ \t]+)(["']?)([^\s"'#].*?)\3[ \t]*:)"""
-    r"""(?:([ \t]+)(?:["']?[0-9a-f]+["']?|''|""|~|null))?((?:[ \t]+#.*|[ \t]*)\r?)""")
+# An edit is (start, end, what is there then). Places in the text are PyYAML's marks of its nodes.
+Edit = Tuple[int, int, str]
+
+
+def editable_text(path: str) -> str:
+    """The text of the recipe PATH, which is no link."""
+    if os.path.islink(path):
+        raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        return file.read()
+
+
+def edited(text: str, edits: Iterable[Edit]) -> str:
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def value_edit(node: Any, new: str) -> Edit:
+    """NEW in the place of a value that may be empty, right behind its key's colon."""
+    start, end = node.start_mark.index, node.end_mark.index
+    return start, end, new if end > start else f" {new}"
+
+
+def end_of_line(text: str, node: Any) -> int:
+    """Where the line ends that NODE ends in; to YAML a block ends where the next thing begins."""
+    while isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        last = node.value[-1]
+        node = last[1] if isinstance(last, tuple) else last
+    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
+
+
+def newline_of(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
+
+
+def quote_key(name: str) -> str:
+    """NAME as a key of a YAML map."""
+    is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def cmd_hash(options: argparse.Namespace) -> None:
@@ -4014,91 +3977,57 @@ def cmd_hash(options: argparse.Namespace) -> None:
     paths = recipe_paths(options.recipe)
     if options.bump and len(paths) > 1:
         raise Fail("hash: --version is one recipe's; name that alone")
-    known: Dict[str, Optional[str]] = {}
-    for_each(paths, lambda path: hash_recipe(path, options, known))
+    # Each URL is asked once, whatever recipes name it.
+    ask = functools.lru_cache(None)(lambda url: fetched_hash(source_name(url, "hash"), url))
+    for_each(paths, lambda path: hash_recipe(recipe_path(path), options, ask))
 
 
-def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optional[str]]) -> None:
-    """Write the hashes of the recipe's sources, and first the new version. KNOWN: URL to hash."""
-    path = recipe_path(path)
-    if os.path.islink(path):
-        raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        text = before = file.read()
+def hash_recipe(path: str, options: argparse.Namespace, ask: Callable) -> None:
+    """Write the hashes of the recipe's sources, as ASK(URL) has them, and first the new version."""
+    text = editable_text(path)
+    if options.bump:
+        nodes, values = keys_of(compose_text(path, to_bytes(text))), (options.bump, "0")
+        text = edited(text, [value_edit(nodes[key], new)
+                             for key, new in zip(("version", "build"), values) if key in nodes])
+    recipe = load_recipe(path, options, text=text)
+    hashes, missing = source_hashes(recipe, ask)
+    if missing and options.bump:
+        raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
+    text = with_hashes(path, text, hashes)
     try:
-        if options.bump:
-            text = with_version(before, options.bump)
-            replace_file(path, to_bytes(text))
-        recipe = load_recipe(path, options)
-        if options.bump not in (None, recipe.fields["version"]):
-            raise Fail(f"{path}: no line `version: ...` at the left margin; edit it by hand")
-        hashes, in_urls, missing = source_hashes(recipe, known)
-        if missing and options.bump:
-            raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
-        for old, new in in_urls.items():
-            if old not in text:
-                raise Fail(f"{path}: a template makes the hash {old}, which is {new} now")
-            text = text.replace(old, new)
-        text = with_hashes(path, text, hashes)
-        if text != before:
-            replace_file(path, to_bytes(text))
-    except BaseException:
-        if options.bump:
-            replace_file(path, to_bytes(before))
-        raise
-    say(f"hash    {path}: {len(hashes) + len(in_urls)} written")
+        fields = load_recipe(path, options, text=text).fields
+    except Fail:
+        fields = {}
+    if {**fields, "sources": ()} != {**recipe.fields, "sha256": hashes, "sources": ()}:
+        raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
+                   "belong, at the left margin; nothing is written")
+    replace_file(path, text.encode())
+    say(f"hash    {path}: {len(hashes)} written")
     if missing:
         raise Fail(f"{path}: no answer for {', '.join(missing)}; the other hashes are written")
 
 
-def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict, Dict, List[str]]:
-    """The sha256 map that the recipe should have, old to new hashes in URLs, and what is missing.
+def source_hashes(recipe: Recipe, ask: Callable) -> Tuple[Dict[str, str], List[str]]:
+    """The sha256 map that the recipe should have, and the sources that nobody has.
 
-    What can't be asked keeps the hash that it has.
+    What can't be asked keeps the hash that it has; a hash in a URL stays there.
     """
     found: Dict[str, Optional[str]] = {}
-    in_urls, missing = {}, []
+    missing = []
     for (texts, _), source in zip(recipe.fields["sources"], recipe.sources):
+        own = source_name(source.alternatives[0].url, source.place)
         answers = source.is_local
-        for index, (url, old) in enumerate(() if source.is_local else source.alternatives):
-            key = hash_key(url, source.name, source_name(source.alternatives[0].url, source.place))
-            is_in_url = old and index < len(texts) and HASH_QUERY.search(texts[index])
-            digest = None if is_in_url else found.get(key)
-            if digest is None:
-                if url not in known:
-                    known[url] = fetched_hash(source.name, url)
-                digest = known[url]
-            answers = answers or digest is not None
-            if not is_in_url:
-                found[key] = digest
-            elif digest:
-                in_urls[old] = digest
+        for index, (url, _) in enumerate(() if source.is_local else source.alternatives):
+            if HASH_QUERY.search("".join(texts[index:index + 1])):
+                say(f"hash    {url}: its hash is in its URL; change it there")
+                answers = True
+                continue
+            key = hash_key(url, source.name, own)
+            found[key] = found.get(key) or ask(url)
+            answers = answers or found[key]
         missing += [] if answers else [source.name]
-    former = recipe.fields["sha256"]
-    hashes = {key: digest or former.get(key) for key, digest in found.items()}
-    return {key: digest for key, digest in hashes.items() if digest}, in_urls, missing
-
-
-def cmd_add_patch(options: argparse.Namespace) -> None:
-    """Write into the recipe that its sources have FILE, which lies beside it, and apply it."""
-    recipe, name = load_recipe(options.recipe, options), options.file
-    if not NAME.fullmatch(name):
-        raise Fail(f"{name!r}: not a name for a patch; use letters, digits and + . _ -")
-    if os.path.islink(recipe.path):
-        raise Fail(f"{recipe.path}: a link, through which nothing is written; put the file there")
-    with open(recipe.path, encoding="utf-8", newline="") as file:
-        text = with_patch(recipe.path, file.read(), name)
-    with tempfile.NamedTemporaryFile(dir=recipe.folder, suffix=".yaml") as trial:
-        trial.write(text.encode())
-        trial.flush()
-        patched = load_recipe(trial.name, options)
-    names = [source.name for source in patched.sources]
-    if names.count(name) != 1 or patched.script.count(f"src/{name}") != 1:
-        raise Fail(
-            f"{recipe.path}: add `file:{name}` to sources and `patch -p1 <src/{name}` to script; "
-            "by itself that came to nothing")
-    write_atomic(recipe.path, text.encode(), os.stat(recipe.path).st_mode & 0o777)
-    say(f"patch   {recipe.path}: {name} is in its sources and applied in its script")
+    hashes = {key: digest or recipe.fields["sha256"].get(key) for key, digest in found.items()}
+    return {key: digest for key, digest in hashes.items() if digest}, missing
 
 
 def fetched_hash(name: str, url: str) -> Optional[str]:
@@ -4110,62 +4039,82 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
         return None
 
 
-def with_version(text: str, version: str) -> str:
-    """The recipe's TEXT with another version and, where a build is given, build 0."""
-    for key, value in (("version", version), ("build", "0")):
-        line = rf"""(?m)^(\ufeff?["']?{key}["']?[ \t]*:[ \t]*)("[^"\n]*"|'[^'\n]*'|[^\s#"']\S*)"""
-        text = re.sub(line, lambda match: match[1] + value, text, count=1)
-    return text
-
-
 def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
-    """TEXT of the recipe PATH with HASHES as its sha256 map, and no other line changed.
-
-    A line of the map keeps its layout and comment; lines of other names go.
-    """
-    newline = "\r\n" if "\r\n" in text else "\n"
-    if not text.endswith("\n"):
-        return with_hashes(path, text + newline, hashes)[: -len(newline)]
-    head = re.search(HASH_HEAD, text)
-    if not head:
-        return with_hashes(path, with_empty_map(text, newline), hashes) if hashes else text
-    end = re.compile(HASH_BODY).match(text, head.end()).end()
-    left, lines, last, indent = dict(hashes), [], 0, "  "
-    for line in text[head.end() : end].split("\n")[1:]:
-        match = re.fullmatch(HASH_LINE, line)
-        if not match:
-            lines.append(line)
-        elif match[4] in left:
-            lines.append(f"{match[1]}{match[5] or ' '}{left.pop(match[4])}{match[6]}")
-            last, indent = len(lines), match[2]
-    lines[last:last] = [
-        f"{indent}{quote_key(name)}: {digest}{newline[:-1]}" for name, digest in left.items()]
-    block = "\n".join([head[1] + head[2], *lines])
-    edited = text[: head.start()] + block + text[end:]
-    if recipe_values(path, edited) != {**recipe_values(path, text), "sha256": hashes}:
-        raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
-                   "belong, at the left margin; nothing is written")
-    return edited
-
-
-def with_empty_map(text: str, newline: str) -> str:
-    """TEXT with `sha256:` before the first key that comes after it, and that key's comment."""
-    keys = [field.key for field in RECIPE_FIELDS]
-    after = "|".join(keys[keys.index("sha256") + 1 :])
-    place = re.search(rf"""(?m)^(?:#.*\n)*["']?(?:{after})["']?[ \t]*:""", text)
-    at = place.start() if place else len(text)
-    return f"{text[:at]}sha256:{newline}{text[at:]}"
+    """TEXT of the recipe PATH with HASHES as its sha256 map; lines of other names go."""
+    nodes, newline = keys_of(compose_text(path, text.encode())), newline_of(text)
+    value, left, edits, indent, head = nodes.get("sha256"), dict(hashes), [], 2, ""
+    if value is None and not hashes:
+        return text
+    if value is None:
+        at = end_of_line(text, nodes.get("mirrors", nodes["sources"]))
+        head = newline + "sha256:"
+    elif isinstance(value, yaml.MappingNode) and not value.flow_style:
+        indent = value.start_mark.column
+        at = value.start_mark.index - indent - len(newline)
+        for name, old in value.value:
+            if name.value in left:
+                edits.append(value_edit(old, left.pop(name.value)))
+                at = end_of_line(text, old)
+            else:
+                start = name.start_mark.index - name.start_mark.column
+                edits.append((start, end_of_line(text, old) + len(newline), ""))
+    else:
+        start, end = text.rindex(":", 0, value.start_mark.index), value.end_mark.index
+        at = end_of_line(text, value)
+        if not re.search(r"\s#.*\n", text[start:end]):  # else a comment would be lost
+            edits.append((start, end, ":"))
+    margin = newline + " " * indent
+    lines = [f"{margin}{quote_key(name)}: {digest}" for name, digest in left.items()]
+    return edited(text, [*edits, (at, at, head + "".join(lines))])
 
 
-def recipe_values(path: str, text: str) -> Dict[str, Any]:
-    """What the recipe's TEXT says, its sha256 map as a map; nothing if it can't be read."""
+SCRIPT_LINE = re.compile(r"(?P<margin>[ \t]*(?:- +)?)(?P<shell>[^\r\n]+)")
+# What a line of a script unpacks or changes sources with: a patch made after it comes after it.
+UNPACKS = re.compile(
+    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
+    r"|^(?!.*\bout/).*\b(sed|mv)\s")
+
+
+def cmd_add_patch(options: argparse.Namespace) -> None:
+    """Write into the recipe that its sources have FILE, which lies beside it, and apply it."""
+    recipe, name = load_recipe(options.recipe, options), options.file
+    if not NAME.fullmatch(name):
+        raise Fail(f"{name!r}: not a name for a patch; use letters, digits and + . _ -")
+    text = with_patch(recipe.path, editable_text(recipe.path), name)
     try:
-        reader = Reader(path)
-        pairs = reader.pairs(compose_text(path, text.encode()), "the recipe")
-        return {key: TEXT_MAP.read(reader, node, key) if key == "sha256" else yaml.serialize(node)
-                for key, _, node in pairs}
+        patched = load_recipe(recipe.path, options, text=text)
     except Fail:
-        return {}
+        patched = recipe
+    lines = [line for line in patched.script.split("\n") if f"src/{name}" in line]
+    is_applied = len(lines) == 1 and re.fullmatch(f"patch .*<src/{re.escape(name)}", lines[0])
+    if not is_applied or name not in (source.name for source in patched.sources):
+        raise Fail(
+            f"{recipe.path}: no certain place for {name}; add `file:{name}` to sources and, after "
+            f"what unpacks, `patch -p1 <src/{name}` to script")
+    replace_file(recipe.path, text.encode())
+    say(f"patch   {recipe.path}: {name} is in its sources and applied in its script")
+
+
+def with_patch(path: str, text: str, name: str) -> str:
+    """TEXT of the recipe PATH with the patch NAME in its sources and, unless {{patch "DIR"}} is
+    there, after the last line of its script that unpacks or changes sources."""
+    nodes = keys_of(compose_text(path, text.encode()))
+    edits, newline = [], newline_of(text)
+    sources, script = nodes.get("sources"), nodes.get("script")
+    if isinstance(sources, yaml.SequenceNode) and sources.value:
+        at, new = sources.value[-1].end_mark.index, f", file:{name}"
+        if not sources.flow_style:
+            margin = newline + " " * sources.start_mark.column
+            at, new = end_of_line(text, sources), f"{margin}- file:{name}"
+        edits.append((at, at, new))
+    if script and not re.search(r"\{\{-?\s*patch\b", text):
+        start = script.start_mark.index - script.start_mark.column
+        lines = [line for line in SCRIPT_LINE.finditer(text, start, script.end_mark.index)
+                 if UNPACKS.search(line["shell"])]
+        if lines and not lines[-1]["shell"].endswith("\\"):
+            at, margin = lines[-1].end(), newline + lines[-1]["margin"]
+            edits.append((at, at, f"{margin}patch -p1 <src/{name}"))
+    return edited(text, edits)
 
 
 # ---- outdated --------------------------------------------------------------------------------
@@ -4245,17 +4194,6 @@ def version_key(version: str) -> List[Tuple[List[int], int]]:
     return [
         ([weights.get(c, ord(c) + 256 * (not c.isalpha())) for c in word] + [0], int(number or 0))
         for word, number in re.findall("([^0-9]*)([0-9]*)", version)]
-
-
-def end_of_line(text: str, node: Any) -> int:
-    """Where the line ends that NODE ends in."""
-    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
-
-
-def quote_key(name: str) -> str:
-    """NAME as a key of a YAML map."""
-    is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
-    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def output(options: argparse.Namespace, text: str) -> None:
