@@ -3000,34 +3000,29 @@ def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> 
 def lock_file(path: str, what: str) -> Any:
     """Open PATH for reading and writing, for this user alone, once no other process holds it.
 
-    It stays when it is closed. WHAT is said while another process holds it for long.
+    It stays when it is closed. After LOCK_SECONDS it is said, after WHAT, who holds it.
     """
+    deadline = time.monotonic() + LOCK_SECONDS
     while True:
         file = open(path, "r+b", buffering=0, opener=open_private)
-        wait_for_lock(file, what)
-        # The process that held the lock may have renamed or removed the file meanwhile.
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The process that held the lock may have renamed or removed the file meanwhile.
             state = os.fstat(file.fileno())
             if os.path.samestat(state, os.lstat(path)):
                 if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
                     raise Fail(f"{path}: not a file that pkggen made; remove it")
                 os.fchmod(file.fileno(), 0o600)
                 return file
+        if time.monotonic() > deadline:
+            say(f"{what}: waiting for {lock_holder(file)}, which has {path}")
+            deadline = math.inf
         file.close()
+        time.sleep(0.05)
 
 
 def open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-
-
-def wait_for_lock(file: Any, what: str) -> None:
-    """Lock FILE; after LOCK_SECONDS say who holds it."""
-    for _ in range(LOCK_SECONDS * 20):
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.05)
-    say(f"{what}: waiting for {lock_holder(file)}, which has {file.name}")
-    fcntl.flock(file.fileno(), fcntl.LOCK_EX)
 
 
 def lock_holder(file: Any) -> str:
@@ -3184,54 +3179,45 @@ def download_by_git(url: str, part: Any, name: str) -> None:
     that they are what the commit's hash says.
     """
     match = GIT.fullmatch(url.partition("?")[0])
-    commit = match["commit"]
+    url, commit = match["url"], match["commit"]
+    open_url(url.rstrip("/") + "/info/refs?service=git-upload-pack").close()
     part.truncate(0)
     part.seek(0)
-    open_url(match["url"].rstrip("/") + "/info/refs?service=git-upload-pack").close()
     with tempfile.TemporaryDirectory(prefix="git-", dir=private_folder()) as place:
-        run_git(["init", "-q", "--bare", "--template="], place, name)
+        def git(*arguments: str, stdout: Any = None) -> str:
+            return run_git(arguments, place, name, stdout)
+
+        git("init", "-q", "--bare", "--template=")
         os.mkdir(os.path.join(place, "info"))
         with open(os.path.join(place, "info", "attributes"), "w") as file:
             file.write("* -export-subst -export-ignore -text -ident -filter\n")
-        fetch_commit(match["url"], commit, place, name)
-        form = ["--format=tar", f"--prefix={match['name']}-{commit}/"]
-        run_git(["archive", *form, f"{commit}^{{commit}}"], place, name, part)
-        tree = run_git(["ls-tree", "-r", "-z", commit], place, name).split("\0")
-    modules = [line.partition("\t")[2] for line in tree if line.startswith("160000 ")]
+        fetch = ("fetch", "-q", "--no-tags", "--no-recurse-submodules")
+        try:
+            git(*fetch, "--depth=1", "--", url, commit)
+        except Unreachable:  # the server gives no commit by its hash, so all that it has
+            git(*fetch, "--", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        prefix = f"--prefix={match['name']}-{commit}/"
+        git("archive", "--format=tar", prefix, f"{commit}^{{commit}}", stdout=part)
+        modules = re.findall("160000 commit [^\t]*\t([^\0]*)", git("ls-tree", "-r", "-z", commit))
     if modules:
         say(f"fetch   {name}: has submodules: {' '.join(modules)}; they are not fetched: "
             "give each as a source of its own")
 
 
-def fetch_commit(url: str, commit: str, place: str, name: str) -> None:
-    """Fetch COMMIT alone; from a server that gives no commit by its hash, all that it has."""
-    fetch = ["fetch", "-q", "--no-tags", "--no-recurse-submodules"]
-    try:
-        run_git([*fetch, "--depth=1", "--", url, commit], place, name)
-    except Unreachable:
-        everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
-        run_git([*fetch, "--", url, *everything], place, name)
-
-
-def run_git(arguments: List[str], place: str, name: str, stdout: Any = None) -> str:
-    slow = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1"]
-    settings = [word for text in (*slow, "tar.umask=0022") for word in ("-c", text)]
-    command = ["git", "--git-dir=.", *settings, *arguments]
-    return run_fetcher(command, place, name, git_environment(), stdout)
-
-
-def git_environment() -> Dict[str, str]:
-    """Nothing asks for a password, no configuration or program of the user's, https alone."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
-        or not name.startswith(("GIT_", "SSH_ASKPASS"))}
-    if "SSL_CERT_FILE" in kept:  # as the other fetches heed it
-        kept.setdefault("GIT_SSL_CAINFO", kept["SSL_CERT_FILE"])
-    return {
-        **kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": "https"}
+def run_git(arguments: Iterable[str], place: str, name: str, stdout: Any) -> str:
+    """Run git: it asks for no password, and knows no configuration, no program of the user's, and
+    no way but https."""
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith(("GIT_", "SSH_ASKPASS"))}
+    authority = os.environ.get("GIT_SSL_CAINFO") or os.environ.get("SSL_CERT_FILE")
+    environment.update({"GIT_SSL_CAINFO": authority} if authority else {}, LC_ALL="C")
+    environment.update(
+        GIT_TERMINAL_PROMPT="0", GIT_CONFIG_NOSYSTEM="1", GIT_CONFIG_GLOBAL=os.devnull,
+        GIT_ATTR_NOSYSTEM="1", GIT_ALLOW_PROTOCOL="https")
+    settings = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1", "tar.umask=0022"]
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = ["git", "--git-dir=.", *options, *arguments]
+    return run_fetcher(command, place, name, environment, stdout)
 
 
 def run_fetcher(command: List[str], folder: str, name: str, environment: Dict[str, str],
@@ -3261,8 +3247,7 @@ def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
     """Fetch the source package's file, with the hash that apt's signed lists have for it."""
     match = DEB_SRC.fullmatch(alternative.url.partition("?")[0])
 
-    def fetch_from(archives: Archives) -> str:
-        files = apt_files(archives, match["package"])
+    def fetch_from(files: Dict[str, Alternative]) -> str:
         if match["file"] not in files:
             raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
         url, digest = files[match["file"]]
@@ -3273,45 +3258,30 @@ def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
         except Unreachable as reason:
             raise Unreachable(f"{shown_url(url)}: {reason}") from None
 
-    return first_that_has(match["suite"], fetch_from)
+    return from_apt(match["suite"], match["package"], fetch_from)
 
 
 def deb_src_files(package: str) -> List[Tuple[str, str]]:
     """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
     suite, _, name = package.rpartition("/")
-    files = first_that_has(suite, lambda archives: apt_files(archives, name))
-    return [(file, place.url) for file, place in files.items()]
+    return from_apt(suite, name, lambda files: [(file, files[file].url) for file in files])
 
 
-def first_that_has(suite: Optional[str], ask: Callable[[Archives], Any]) -> Any:
-    """What ASK gives for the first set of archives for which it doesn't raise Unreachable.
+def from_apt(suite: Optional[str], package: str, use: Callable) -> Any:
+    """What USE makes of the tar archives of a source package: file to its URL, with its hash.
 
     The release's own archive is asked alone first: it no longer changes. With the archive of
     updates beside it apt would take the same version from there, where old files go away.
     """
-    *others, last = archive_sets(suite)
-    for archives in others:
-        with contextlib.suppress(Unreachable):
-            return ask(archives)
-    return ask(last)
-
-
-def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
-    """The tar archives of a source package: file to where apt's mirror has it, and its hash."""
-    options = apt_options(archives)
-    text = run_apt("apt-get", *options, "source", "--print-uris", "--tar-only", package)
-    found = re.findall(r"(?m)^'(.*)' (\S+) \d+ SHA256:([0-9a-f]{64})$", text)
-    return {file: Alternative(url, digest) for url, file, digest in found}
-
-
-def apt_versions(archives: Archives, packages: Iterable[str]) -> Dict[str, List[str]]:
-    """The versions of each source package of PACKAGES that ARCHIVES have."""
-    options = apt_options(archives)
-    text = run_apt("apt-cache", *options, "showsrc", "--only-source", *packages)
-    versions: Dict[str, List[str]] = {}
-    for package, version in re.findall(r"(?m)^Package: (.*)\n(?:.+\n)*?Version: (.*)", text):
-        versions.setdefault(package, []).append(version)
-    return versions
+    for archives in archive_sets(suite):
+        try:
+            text = run_apt("apt-get", *apt_options(archives), "source", "--print-uris",
+                           "--tar-only", package)
+            found = re.findall(r"(?m)^'(.*)' (\S+) \d+ SHA256:([0-9a-f]{64})$", text)
+            return use({file: Alternative(url, digest) for url, file, digest in found})
+        except Unreachable as reason:
+            problem = reason
+    raise problem
 
 
 def archive_sets(suite: Optional[str]) -> List[Archives]:
@@ -3330,38 +3300,6 @@ def archive_sets(suite: Optional[str]) -> List[Archives]:
     return [(suite, sorted({(uri, suite, component) for uri, _, component in bases}))]
 
 
-def apt_options(archives: Archives) -> List[str]:
-    """Options that give apt the source lines of ARCHIVES and its own lists, renewed once a day."""
-    name, rows = archives
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
-    lines = "".join(f"deb-src {signed}{' '.join(row)}\n" for row in rows)
-    state = os.path.abspath(private_folder("apt", name))
-    sources = os.path.join(state, "sources.list")
-    options = [
-        "-qq", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
-        "-o", f"Dir::State::Lists={state}/lists", "-o", "Dir::State::Status=/dev/null",
-        "-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"]
-    with lock_file(os.path.join(state, "lock"), "fetch   apt's lists"):
-        if not is_recent(sources, lines):
-            os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
-            write_atomic(sources, lines.encode(), 0o600)
-            try:
-                run_apt("apt-get", *options, "update")
-            except BaseException:
-                os.unlink(sources)
-                raise
-    return options
-
-
-def is_recent(path: str, text: str) -> bool:
-    """Whether the file PATH holds TEXT since less than a day."""
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        age = time.time() - os.fstat(file.fileno()).st_mtime
-        return file.read() == text and 0 <= age < 86400
-    return False
-
-
 @functools.lru_cache(maxsize=None)
 def apt_archives() -> List[Tuple[str, ...]]:
     """(URI, suite, component) of each archive of Debian's that this machine's apt uses."""
@@ -3371,6 +3309,31 @@ def apt_archives() -> List[Tuple[str, ...]]:
     if not rows:
         raise Unreachable("this machine's apt has no archive of Debian's; `apt-get update` first")
     return sorted(rows)
+
+
+def apt_options(archives: Archives) -> List[str]:
+    """Options that give apt the source lines of ARCHIVES and its own lists, renewed once a day."""
+    name, rows = archives
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
+    lines = "".join(f"deb-src {signed}{' '.join(row)}\n" for row in rows).encode()
+    state = os.path.abspath(private_folder("apt", name))
+    sources = os.path.join(state, "sources.list")
+    options = [
+        "-qq", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
+        "-o", f"Dir::State::Lists={state}/lists", "-o", "Dir::State::Status=/dev/null",
+        "-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"]
+    # What the lists were last renewed for, and when, is what is in the lock and its age.
+    with lock_file(os.path.join(state, "lock"), "fetch   apt's lists") as lock:
+        age = time.time() - os.fstat(lock.fileno()).st_mtime
+        if lock.read() != lines or not 0 <= age < 86400:
+            os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
+            write_atomic(sources, lines, 0o600)
+            run_apt("apt-get", *options, "update")
+            lock.truncate(0)
+            lock.seek(0)
+            lock.write(lines)
+    return options
 
 
 def run_apt(*command: str) -> str:
@@ -4135,25 +4098,32 @@ def cmd_outdated(options: argparse.Namespace) -> None:
 
 def newest_in_apt(recipes: List[Recipe]) -> Dict[str, str]:
     """Recipe to the newest version of its source package, which has its name unless it says so."""
-    packages: Dict[str, Tuple[Optional[str], str]] = {}
+    packages: Dict[Optional[str], Dict[str, str]] = {}  # by suite, recipe to source package
     for recipe in recipes:
-        urls = [alternative.url for source in recipe.sources for alternative in source.alternatives
-                if not source.is_local]
-        if not urls:
-            continue
+        urls = remote_urls(recipe)
         match = next(filter(None, map(DEB_SRC.match, urls)), None)
-        package = match["package"].partition("=")[0] if match else recipe.name.lower()
-        packages[recipe.name] = (match["suite"] if match else None, package)
-    versions: Dict[Tuple[Optional[str], str], List[str]] = {}
-    for suite in sorted({suite or "" for suite, _ in packages.values()}):
-        names = sorted({name for place, name in packages.values() if (place or "") == suite})
+        if urls:
+            suite = match["suite"] if match else None
+            package = match["package"].partition("=")[0] if match else recipe.name.lower()
+            packages.setdefault(suite, {})[recipe.name] = package
+    newest = {}
+    for suite, named in packages.items():
         try:
-            for name, found in apt_versions(archive_sets(suite)[-1], names).items():
-                versions[suite or None, name] = [upstream_version(version) for version in found]
+            options = apt_options(archive_sets(suite)[-1])
+            text = run_apt("apt-cache", *options, "showsrc", "--only-source", *named.values())
         except Unreachable as reason:
             say(f"outdated: {suite or 'apt'}: {reason}")
-    return {name: max(versions[place], key=version_key)
-            for name, place in packages.items() if place in versions}
+            continue
+        found = re.findall(r"(?m)^Package: (.*)\n(?:.+\n)*?Version: (.*)", text)
+        for name, package in named.items():
+            versions = [upstream_version(version) for other, version in found if other == package]
+            newest[name] = max(versions, key=version_key, default="-")
+    return newest
+
+
+def remote_urls(recipe: Recipe) -> List[str]:
+    return [alternative.url for source in recipe.sources for alternative in source.alternatives
+            if not source.is_local]
 
 
 def newest_upstream(recipe: Recipe) -> str:
@@ -4161,8 +4131,8 @@ def newest_upstream(recipe: Recipe) -> str:
 
     That is the listing of the first directory on the way to it whose names have the version.
     """
-    urls = (alternative.url for source in recipe.sources for alternative in source.alternatives)
-    url = next((url for url in urls if url.startswith("https:")), "").partition("?")[0]
+    url = next((url for url in remote_urls(recipe) if url.startswith("https:")), "")
+    url = url.partition("?")[0]
     version = rf"(?<![0-9.]){re.escape(recipe.fields['version'])}(?![0-9])"
     match = re.match(rf"(https://[^/]+/(?:.*?/)??)([^/]*?){version}([^/]*)", url)
     if not match:
