@@ -1090,22 +1090,26 @@ def clean_path(path: str) -> str:
 
 def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
     """The source with the alternatives TEXTS, each with the hash that its bytes must have."""
-    given, url = split_name(texts[0], place)
-    urls = [url, *(split_name(text, place)[1] for text in texts[1:])]
+    pairs = [split_name(text, place) for text in texts]
+    given, urls = pairs[0][0], [url for _, url in pairs]
     if len(urls) > 1 and any(url.startswith(LOCAL) for url in urls):
         raise Fail(f"{place}: file: and self: lie here; give them alone, without alternatives")
-    if any(split_name(text, place)[0] for text in texts[1:]):
+    if any(name for name, _ in pairs[1:]):
         raise Fail(f"{place}: alternatives have one name in src/; give it to the first of them")
-    own = [source_name(url, place) for url in urls]
-    name = free_name(recipe, given, own[0], place)
+    own = [source_name(url, place) for url in urls][0]
+    taken = {source.name for source in recipe.sources}
+    if given in taken:
+        raise Fail(f"{place}: a second source named {given}; give it another name")
+    others = (f"{number}-{own}" for number in itertools.count(2))
+    name = given or next(name for name in itertools.chain([own], others) if name not in taken)
     for prefix in recipe.fields["mirrors"]:
+        in_mirrors = f"{recipe.path}: mirrors"
         whole = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
-        url = split_name(whole, f"{recipe.path}: mirrors")[1]
-        source_name(url, f"{recipe.path}: mirrors")
-        if url.partition(":")[0] not in WEB:  # file:///etc would bring this machine's own files
-            raise Fail(f"{recipe.path}: mirrors: {prefix!r} is not an https:, http: or ftp: prefix")
-        urls.append(url)
-    hashes = [hash_of(recipe, url, hash_key(url, name, own[0]), place) for url in urls]
+        urls.append(split_name(whole, in_mirrors)[1])
+        source_name(urls[-1], in_mirrors)
+        if not urls[-1].startswith(WEB):  # file:///etc would bring this machine's own files
+            raise Fail(f"{in_mirrors}: {prefix!r} is not an https:, http: or ftp: prefix")
+    hashes = [hash_of(recipe, url, hash_key(url, name, own), place) for url in urls]
     alternatives = (Alternative(without_hash(url), digest or hashes[0])
                     for url, digest in zip(urls, hashes))
     source = Source(name, tuple(alternatives), place)
@@ -1114,81 +1118,11 @@ def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
     return source
 
 
-def split_name(text: str, place: str) -> Tuple[str, str]:
-    """The name that a source is given (NAME::URL), empty for none, and its URL."""
-    if not text.isprintable():
-        raise Fail(f"{place}: {text!r} has control characters; take them out")
-    name, url = GIVEN_NAME.fullmatch(text).groups("")
-    scheme, colon, rest = url.partition(":")
-    url = scheme.lower() + colon + rest if scheme.lower() in SCHEMES else url
-    if re.match("//[^/?#]*@", rest) and not url.startswith(LOCAL):
-        raise Fail(f"{place}: a user or password in a URL is shown to others; write them into "
-                   "~/.netrc, as in `machine HOST login NAME password WORD`")
-    if name:
-        check_name(name, f"{place}: {name!r} can't be a file's name")
-    return name, url
-
-
-def check_name(name: str, problem: str) -> None:
-    """Raise Fail with PROBLEM unless NAME can be a file's in src/."""
-    if not name or name in (".", "..") or name[0] == "-" or "/" in name or not name.isprintable():
-        raise Fail(problem)
-
-
-def free_name(recipe: Recipe, given: str, own: str, place: str) -> str:
-    """What a source is called in src/; the second of a name that wasn't given becomes 2-NAME."""
-    taken = {source.name for source in recipe.sources}
-    if given in taken:
-        raise Fail(f"{place}: a second source named {given}; give it another name")
-    others = (f"{number}-{own}" for number in itertools.count(2))
-    return given or next(name for name in itertools.chain([own], others) if name not in taken)
-
-
-def name_clashes(recipe: Recipe) -> List[Tuple[str, str]]:
-    """(place, what lint says of it) for each source that gets another name than its URL's."""
-    return [
-        (source.place, f"another source has this file name, so it is src/{source.name}; "
-                       "give it a name, as in NAME::URL")
-        for (texts, _), source in zip(recipe.fields["sources"], recipe.sources)
-        if not split_name(texts[0], source.place)[0]
-        and source.name != source_name(source.alternatives[0].url, source.place)]
-
-
-def source_name(url: str, place: str) -> str:
-    """The base name of URL's path, which is the file's name unless it is given one."""
-    scheme, _, rest = url.partition(":")
-    if scheme not in SCHEMES:
-        raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
-    path = rest.rstrip("/") if url.startswith(LOCAL) else rest.partition("?")[0]
-    if scheme == "git+https":
-        match = GIT.fullmatch(f"{scheme}:{path}")
-        if not match:
-            raise Fail(f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
-                       "with all 40 digits 0-9a-f of the commit")
-        return f"{match['name']}-{match['commit']}.tar"
-    name = urllib.parse.unquote(os.path.basename(path)) if scheme in WEB else os.path.basename(path)
-    check_name(name, f"{place}: {url!r} ends in no usable file name")
-    if scheme in WEB and " " in url:
-        raise Fail(f"{place}: {url!r} has blanks; write them as %20")
-    if scheme in WEB and not url_host(url):
-        raise Fail(f"{place}: {url!r} names no host")
-    if scheme == "deb-src" and not DEB_SRC.fullmatch(f"{scheme}:{path}"):
-        raise Fail(f"{place}: {url!r} is not deb-src:[SUITE/]PACKAGE[=VERSION]/FILE")
-    return name
-
-
-def url_host(url: str) -> str:
-    """The host and port in URL, empty when there is none."""
-    try:
-        return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
-    except ValueError:  # a bracket of an IPv6 address that is not closed
-        return ""
-
-
-WEB = ("https", "http", "ftp")
+WEB = ("https:", "http:", "ftp:")
 LOCAL = ("file:", "self:")
-SCHEMES = (*WEB, "file", "self", "git+https", "deb-src")
-GIVEN_NAME = re.compile(rf"(?:([^/]+)::(?=(?:{'|'.join(map(re.escape, SCHEMES))}):))?(.*)", re.I)
+SCHEMES = (*WEB, *LOCAL, "git+https:", "deb-src:")
+FILE_NAME = re.compile(r"(?!\.\.?$)[^-/][^/]*")
+GIVEN_NAME = re.compile(rf"(?:([^/]+)::(?=(?:{'|'.join(map(re.escape, SCHEMES))})))?(.*)", re.I)
 GIT = re.compile(  # a host or user that begins with - would be an option somewhere
     r"git\+(?P<url>https://[A-Za-z0-9\[][!$->@-~]*?/(?P<name>[A-Za-z0-9][A-Za-z0-9+._-]*?)"
     r"(?:\.git)?/?)#(?P<commit>[0-9a-f]{40})"
@@ -1198,6 +1132,55 @@ DEB_SRC = re.compile(
     r"(?P<package>[a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/(?P<file>[^/]+)"
 )
 HASH_QUERY = re.compile(r"[?&](?:sha256sum|hash)=([^&]*)")
+
+
+def split_name(text: str, place: str) -> Tuple[str, str]:
+    """The name that a source is given (NAME::URL), empty for none, and its URL."""
+    if not text.isprintable():
+        raise Fail(f"{place}: {text!r} has control characters; take them out")
+    name, url = GIVEN_NAME.fullmatch(text).groups("")
+    url = re.sub("^[^:/]*:", lambda scheme: scheme[0].lower(), url)
+    if re.match("[^:/]*://[^/?#]*@", url) and not url.startswith(LOCAL):
+        raise Fail(f"{place}: a user or password in a URL is shown to others; write them into "
+                   "~/.netrc, as in `machine HOST login NAME password WORD`")
+    if name and not FILE_NAME.fullmatch(name):
+        raise Fail(f"{place}: {name!r} can't be a file's name")
+    return name, url
+
+
+def source_name(url: str, place: str) -> str:
+    """The base name of URL's path, which is the file's name unless it is given one."""
+    scheme, colon, rest = url.partition(":")
+    scheme += colon
+    if scheme not in SCHEMES:
+        raise Fail(f"{place}: {url!r} begins with none of {', '.join(SCHEMES)}")
+    path = rest.rstrip("/") if scheme in LOCAL else rest.partition("?")[0]
+    if scheme == "git+https:":
+        match = GIT.fullmatch(scheme + path)
+        if not match:
+            raise Fail(f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
+                       "with all 40 digits 0-9a-f of the commit")
+        return f"{match['name']}-{match['commit']}.tar"
+    name = os.path.basename(path)
+    if scheme in WEB:
+        name = urllib.parse.unquote(name)
+        if " " in url:
+            raise Fail(f"{place}: {url!r} has blanks; write them as %20")
+        if not url_host(url):
+            raise Fail(f"{place}: {url!r} names no host")
+    if scheme == "deb-src:" and not DEB_SRC.fullmatch(scheme + path):
+        raise Fail(f"{place}: {url!r} is not deb-src:[SUITE/]PACKAGE[=VERSION]/FILE")
+    if not name.isprintable() or not FILE_NAME.fullmatch(name):
+        raise Fail(f"{place}: {url!r} ends in no usable file name")
+    return name
+
+
+def url_host(url: str) -> str:
+    """The host and port in URL, empty when there is none."""
+    try:
+        return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:  # a bracket of an IPv6 address that is not closed
+        return ""
 
 
 def without_hash(url: str) -> str:
@@ -1260,13 +1243,11 @@ def local_files(recipe: Recipe, source: Source) -> List[Tuple[str, str]]:
     found = []
     for parent, directories, files in os.walk(base):
         directories[:] = sorted(name for name in directories if name[0] != ".")
-        for name in sorted(files):
-            path = os.path.join(parent, name)
-            if name[0] != ".":
-                if os.path.islink(path) or not os.path.isfile(path) or not name.isprintable():
-                    raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
-                               "take it out of the directory")
-                found.append((source.name + path[len(base):], path))
+        for path in (os.path.join(parent, name) for name in sorted(files) if name[0] != "."):
+            if os.path.islink(path) or not os.path.isfile(path) or not path.isprintable():
+                raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
+                           "take it out of the directory")
+            found.append((source.name + path[len(base):], path))
     return found
 
 
@@ -1274,9 +1255,13 @@ def check_hashes(recipe: Recipe) -> None:
     """Raise Fail unless every source that is fetched has a sha256."""
     for source in recipe.sources:
         if not source.is_local and source.alternatives[0].sha256 is None:
-            raise Fail(
-                f"{source.place}: {source.name} has no sha256; "
-                f"`pkggen.py hash {recipe.folder}` fetches it and writes one")
+            raise Fail(no_hash(recipe, source))
+
+
+def no_hash(recipe: Recipe, source: Source) -> str:
+    """What is said of a source without a sha256."""
+    return (f"{source.place}: {source.name} has no sha256; "
+            f"`pkggen.py hash {recipe.folder}` fetches it and writes one")
 
 
 # ==== Makefiles ===================================================================================
@@ -1505,11 +1490,10 @@ def source_target(source: Source) -> str:
 
 
 def source_rule(recipe: Recipe, source: Source) -> str:
-    if any(alternative.sha256 is None for alternative in source.alternatives):
-        hint = f"pkggen.py hash {recipe.folder} writes one"
-        problem = f"{source.place}: {source.name} has no sha256; {hint}"
-        return failing_rule(source_target(source), problem)
-    urls = [with_hash(alternative) for alternative in source.alternatives]
+    if source.alternatives[0].sha256 is None:
+        return failing_rule(source_target(source), no_hash(recipe, source))
+    urls = [f"{url}{'&' if '?' in url else '?'}sha256sum={digest}"
+            for url, digest in source.alternatives]
     urls[0] = f"{source.name}::{urls[0]}"
     command = quote_command(["fetch", "--of", recipe.folder, *urls])
     return f"{source_target(source)}:\n\t@$(PKGGEN) {command} --sources $(SOURCES)\n"
@@ -1523,11 +1507,6 @@ def failing_rule(target: str, problem: str) -> str:
 def failing_command(problem: str) -> str:
     command = quote_command(["echo", "pkggen: " + printable(problem)])
     return f"\t@{command} >&2; exit 1\n"
-
-
-def with_hash(alternative: Alternative) -> str:
-    mark = "&" if "?" in alternative.url else "?"
-    return f"{alternative.url}{mark}sha256sum={alternative.sha256}"
 
 
 def fetch_rules(recipes: Iterable[Recipe]) -> Dict[str, str]:
@@ -3417,16 +3396,17 @@ def lint_recipe(argument: str, options: argparse.Namespace) -> List[Finding]:
 
 def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
     for (texts, place), source in zip(recipe.fields["sources"], recipe.sources):
-        if not source.is_local and any(digest is None for _, digest in source.alternatives):
-            hint = f"`pkggen.py hash {recipe.folder}` writes one"
-            reader.problem(Fail(f"{place}: {source.name} has no sha256; {hint}"))
+        if not source.is_local and source.alternatives[0].sha256 is None:
+            reader.problem(Fail(no_hash(recipe, source)))
+        own = source_name(source.alternatives[0].url, place)
+        if source.name != own and not split_name(texts[0], place)[0]:
+            reader.problem(Fail(f"{place}: another source has this file name, so it is "
+                                f"src/{source.name}; give it a name, as in NAME::URL"))
         for url, _ in source.alternatives[: len(texts)]:
             if url.startswith("http:"):
                 reader.problem(Fail(f"{place}: {url} is plain http; use https"))
     if any(url.startswith("http:") for url in recipe.fields["mirrors"]):
         reader.add(nodes["mirrors"], "a mirror with plain http; use https")
-    for place, what in name_clashes(recipe):
-        reader.problem(Fail(f"{place}: {what}"))
 
 
 def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
@@ -3838,26 +3818,26 @@ def cmd_input(options: argparse.Namespace) -> None:
 
 def cmd_fetch(options: argparse.Namespace) -> None:
     """Fetch the sources of recipes, or one file from the first of several URLs that has it."""
-    if not any(split_name(word, "fetch")[1].partition(":")[0] in SCHEMES for word in options.what):
+    pairs = [split_name(word, "fetch") for word in options.what]
+    if not any(url.startswith(SCHEMES) for _, url in pairs):
         return for_each(recipe_paths(options.what), lambda path: fetch_recipe(path, options))
-    alternatives, names = [], []
-    for word in options.what:
-        given, url = split_name(word, "fetch")
+    own = [source_name(url, "fetch") for _, url in pairs]
+    alternatives = []
+    for _, url in pairs:
         match = HASH_QUERY.search(url)
-        url, digest = without_hash(url), match[1] if match else options.sha256
-        names.append(given or source_name(url, "fetch"))
-        if digest is None or not SHA256.fullmatch(digest):
-            raise Fail(f"{url}: no sha256 of 64 digits 0-9a-f; give it with --sha256")
-        alternatives.append(Alternative(url, digest))
-    if options.output is None:
-        fetch_source(names[0], alternatives, options.sources, options.of)
-        return
-    path = fetch_source(names[0], alternatives, os.path.dirname(os.path.abspath(options.output)))
-    if file_digest(path) != os.path.basename(path):
-        raise Fail(f"{path}: its bytes are not what its name says; remove it")
-    os.replace(path, options.output)
-    with contextlib.suppress(OSError):  # not when a dead host is noted there
-        os.removedirs(private_folder("dead"))
+        digest = match[1] if match else options.sha256 or ""
+        if not SHA256.fullmatch(digest):
+            raise Fail(f"{without_hash(url)}: no sha256 of 64 digits 0-9a-f; "
+                       "give it with --sha256")
+        alternatives.append(Alternative(without_hash(url), digest))
+    folder = os.path.dirname(os.path.abspath(options.output)) if options.output else options.sources
+    path = fetch_source(pairs[0][0] or own[0], alternatives, folder, options.of)
+    if options.output:
+        if file_digest(path) != os.path.basename(path):
+            raise Fail(f"{path}: its bytes are not what its name says; remove it")
+        os.replace(path, options.output)
+        with contextlib.suppress(OSError):  # not when a dead host is noted there
+            os.removedirs(private_folder("dead"))
 
 
 def fetch_recipe(path: str, options: argparse.Namespace) -> None:
