@@ -2983,7 +2983,8 @@ def lock_file(path: str, what: str) -> Any:
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
-        file = open(path, "r+b", buffering=0, opener=open_private)
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        file = open(number, "r+b", buffering=0)
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The process that held the lock may have renamed or removed the file meanwhile.
@@ -2998,10 +2999,6 @@ def lock_file(path: str, what: str) -> Any:
             deadline = math.inf
         file.close()
         time.sleep(0.05)
-
-
-def open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def lock_holder(file: Any) -> str:
@@ -3223,44 +3220,41 @@ Archives = Tuple[str, List[Tuple[str, ...]]]  # a name, and (URI, suite, compone
 
 
 def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
-    """Fetch the source package's file, with the hash that apt's signed lists have for it."""
+    """Fetch the source package's file, with the hash that apt's signed lists have for it.
+
+    The release's own archive is asked alone first: it no longer changes. With the archive of
+    updates beside it apt would take the same version from there, where old files go away.
+    """
     match = DEB_SRC.fullmatch(alternative.url.partition("?")[0])
-
-    def fetch_from(files: Dict[str, Alternative]) -> str:
-        if match["file"] not in files:
-            raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
-        url, digest = files[match["file"]]
-        if alternative.sha256 not in (None, digest):
-            raise Unreachable(OTHER_BYTES.format(digest, alternative.sha256))
+    for archives in archive_sets(match["suite"]):
         try:
-            return fetch_alternative(name, Alternative(url, digest), folder)
+            files = apt_files(archives, match["package"])
+            if match["file"] not in files:
+                raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
+            url, digest = files[match["file"]]
+            if alternative.sha256 not in (None, digest):
+                raise Unreachable(OTHER_BYTES.format(digest, alternative.sha256))
+            try:
+                return fetch_alternative(name, Alternative(url, digest), folder)
+            except Unreachable as reason:
+                raise Unreachable(f"{shown_url(url)}: {reason}") from None
         except Unreachable as reason:
-            raise Unreachable(f"{shown_url(url)}: {reason}") from None
-
-    return from_apt(match["suite"], match["package"], fetch_from)
+            problem = reason
+    raise problem
 
 
 def deb_src_files(package: str) -> List[Tuple[str, str]]:
     """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
     suite, _, name = package.rpartition("/")
-    return from_apt(suite, name, lambda files: [(file, files[file].url) for file in files])
+    return [(file, url) for file, (url, _) in apt_files(archive_sets(suite)[-1], name).items()]
 
 
-def from_apt(suite: Optional[str], package: str, use: Callable) -> Any:
-    """What USE makes of the tar archives of a source package: file to its URL, with its hash.
-
-    The release's own archive is asked alone first: it no longer changes. With the archive of
-    updates beside it apt would take the same version from there, where old files go away.
-    """
-    for archives in archive_sets(suite):
-        try:
-            text = run_apt("apt-get", *apt_options(archives), "source", "--print-uris",
-                           "--tar-only", package)
-            found = re.findall(r"(?m)^'(.*)' (\S+) \d+ SHA256:([0-9a-f]{64})$", text)
-            return use({file: Alternative(url, digest) for url, file, digest in found})
-        except Unreachable as reason:
-            problem = reason
-    raise problem
+def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
+    """The tar archives of a source package: file to where apt's mirror has it, and its hash."""
+    options = apt_options(archives)
+    text = run_apt("apt-get", *options, "source", "--print-uris", "--tar-only", package)
+    found = re.findall(r"(?m)^'(.*)' (\S+) \d+ SHA256:([0-9a-f]{64})$", text)
+    return {file: Alternative(url, digest) for url, file, digest in found}
 
 
 def archive_sets(suite: Optional[str]) -> List[Archives]:
