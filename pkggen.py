@@ -1096,7 +1096,7 @@ def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
         raise Fail(f"{place}: file: and self: lie here; give them alone, without alternatives")
     if any(name for name, _ in pairs[1:]):
         raise Fail(f"{place}: alternatives have one name in src/; give it to the first of them")
-    own = [source_name(url, place) for url in urls][0]
+    own, *_ = [source_name(url, place) for url in urls]
     taken = {source.name for source in recipe.sources}
     if given in taken:
         raise Fail(f"{place}: a second source named {given}; give it another name")
@@ -2962,7 +2962,8 @@ def fetch_alternative(name: str, alternative: Alternative, folder: str) -> str:
 
 def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> str:
     """Bring what URL names into PART; its hash, which is the WANTED one."""
-    for resumed in (part.seek(0, os.SEEK_END), 0):
+    while True:
+        resumed = part.seek(0, os.SEEK_END)
         download(url, part, name)
         part.seek(0)
         digest = file_digest(os.dup(part.fileno()))  # not by its path: others may write the folder
@@ -2970,10 +2971,9 @@ def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> 
             raise Unreachable("the answer is empty")
         if wanted in (None, digest):
             return digest
-        part.truncate(0)  # what it went on with was another file's, or spoilt
-        if not resumed:
-            break
-    raise Unreachable(OTHER_BYTES.format(digest, wanted))
+        part.truncate(0)
+        if not resumed:  # else what it went on with may have been another file's, or spoilt
+            raise Unreachable(OTHER_BYTES.format(digest, wanted))
 
 
 def lock_file(path: str, what: str) -> Any:
@@ -2983,8 +2983,8 @@ def lock_file(path: str, what: str) -> Any:
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-        file = open(number, "r+b", buffering=0)
+        file = open(path, "r+b", buffering=0, opener=lambda path, flags: os.open(
+            path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The process that held the lock may have renamed or removed the file meanwhile.
