@@ -744,10 +744,12 @@ def keys_of(node: Any) -> Dict[str, Any]:
 
 
 def load_recipe(
-    argument: str, options: argparse.Namespace, reader: Optional[Reader] = None) -> Recipe:
-    """Load the recipe in ARGUMENT. Raises Fail with file:line:column for what is wrong with it."""
+    argument: str, options: argparse.Namespace, reader: Optional[Reader] = None,
+    text: Optional[str] = None) -> Recipe:
+    """Load the recipe in ARGUMENT, or TEXT as if it stood there. Raises Fail with file:line:column
+    for what is wrong with it."""
     path = recipe_path(argument)
-    root = compose(path)
+    root = compose(path) if text is None else compose_text(path, to_bytes(text))
     reader = reader or Reader(path, options.lenient)
     if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
@@ -1087,22 +1089,26 @@ def clean_path(path: str) -> str:
 
 def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
     """The source with the alternatives TEXTS, each with the hash that its bytes must have."""
-    given, url = split_name(texts[0], place)
-    urls = [url, *(split_name(text, place)[1] for text in texts[1:])]
+    pairs = [split_name(text, place) for text in texts]
+    given, urls = pairs[0][0], [url for _, url in pairs]
     if len(urls) > 1 and any(url.startswith(LOCAL) for url in urls):
         raise Fail(f"{place}: file: and self: lie here; give them alone, without alternatives")
-    if any(split_name(text, place)[0] for text in texts[1:]):
+    if any(name for name, _ in pairs[1:]):
         raise Fail(f"{place}: alternatives have one name in src/; give it to the first of them")
-    own = [source_name(url, place) for url in urls]
-    name = free_name(recipe, given, own[0], place)
+    own, *_ = [source_name(url, place) for url in urls]
+    taken = {source.name for source in recipe.sources}
+    if given in taken:
+        raise Fail(f"{place}: a second source named {given}; give it another name")
+    others = (f"{number}-{own}" for number in itertools.count(2))
+    name = given or next(name for name in itertools.chain([own], others) if name not in taken)
     for prefix in recipe.fields["mirrors"]:
+        in_mirrors = f"{recipe.path}: mirrors"
         whole = prefix.rstrip("/") + "/" + urllib.parse.quote(name)
-        url = split_name(whole, f"{recipe.path}: mirrors")[1]
-        source_name(url, f"{recipe.path}: mirrors")
-        if url.partition(":")[0] not in WEB:  # file:///etc would bring this machine's own files
-            raise Fail(f"{recipe.path}: mirrors: {prefix!r} is not an https:, http: or ftp: prefix")
-        urls.append(url)
-    hashes = [hash_of(recipe, url, hash_key(url, name, own[0]), place) for url in urls]
+        urls.append(split_name(whole, in_mirrors)[1])
+        source_name(urls[-1], in_mirrors)
+        if not urls[-1].startswith(WEB):  # file:///etc would bring this machine's own files
+            raise Fail(f"{in_mirrors}: {prefix!r} is not an https:, http: or ftp: prefix")
+    hashes = [hash_of(recipe, url, hash_key(url, name, own), place) for url in urls]
     alternatives = (Alternative(without_hash(url), digest or hashes[0])
                     for url, digest in zip(urls, hashes))
     source = Source(name, tuple(alternatives), place)
@@ -1111,81 +1117,11 @@ def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
     return source
 
 
-def split_name(text: str, place: str) -> Tuple[str, str]:
-    """The name that a source is given (NAME::URL), empty for none, and its URL."""
-    if not text.isprintable():
-        raise Fail(f"{place}: {text!r} has control characters; take them out")
-    name, url = GIVEN_NAME.fullmatch(text).groups("")
-    scheme, colon, rest = url.partition(":")
-    url = scheme.lower() + colon + rest if scheme.lower() in SCHEMES else url
-    if re.match("//[^/?#]*@", rest) and not url.startswith(LOCAL):
-        raise Fail(f"{place}: a user or password in a URL is shown to others; write them into "
-                   "~/.netrc, as in `machine HOST login NAME password WORD`")
-    if name:
-        check_name(name, f"{place}: {name!r} can't be a file's name")
-    return name, url
-
-
-def check_name(name: str, problem: str) -> None:
-    """Raise Fail with PROBLEM unless NAME can be a file's in src/."""
-    if not name or name in (".", "..") or name[0] == "-" or "/" in name or not name.isprintable():
-        raise Fail(problem)
-
-
-def free_name(recipe: Recipe, given: str, own: str, place: str) -> str:
-    """What a source is called in src/; the second of a name that wasn't given becomes 2-NAME."""
-    taken = {source.name for source in recipe.sources}
-    if given in taken:
-        raise Fail(f"{place}: a second source named {given}; give it another name")
-    others = (f"{number}-{own}" for number in itertools.count(2))
-    return given or next(name for name in itertools.chain([own], others) if name not in taken)
-
-
-def name_clashes(recipe: Recipe) -> List[Tuple[str, str]]:
-    """(place, what lint says of it) for each source that gets another name than its URL's."""
-    return [
-        (source.place, f"another source has this file name, so it is src/{source.name}; "
-                       "give it a name, as in NAME::URL")
-        for (texts, _), source in zip(recipe.fields["sources"], recipe.sources)
-        if not split_name(texts[0], source.place)[0]
-        and source.name != source_name(source.alternatives[0].url, source.place)]
-
-
-def source_name(url: str, place: str) -> str:
-    """The base name of URL's path, which is the file's name unless it is given one."""
-    scheme, _, rest = url.partition(":")
-    if scheme not in SCHEMES:
-        raise Fail(f"{place}: {url!r} begins with none of {', '.join(s + ':' for s in SCHEMES)}")
-    path = rest.rstrip("/") if url.startswith(LOCAL) else rest.partition("?")[0]
-    if scheme == "git+https":
-        match = GIT.fullmatch(f"{scheme}:{path}")
-        if not match:
-            raise Fail(f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
-                       "with all 40 digits 0-9a-f of the commit")
-        return f"{match['name']}-{match['commit']}.tar"
-    name = urllib.parse.unquote(os.path.basename(path)) if scheme in WEB else os.path.basename(path)
-    check_name(name, f"{place}: {url!r} ends in no usable file name")
-    if scheme in WEB and " " in url:
-        raise Fail(f"{place}: {url!r} has blanks; write them as %20")
-    if scheme in WEB and not url_host(url):
-        raise Fail(f"{place}: {url!r} names no host")
-    if scheme == "deb-src" and not DEB_SRC.fullmatch(f"{scheme}:{path}"):
-        raise Fail(f"{place}: {url!r} is not deb-src:[SUITE/]PACKAGE[=VERSION]/FILE")
-    return name
-
-
-def url_host(url: str) -> str:
-    """The host and port in URL, empty when there is none."""
-    try:
-        return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
-    except ValueError:  # a bracket of an IPv6 address that is not closed
-        return ""
-
-
-WEB = ("https", "http", "ftp")
+WEB = ("https:", "http:", "ftp:")
 LOCAL = ("file:", "self:")
-SCHEMES = (*WEB, "file", "self", "git+https", "deb-src")
-GIVEN_NAME = re.compile(rf"(?:([^/]+)::(?=(?:{'|'.join(map(re.escape, SCHEMES))}):))?(.*)", re.I)
+SCHEMES = (*WEB, *LOCAL, "git+https:", "deb-src:")
+FILE_NAME = re.compile(r"(?!\.\.?$)[^-/][^/]*")
+GIVEN_NAME = re.compile(rf"(?:([^/]+)::(?=(?:{'|'.join(map(re.escape, SCHEMES))})))?(.*)", re.I)
 GIT = re.compile(  # a host or user that begins with - would be an option somewhere
     r"git\+(?P<url>https://[A-Za-z0-9\[][!$->@-~]*?/(?P<name>[A-Za-z0-9][A-Za-z0-9+._-]*?)"
     r"(?:\.git)?/?)#(?P<commit>[0-9a-f]{40})"
@@ -1195,6 +1131,55 @@ DEB_SRC = re.compile(
     r"(?P<package>[a-z0-9][a-z0-9+.-]*(?:=[0-9A-Za-z][0-9A-Za-z.+:~-]*)?)/(?P<file>[^/]+)"
 )
 HASH_QUERY = re.compile(r"[?&](?:sha256sum|hash)=([^&]*)")
+
+
+def split_name(text: str, place: str) -> Tuple[str, str]:
+    """The name that a source is given (NAME::URL), empty for none, and its URL."""
+    if not text.isprintable():
+        raise Fail(f"{place}: {text!r} has control characters; take them out")
+    name, url = GIVEN_NAME.fullmatch(text).groups("")
+    url = re.sub("^[^:/]*:", lambda scheme: scheme[0].lower(), url)
+    if re.match("[^:/]*://[^/?#]*@", url) and not url.startswith(LOCAL):
+        raise Fail(f"{place}: a user or password in a URL is shown to others; write them into "
+                   "~/.netrc, as in `machine HOST login NAME password WORD`")
+    if name and not FILE_NAME.fullmatch(name):
+        raise Fail(f"{place}: {name!r} can't be a file's name")
+    return name, url
+
+
+def source_name(url: str, place: str) -> str:
+    """The base name of URL's path, which is the file's name unless it is given one."""
+    scheme, colon, rest = url.partition(":")
+    scheme += colon
+    if scheme not in SCHEMES:
+        raise Fail(f"{place}: {url!r} begins with none of {', '.join(SCHEMES)}")
+    path = rest.rstrip("/") if scheme in LOCAL else rest.partition("?")[0]
+    if scheme == "git+https:":
+        match = GIT.fullmatch(scheme + path)
+        if not match:
+            raise Fail(f"{place}: {url!r} is not git+https://HOST/PATH#COMMIT, "
+                       "with all 40 digits 0-9a-f of the commit")
+        return f"{match['name']}-{match['commit']}.tar"
+    name = os.path.basename(path)
+    if scheme in WEB:
+        name = urllib.parse.unquote(name)
+        if " " in url:
+            raise Fail(f"{place}: {url!r} has blanks; write them as %20")
+        if not url_host(url):
+            raise Fail(f"{place}: {url!r} names no host")
+    if scheme == "deb-src:" and not DEB_SRC.fullmatch(scheme + path):
+        raise Fail(f"{place}: {url!r} is not deb-src:[SUITE/]PACKAGE[=VERSION]/FILE")
+    if not name.isprintable() or not FILE_NAME.fullmatch(name):
+        raise Fail(f"{place}: {url!r} ends in no usable file name")
+    return name
+
+
+def url_host(url: str) -> str:
+    """The host and port in URL, empty when there is none."""
+    try:
+        return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:  # a bracket of an IPv6 address that is not closed
+        return ""
 
 
 def without_hash(url: str) -> str:
@@ -1257,13 +1242,11 @@ def local_files(recipe: Recipe, source: Source) -> List[Tuple[str, str]]:
     found = []
     for parent, directories, files in os.walk(base):
         directories[:] = sorted(name for name in directories if name[0] != ".")
-        for name in sorted(files):
-            path = os.path.join(parent, name)
-            if name[0] != ".":
-                if os.path.islink(path) or not os.path.isfile(path) or not name.isprintable():
-                    raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
-                               "take it out of the directory")
-                found.append((source.name + path[len(base):], path))
+        for path in (os.path.join(parent, name) for name in sorted(files) if name[0] != "."):
+            if os.path.islink(path) or not os.path.isfile(path) or not path.isprintable():
+                raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
+                           "take it out of the directory")
+            found.append((source.name + path[len(base):], path))
     return found
 
 
@@ -1271,9 +1254,13 @@ def check_hashes(recipe: Recipe) -> None:
     """Raise Fail unless every source that is fetched has a sha256."""
     for source in recipe.sources:
         if not source.is_local and source.alternatives[0].sha256 is None:
-            raise Fail(
-                f"{source.place}: {source.name} has no sha256; "
-                f"`pkggen.py hash {recipe.folder}` fetches it and writes one")
+            raise Fail(no_hash(recipe, source))
+
+
+def no_hash(recipe: Recipe, source: Source) -> str:
+    """What is said of a source without a sha256."""
+    return (f"{source.place}: {source.name} has no sha256; "
+            f"`pkggen.py hash {recipe.folder}` fetches it and writes one")
 
 
 # ==== Makefiles ===================================================================================
@@ -1502,11 +1489,10 @@ def source_target(source: Source) -> str:
 
 
 def source_rule(recipe: Recipe, source: Source) -> str:
-    if any(alternative.sha256 is None for alternative in source.alternatives):
-        hint = f"pkggen.py hash {recipe.folder} writes one"
-        problem = f"{source.place}: {source.name} has no sha256; {hint}"
-        return failing_rule(source_target(source), problem)
-    urls = [with_hash(alternative) for alternative in source.alternatives]
+    if source.alternatives[0].sha256 is None:
+        return failing_rule(source_target(source), no_hash(recipe, source))
+    urls = [f"{url}{'&' if '?' in url else '?'}sha256sum={digest}"
+            for url, digest in source.alternatives]
     urls[0] = f"{source.name}::{urls[0]}"
     command = quote_command(["fetch", "--of", recipe.folder, *urls])
     return f"{source_target(source)}:\n\t@$(PKGGEN) {command} --sources $(SOURCES)\n"
@@ -1520,11 +1506,6 @@ def failing_rule(target: str, problem: str) -> str:
 def failing_command(problem: str) -> str:
     command = quote_command(["echo", "pkggen: " + printable(problem)])
     return f"\t@{command} >&2; exit 1\n"
-
-
-def with_hash(alternative: Alternative) -> str:
-    mark = "&" if "?" in alternative.url else "?"
-    return f"{alternative.url}{mark}sha256sum={alternative.sha256}"
 
 
 def fetch_rules(recipes: Iterable[Recipe]) -> Dict[str, str]:
@@ -2981,7 +2962,8 @@ def fetch_alternative(name: str, alternative: Alternative, folder: str) -> str:
 
 def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> str:
     """Bring what URL names into PART; its hash, which is the WANTED one."""
-    for resumed in (part.seek(0, os.SEEK_END), 0):
+    while True:
+        resumed = part.seek(0, os.SEEK_END)
         download(url, part, name)
         part.seek(0)
         digest = file_digest(os.dup(part.fileno()))  # not by its path: others may write the folder
@@ -2989,43 +2971,34 @@ def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> 
             raise Unreachable("the answer is empty")
         if wanted in (None, digest):
             return digest
-        part.truncate(0)  # what it went on with was another file's, or spoilt
-        if not resumed:
-            break
-    raise Unreachable(OTHER_BYTES.format(digest, wanted))
+        part.truncate(0)
+        if not resumed:  # else what it went on with may have been another file's, or spoilt
+            raise Unreachable(OTHER_BYTES.format(digest, wanted))
 
 
 def lock_file(path: str, what: str) -> Any:
     """Open PATH for reading and writing, for this user alone, once no other process holds it.
 
-    It stays when it is closed. WHAT is said while another process holds it for long.
+    It stays when it is closed. After LOCK_SECONDS it is said, after WHAT, who holds it.
     """
+    deadline = time.monotonic() + LOCK_SECONDS
     while True:
-        file = open(path, "r+b", buffering=0, opener=open_private)
-        wait_for_lock(file, what)
-        # The process that held the lock may have renamed or removed the file meanwhile.
-        with contextlib.suppress(FileNotFoundError):
+        file = open(path, "r+b", buffering=0, opener=lambda path, flags: os.open(
+            path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The process that held the lock may have renamed or removed the file meanwhile.
             state = os.fstat(file.fileno())
             if os.path.samestat(state, os.lstat(path)):
                 if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
                     raise Fail(f"{path}: not a file that pkggen made; remove it")
                 os.fchmod(file.fileno(), 0o600)
                 return file
+        if time.monotonic() > deadline:
+            say(f"{what}: waiting for {lock_holder(file)}, which has {path}")
+            deadline = math.inf
         file.close()
-
-
-def open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-
-
-def wait_for_lock(file: Any, what: str) -> None:
-    """Lock FILE; after LOCK_SECONDS say who holds it."""
-    for _ in range(LOCK_SECONDS * 20):
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(0.05)
-    say(f"{what}: waiting for {lock_holder(file)}, which has {file.name}")
-    fcntl.flock(file.fileno(), fcntl.LOCK_EX)
 
 
 def lock_holder(file: Any) -> str:
@@ -3182,54 +3155,45 @@ def download_by_git(url: str, part: Any, name: str) -> None:
     that they are what the commit's hash says.
     """
     match = GIT.fullmatch(url.partition("?")[0])
-    commit = match["commit"]
+    url, commit = match["url"], match["commit"]
+    open_url(url.rstrip("/") + "/info/refs?service=git-upload-pack").close()
     part.truncate(0)
     part.seek(0)
-    open_url(match["url"].rstrip("/") + "/info/refs?service=git-upload-pack").close()
     with tempfile.TemporaryDirectory(prefix="git-", dir=private_folder()) as place:
-        run_git(["init", "-q", "--bare", "--template="], place, name)
+        def git(*arguments: str, stdout: Any = None) -> str:
+            return run_git(arguments, place, name, stdout)
+
+        git("init", "-q", "--bare", "--template=")
         os.mkdir(os.path.join(place, "info"))
         with open(os.path.join(place, "info", "attributes"), "w") as file:
             file.write("* -export-subst -export-ignore -text -ident -filter\n")
-        fetch_commit(match["url"], commit, place, name)
-        form = ["--format=tar", f"--prefix={match['name']}-{commit}/"]
-        run_git(["archive", *form, f"{commit}^{{commit}}"], place, name, part)
-        tree = run_git(["ls-tree", "-r", "-z", commit], place, name).split("\0")
-    modules = [line.partition("\t")[2] for line in tree if line.startswith("160000 ")]
+        fetch = ("fetch", "-q", "--no-tags", "--no-recurse-submodules")
+        try:
+            git(*fetch, "--depth=1", "--", url, commit)
+        except Unreachable:  # the server gives no commit by its hash, so all that it has
+            git(*fetch, "--", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        prefix = f"--prefix={match['name']}-{commit}/"
+        git("archive", "--format=tar", prefix, f"{commit}^{{commit}}", stdout=part)
+        modules = re.findall("160000 commit [^\t]*\t([^\0]*)", git("ls-tree", "-r", "-z", commit))
     if modules:
         say(f"fetch   {name}: has submodules: {' '.join(modules)}; they are not fetched: "
             "give each as a source of its own")
 
 
-def fetch_commit(url: str, commit: str, place: str, name: str) -> None:
-    """Fetch COMMIT alone; from a server that gives no commit by its hash, all that it has."""
-    fetch = ["fetch", "-q", "--no-tags", "--no-recurse-submodules"]
-    try:
-        run_git([*fetch, "--depth=1", "--", url, commit], place, name)
-    except Unreachable:
-        everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
-        run_git([*fetch, "--", url, *everything], place, name)
-
-
-def run_git(arguments: List[str], place: str, name: str, stdout: Any = None) -> str:
-    slow = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1"]
-    settings = [word for text in (*slow, "tar.umask=0022") for word in ("-c", text)]
-    command = ["git", "--git-dir=.", *settings, *arguments]
-    return run_fetcher(command, place, name, git_environment(), stdout)
-
-
-def git_environment() -> Dict[str, str]:
-    """Nothing asks for a password, no configuration or program of the user's, https alone."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
-        or not name.startswith(("GIT_", "SSH_ASKPASS"))}
-    if "SSL_CERT_FILE" in kept:  # as the other fetches heed it
-        kept.setdefault("GIT_SSL_CAINFO", kept["SSL_CERT_FILE"])
-    return {
-        **kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": "https"}
+def run_git(arguments: Iterable[str], place: str, name: str, stdout: Any) -> str:
+    """Run git: it asks for no password, and knows no configuration, no program of the user's, and
+    no way but https."""
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith(("GIT_", "SSH_ASKPASS"))}
+    authority = os.environ.get("GIT_SSL_CAINFO") or os.environ.get("SSL_CERT_FILE")
+    environment.update({"GIT_SSL_CAINFO": authority} if authority else {}, LC_ALL="C")
+    environment.update(
+        GIT_TERMINAL_PROMPT="0", GIT_CONFIG_NOSYSTEM="1", GIT_CONFIG_GLOBAL=os.devnull,
+        GIT_ATTR_NOSYSTEM="1", GIT_ALLOW_PROTOCOL="https")
+    settings = [f"http.lowSpeedTime={TIMEOUT}", "http.lowSpeedLimit=1", "tar.umask=0022"]
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = ["git", "--git-dir=.", *options, *arguments]
+    return run_fetcher(command, place, name, environment, stdout)
 
 
 def run_fetcher(command: List[str], folder: str, name: str, environment: Dict[str, str],
@@ -3256,42 +3220,33 @@ Archives = Tuple[str, List[Tuple[str, ...]]]  # a name, and (URI, suite, compone
 
 
 def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
-    """Fetch the source package's file, with the hash that apt's signed lists have for it."""
+    """Fetch the source package's file, with the hash that apt's signed lists have for it.
+
+    The release's own archive is asked alone first: it no longer changes. With the archive of
+    updates beside it apt would take the same version from there, where old files go away.
+    """
     match = DEB_SRC.fullmatch(alternative.url.partition("?")[0])
-
-    def fetch_from(archives: Archives) -> str:
-        files = apt_files(archives, match["package"])
-        if match["file"] not in files:
-            raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
-        url, digest = files[match["file"]]
-        if alternative.sha256 not in (None, digest):
-            raise Unreachable(OTHER_BYTES.format(digest, alternative.sha256))
+    for archives in archive_sets(match["suite"]):
         try:
-            return fetch_alternative(name, Alternative(url, digest), folder)
+            files = apt_files(archives, match["package"])
+            if match["file"] not in files:
+                raise Unreachable(f"apt has {', '.join(files) or 'no tar archive'} instead")
+            url, digest = files[match["file"]]
+            if alternative.sha256 not in (None, digest):
+                raise Unreachable(OTHER_BYTES.format(digest, alternative.sha256))
+            try:
+                return fetch_alternative(name, Alternative(url, digest), folder)
+            except Unreachable as reason:
+                raise Unreachable(f"{shown_url(url)}: {reason}") from None
         except Unreachable as reason:
-            raise Unreachable(f"{shown_url(url)}: {reason}") from None
-
-    return first_that_has(match["suite"], fetch_from)
+            problem = reason
+    raise problem
 
 
 def deb_src_files(package: str) -> List[Tuple[str, str]]:
     """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
     suite, _, name = package.rpartition("/")
-    files = first_that_has(suite, lambda archives: apt_files(archives, name))
-    return [(file, place.url) for file, place in files.items()]
-
-
-def first_that_has(suite: Optional[str], ask: Callable[[Archives], Any]) -> Any:
-    """What ASK gives for the first set of archives for which it doesn't raise Unreachable.
-
-    The release's own archive is asked alone first: it no longer changes. With the archive of
-    updates beside it apt would take the same version from there, where old files go away.
-    """
-    *others, last = archive_sets(suite)
-    for archives in others:
-        with contextlib.suppress(Unreachable):
-            return ask(archives)
-    return ask(last)
+    return [(file, url) for file, (url, _) in apt_files(archive_sets(suite)[-1], name).items()]
 
 
 def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
@@ -3300,16 +3255,6 @@ def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
     text = run_apt("apt-get", *options, "source", "--print-uris", "--tar-only", package)
     found = re.findall(r"(?m)^'(.*)' (\S+) \d+ SHA256:([0-9a-f]{64})$", text)
     return {file: Alternative(url, digest) for url, file, digest in found}
-
-
-def apt_versions(archives: Archives, packages: Iterable[str]) -> Dict[str, List[str]]:
-    """The versions of each source package of PACKAGES that ARCHIVES have."""
-    options = apt_options(archives)
-    text = run_apt("apt-cache", *options, "showsrc", "--only-source", *packages)
-    versions: Dict[str, List[str]] = {}
-    for package, version in re.findall(r"(?m)^Package: (.*)\n(?:.+\n)*?Version: (.*)", text):
-        versions.setdefault(package, []).append(version)
-    return versions
 
 
 def archive_sets(suite: Optional[str]) -> List[Archives]:
@@ -3328,38 +3273,6 @@ def archive_sets(suite: Optional[str]) -> List[Archives]:
     return [(suite, sorted({(uri, suite, component) for uri, _, component in bases}))]
 
 
-def apt_options(archives: Archives) -> List[str]:
-    """Options that give apt the source lines of ARCHIVES and its own lists, renewed once a day."""
-    name, rows = archives
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
-    lines = "".join(f"deb-src {signed}{' '.join(row)}\n" for row in rows)
-    state = os.path.abspath(private_folder("apt", name))
-    sources = os.path.join(state, "sources.list")
-    options = [
-        "-qq", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
-        "-o", f"Dir::State::Lists={state}/lists", "-o", "Dir::State::Status=/dev/null",
-        "-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"]
-    with lock_file(os.path.join(state, "lock"), "fetch   apt's lists"):
-        if not is_recent(sources, lines):
-            os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
-            write_atomic(sources, lines.encode(), 0o600)
-            try:
-                run_apt("apt-get", *options, "update")
-            except BaseException:
-                os.unlink(sources)
-                raise
-    return options
-
-
-def is_recent(path: str, text: str) -> bool:
-    """Whether the file PATH holds TEXT since less than a day."""
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        age = time.time() - os.fstat(file.fileno()).st_mtime
-        return file.read() == text and 0 <= age < 86400
-    return False
-
-
 @functools.lru_cache(maxsize=None)
 def apt_archives() -> List[Tuple[str, ...]]:
     """(URI, suite, component) of each archive of Debian's that this machine's apt uses."""
@@ -3369,6 +3282,31 @@ def apt_archives() -> List[Tuple[str, ...]]:
     if not rows:
         raise Unreachable("this machine's apt has no archive of Debian's; `apt-get update` first")
     return sorted(rows)
+
+
+def apt_options(archives: Archives) -> List[str]:
+    """Options that give apt the source lines of ARCHIVES and its own lists, renewed once a day."""
+    name, rows = archives
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    signed = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
+    lines = "".join(f"deb-src {signed}{' '.join(row)}\n" for row in rows).encode()
+    state = os.path.abspath(private_folder("apt", name))
+    sources = os.path.join(state, "sources.list")
+    options = [
+        "-qq", "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
+        "-o", f"Dir::State::Lists={state}/lists", "-o", "Dir::State::Status=/dev/null",
+        "-o", f"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"]
+    # What the lists were last renewed for, and when, is what is in the lock and its age.
+    with lock_file(os.path.join(state, "lock"), "fetch   apt's lists") as lock:
+        age = time.time() - os.fstat(lock.fileno()).st_mtime
+        if lock.read() != lines or not 0 <= age < 86400:
+            os.makedirs(os.path.join(state, "lists", "partial"), exist_ok=True)
+            write_atomic(sources, lines, 0o600)
+            run_apt("apt-get", *options, "update")
+            lock.truncate(0)
+            lock.seek(0)
+            lock.write(lines)
+    return options
 
 
 def run_apt(*command: str) -> str:
@@ -3452,16 +3390,17 @@ def lint_recipe(argument: str, options: argparse.Namespace) -> List[Finding]:
 
 def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
     for (texts, place), source in zip(recipe.fields["sources"], recipe.sources):
-        if not source.is_local and any(digest is None for _, digest in source.alternatives):
-            hint = f"`pkggen.py hash {recipe.folder}` writes one"
-            reader.problem(Fail(f"{place}: {source.name} has no sha256; {hint}"))
+        if not source.is_local and source.alternatives[0].sha256 is None:
+            reader.problem(Fail(no_hash(recipe, source)))
+        own = source_name(source.alternatives[0].url, place)
+        if source.name != own and not split_name(texts[0], place)[0]:
+            reader.problem(Fail(f"{place}: another source has this file name, so it is "
+                                f"src/{source.name}; give it a name, as in NAME::URL"))
         for url, _ in source.alternatives[: len(texts)]:
             if url.startswith("http:"):
                 reader.problem(Fail(f"{place}: {url} is plain http; use https"))
     if any(url.startswith("http:") for url in recipe.fields["mirrors"]):
         reader.add(nodes["mirrors"], "a mirror with plain http; use https")
-    for place, what in name_clashes(recipe):
-        reader.problem(Fail(f"{place}: {what}"))
 
 
 def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
@@ -4088,78 +4027,6 @@ def plain_text(text: str) -> str:
     return text if is_plain or not text else json.dumps(text, ensure_ascii=True)
 
 
-# ---- a patch that is named in a recipe, all else there as it was ---------------------------------
-
-# What a line of a script unpacks or changes sources with: a patch made after it comes after it.
-UNPACKS = re.compile(
-    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
-    r"|^(?!.*\bout/).*\b(sed|mv)\s", re.MULTILINE)
-APPLIES_ALL = re.compile(r"\{\{-?\s*patch\b")
-
-
-def with_patch(path: str, text: str, name: str) -> str:
-    """The TEXT of the recipe PATH with the patch NAME in its sources and, after what unpacks them,
-    in its script. Raises Fail where only a person can tell the place."""
-    if text.startswith("\ufeff"):  # a byte order mark, which YAML doesn't count
-        return "\ufeff" + with_patch(path, text[1:], name)
-    nodes = {key.value: value for key, value in compose_text(path, text.encode()).value}
-    edits = [added_item(text, nodes.get("sources"), -1, f"file:{name}")]
-    if not APPLIES_ALL.search(text):
-        edits.append(added_command(text, nodes.get("script"), f"patch -p1 <src/{name}"))
-    if None in edits:
-        raise Fail(
-            f"{path}: no place for {name} that is certain; add `file:{name}` to sources and, after "
-            f"what unpacks, `patch -p1 <src/{name}` to script")
-    for place, new in sorted(edits, reverse=True):
-        text = text[:place] + new + text[place:]
-    return text
-
-
-def added_item(text: str, items: Any, index: int, item: str) -> Optional[Tuple[int, str]]:
-    """The edit (place, new text) that adds ITEM after that at INDEX of the list ITEMS."""
-    if not isinstance(items, yaml.SequenceNode) or not items.value:
-        return None
-    last = items.value[index]
-    if items.flow_style:
-        return last.end_mark.index, f", {item}"
-    while isinstance(last, yaml.SequenceNode) and last.value and not last.flow_style:
-        last = last.value[-1]  # the end of a block is where the next thing begins
-    return end_of_line(text, last), newline_of(text) + " " * items.start_mark.column + f"- {item}"
-
-
-def added_command(text: str, script: Any, command: str) -> Optional[Tuple[int, str]]:
-    """The edit that adds COMMAND after the last line of SCRIPT that unpacks or changes sources."""
-    items = script.value if isinstance(script, yaml.SequenceNode) else []
-    for index in reversed(range(len(items))):
-        node = items[index]
-        start, end = node.start_mark.index, node.end_mark.index
-        if not UNPACKS.search(text[start:end]):
-            continue
-        if node.style == "|":
-            return added_line(text, start, end, command)
-        return None if node.style == ">" else added_item(text, script, index, command)
-    return None
-
-
-def added_line(text: str, start: int, end: int, command: str) -> Optional[Tuple[int, str]]:
-    """The same in a block of lines; nowhere inside a loop, or before the end of a long command."""
-    margin = None
-    place = None
-    for line in re.compile(r"[^\n]*\n?").finditer(text, text.index("\n", start) + 1, end):
-        bare = line[0].rstrip("\r\n")
-        indent = bare[: len(bare) - len(bare.lstrip())]
-        margin = indent if margin is None and bare.strip() else margin
-        if bare.strip() and UNPACKS.search(bare):
-            is_whole = indent == margin and not bare.endswith("\\")
-            place = (line.start() + len(bare), f"{newline_of(text)}{margin}{command}")
-            place = place if is_whole else None
-    return place
-
-
-def newline_of(text: str) -> str:
-    return "\r\n" if "\r\n" in text else "\n"
-
-
 # ==== Commands ====================================================================================
 
 
@@ -4336,26 +4203,26 @@ def cmd_input(options: argparse.Namespace) -> None:
 
 def cmd_fetch(options: argparse.Namespace) -> None:
     """Fetch the sources of recipes, or one file from the first of several URLs that has it."""
-    if not any(split_name(word, "fetch")[1].partition(":")[0] in SCHEMES for word in options.what):
+    pairs = [split_name(word, "fetch") for word in options.what]
+    if not any(url.startswith(SCHEMES) for _, url in pairs):
         return for_each(recipe_paths(options.what), lambda path: fetch_recipe(path, options))
-    alternatives, names = [], []
-    for word in options.what:
-        given, url = split_name(word, "fetch")
+    own = [source_name(url, "fetch") for _, url in pairs]
+    alternatives = []
+    for _, url in pairs:
         match = HASH_QUERY.search(url)
-        url, digest = without_hash(url), match[1] if match else options.sha256
-        names.append(given or source_name(url, "fetch"))
-        if digest is None or not SHA256.fullmatch(digest):
-            raise Fail(f"{url}: no sha256 of 64 digits 0-9a-f; give it with --sha256")
-        alternatives.append(Alternative(url, digest))
-    if options.output is None:
-        fetch_source(names[0], alternatives, options.sources, options.of)
-        return
-    path = fetch_source(names[0], alternatives, os.path.dirname(os.path.abspath(options.output)))
-    if file_digest(path) != os.path.basename(path):
-        raise Fail(f"{path}: its bytes are not what its name says; remove it")
-    os.replace(path, options.output)
-    with contextlib.suppress(OSError):  # not when a dead host is noted there
-        os.removedirs(private_folder("dead"))
+        digest = match[1] if match else options.sha256 or ""
+        if not SHA256.fullmatch(digest):
+            raise Fail(f"{without_hash(url)}: no sha256 of 64 digits 0-9a-f; "
+                       "give it with --sha256")
+        alternatives.append(Alternative(without_hash(url), digest))
+    folder = os.path.dirname(os.path.abspath(options.output)) if options.output else options.sources
+    path = fetch_source(pairs[0][0] or own[0], alternatives, folder, options.of)
+    if options.output:
+        if file_digest(path) != os.path.basename(path):
+            raise Fail(f"{path}: its bytes are not what its name says; remove it")
+        os.replace(path, options.output)
+        with contextlib.suppress(OSError):  # not when a dead host is noted there
+            os.removedirs(private_folder("dead"))
 
 
 def fetch_recipe(path: str, options: argparse.Namespace) -> None:
@@ -4389,15 +4256,48 @@ def recipe_paths(words: List[str]) -> List[str]:
     return paths
 
 
-# ---- hash: the sha256 map, line by line ----------------------------------------------------------
+# ---- hash and add-patch: edits of a recipe, all else in it as it was -----------------------------
 
-HASH_HEAD = (
-    r"""(?m)^(\ufeff?["']?sha256["']?[ \t]*:)(?:[ \t]*(?:~|null|\{[^{}#]*\}))?"""
-    r"""([ \t]*(?:[ \t]#.*)?\r?)$""")
-HASH_BODY = r"""(?:\n(?:[ \t]+\S.*|[ \t]*(?:#.*)?\r?(?=\n|\Z)))*"""
-HASH_LINE = (
-    r"""(([ \t]+)(["']?)([^\s"'#].*?)\3[ \t]*:)"""
-    r"""(?:([ \t]+)(?:["']?[0-9a-f]+["']?|''|""|~|null))?((?:[ \t]+#.*|[ \t]*)\r?)""")
+# An edit is (start, end, what is there then). Places in the text are PyYAML's marks of its nodes.
+Edit = Tuple[int, int, str]
+
+
+def editable_text(path: str) -> str:
+    """The text of the recipe PATH, which is no link."""
+    if os.path.islink(path):
+        raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        return file.read()
+
+
+def edited(text: str, edits: Iterable[Edit]) -> str:
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def value_edit(node: Any, new: str) -> Edit:
+    """NEW in the place of a value that may be empty, right behind its key's colon."""
+    start, end = node.start_mark.index, node.end_mark.index
+    return start, end, new if end > start else f" {new}"
+
+
+def end_of_line(text: str, node: Any) -> int:
+    """Where the line ends that NODE ends in; to YAML a block ends where the next thing begins."""
+    while isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        last = node.value[-1]
+        node = last[1] if isinstance(last, tuple) else last
+    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
+
+
+def newline_of(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
+
+
+def quote_key(name: str) -> str:
+    """NAME as a key of a YAML map."""
+    is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def cmd_hash(options: argparse.Namespace) -> None:
@@ -4405,91 +4305,57 @@ def cmd_hash(options: argparse.Namespace) -> None:
     paths = recipe_paths(options.recipe)
     if options.bump and len(paths) > 1:
         raise Fail("hash: --version is one recipe's; name that alone")
-    known: Dict[str, Optional[str]] = {}
-    for_each(paths, lambda path: hash_recipe(path, options, known))
+    # Each URL is asked once, whatever recipes name it.
+    ask = functools.lru_cache(None)(lambda url: fetched_hash(source_name(url, "hash"), url))
+    for_each(paths, lambda path: hash_recipe(recipe_path(path), options, ask))
 
 
-def hash_recipe(path: str, options: argparse.Namespace, known: Dict[str, Optional[str]]) -> None:
-    """Write the hashes of the recipe's sources, and first the new version. KNOWN: URL to hash."""
-    path = recipe_path(path)
-    if os.path.islink(path):
-        raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        text = before = file.read()
+def hash_recipe(path: str, options: argparse.Namespace, ask: Callable) -> None:
+    """Write the hashes of the recipe's sources, as ASK(URL) has them, and first the new version."""
+    text = editable_text(path)
+    if options.bump:
+        nodes, values = keys_of(compose_text(path, to_bytes(text))), (options.bump, "0")
+        text = edited(text, [value_edit(nodes[key], new)
+                             for key, new in zip(("version", "build"), values) if key in nodes])
+    recipe = load_recipe(path, options, text=text)
+    hashes, missing = source_hashes(recipe, ask)
+    if missing and options.bump:
+        raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
+    text = with_hashes(path, text, hashes)
     try:
-        if options.bump:
-            text = with_version(before, options.bump)
-            replace_file(path, to_bytes(text))
-        recipe = load_recipe(path, options)
-        if options.bump not in (None, recipe.fields["version"]):
-            raise Fail(f"{path}: no line `version: ...` at the left margin; edit it by hand")
-        hashes, in_urls, missing = source_hashes(recipe, known)
-        if missing and options.bump:
-            raise Fail(f"{path}: no answer for {', '.join(missing)}; the version stays")
-        for old, new in in_urls.items():
-            if old not in text:
-                raise Fail(f"{path}: a template makes the hash {old}, which is {new} now")
-            text = text.replace(old, new)
-        text = with_hashes(path, text, hashes)
-        if text != before:
-            replace_file(path, to_bytes(text))
-    except BaseException:
-        if options.bump:
-            replace_file(path, to_bytes(before))
-        raise
-    say(f"hash    {path}: {len(hashes) + len(in_urls)} written")
+        fields = load_recipe(path, options, text=text).fields
+    except Fail:
+        fields = {}
+    if {**fields, "sources": ()} != {**recipe.fields, "sha256": hashes, "sources": ()}:
+        raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
+                   "belong, at the left margin; nothing is written")
+    replace_file(path, text.encode())
+    say(f"hash    {path}: {len(hashes)} written")
     if missing:
         raise Fail(f"{path}: no answer for {', '.join(missing)}; the other hashes are written")
 
 
-def source_hashes(recipe: Recipe, known: Dict[str, Optional[str]]) -> Tuple[Dict, Dict, List[str]]:
-    """The sha256 map that the recipe should have, old to new hashes in URLs, and what is missing.
+def source_hashes(recipe: Recipe, ask: Callable) -> Tuple[Dict[str, str], List[str]]:
+    """The sha256 map that the recipe should have, and the sources that nobody has.
 
-    What can't be asked keeps the hash that it has.
+    What can't be asked keeps the hash that it has; a hash in a URL stays there.
     """
     found: Dict[str, Optional[str]] = {}
-    in_urls, missing = {}, []
+    missing = []
     for (texts, _), source in zip(recipe.fields["sources"], recipe.sources):
+        own = source_name(source.alternatives[0].url, source.place)
         answers = source.is_local
-        for index, (url, old) in enumerate(() if source.is_local else source.alternatives):
-            key = hash_key(url, source.name, source_name(source.alternatives[0].url, source.place))
-            is_in_url = old and index < len(texts) and HASH_QUERY.search(texts[index])
-            digest = None if is_in_url else found.get(key)
-            if digest is None:
-                if url not in known:
-                    known[url] = fetched_hash(source.name, url)
-                digest = known[url]
-            answers = answers or digest is not None
-            if not is_in_url:
-                found[key] = digest
-            elif digest:
-                in_urls[old] = digest
+        for index, (url, _) in enumerate(() if source.is_local else source.alternatives):
+            if HASH_QUERY.search("".join(texts[index:index + 1])):
+                say(f"hash    {url}: its hash is in its URL; change it there")
+                answers = True
+                continue
+            key = hash_key(url, source.name, own)
+            found[key] = found.get(key) or ask(url)
+            answers = answers or found[key]
         missing += [] if answers else [source.name]
-    former = recipe.fields["sha256"]
-    hashes = {key: digest or former.get(key) for key, digest in found.items()}
-    return {key: digest for key, digest in hashes.items() if digest}, in_urls, missing
-
-
-def cmd_add_patch(options: argparse.Namespace) -> None:
-    """Write into the recipe that its sources have FILE, which lies beside it, and apply it."""
-    recipe, name = load_recipe(options.recipe, options), options.file
-    if not NAME.fullmatch(name):
-        raise Fail(f"{name!r}: not a name for a patch; use letters, digits and + . _ -")
-    if os.path.islink(recipe.path):
-        raise Fail(f"{recipe.path}: a link, through which nothing is written; put the file there")
-    with open(recipe.path, encoding="utf-8", newline="") as file:
-        text = with_patch(recipe.path, file.read(), name)
-    with tempfile.NamedTemporaryFile(dir=recipe.folder, suffix=".yaml") as trial:
-        trial.write(text.encode())
-        trial.flush()
-        patched = load_recipe(trial.name, options)
-    names = [source.name for source in patched.sources]
-    if names.count(name) != 1 or patched.script.count(f"src/{name}") != 1:
-        raise Fail(
-            f"{recipe.path}: add `file:{name}` to sources and `patch -p1 <src/{name}` to script; "
-            "by itself that came to nothing")
-    write_atomic(recipe.path, text.encode(), os.stat(recipe.path).st_mode & 0o777)
-    say(f"patch   {recipe.path}: {name} is in its sources and applied in its script")
+    hashes = {key: digest or recipe.fields["sha256"].get(key) for key, digest in found.items()}
+    return {key: digest for key, digest in hashes.items() if digest}, missing
 
 
 def fetched_hash(name: str, url: str) -> Optional[str]:
@@ -4501,62 +4367,82 @@ def fetched_hash(name: str, url: str) -> Optional[str]:
         return None
 
 
-def with_version(text: str, version: str) -> str:
-    """The recipe's TEXT with another version and, where a build is given, build 0."""
-    for key, value in (("version", version), ("build", "0")):
-        line = rf"""(?m)^(\ufeff?["']?{key}["']?[ \t]*:[ \t]*)("[^"\n]*"|'[^'\n]*'|[^\s#"']\S*)"""
-        text = re.sub(line, lambda match: match[1] + value, text, count=1)
-    return text
-
-
 def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
-    """TEXT of the recipe PATH with HASHES as its sha256 map, and no other line changed.
-
-    A line of the map keeps its layout and comment; lines of other names go.
-    """
-    newline = "\r\n" if "\r\n" in text else "\n"
-    if not text.endswith("\n"):
-        return with_hashes(path, text + newline, hashes)[: -len(newline)]
-    head = re.search(HASH_HEAD, text)
-    if not head:
-        return with_hashes(path, with_empty_map(text, newline), hashes) if hashes else text
-    end = re.compile(HASH_BODY).match(text, head.end()).end()
-    left, lines, last, indent = dict(hashes), [], 0, "  "
-    for line in text[head.end() : end].split("\n")[1:]:
-        match = re.fullmatch(HASH_LINE, line)
-        if not match:
-            lines.append(line)
-        elif match[4] in left:
-            lines.append(f"{match[1]}{match[5] or ' '}{left.pop(match[4])}{match[6]}")
-            last, indent = len(lines), match[2]
-    lines[last:last] = [
-        f"{indent}{quote_key(name)}: {digest}{newline[:-1]}" for name, digest in left.items()]
-    block = "\n".join([head[1] + head[2], *lines])
-    edited = text[: head.start()] + block + text[end:]
-    if recipe_values(path, edited) != {**recipe_values(path, text), "sha256": hashes}:
-        raise Fail(f"{path}: no place for the hashes; write an empty line `sha256:` where they "
-                   "belong, at the left margin; nothing is written")
-    return edited
-
-
-def with_empty_map(text: str, newline: str) -> str:
-    """TEXT with `sha256:` before the first key that comes after it, and that key's comment."""
-    keys = [field.key for field in RECIPE_FIELDS]
-    after = "|".join(keys[keys.index("sha256") + 1 :])
-    place = re.search(rf"""(?m)^(?:#.*\n)*["']?(?:{after})["']?[ \t]*:""", text)
-    at = place.start() if place else len(text)
-    return f"{text[:at]}sha256:{newline}{text[at:]}"
+    """TEXT of the recipe PATH with HASHES as its sha256 map; lines of other names go."""
+    nodes, newline = keys_of(compose_text(path, text.encode())), newline_of(text)
+    value, left, edits, indent, head = nodes.get("sha256"), dict(hashes), [], 2, ""
+    if value is None and not hashes:
+        return text
+    if value is None:
+        at = end_of_line(text, nodes.get("mirrors", nodes["sources"]))
+        head = newline + "sha256:"
+    elif isinstance(value, yaml.MappingNode) and not value.flow_style:
+        indent = value.start_mark.column
+        at = value.start_mark.index - indent - len(newline)
+        for name, old in value.value:
+            if name.value in left:
+                edits.append(value_edit(old, left.pop(name.value)))
+                at = end_of_line(text, old)
+            else:
+                start = name.start_mark.index - name.start_mark.column
+                edits.append((start, end_of_line(text, old) + len(newline), ""))
+    else:
+        start, end = text.rindex(":", 0, value.start_mark.index), value.end_mark.index
+        at = end_of_line(text, value)
+        if not re.search(r"\s#.*\n", text[start:end]):  # else a comment would be lost
+            edits.append((start, end, ":"))
+    margin = newline + " " * indent
+    lines = [f"{margin}{quote_key(name)}: {digest}" for name, digest in left.items()]
+    return edited(text, [*edits, (at, at, head + "".join(lines))])
 
 
-def recipe_values(path: str, text: str) -> Dict[str, Any]:
-    """What the recipe's TEXT says, its sha256 map as a map; nothing if it can't be read."""
+SCRIPT_LINE = re.compile(r"(?P<margin>[ \t]*(?:- +)?)(?P<shell>[^\r\n]+)")
+# What a line of a script unpacks or changes sources with: a patch made after it comes after it.
+UNPACKS = re.compile(
+    r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
+    r"|^(?!.*\bout/).*\b(sed|mv)\s")
+
+
+def cmd_add_patch(options: argparse.Namespace) -> None:
+    """Write into the recipe that its sources have FILE, which lies beside it, and apply it."""
+    recipe, name = load_recipe(options.recipe, options), options.file
+    if not NAME.fullmatch(name):
+        raise Fail(f"{name!r}: not a name for a patch; use letters, digits and + . _ -")
+    text = with_patch(recipe.path, editable_text(recipe.path), name)
     try:
-        reader = Reader(path)
-        pairs = reader.pairs(compose_text(path, text.encode()), "the recipe")
-        return {key: TEXT_MAP.read(reader, node, key) if key == "sha256" else yaml.serialize(node)
-                for key, _, node in pairs}
+        patched = load_recipe(recipe.path, options, text=text)
     except Fail:
-        return {}
+        patched = recipe
+    lines = [line for line in patched.script.split("\n") if f"src/{name}" in line]
+    is_applied = len(lines) == 1 and re.fullmatch(f"patch .*<src/{re.escape(name)}", lines[0])
+    if not is_applied or name not in (source.name for source in patched.sources):
+        raise Fail(
+            f"{recipe.path}: no certain place for {name}; add `file:{name}` to sources and, after "
+            f"what unpacks, `patch -p1 <src/{name}` to script")
+    replace_file(recipe.path, text.encode())
+    say(f"patch   {recipe.path}: {name} is in its sources and applied in its script")
+
+
+def with_patch(path: str, text: str, name: str) -> str:
+    """TEXT of the recipe PATH with the patch NAME in its sources and, unless {{patch "DIR"}} is
+    there, after the last line of its script that unpacks or changes sources."""
+    nodes = keys_of(compose_text(path, text.encode()))
+    edits, newline = [], newline_of(text)
+    sources, script = nodes.get("sources"), nodes.get("script")
+    if isinstance(sources, yaml.SequenceNode) and sources.value:
+        at, new = sources.value[-1].end_mark.index, f", file:{name}"
+        if not sources.flow_style:
+            margin = newline + " " * sources.start_mark.column
+            at, new = end_of_line(text, sources), f"{margin}- file:{name}"
+        edits.append((at, at, new))
+    if script and not re.search(r"\{\{-?\s*patch\b", text):
+        start = script.start_mark.index - script.start_mark.column
+        lines = [line for line in SCRIPT_LINE.finditer(text, start, script.end_mark.index)
+                 if UNPACKS.search(line["shell"])]
+        if lines and not lines[-1]["shell"].endswith("\\"):
+            at, margin = lines[-1].end(), newline + lines[-1]["margin"]
+            edits.append((at, at, f"{margin}patch -p1 <src/{name}"))
+    return edited(text, edits)
 
 
 # ---- outdated --------------------------------------------------------------------------------
@@ -4577,25 +4463,32 @@ def cmd_outdated(options: argparse.Namespace) -> None:
 
 def newest_in_apt(recipes: List[Recipe]) -> Dict[str, str]:
     """Recipe to the newest version of its source package, which has its name unless it says so."""
-    packages: Dict[str, Tuple[Optional[str], str]] = {}
+    packages: Dict[Optional[str], Dict[str, str]] = {}  # by suite, recipe to source package
     for recipe in recipes:
-        urls = [alternative.url for source in recipe.sources for alternative in source.alternatives
-                if not source.is_local]
-        if not urls:
-            continue
+        urls = remote_urls(recipe)
         match = next(filter(None, map(DEB_SRC.match, urls)), None)
-        package = match["package"].partition("=")[0] if match else recipe.name.lower()
-        packages[recipe.name] = (match["suite"] if match else None, package)
-    versions: Dict[Tuple[Optional[str], str], List[str]] = {}
-    for suite in sorted({suite or "" for suite, _ in packages.values()}):
-        names = sorted({name for place, name in packages.values() if (place or "") == suite})
+        if urls:
+            suite = match["suite"] if match else None
+            package = match["package"].partition("=")[0] if match else recipe.name.lower()
+            packages.setdefault(suite, {})[recipe.name] = package
+    newest = {}
+    for suite, named in packages.items():
         try:
-            for name, found in apt_versions(archive_sets(suite)[-1], names).items():
-                versions[suite or None, name] = [upstream_version(version) for version in found]
+            options = apt_options(archive_sets(suite)[-1])
+            text = run_apt("apt-cache", *options, "showsrc", "--only-source", *named.values())
         except Unreachable as reason:
             say(f"outdated: {suite or 'apt'}: {reason}")
-    return {name: max(versions[place], key=version_key)
-            for name, place in packages.items() if place in versions}
+            continue
+        found = re.findall(r"(?m)^Package: (.*)\n(?:.+\n)*?Version: (.*)", text)
+        for name, package in named.items():
+            versions = [upstream_version(version) for other, version in found if other == package]
+            newest[name] = max(versions, key=version_key, default="-")
+    return newest
+
+
+def remote_urls(recipe: Recipe) -> List[str]:
+    return [alternative.url for source in recipe.sources for alternative in source.alternatives
+            if not source.is_local]
 
 
 def newest_upstream(recipe: Recipe) -> str:
@@ -4603,8 +4496,8 @@ def newest_upstream(recipe: Recipe) -> str:
 
     That is the listing of the first directory on the way to it whose names have the version.
     """
-    urls = (alternative.url for source in recipe.sources for alternative in source.alternatives)
-    url = next((url for url in urls if url.startswith("https:")), "").partition("?")[0]
+    url = next((url for url in remote_urls(recipe) if url.startswith("https:")), "")
+    url = url.partition("?")[0]
     version = rf"(?<![0-9.]){re.escape(recipe.fields['version'])}(?![0-9])"
     match = re.match(rf"(https://[^/]+/(?:.*?/)??)([^/]*?){version}([^/]*)", url)
     if not match:
@@ -4636,17 +4529,6 @@ def version_key(version: str) -> List[Tuple[List[int], int]]:
     return [
         ([weights.get(c, ord(c) + 256 * (not c.isalpha())) for c in word] + [0], int(number or 0))
         for word, number in re.findall("([^0-9]*)([0-9]*)", version)]
-
-
-def end_of_line(text: str, node: Any) -> int:
-    """Where the line ends that NODE ends in."""
-    return re.compile(r"\r?\n|\Z").search(text, node.end_mark.index).start()
-
-
-def quote_key(name: str) -> str:
-    """NAME as a key of a YAML map."""
-    is_plain = re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", name)
-    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def output(options: argparse.Namespace, text: str) -> None:

@@ -862,7 +862,8 @@ def test_s21_a_name_in_a_url_is_taken_literally(tmp_path, name):
         run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path)
         done = make(tmp_path, "-f", "fetch.mk")
         assert done.returncode == 2
-        assert f"{name} has no sha256; pkggen.py hash r writes one\n" in done.stderr
+        said = f"{name} has no sha256; `pkggen.py hash r` fetches it and writes one\n"
+        assert said in done.stderr
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -1315,8 +1316,8 @@ def test_fetch_mk_without_a_hash(tmp_path, env, upstream):
     run_tool("pkggen", "fetch-mk", "r", "-o", "fetch.mk", cwd=tmp_path, env=env)
     done = make(tmp_path, "-k", "-f", "fetch.mk", env=env)
     assert done.returncode == 2
-    line = "pkggen: r/pkgen.yaml:3:11: f has no sha256; pkggen.py hash r writes one\n"
-    assert line in done.stderr
+    said = "has no sha256; `pkggen.py hash r` fetches it and writes one\n"
+    assert "pkggen: r/pkgen.yaml:3:11: f " + said in done.stderr
     assert cached(env) == {sha256(OTHER): OTHER}
     said = refused("build", folder, env=env)
     assert said.endswith(f"f has no sha256; `pkggen.py hash {folder}` fetches it and writes one")
@@ -1359,10 +1360,9 @@ def test_two_sources_of_one_file_name(tmp_path, env, upstream):
     assert input_files(folder, env) == {
         "src/f": BODY, "src/2-f": OTHER, "src/3-f": b"third", "src/g": BODY
     }
-    clashes = [(place.rpartition("/")[2], what) for place, what in pkggen.name_clashes(recipe)]
-    assert len(clashes) == 2 and "so it is src/2-f; give it a name" in clashes[0][1]
-    named = write_recipe(tmp_path / "n", recipe_text(sources=[urls[0], "g::" + urls[0]]))
-    assert pkggen.name_clashes(load_recipe_of(named)) == []
+    clashes = [finding.what for finding in pkggen.lint_recipe(str(folder), options())
+               if "another source" in finding.what]
+    assert len(clashes) == 2 and "so it is src/2-f; give it a name" in clashes[0]
 
 
 def test_fetch_of_recipes(tmp_path, env, upstream):
@@ -1687,19 +1687,25 @@ def test_hash_at_the_end_of_a_file_without_newline(tmp_path, env, upstream):
         ("sha256: ~  # x\n# y", "sha256:  # x\n  f: HASH\n# y"),
         ("sha256:\n# x\n\n      # y", "sha256:\n  f: HASH\n# x\n\n      # y"),
         ("sha256:\n    # x\n    'f' :   'OLD' # y", "sha256:\n    # x\n    'f' :   HASH # y"),
-        ('"sha256":\n    g: ~ # x\n    # y', '"sha256":\n  f: HASH\n    # y'),
+        ('"sha256":\n    g: ~ # x\n    # y', '"sha256":\n    f: HASH\n    # y'),
         ("sha256:\n   g: OLD\n   f: OLD\n   h: ~", "sha256:\n   f: HASH"),
         ("sha256:\n  # f: 00", "sha256:\n  f: HASH\n  # f: 00"),
         ("data: {ü: \U0001f600}", "sha256:\n  f: HASH\ndata: {ü: \U0001f600}"),
         ("# x\n'script': []", "sha256:\n  f: HASH\n# x\n'script': []"),
-        ("summary: |\n  script:\n  x", "summary: |\n  script:\n  x\nsha256:\n  f: HASH"),
+        ("summary: |\n  script:\n  x", "sha256:\n  f: HASH\nsummary: |\n  script:\n  x"),
+        ("mirrors:\n- BASE/x # x\n# y", "mirrors:\n- BASE/x # x\nsha256:\n  f: HASH\n# y"),
+        ("sha256:\n  ? f\n  : ''", "sha256:\n  ? f\n  : HASH"),
+        ("sha256:\n  f: !!str ''", "sha256:\n  f: HASH"),
+        ("sha256:\n  f:  # x\n    ''", "sha256:\n  f:  # x\n    HASH"),
+        ("sha256:\n  'f':\n   ''\n  g:\n   ''", "sha256:\n  'f':\n   HASH"),
+        ("...", "sha256:\n  f: HASH\n..."),
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_hash_keeps_the_layout(tmp_path, env, upstream, newline, before, after):
     head = f"packages: {{p: }}\nversion: 1\nsources: [{upstream.base}/good/f]\n"
-    before = before.replace("OLD", "0" * 64)
-    texts = [(head + text + "\n").replace("\n", newline) for text in (before, after)]
+    texts = [(head + text + "\n").replace("OLD", "0" * 64).replace("BASE", upstream.base)
+             .replace("\n", newline) for text in (before, after)]
     folder = write_recipe(tmp_path / "r", texts[0])
     pathlib.Path(env["SOURCES"]).mkdir()
     run_tool("pkggen", "hash", folder, env=env)
@@ -1707,14 +1713,15 @@ def test_hash_keeps_the_layout(tmp_path, env, upstream, newline, before, after):
     assert pkggen.load_recipe(str(folder), options()).sources[0].alternatives[0].sha256 == GOOD
 
 
-def test_hash_behind_a_byte_order_mark():
-    text = "\ufeffpackages: {p: }\nsha256:\n  f: ''\ndata: {x: 1}\n"
-    assert pkggen.with_hashes("r", text, {"f": GOOD}) == text.replace("''", GOOD)
+def test_hash_takes_a_byte_order_mark_away(tmp_path, env, upstream):
+    text = f"packages: {{p: }}\nversion: 1\nsources: [{upstream.base}/good/f]\nsha256:\n  f: ''\n"
+    folder = write_recipe(tmp_path / "r", "\ufeff" + text)
+    run_tool("pkggen", "hash", folder, env=env)
+    assert (folder / "pkgen.yaml").read_text() == text.replace("''", GOOD)
 
 
 @pytest.mark.parametrize("form", [
-    "HEAD\n...\n", "HEAD\nsha256:\n  ? f\n  : ''\n", "HEAD\nsha256:\n  f: !!str ''\n",
-    "HEAD\nsha256: {  # x\n  f: ''}\n", "HEAD\nsha256:\n  'f':\n   ''\n  g:\n   ''\n",
+    "HEAD\nsha256: {  # x\n  f: ''}\n",
     '{"packages": {"p": null}, "version": 1, "sources": ["BASE/good/f"]}\n',
 ])
 def test_hash_without_a_place(tmp_path, env, upstream, form):
@@ -1771,12 +1778,14 @@ def test_hash_keeps_the_hash_of_what_is_not_there_now(tmp_path, env, upstream):
 
 
 def test_hash_of_a_hash_in_the_url(tmp_path, env, upstream):
-    """It is changed where it stands, for there it counts."""
+    """It stays, for there it counts, and that is said."""
     text = recipe_text(sources=[f"{upstream.base}/good/f?sha256sum={'1' * 64}"], sha256={"f": GOOD})
     folder = write_recipe(tmp_path / "r", text)
-    run_tool("pkggen", "hash", folder, env=env)
+    said = run_tool("pkggen", "hash", folder, env=env).stderr
+    assert f"hash    {upstream.base}/good/f: its hash is in its URL; change it there\n" in said
     recipe = load_recipe_of(folder)
-    assert recipe.sources[0].alternatives[0].sha256 == GOOD and recipe.fields["sha256"] == {}
+    assert recipe.sources[0].alternatives[0].sha256 == "1" * 64 and recipe.fields["sha256"] == {}
+    assert upstream.asked == []
 
 
 def test_hash_of_another_version(tmp_path, env, upstream):
@@ -4173,9 +4182,9 @@ PATCHED = [
      "- tar -xf src/lpkg.py\n  - mv x-1 x\n  - make\n",
      "- - https://h.test/x.tar\n    - https://i.test/x.tar\n  - file:fix.patch",
      "- tar -xf src/lpkg.py\n  - mv x-1 x\n  - patch -p1 <src/fix.patch\n  - make\n"),
-    ("- self:lpkg.py\n\n  # end", "['tar xf src/lpkg.py', make]\n",
+    ("- self:lpkg.py\n\n  # end", "- tar xf src/lpkg.py\n",
      "- self:lpkg.py\n  - file:fix.patch\n\n  # end",
-     "['tar xf src/lpkg.py', patch -p1 <src/fix.patch, make]\n"),
+     "- tar xf src/lpkg.py\n  - patch -p1 <src/fix.patch\n"),
     ("[self:lpkg.py]", "- |\n    tar -xf src/lpkg.py\n    patch -p1 <src/lpkg.py",
      "[self:lpkg.py, file:fix.patch]",
      "- |\n    tar -xf src/lpkg.py\n    patch -p1 <src/lpkg.py\n    patch -p1 <src/fix.patch"),
@@ -4200,6 +4209,7 @@ def test_add_patch_changes_nothing_else(
     "- make\n", "- |\n    for x in 1; do\n      tar -xf src/lpkg.py\n    done\n",
     "- |\n    tar -xf \\\n      src/lpkg.py\n", "- >\n    tar -xf src/lpkg.py\n",
     "- '{{range .Packages}}tar -xf src/lpkg.py'\n  - '{{end}}'\n",
+    "['tar xf src/lpkg.py', make]\n", "- tar -xf src/lpkg.py\n    x\n",
 ])
 def test_add_patch_leaves_to_a_person_what_is_not_certain(tmp_path, script):
     given = f"packages: {{p: , q: }}\nversion: 1\nsources: [self:lpkg.py]\nscript:\n  {script}"
@@ -4216,7 +4226,7 @@ def test_s45_add_patch_writes_through_no_link(tmp_path):
     (tmp_path / "r/fix.patch").touch()
     (tmp_path / "r/pkgen.yaml").symlink_to(tmp_path / "mine")
     done = run_tool("pkggen", "add-patch", tmp_path / "r", "fix.patch", check=False)
-    assert done.returncode == 1 and "a link, through which nothing is written" in done.stderr
+    assert done.returncode == 1 and "a link, and what it leads to is not changed" in done.stderr
     assert (tmp_path / "mine").read_text() == given and (tmp_path / "r/pkgen.yaml").is_symlink()
     assert run_tool("pkggen", "add-patch", tmp_path, "../x", check=False).returncode == 1
 
