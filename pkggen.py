@@ -26,6 +26,7 @@ if __name__ == "__main__" and not sys.flags.isolated:
     del sys.path[0]  # this script's own folder: a json.py that lies beside it must have no effect
 
 import argparse
+import collections
 import contextlib
 import fcntl
 import functools
@@ -57,8 +58,7 @@ class Lazy:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-graphlib, hashlib = Lazy("graphlib"), Lazy("hashlib")
-json, shlex = Lazy("json"), Lazy("shlex")
+hashlib, json, shlex = Lazy("hashlib"), Lazy("json"), Lazy("shlex")
 subprocess, tarfile, tempfile = Lazy("subprocess"), Lazy("tarfile"), Lazy("tempfile")
 
 VERSION = "0.1"
@@ -2308,8 +2308,9 @@ NAMES_SHOWN, PROBLEMS_SHOWN = 12, 8  # of what keeps recipes from being built
 class Tree:
     """Every recipe below a directory, and what has to be built before what.
 
-    `problems` has a line of text for each recipe that can't be built, `missing` the recipes that
-    name what no recipe makes, `hashless` the number of a recipe's sources without a hash.
+    `makers`: the recipe behind each name that a package has or provides; `problems`: a line for
+    each recipe that can't be built; `lacks`: the names that it needs and no recipe makes, and the
+    number of its sources without a hash, for each that has one of these problems.
     """
 
     def __init__(self, directory: str, options: argparse.Namespace) -> None:
@@ -2317,22 +2318,20 @@ class Tree:
         self.recipes: Dict[str, Recipe] = {}
         self.stages: Dict[str, Recipe] = {}
         self.problems: Dict[str, str] = {}
-        self.missing: Dict[str, List[str]] = {}
-        self.hashless: Dict[str, int] = {}
+        self.lacks: Dict[str, Tuple[List[str], int]] = {}
         self.cycles: List[set] = []  # of names of recipes
-        # The recipe behind the name of a package, or behind another name that one provides.
-        self.makers: Dict[str, str] = {}
-        unread: Dict[str, str] = {}
+        unread: Dict[str, str] = {}  # who needs a recipe that can't be read hears about it
         for path in find_recipes(directory):
             self.load(path, unread)
-        self.find_makers(unread)
-        # The targets of world.mk, each with those it needs itself.
-        self.graph: Graph = {f"recipe/{name}": [] for name in {**self.problems, **self.recipes}}
-        for recipe in self.recipes.values():
-            self.check(recipe)
-        self.add_targets()
+        self.makers = self.find_makers(unread)
+        for name in sorted(set(self.recipes).difference(self.problems)):
+            self.check(self.recipes[name])
+        self.graph = self.make_graph()
         self.order = self.sort()
-        self.blocked = self.find_blocked()
+        self.blocked = {f"recipe/{name}" for name in self.problems}  # targets that can't be built
+        for target in self.order:
+            if not self.blocked.isdisjoint(self.graph[target]):
+                self.blocked.add(target)
 
     def load(self, path: str, unread: Dict[str, str]) -> None:
         # A directory whose name can't be a recipe's is a problem too, and needs a target for it.
@@ -2344,26 +2343,23 @@ class Tree:
             unread.update(dict.fromkeys(package_names(path)[0], name))
             return
         if name in self.recipes:
-            self.problems[name] = (
-                f"{path}: a second recipe named {name}, beside {self.recipes[name].path}")
+            other = self.recipes[name].path
+            self.problems[name] = f"{path}: a second recipe named {name}, beside {other}"
         elif not recipe.fields["arch"] or recipe.arch in recipe.fields["arch"]:
             self.recipes[name] = recipe
 
-    def find_makers(self, unread: Dict[str, str]) -> None:
-        """UNREAD: what recipes make that can't be read, so that who needs it hears about them."""
+    def find_makers(self, unread: Dict[str, str]) -> Dict[str, str]:
+        made: Dict[str, str] = {}
+        provided: Dict[str, str] = {}
         for name, recipe in self.recipes.items():
-            for package in recipe.packages:
-                other = self.makers.setdefault(package, name)
-                if other != name:
-                    for one, two in ((name, other), (other, name)):
-                        paths = self.recipes[one].path, self.recipes[two].path
-                        self.problems.setdefault(one, "{}: {} makes {} too".format(*paths, package))
-        for package, name in unread.items():
-            self.makers.setdefault(package, name)
-        for name, recipe in self.recipes.items():
-            for fields in recipe.packages.values():
-                for provided in map(relation_name, fields["provides"]):
-                    self.makers.setdefault(provided, name)
+            for package, fields in recipe.packages.items():
+                other = made.setdefault(package, name)
+                for one, two in ((name, other), (other, name)) if other != name else ():
+                    paths = self.recipes[one].path, self.recipes[two].path
+                    self.problems.setdefault(one, "{}: {} makes {} too".format(*paths, package))
+                for relation in fields["provides"]:
+                    provided.setdefault(relation_name(relation), name)
+        return {**provided, **unread, **made}
 
     def find(self, name: str) -> str:
         """The recipe that makes the package NAME, or that is called so."""
@@ -2381,52 +2377,47 @@ class Tree:
 
     def check(self, recipe: Recipe) -> None:
         """Note what the recipe needs that is not there: packages, and hashes of sources."""
-        if recipe.name in self.problems:
-            return
-        needs = {name: f"the build dependency {name}" for name in self.needs(recipe)}
-        for package in recipe.packages:
-            for name in self.needs(recipe, package):
-                needs.setdefault(name, f"{package}'s dependency {name}")
+        needs = {name: f"{package}'s dependency {name}"
+                 for package in recipe.packages for name in self.needs(recipe, package)}
+        needs.update({name: f"the build dependency {name}" for name in self.needs(recipe)})
         missing = [name for name in needs if name not in self.makers]
-        for name in missing:
-            self.missing.setdefault(name, []).append(recipe.name)
-        if missing:
-            what = ", ".join(needs[name] + nearest(name, self.makers) for name in missing)
-            self.problems.setdefault(recipe.name, f"{recipe.path}: no recipe makes {what}")
         try:
+            if missing:
+                what = ", ".join(needs[name] + nearest(name, self.makers) for name in missing)
+                raise Fail(f"{recipe.path}: no recipe makes {what}")
             check_hashes(recipe)
         except Fail as problem:
-            self.problems.setdefault(recipe.name, str(problem))
-            self.hashless[recipe.name] = sum(
+            self.problems[recipe.name] = str(problem)
+            self.lacks[recipe.name] = missing, sum(
                 not source.is_local and source.alternatives[0].sha256 is None
                 for source in recipe.sources)
 
-    def add_targets(self) -> None:
-        for name in self.makers:
-            self.graph[f"package/{name}"] = self.to_install(name, self.recipes)
-        libc = next(filter(self.makers.__contains__, LIBC), None)
+    def make_graph(self) -> Graph:
+        """The targets of world.mk, each with those it needs itself; cycles are there yet."""
+        graph = {f"package/{name}": self.to_install(name) for name in self.makers}
         for name, recipe in self.recipes.items():
-            self.graph[f"recipe/{name}"] = self.to_build(recipe.replace(before_libc=True))
-        for_libc = reached_from(self.graph, [f"package/{libc}"]) if libc else {}
-        for name, recipe in self.recipes.items():
-            if f"recipe/{name}" in for_libc:
-                self.recipes[name] = recipe.replace(before_libc=True)
-            elif name not in self.problems:
-                self.graph[f"recipe/{name}"] = self.to_build(recipe)
-        for name in self.problems:
-            self.graph[f"recipe/{name}"] = []
+            recipe.before_libc = True
+            graph[f"recipe/{name}"] = self.to_build(recipe)
+        libc = [f"package/{name}" for name in LIBC if name in self.makers]
+        for target in set(graph).difference(reached_from(graph, libc)):
+            recipe = self.built_by(target)
+            if recipe:
+                recipe.before_libc = False
+                graph[target] = self.to_build(recipe)
+        return {**graph, **{f"recipe/{name}": [] for name in self.problems}}
 
     def to_build(self, recipe: Recipe) -> List[str]:
         """The targets of the packages that the recipe's build needs."""
         return [f"package/{name}" for name in self.needs(recipe) if name in self.makers]
 
-    def to_install(self, name: str, recipes: Dict[str, Recipe]) -> List[str]:
-        """The targets that the package NAME needs, as made by one of RECIPES."""
+    def to_install(self, name: str) -> List[str]:
+        """The targets that the package NAME needs."""
         maker = self.makers[name]
-        package = provider(recipes[maker].packages, name) if maker in recipes else None
+        recipe = self.recipes.get(maker)
+        package = provider(recipe.packages, name) if recipe else None
         if package != name:
             return [f"package/{package}" if package else f"recipe/{maker}"]
-        needs = self.needs(recipes[maker], name)
+        needs = self.needs(recipe, name)
         return [f"recipe/{maker}", *(f"package/{x}" for x in needs if x in self.makers)]
 
     def built_by(self, target: str) -> Optional[Recipe]:
@@ -2435,120 +2426,88 @@ class Tree:
         recipes = {"recipe": self.recipes, "stage": self.stages}.get(kind, {})
         return None if name in self.problems else recipes.get(name)
 
-    def find_blocked(self) -> set:
-        """The targets that can't be built: those with a problem, and those that need them."""
-        blocked: set = set()
-        for target in self.order:
-            kind, _, name = target.partition("/")
-            is_broken = kind == "recipe" and name in self.problems
-            if is_broken or not blocked.isdisjoint(self.graph[target]):
-                blocked.add(target)
-        return blocked
+    def maker(self, target: str) -> str:
+        """The recipe behind the target."""
+        kind, _, name = target.partition("/")
+        return name if kind in ("recipe", "stage") else self.makers[name]
 
     # ---- cycles ----
 
     def sort(self) -> List[str]:
         """The targets, each after those it needs, once every cycle is dealt with."""
         while True:
-            order = sorted_part(self.graph)
-            if len(order) == len(self.graph):
-                return order
-            for group in cycles_in(self.graph, order):
+            groups = components(self.graph)
+            cycles = [group for group in groups if len(group) > 1 or group[0] in self.graph[group[0]]]
+            if not cycles:
+                return [target for group in groups for target in group]
+            for group in cycles:
                 self.break_cycle(group)
 
     def break_cycle(self, group: List[str]) -> None:
-        builds = sorted(target for target in group if target.startswith(("recipe/", "stage/")))
-        names = {target.partition("/")[2] for target in builds}
+        builds = [target for target in group if target.startswith(("recipe/", "stage/"))]
+        names = set(map(self.maker, builds))
         bootstraps = {
-            name for name in names - set(self.stages)
+            name for name in names.difference(self.stages)
             if BUILDERS[self.recipes[name].fields["builder"]] == "bootstrap"}
+        self.cycles += [names] if builds else []
         if not builds:
-            self.join_packages(group)
-            return
-        self.cycles.append(names)
-        if bootstraps:
+            first, *others = sorted(group)
+            needs = dict.fromkeys(need for target in group for need in self.graph[target])
+            self.graph[first] = [need for need in needs if need not in group]
+            self.graph.update({other: [first] for other in others})
+        elif bootstraps:
             self.add_stages(group, bootstraps)
-            return
-        broken: Dict[str, str] = {}  # a recipe of a cycle, to the one that has it as its problem
-        for start in sorted(builds, key=lambda target: target.startswith("recipe/")):
-            name = start.partition("/")[2]
-            if name not in broken:
-                for target in self.report_cycle(start):
-                    kind, _, other = target.partition("/")
-                    broken[self.makers[other] if kind in ("package", "staged") else other] = name
-        for target in [*builds, *(f"recipe/{name}" for name in names)]:
-            name = target.partition("/")[2]
-            self.graph[target] = [f"recipe/{broken[name]}"] if name not in self.problems else []
-            if target.startswith("stage/"):
-                self.graph[target] = [f"recipe/{name}"]
-
-    def join_packages(self, group: List[str]) -> None:
-        first, *others = sorted(group)
-        needs = dict.fromkeys(need for target in group for need in self.graph[target])
-        self.graph[first] = [need for need in needs if need not in group]
-        self.graph.update({other: [first] for other in others})
+        else:
+            broken = self.report_cycles(builds)
+            self.graph.update({target: broken for target in builds})
+            self.graph.update({target: [] for target in broken})
 
     def add_stages(self, group: List[str], bootstraps: set) -> None:
-        """Have the recipes of the GROUP, a cycle, built with the stages of the BOOTSTRAPS."""
-        instead = {}  # what the cycle's recipes need in the place of the group's targets
-        for target in group:
-            kind, _, name = target.partition("/")
-            if kind == "package":
-                instead[target] = f"staged/{name}"
-            elif name in bootstraps:
-                instead[target] = f"stage/{name}"
+        """Have the recipes of the GROUP, a cycle, built with the stages of the BOOTSTRAPS.
 
-        def staged(targets: List[str]) -> List[str]:
-            return [instead.get(target, target) for target in targets]
-
-        for name in bootstraps:
-            without = self.left_out(self.recipes[name], instead, bootstraps)
-            self.stages[name] = as_stage(self.recipes[name], without, bootstraps)
-            self.graph[f"stage/{name}"] = staged(self.to_build(self.stages[name]))
-        makers = {**self.recipes, **self.stages}
-        for target in group:
-            kind, _, name = target.partition("/")
-            if kind == "package":
-                self.graph[f"staged/{name}"] = staged(self.to_install(name, makers))
-            else:
-                self.graph[target] = staged(self.graph[target])
-                self.recipes[name] = self.recipes[name].replace(stages=tuple(sorted(bootstraps)))
-
-    def left_out(self, recipe: Recipe, inside: Iterable[str], bootstraps: set) -> List[str]:
-        """The dependencies that the recipe's stage lacks: DEP, or PACKAGE/DEP of a package.
-
-        What a stage's package needs to run would close the cycle as well, unless that is a stage's
-        too.
+        A stage is built without its recipe's dependencies that are in the cycle. Its packages need
+        none of these to run either, unless that is a stage's too.
         """
-        allowed = recipe.fields["nobootstrap"]
-        closing = {
-            name for name in self.makers if f"package/{name}" in inside and not allowed.get(name)}
-        without = [name for name in self.needs(recipe) if name in closing]
-        return without + [
-            f"{package}/{name}"
-            for package in recipe.packages
-            for name in self.needs(recipe, package)
-            if name in closing and self.makers[name] not in bootstraps]
+        # What the cycle's recipes need in the place of the group's targets.
+        instead = {target: target.replace("package/", "staged/") for target in group}
+        instead.update({f"recipe/{name}": f"stage/{name}" for name in bootstraps})
+        without: Dict[str, List[str]] = {name: [] for name in bootstraps}
+        for target in group:
+            kind, _, name = target.partition("/")
+            maker, needs = self.maker(target), self.graph[target]
+            allowed = self.recipes[maker].fields["nobootstrap"]
+            closing = [
+                need for need in needs
+                if maker in bootstraps and need in instead
+                and (kind == "recipe" or self.maker(need) not in bootstraps)
+                and not allowed.get(need.partition("/")[2])]
+            prefix = "" if kind == "recipe" else f"{name}/"
+            for need in closing:
+                without[maker].append(prefix + need.partition("/")[2])
+            kept = (need for need in needs if need not in closing)
+            self.graph[instead[target]] = [instead.get(need, need) for need in kept]
+            if kind == "recipe":
+                self.graph[target] = [instead.get(need, need) for need in needs]
+                self.recipes[name].stages = tuple(sorted(bootstraps))
+        for name in bootstraps:
+            self.stages[name] = as_stage(self.recipes[name], without[name])
 
-    def report_cycle(self, start: str) -> List[str]:
-        """Make the shortest cycle through the target START a problem of the recipe it builds."""
-        came_from = reached_from(self.graph, [start])
-        path = [start, came_from[start]]
-        while path[-1] != start:
-            path.append(came_from[path[-1]])
-        path.reverse()
-        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
-        if any(target.startswith("stage/") for target in path):
-            way_out = "`nobootstrap` forbids the way out"
-        name = start.partition("/")[2]
-        self.problems[name] = (
-            f"{self.recipes[name].path}: build dependencies in a cycle: {cycle_text(path)}; "
-            f"{way_out}")
-        return path
+    def report_cycles(self, builds: List[str]) -> List[str]:
+        """Make each cycle among the targets BUILDS a problem of one recipe; give these recipes'."""
+        told: set = set()
+        broken = []
+        for start in sorted(builds, key=lambda target: (target.startswith("recipe/"), target)):
+            name = self.maker(start)
+            if name not in told:
+                path = shortest_cycle(self.graph, start)
+                told.update(map(self.maker, path))
+                broken.append(f"recipe/{name}")
+                self.problems[name] = f"{self.recipes[name].path}: {cycle_text(path)}"
+        return broken
 
 
 def cycle_text(path: List[str]) -> str:
-    """The recipes of a cycle of targets, and packages that are in it by what they need to run."""
+    """A cycle of targets: its recipes, and packages that are in it by what they need to run."""
     words = []
     for target, after in zip(path, path[1:]):
         kind, _, name = target.partition("/")
@@ -2558,51 +2517,49 @@ def cycle_text(path: List[str]) -> str:
             words.append(name)
     if len(words) > NAMES_SHOWN:
         words[6:-5] = [f"({len(words) - 11} more)"]
-    return " -> ".join([*words, words[0]])
+    way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
+    if any(target.startswith("stage/") for target in path):
+        way_out = "`nobootstrap` forbids the way out"
+    return f"build dependencies in a cycle: {' -> '.join([*words, words[0]])}; {way_out}"
 
 
-def as_stage(recipe: Recipe, without: Iterable[str], stages: Iterable[str]) -> Recipe:
+def as_stage(recipe: Recipe, without: Iterable[str]) -> Recipe:
     """The RECIPE as its stage is built: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
-    left_out = set(without)
-    fields = dict(recipe.fields)
-    fields["builddependencies"] = [
-        text for text in fields["builddependencies"] if relation_name(text) not in left_out]
-    fields["packages"] = {
-        name: {**package, "dependencies": [
-            text for text in package["dependencies"]
-            if f"{name}/{relation_name(text)}" not in left_out]}
+    left_out = tuple(sorted(without))
+
+    def kept(relations: List[str], prefix: str = "") -> List[str]:
+        return [text for text in relations if prefix + relation_name(text) not in left_out]
+
+    packages = {
+        name: {**package, "dependencies": kept(package["dependencies"], f"{name}/")}
         for name, package in recipe.packages.items()}
-    return recipe.replace(
-        fields=fields, is_stage=True, stages=tuple(sorted(stages)), without=tuple(sorted(left_out)))
+    needs = kept(recipe.fields["builddependencies"])
+    fields = {**recipe.fields, "builddependencies": needs, "packages": packages}
+    return recipe.replace(fields=fields, is_stage=True, without=left_out)
 
 
-def sorted_part(graph: Graph) -> List[str]:
-    """The nodes of GRAPH, each after those it leads to, as far as no cycle is in the way."""
-    sorter = graphlib.TopologicalSorter(graph)
-    with contextlib.suppress(graphlib.CycleError):
-        sorter.prepare()
-    order: List[str] = []
-    while sorter.is_active():
-        ready = sorter.get_ready()
-        order += ready
-        sorter.done(*ready)
-    return order
+def components(graph: Graph) -> List[List[str]]:
+    """The strong components of GRAPH, each after those it leads to, as Kosaraju finds them."""
+    seen: set = set()
+    order = [node for start in graph for node in visit(graph, start, seen)]
+    back, seen = reverse(graph), set()
+    groups = [visit(back, start, seen) for start in reversed(order)]
+    return [group for group in reversed(groups) if group]
 
 
-def cycles_in(graph: Graph, before: Iterable[str]) -> List[List[str]]:
-    """The strong components of GRAPH that are cycles; BEFORE are nodes known to be in none."""
-    nodes = set(graph).difference(before)
-    inner = {node: [x for x in graph[node] if x in nodes] for node in graph if node in nodes}
-    nodes.difference_update(sorted_part(reverse(inner)))  # what only leads to cycles
-    inner = {node: [x for x in inner[node] if x in nodes] for node in inner if node in nodes}
-    back = reverse(inner)
-    cycles = []
-    for node in inner:
-        if node in nodes:
-            ahead, behind = reached_from(inner, [node]), reached_from(back, [node])
-            cycles.append([other for other in ahead if other in behind])
-            nodes.difference_update(cycles[-1])
-    return [cycle for cycle in cycles if cycle]
+def visit(graph: Graph, start: str, seen: set) -> List[str]:
+    """What GRAPH leads to from START and is not SEEN, in the order in which a search leaves it."""
+    left: List[str] = []
+    path = [(start, iter(graph[start]))] if start not in seen else []
+    seen.add(start)
+    while path:
+        node = next((node for node in path[-1][1] if node not in seen), None)
+        if node is None:
+            left.append(path.pop()[0])
+        else:
+            seen.add(node)
+            path.append((node, iter(graph[node])))
+    return left
 
 
 def reverse(graph: Graph) -> Graph:
@@ -2625,6 +2582,15 @@ def reached_from(graph: Graph, starts: Iterable[str]) -> Dict[str, str]:
     return came_from
 
 
+def shortest_cycle(graph: Graph, start: str) -> List[str]:
+    """The nodes of GRAPH from START back to it, both ends included."""
+    came_from = reached_from(graph, [start])
+    path = [start, came_from[start]]
+    while path[-1] != start:
+        path.append(came_from[path[-1]])
+    return path[::-1]
+
+
 def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
     """The targets that have to be built, and those after them, which may have to be."""
     stale: Dict[str, Optional[Recipe]] = {}
@@ -2640,7 +2606,8 @@ def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
 def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
     """The makefile that builds every recipe of TREE; those of STALE have something to do."""
     targets = sorted(tree.graph)
-    recipes = [target for target in targets if target.startswith("recipe/")]
+    buildable = [target for target in targets
+                 if target.startswith("recipe/") and target not in tree.blocked]
     rules = [target_rule(tree, target, stale.get(target)) for target in targets]
     rules += fetch_rules(stale.values()).values()
     why = f"`pkggen.py world-mk {directory}` says why"
@@ -2648,7 +2615,7 @@ def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -
     return WORLD_MK.format(
         folder=printable(directory), arch=work.arch, pkggen=pkggen_command(),
         phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
-        buildable="".join(f" {target}" for target in recipes if target not in tree.blocked),
+        buildable="".join(f" {target}" for target in buildable),
         failing=failing_command(blocked) if tree.problems else "",
         rules="".join("\n" + rule for rule in rules))
 
@@ -2673,49 +2640,42 @@ def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
 
 def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
     """What `pkggen.py build` is to be given to build the recipe as OPTIONS had it loaded."""
-    arguments = [recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch]
-    arguments += ["--lenient"] if options.lenient else []
-    for key, value in options.data.items():
-        arguments += ["-D", f"{key}={value}"]
-    arguments += ["--before-libc"] if recipe.before_libc else []
-    arguments += ["--stage"] if recipe.is_stage else []
-    for name in recipe.without:
-        arguments += ["--without", name]
-    for name in recipe.stages:
-        arguments += ["--use-stage", name]
-    return arguments
+    words = [recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch]
+    given = (("--lenient", options.lenient), ("--before-libc", recipe.before_libc),
+             ("--stage", recipe.is_stage))
+    words += [option for option, is_given in given if is_given]
+    many = (("-D", map("=".join, options.data.items())), ("--without", recipe.without),
+            ("--use-stage", recipe.stages))
+    return words + [word for option, values in many for value in values for word in (option, value)]
 
 
 def count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def problem_lines(tree: Tree, names: Iterable[str]) -> List[str]:
+def problem_lines(tree: Tree, names: List[str]) -> List[str]:
     """A few lines that say why the recipes NAMES can't be built: what many share in one."""
-    names = set(names)
+    lacks = [tree.lacks[name] for name in names if name in tree.lacks]
+    missing = collections.Counter(name for names, _ in lacks for name in names).most_common()
+    hashless = [number for _, number in lacks if number]
+    others = sorted(name for name in names if name not in tree.lacks)
     lines = []
-    missing = {name: len(names.intersection(by)) for name, by in tree.missing.items()}
-    often = sorted(filter(missing.get, missing), key=lambda name: (-missing[name], name))
-    if often:
-        words = [f"{name} ({count(missing[name], 'recipe')})" for name in often[:NAMES_SHOWN]]
-        more = [f"{len(often) - NAMES_SHOWN} more"] if len(often) > NAMES_SHOWN else []
-        lines.append(f"{count(len(often), 'name')} no recipe makes: {', '.join(words + more)}")
-    hashless = names.intersection(tree.hashless)
+    if missing:
+        words = [f"{name} ({count(number, 'recipe')})" for name, number in missing[:NAMES_SHOWN]]
+        words += [f"{len(missing) - NAMES_SHOWN} more"] if missing[NAMES_SHOWN:] else []
+        lines.append(f"{count(len(missing), 'name')} no recipe makes: {', '.join(words)}")
     if hashless:
-        sources = sum(tree.hashless[name] for name in hashless)
         lines.append(
-            f"{count(sources, 'source')} in {count(len(hashless), 'recipe')} without sha256; "
+            f"{count(sum(hashless), 'source')} in {count(len(hashless), 'recipe')} without sha256; "
             "`pkggen.py hash RECIPE...` fetches them and writes it")
-    shared = {*itertools.chain(*tree.missing.values()), *tree.hashless}
-    others = sorted(names - shared)
     lines += [tree.problems[name] for name in others[:PROBLEMS_SHOWN]]
     if others[PROBLEMS_SHOWN:]:
         rest = " ".join(others[PROBLEMS_SHOWN:])
         lines.append(f"and what `pkggen.py why {tree.directory} NAME` says of: {rest}")
-    recipes = count(len(names), "recipe")
     behind = sum(target.startswith("recipe/") for target in tree.blocked) - len(tree.problems)
     also = f", nor what needs them ({count(behind, 'recipe')})" if behind else ""
-    return [f"{recipes} can't be built{also}:", *(f"  {line}" for line in lines)] if lines else []
+    head = f"{count(len(names), 'recipe')} can't be built{also}:"
+    return [head, *(f"  {line}" for line in lines)] if lines else []
 
 
 # ==== Why a recipe is built, and a picture of the tree ============================================
@@ -3928,7 +3888,7 @@ def cmd_build(options: argparse.Namespace) -> None:
     for recipe in load_all(options):
         recipe.before_libc, recipe.stages = options.before_libc, tuple(options.use_stage)
         if options.stage:
-            recipe = as_stage(recipe, options.without, options.use_stage)
+            recipe = as_stage(recipe, options.without)
         build_recipe(recipe, Work(options.arch))
 
 

@@ -3289,23 +3289,21 @@ def test_cycles_of_a_graph(seed):
     names = [str(number) for number in range(chance.randrange(1, 30))]
     graph = {name: chance.choices(names, k=chance.randrange(3)) for name in names}
     reach = {name: reached_from(graph, name) for name in names}
-    order = pkggen.sorted_part(graph)
-    for place, name in enumerate(order):
-        assert set(graph[name]) <= set(order[:place])
-    in_cycles = {name for name in names if name in reach[name]}
-    assert set(order) == {n for n in names if not in_cycles.intersection({n} | reach[n])}
-    expected = {frozenset(other for other in reach[name] if name in reach[other])
-                for name in in_cycles}
-    cycles = pkggen.cycles_in(graph, order)
-    assert {frozenset(cycle) for cycle in cycles} == expected and len(cycles) == len(expected)
+    groups = pkggen.components(graph)
+    assert sorted(name for group in groups for name in group) == sorted(names)
+    known = set()
+    for group in groups:
+        known.update(group)
+        assert set(graph[group[0]]) <= known and reach[group[0]] <= known
+    expected = {frozenset({name, *(n for n in reach[name] if name in reach[n])}) for name in names}
+    assert {frozenset(group) for group in groups} == expected and len(groups) == len(expected)
 
 
 def test_cycles_of_a_deep_graph():
     graph = {str(number): [str(number + 1)] for number in range(20000)}
     open_end, closed = {**graph, "20000": []}, {**graph, "20000": ["0"]}
-    assert len(pkggen.sorted_part(open_end)) == 20001
-    assert pkggen.sorted_part(closed) == []
-    assert [len(cycle) for cycle in pkggen.cycles_in(closed, [])] == [20001]
+    assert pkggen.components(open_end) == [[str(number)] for number in range(20000, -1, -1)]
+    assert [len(group) for group in pkggen.components(closed)] == [20001]
 
 
 def test_packages_that_need_each_other_to_run(world):
