@@ -1761,13 +1761,14 @@ def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     inputs = {name: text_digest(text) for name, text in build_texts(recipe).items()}
     inputs["builder"] = work.builder()[1]
     for source in recipe.sources:
-        for name, path in local_files(recipe, source) if source.is_local else ():
-            inputs[f"source {name}"] = local_digest(path)
-        if not source.is_local:
+        if source.is_local:
+            for name, path in local_files(recipe, source):
+                inputs[f"file {name}"] = local_digest(path)
+        else:
             hashes = [alternative.sha256 or "" for alternative in source.alternatives]
             inputs[f"source {source.name}"] = " ".join(hashes)
-    for name, facts in sysroot_packages(recipe, work).items():
-        inputs[f"package {name}"] = facts["sha256"] if facts else ""
+    for name, values in sysroot_packages(recipe, work).items():
+        inputs[f"package {name}"] = values["sha256"] if values else ""
     return inputs
 
 
@@ -2394,7 +2395,8 @@ class Tree:
 
     def make_graph(self) -> Graph:
         """The targets of world.mk, each with those it needs itself; cycles are there yet."""
-        graph = {f"package/{name}": self.to_install(name) for name in self.makers}
+        broken: Graph = {f"recipe/{name}": [] for name in self.problems}
+        graph = {**broken, **{f"package/{name}": self.to_install(name) for name in self.makers}}
         for name, recipe in self.recipes.items():
             recipe.before_libc = True
             graph[f"recipe/{name}"] = self.to_build(recipe)
@@ -2404,7 +2406,7 @@ class Tree:
             if recipe:
                 recipe.before_libc = False
                 graph[target] = self.to_build(recipe)
-        return {**graph, **{f"recipe/{name}": [] for name in self.problems}}
+        return {**graph, **broken}
 
     def to_build(self, recipe: Recipe) -> List[str]:
         """The targets of the packages that the recipe's build needs."""
@@ -2692,64 +2694,46 @@ def why(tree: Tree, work: Work, name: str) -> List[str]:
     stale = stale_builds(tree, work)
     lines = []
     for target in targets:
-        lines += why_one(tree.built_by(target), work)
+        lines += what_changed(tree.built_by(target), work)
         needed = reached_from(tree.graph, [target])
-        first = [stale[need] for need in tree.order if need in needed and need in stale]
-        names = [recipe.full_name for recipe in first if not is_up_to_date(recipe, work)]
-        lines += [f"  before it is built: {', '.join(names)}"] if names else []
+        first = [recipe.full_name for need, recipe in stale.items()
+                 if need in needed and not is_up_to_date(recipe, work)]
+        lines += [f"  before it is built: {', '.join(first)}"] if first else []
         never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
         lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
     behind = reached_from(reverse(tree.graph), [target for target in targets if target in stale])
-    recipes = filter(None, map(tree.built_by, behind))
-    names = sorted({recipe.name for recipe in recipes} - {name})
+    names = sorted({recipe.name for recipe in map(tree.built_by, behind) if recipe} - {name})
     return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
 
 
-def why_one(recipe: Recipe, work: Work) -> List[str]:
+def what_changed(recipe: Recipe, work: Work) -> List[str]:
     built = work.built.get(recipe.record_name)
     if built is None:
         return [f"{recipe.full_name}: never built"]
-    now = build_inputs(recipe, work)
-    changed = [name for name in {**now, **built.inputs} if now.get(name) != built.inputs.get(name)]
-    lines = []
-    for name in changed:
-        what = change(built.inputs.get(name), now.get(name))
-        lines.append(f"  {input_name(recipe, name)} {what}")
-        if name in built.texts:
-            lines += changed_lines(built.texts[name], build_texts(recipe)[name])
+    now, lines = build_inputs(recipe, work), []
+    for name in {**now, **built.inputs}:
+        before, after = built.inputs.get(name), now.get(name)
+        if before is None or after is None:
+            lines.append(f"  {name} is {'new' if before is None else 'gone'}")
+        elif before != after:
+            is_mode = name.startswith("file ") and before.split()[0] == after.split()[0]
+            lines.append(f"  {name} {'has another mode' if is_mode else 'changed'}")
+            if name in built.texts:
+                lines += changed_lines(built.texts[name], build_texts(recipe)[name])
     if not work.is_here(built):
         lines.append(f"  a package is not in {work.packages_folder(recipe)} as it was built")
     state = "what changed since it was built" if lines else "up to date"
     return [f"{recipe.full_name}: {state}", *lines]
 
 
-def input_name(recipe: Recipe, name: str) -> str:
-    """What an input of `build_inputs` is called for a person."""
-    local = {f"source {source.name}" for source in recipe.sources if source.is_local}
-    return name.replace("source", "file", 1) if name.partition("/")[0] in local else name
-
-
-def change(before: Optional[str], now: Optional[str]) -> str:
-    if before is None:
-        return "is new"
-    if now is None:
-        return "is gone"
-    if not now.strip():
-        return "is missing"
-    is_mode = before.split(" ")[0] == now.split(" ")[0] and "program" in before + now
-    return "has another mode" if is_mode else "changed"
-
-
 def changed_lines(before: str, now: str) -> List[str]:
     """What differs between two texts of a build's inputs, JSON or a makefile."""
     import difflib
 
-    def lines(text: str) -> List[str]:
-        is_json = text.startswith("{")
-        return (json.dumps(json.loads(text), indent=1) if is_json else text).split("\n")
-
-    difference = list(difflib.unified_diff(lines(before), lines(now), n=0, lineterm=""))
-    shown = [f"    {line[0]} {line[1:]}" for line in difference[2:] if not line.startswith("@@")]
+    texts = (json.dumps(json.loads(text), indent=1) if text.startswith("{") else text
+             for text in (before, now))
+    difference = difflib.unified_diff(*(text.split("\n") for text in texts), n=0, lineterm="")
+    shown = [f"    {line[0]} {line[1:]}" for line in list(difference)[2:] if line[:2] != "@@"]
     more = [f"    and {len(shown) - LOG_LINES} lines more"] if len(shown) > LOG_LINES else []
     return shown[:LOG_LINES] + more
 
@@ -2758,91 +2742,58 @@ def changed_lines(before: str, now: str) -> List[str]:
 
 GRAPH = """\
 digraph recipes {{
-  graph [rankdir=LR, ranksep=0.7, nodesep=0.15, fontname="sans-serif", fontsize=10, label={title}]
-  node [shape=box, style="rounded,filled", color="#8a94a6", fillcolor="#eef1f6", penwidth=1,
-        fontname="sans-serif", fontsize=11, margin="0.12,0.06", height=0.3]
-  edge [color="#7a8699", arrowsize=0.6]
+  graph [rankdir=LR, fontname="sans-serif", fontsize=10, label={title}]
+  node [shape=box, style=rounded, fontname="sans-serif", fontsize=11]
+  edge [arrowsize=0.6]
 {body}}}
 """
-# Fills for the groups of recipes, in the order in which they come.
-GROUP_FILLS = "#e3eefb #e7f5e4 #fdf1dc #f3e8fa #fde8e8 #e2f5f4 #f4f0e6 #ececec".split()
-BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stage breaks
 
 
-def graph_dot(folder: str, tree: Tree, work: Work) -> str:
-    """The recipes of TREE as a graph in Graphviz's language."""
-    edges = graph_edges(tree)
+def graph_dot(directory: str, tree: Tree, work: Work) -> str:
+    """The recipes of TREE as a graph in Graphviz's language; cycles are thick."""
+    arrows: Dict[Tuple[str, str], Dict[str, str]] = {}
+    for name, recipe in tree.recipes.items():
+        to_run = [need for package in recipe.packages for need in tree.needs(recipe, package)
+                  if tree.makers.get(need) != name]
+        for needs, style in ((to_run, {"style": "dashed"}), (tree.needs(recipe), {})):
+            arrows.update({(name, tree.makers.get(need, need)): style for need in needs})
+    for name, other in arrows:
+        if any(name in cycle and other in cycle for cycle in tree.cycles):
+            arrows[name, other] = {**arrows[name, other], "color": "red", "penwidth": "2"}
     packages = sum(len(recipe.packages) for recipe in tree.recipes.values())
     title = (
-        f"{folder}: {len(tree.recipes)} recipes, {packages} packages. An arrow leads to what is "
-        "needed to build; a dashed one, to run.")
-    groups = sorted({os.path.dirname(recipe.folder) for recipe in tree.recipes.values()})
-    fills = dict(zip(groups, itertools.cycle(GROUP_FILLS)))
-    names = sorted({*tree.recipes, *tree.problems, *(other for _, other in edges)})
-    lines = [graph_node(tree, work, name, fills) for name in names]
-    for (name, other), style in sorted(edges.items()):
-        attributes = {"style": style} if style == "dashed" else {}
-        color = cycle_color(tree, name, other)
-        attributes.update({"color": color, "penwidth": "2"} if color else {})
-        lines.append(f"  {dot_text(name)} -> {dot_text(other)}{dot_attributes(attributes)}\n")
-    return GRAPH.format(title=dot_text(title + cycle_legend(tree)), body="".join(lines))
+        f"{directory}: {len(tree.recipes)} recipes, {packages} packages. An arrow leads to what is "
+        "needed to build; a dashed one, to run. Red: a cycle; framed twice: has a stage.")
+    names = {*tree.recipes, *tree.problems, *(other for _, other in arrows)}
+    body = [dot_line(dot_text(name), node_attributes(tree, work, name)) for name in sorted(names)]
+    body += [dot_line(f"{dot_text(name)} -> {dot_text(other)}", attributes)
+             for (name, other), attributes in sorted(arrows.items())]
+    return GRAPH.format(title=dot_text(title), body="".join(body))
 
 
-def graph_edges(tree: Tree) -> Dict[Tuple[str, str], str]:
-    """(recipe, recipe that it needs) to the style of the edge."""
-    edges: Dict[Tuple[str, str], str] = {}
-    for name, recipe in tree.recipes.items():
-        for need in tree.needs(recipe):
-            edges[name, tree.makers.get(need, need)] = "solid"
-        for package in recipe.packages:
-            for need in tree.needs(recipe, package):
-                if tree.makers.get(need) != name:
-                    edges.setdefault((name, tree.makers.get(need, need)), "dashed")
-    return edges
-
-
-def graph_node(tree: Tree, work: Work, name: str, fills: Dict[str, str]) -> str:
-    if name not in tree.recipes:
+def node_attributes(tree: Tree, work: Work, name: str) -> Dict[str, str]:
+    recipe, built = tree.recipes.get(name), work.built.get(name)
+    if not recipe:
         tooltip = tree.problems.get(name, "no recipe makes it")
-        attributes = {"color": BROKEN, "style": "rounded,dashed", "tooltip": tooltip}
-        return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
-    recipe = tree.recipes[name]
-    label = [f"{name} {recipe.version}"]
-    built = work.built.get(name)
-    if built:
-        size = sum(facts["size"] for facts in built.packages.values())
-        label.append(f"{built.seconds:.0f} s, {human_size(size)}")
-    attributes = {
-        "label": "\n".join(label),
+        return {"style": "dashed", "color": "red", "tooltip": tooltip}
+    size = sum(values["size"] for values in built.packages.values()) if built else 0
+    built_as = f"\n{built.seconds:.0f} s, {human_size(size)}" if built else ""
+    return {
+        "label": f"{name} {recipe.version}{built_as}",
         "tooltip": tree.problems.get(name) or recipe.fields["summary"] or name,
-        "fillcolor": fills[os.path.dirname(recipe.folder)]}
-    color = BROKEN if name in tree.problems else cycle_color(tree, name, name)
-    attributes.update({"color": color, "penwidth": "2"} if color else {})
-    attributes.update({"peripheries": "2"} if name in tree.stages else {})
-    return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
+        **({"color": "red"} if name in tree.problems else {}),
+        **({"peripheries": "2"} if name in tree.stages else {})}
 
 
-def cycle_color(tree: Tree, name: str, other: str) -> str:
-    """The colour of what joins two recipes of one cycle; empty where they are in none."""
-    for cycle in tree.cycles:
-        if name in cycle and other in cycle:
-            return BROKEN if cycle.intersection(tree.problems) else BROKEN_UP
-    return ""
-
-
-def cycle_legend(tree: Tree) -> str:
-    return " Thick: a cycle; twice framed: has a stage." if tree.cycles else ""
-
-
-def dot_attributes(attributes: Dict[str, str]) -> str:
+def dot_line(what: str, attributes: Dict[str, str]) -> str:
     texts = [f"{key}={dot_text(value)}" for key, value in attributes.items()]
-    return f" [{', '.join(texts)}]" if texts else ""
+    return f"  {what} [{', '.join(texts)}]\n" if texts else f"  {what}\n"
 
 
 def dot_text(text: str) -> str:
-    """TEXT as a string of Graphviz's language."""
-    lines = [printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in text.split("\n")]
-    return '"' + "\\n".join(lines) + '"'
+    """TEXT as a string of Graphviz's language, which has its newlines as \\n."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(escaped)}"'
 
 
 def run_dot(text: str) -> bytes:
@@ -2850,9 +2801,8 @@ def run_dot(text: str) -> bytes:
     try:
         done = subprocess.run(["dot", "-Tsvg"], input=to_bytes(text), capture_output=True)
     except FileNotFoundError:
-        raise Fail(
-            "Graphviz's dot is missing; `apt-get install graphviz`, or -o FILE.dot without it"
-        ) from None
+        raise Fail("Graphviz's dot is missing; `apt-get install graphviz`, or -o FILE.dot without "
+                   "it") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
         raise Fail(f"dot: {said.splitlines()[-1]}; -o FILE.dot keeps what it was given")
@@ -3778,9 +3728,8 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
     output(options, world_mk(options.folder, tree, work, stale))
     scope = set(tree.graph)
     if options.package:
-        maker = tree.find(options.package)
-        is_package = options.package in tree.makers
-        target = f"package/{options.package}" if is_package else f"recipe/{maker}"
+        recipe, package = f"recipe/{tree.find(options.package)}", f"package/{options.package}"
+        target = package if package in tree.graph else recipe
         scope = {target, *reached_from(tree.graph, [target])}
     names = [name for name in tree.problems if f"recipe/{name}" in scope]
     if options.package and len(names) == 1:
@@ -3789,27 +3738,24 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
         say(f"world   {line}")
     if options.package and names:
         raise Fail(f"{options.package} can't be built; see above")
-    say("world   " + what_to_do(tree, work, {t: stale[t] for t in stale if t in scope}, scope))
+    buildable = scope.difference(tree.blocked)
+    recipes = [recipe for name, recipe in tree.recipes.items() if f"recipe/{name}" in buildable]
+    say("world   " + what_to_do(recipes, [stale[t] for t in stale if t in scope], work))
 
 
-def what_to_do(tree: Tree, work: Work, stale: Dict[str, Recipe], scope: set) -> str:
-    """What there is to build of the targets SCOPE, and what that takes."""
-    recipes = [
-        recipe for name, recipe in tree.recipes.items()
-        if f"recipe/{name}" in scope and f"recipe/{name}" not in tree.blocked]
+def what_to_do(recipes: List[Recipe], stale: List[Recipe], work: Work) -> str:
+    """What there is to build, the STALE of RECIPES and stages, and what that takes."""
     if not stale:
         packages = sum(len(recipe.packages) for recipe in recipes)
         made = f"{count(len(recipes), 'recipe')}, {count(packages, 'package')}"
         return f"nothing to be done: {made} are up to date"
     missing = {
-        source_target(source)
-        for recipe in stale.values()
-        for source in recipe.sources
+        source_target(source) for recipe in stale for source in recipe.sources
         if not source.is_local and not cached_path(source.alternatives, SOURCES)}
-    names = [recipe.record_name for recipe in stale.values()]
-    known = [work.built[name].seconds for name in names if name in work.built]
+    known = [work.built[recipe.record_name].seconds for recipe in stale
+             if recipe.record_name in work.built]
     seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
-    stages = sum(recipe.is_stage for recipe in stale.values())
+    stages = sum(recipe.is_stage for recipe in stale)
     first = f"{count(stages, 'stage')} and " if stages else ""
     return (
         f"{first}{len(stale) - stages} of {len(recipes)} recipes to build or to look at, "
