@@ -1602,21 +1602,18 @@ class Work:
         self.repository = os.path.join(OUT, "repo", arch)
         self.built: Dict[str, BuildRecord] = {}  # by Recipe.record_name
         self.makers: Dict[str, str] = {}  # of a package, or of what one provides; no stages
-        for prefix in ("", "stage/"):
-            directory = os.path.join(self.records, prefix)
-            for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
-                if name.endswith(".built"):
-                    name = prefix + name[: -len(".built")]
-                    self.add(name, self.read(name))
+        for parent, _, files in os.walk(self.records):
+            for file in sorted(file for file in files if file.endswith(".built")):
+                self.read(os.path.join(parent, file))
 
-    def read(self, name: str) -> BuildRecord:
-        path = os.path.join(self.records, name + ".built")
+    def read(self, path: str) -> None:
         try:
             with open(path, encoding="utf-8") as file:
-                return BuildRecord(**json.load(file))
+                record = BuildRecord(**json.load(file))
         except (ValueError, TypeError, OSError) as error:
             raise Fail(
                 f"{path}: unreadable ({error}); remove it, and the recipe is built again") from None
+        self.add(os.path.relpath(path, self.records)[: -len(".built")], record)
 
     def add(self, name: str, record: BuildRecord) -> None:
         self.built[name] = record
@@ -1651,12 +1648,9 @@ class Work:
 
     def is_here(self, record: BuildRecord) -> bool:
         """Whether the packages are where the build put them."""
-        try:
-            return all(
-                os.stat(self.package_path(values)).st_size == values["size"]
-                for values in record.packages.values())
-        except OSError:
-            return False
+        sizes = {self.package_path(values): values["size"] for values in record.packages.values()}
+        return all(os.path.isfile(path) and os.path.getsize(path) == size
+                   for path, size in sizes.items())
 
     def builder(self) -> Tuple[str, str]:
         """(image, hash of its definition and its package list), as world/builder wrote them."""
@@ -1707,11 +1701,9 @@ def relation_name(relation: str) -> str:
 
 def provider(packages: Dict[str, Dict[str, Any]], name: str) -> Optional[str]:
     """Which of PACKAGES is called NAME, or else provides it."""
-    if name in packages:
-        return name
-    provides = {relation_name(text): package for package, values in packages.items()
-                for text in values["provides"]}
-    return provides.get(name)
+    providers = (package for package, values in packages.items()
+                 if name in map(relation_name, values["provides"]))
+    return name if name in packages else next(providers, None)
 
 
 # libc: the name that it provides, and what trees call it that provide none.
@@ -1725,8 +1717,9 @@ def build_needs(recipe: Recipe, is_made: Callable[[str], Any]) -> List[str]:
     name); not so the recipe that makes it, and those that it needs.
     """
     names = [relation_name(text) for text in recipe.fields["builddependencies"]]
-    libc = next(filter(is_made, LIBC), None) if recipe.script and not recipe.before_libc else None
-    names += [libc] if libc and not provider(recipe.packages, libc) else []
+    libc = next(filter(is_made, LIBC), None)
+    if libc and recipe.script and not (recipe.before_libc or provider(recipe.packages, libc)):
+        names.append(libc)
     return [name for name in dict.fromkeys(names) if name and name not in BUILDER_TOOLS]
 
 
