@@ -220,13 +220,6 @@ def read_data_key(reader: Reader, node: Any, what: str) -> Any:
     return value if isinstance(value, (int, float)) else text
 
 
-def read_package_name(reader: Reader, node: Any, what: str) -> str:
-    name = read_text(reader, node, what)
-    if not NAME.fullmatch(name):
-        raise reader.fail(node, f"{name!r} is not a package name; use letters, digits and + . _ -")
-    return name
-
-
 def read_source(reader: Reader, node: Any, what: str) -> Tuple[List[str], str]:
     """([alternative, ...], place)"""
     is_list = isinstance(node, yaml.SequenceNode)
@@ -253,20 +246,42 @@ def map_of(value: Shape, read_key: Callable = read_text, **schema: Any) -> Shape
     return Shape(read, schema, dict)
 
 
-def fields_of(table: Tuple[Field, ...], check: Optional[Callable] = None,
-              required: Tuple[str, ...] = ()) -> Shape:
-    """A map whose keys are those of TABLE; CHECK(reader, node, values) looks at what was read."""
+def fields_of(table: Tuple[Field, ...], *required: str) -> Shape:
+    """A map whose keys are those of TABLE; those that are REQUIRED have a value."""
     def read(reader: Reader, node: Any, what: str) -> Dict[str, Any]:
         values = reader.struct(node, table, what)
-        if check:
-            check(reader, node, values)
+        for key in required:
+            if not values[key]:
+                raise reader.fail(node, f"{what} has no {key}; it must have {' and '.join(required)}")
         return values
 
     properties = {field.key: {**field.shape.schema, "description": field.what} for field in table}
-    schema = {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
-    if required:
-        schema.update(type="object", required=list(required))
+    schema = {"type": "object" if required else ["object", "null"], "properties": properties,
+              "additionalProperties": False, "required": list(required)}
     return Shape(read, schema, dict)
+
+
+def matching(pattern: re.Pattern, problem: str) -> Shape:
+    """Text that matches PATTERN as a whole; the PROBLEM of another has a {!r} for it."""
+    def read(reader: Reader, node: Any, what: str) -> str:
+        text = read_text(reader, node, what)
+        if not pattern.fullmatch(text):
+            raise reader.fail(node, problem.format(text))
+        return text
+
+    return Shape(read, {**TEXT.schema, "pattern": f"^({pattern.pattern})$"})
+
+
+def one_of(what: str, words: Callable[[], Iterable[str]]) -> Shape:
+    """Text that is one of WORDS, each a WHAT."""
+    def read(reader: Reader, node: Any, place: str) -> str:
+        text = read_text(reader, node, place)
+        if text not in words():
+            hint = did_you_mean(text, filter(None, words()))
+            raise reader.fail(node, f"unknown {what} {text!r}{hint}")
+        return text
+
+    return Shape(read, TEXT.schema)
 
 
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
@@ -277,27 +292,9 @@ RELATION = re.compile(
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PACKAGE_SCRIPTS = tuple(
     f"{when}-{what}" for what in ("install", "upgrade", "remove") for when in ("pre", "post"))
-
-
-def check_alternative(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
-    values["path"] = values["path"].strip("/")
-    if not values["path"] or not values["target"]:
-        raise reader.fail(node, "an alternative has a path, and the target of its symlink")
-
-
-def check_package(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
-    for name in values["scripts"]:
-        if name not in PACKAGE_SCRIPTS:
-            hint = did_you_mean(name, PACKAGE_SCRIPTS)
-            raise reader.fail(node, f"unknown script {name} of a package{hint}")
-    for key in ("dependencies", "provides", "conflicts", "replaces"):
-        for text in values[key]:
-            if not RELATION.fullmatch(text):
-                raise reader.fail(
-                    node, f"{text!r} in {key} is not NAME, NAME>=VERSION or the like")
-    for path, text in values["owners"].items():
-        if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
-            raise reader.fail(node, f"{text!r} of {path} is not UID:GID:MODE, as in 0:0:4755")
+BUILDERS = {
+    **dict.fromkeys(("", "default", "alpine", "panux", "docker"), "docker"),
+    "bootstrap": "bootstrap"}
 
 
 # YAML gives an unquoted 1.10 or `yes` to an editor as a number or a truth; it is text all the same.
@@ -311,32 +308,43 @@ ANY = Shape(read_any, {})
 SOURCE = Shape(
     read_source, {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1})
 
+PACKAGE_NAME = matching(NAME, "{!r} is not a package name; use letters, digits and + . _ -")
+RELATIONS = list_of(matching(RELATION, "{!r} is not NAME, NAME>=VERSION or the like"))
+OWNER = matching(re.compile("[0-9]+:[0-9]+:[0-7]{3,4}"),
+                 "{!r} is not UID:GID:MODE, as in 0:0:4755")
+HASH = matching(re.compile(f"({SHA256.pattern})?"),
+                "{!r} is not 64 digits 0-9a-f; empty it, and `pkggen.py hash` writes it")
+PATH = Shape(lambda *arguments: read_text(*arguments).strip("/"), TEXT.schema)
+
 ALTERNATIVE_FIELDS = (
-    Field("path", TEXT, "where the symlink is"),
+    Field("path", PATH, "where the symlink is"),
     Field("target", TEXT, "where it points"),
     Field("priority", INTEGER, "the highest wins"),
 )
-ALTERNATIVES = list_of(fields_of(ALTERNATIVE_FIELDS, check_alternative, ("path", "target")))
+ALTERNATIVES = list_of(fields_of(ALTERNATIVE_FIELDS, "path", "target"))
+PACKAGE_SCRIPT = one_of("package script", lambda: PACKAGE_SCRIPTS)
 
 PACKAGE_FIELDS = (
-    Field("dependencies", TEXTS, "packages it needs to run"),
+    Field("dependencies", RELATIONS, "packages it needs to run"),
     Field("summary", TEXT, "one line; the recipe's when absent"),
-    Field("provides", TEXTS, "other names it answers to"),
-    Field("conflicts", TEXTS, "packages it can't be installed beside"),
-    Field("replaces", TEXTS, "packages whose place it takes"),
+    Field("provides", RELATIONS, "other names it answers to"),
+    Field("conflicts", RELATIONS, "packages it can't be installed beside"),
+    Field("replaces", RELATIONS, "packages whose place it takes"),
     Field("conffiles", TEXTS, "files that their owner may change"),
     Field("services", TEXTS, "init scripts it brings"),
-    Field("owners", TEXT_MAP, "path to UID:GID:MODE"),
-    Field("scripts", TEXT_MAP, "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
+    Field("owners", map_of(OWNER), "path to UID:GID:MODE"),
+    Field("scripts", map_of(TEXT, PACKAGE_SCRIPT.read),
+          "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
     Field("alternatives", ALTERNATIVES, "symlinks that other packages may offer as well"),
 )
 PACKAGES = map_of(
-    fields_of(PACKAGE_FIELDS, check_package), read_package_name, type="object", minProperties=1,
+    fields_of(PACKAGE_FIELDS), PACKAGE_NAME.read, type="object", minProperties=1,
     propertyNames={"pattern": f"^{NAME.pattern}$"})
 
 RECIPE_FIELDS = (
     Field("packages", PACKAGES, "the packages that come out, each with its dependencies"),
-    Field("version", TEXT, "upstream's version"),
+    Field("version", matching(
+        PACKAGE_VERSION, "version {!r}; use letters, digits and + . _ ~ -"), "upstream's version"),
     Field("build", INTEGER, "counts builds of one version; the full version is VERSION-BUILD"),
     Field("summary", TEXT, "one line that says what it is"),
     Field("license", TEXT, "SPDX licence expression"),
@@ -344,36 +352,30 @@ RECIPE_FIELDS = (
     Field("arch", TEXTS, "architectures it builds for; all when absent"),
     Field("sources", list_of(SOURCE), "URLs, or lists of alternatives"),
     Field("mirrors", TEXTS, "URL prefixes that have the sources too"),
-    Field("sha256", TEXT_MAP, "source file name to its hash"),
+    Field("sha256", map_of(HASH), "source file name to its hash"),
     Field("builddependencies", TEXTS, "packages in the sysroot of the build"),
-    Field("builder", TEXT, "default, docker or bootstrap"),
+    Field("builder", one_of("builder", lambda: BUILDERS), "default, docker or bootstrap"),
     Field("nobootstrap", map_of(FALSE), "dependencies that its stage is not built without"),
     Field("cross", FALSE, "whether it can be built for another architecture"),
     Field("data", map_of(ANY), ".Data of the templates"),
     Field("script", TEXTS, "shell commands, a template"),
     Field("check", TEXTS, "shell commands that test the result, a template"),
     Field("strip", TRUE, "whether symbols are taken off ELF files (true)"),
-    Field("allow", TEXT_MAP, "check of what comes out that is switched off, to the reason"),
+    Field("allow", map_of(TEXT, one_of("check", lambda: CHECKS).read),
+          "check of what comes out that is switched off, to the reason"),
     Field("oneshell", ANY, "accepted and ignored"),
     Field("tools", ANY, "accepted and ignored"),
 )
 
-BUILDERS = {
-    "": "docker",
-    "default": "docker",
-    "alpine": "docker",
-    "panux": "docker",
-    "docker": "docker",
-    "bootstrap": "bootstrap",
-}
+
+
+RECIPE = fields_of(RECIPE_FIELDS, "packages", "version")
 
 
 def json_schema() -> Dict[str, Any]:
     """The JSON Schema (draft 7) of a pkgen.yaml."""
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": f"a recipe of Panux, {RECIPE_FILE}",
-        **fields_of(RECIPE_FIELDS, required=("packages", "version")).schema}
+    return {"$schema": "http://json-schema.org/draft-07/schema#",
+            "title": f"a recipe of Panux, {RECIPE_FILE}", **RECIPE.schema}
 
 
 class Alternative(NamedTuple):
@@ -528,21 +530,19 @@ def is_null(node: Any) -> bool:
 
 
 def scalar(reader: Reader, node: Any, what: str) -> Any:
-    """The value of YAML's own type that a scalar node has."""
-    if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
-        raise reader.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
-    if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
-        return plain_scalar(node.value)
-    try:
-        return SCALAR_TAGS[node.tag](node)
-    except ValueError as error:
-        raise reader.fail(node, f"{what}: {error}") from None
-    except LookupError:  # !!bool maybe, !!int ""
-        raise reader.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
-
-
-def construct(node: Any) -> Any:
-    return yaml.constructor.SafeConstructor().construct_object(node)
+    """The value of a scalar node: yaml.v2's, which must be of the tag's type if there is a tag."""
+    kind, text = SCALAR_TAGS[node.tag], node.value
+    if kind is not str and len(text) > NUMBER_LIMIT:
+        raise reader.fail(node, f"{what} is a number of {len(text)} characters; quote it")
+    has_tag = node.style or node.tag != PLAIN.resolve(yaml.ScalarNode, text, (True, False))
+    if has_tag and kind is str:
+        return text
+    value = plain_scalar(text)
+    if has_tag and kind is float and type(value) is int:
+        return float(value)
+    if has_tag and type(value) is not kind:
+        raise reader.fail(node, f"{what}: {text!r} is not of {node.tag}")
+    return value
 
 
 # What yaml.v2 makes of text that is neither quoted nor tagged, which is not all that PyYAML does:
@@ -575,13 +575,9 @@ def plain_scalar(text: str) -> Any:
 
 
 COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-SCALAR_TAGS: Dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(
-        [f"tag:yaml.org,2002:{tag}" for tag in ("str", "timestamp", "value")],
-        lambda node: node.value),
-    **dict.fromkeys(
-        [f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float")], construct),
-}
+SCALAR_TAGS = {f"tag:yaml.org,2002:{tag}": kind for tag, kind in {
+    "str": str, "timestamp": str, "value": str, "null": type(None), "bool": bool, "int": int,
+    "float": float}.items()}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -631,41 +627,38 @@ def compose_text(path: str, text: bytes) -> Any:
 UNQUOTED = re.compile(r"(?:\s*[A-Za-z0-9_-]+:\s+|\s*(?:- +)+)(\{\{|(?<=- )[\[{&*!%@`])")
 
 
-def own_meaning(place: str, sign: str) -> str:
+def own_meaning(place: str, sign: str) -> Fail:
     meaning = f"YAML has a meaning of its own for {sign} at the start of a value"
-    return f"{place}: {meaning}; if it is text, {QUOTE}"
+    return Fail(f"{place}: {meaning}; if it is text, {QUOTE}")
 
 
 def yaml_problem(path: str, text: str, error: Any) -> Fail:
     """What is wrong with the YAML TEXT, at the value that wants quotes if there is one."""
-    mark, begun = error.problem_mark or error.context_mark, error.context_mark
-    lines = text.splitlines()
-    for line in {(begun or mark).line, mark.line}:
-        match = UNQUOTED.match(lines[line]) if line < len(lines) else None
+    mark = error.problem_mark or error.context_mark
+    begun, lines = error.context_mark or mark, [*text.splitlines(), "", ""]
+    for line in (begun.line, mark.line):
+        match = UNQUOTED.match(lines[line])
         if match:
-            return Fail(own_meaning(f"{path}:{line + 1}:{match.start(1) + 1}", match[1]))
-    problem = f"{error.context}, {error.problem}" if error.context else error.problem
+            return own_meaning(f"{path}:{line + 1}:{match.start(1) + 1}", match[1])
+    problem = ", ".join(filter(None, (error.context, error.problem)))
     if "mapping values are not allowed" in problem:
         problem = f"YAML makes a map of what has `: ` in it; if this is text, {QUOTE}"
-    elif begun and (error.context or "").startswith("while"):
+    elif problem.startswith("while"):
         problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
     return Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}")
 
 
 def check_events(path: str, events: Iterable[Any]) -> None:
-    """What composing would not bear, or would not show: it drops a `!` before a text."""
+    """Refuse what composing would not bear, or would not show: it drops a `!` before a text."""
     depth = 0
     for event in events:
-        if isinstance(event, yaml.ScalarEvent):
-            if event.tag == "!":
-                raise Fail(own_meaning(mark_place(path, event), "!"))
-        elif isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > NESTING_LIMIT:
-                raise Fail(f"{mark_place(path, event)}: more than {NESTING_LIMIT} lists and maps "
-                           "in one another; that is not a recipe")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > NESTING_LIMIT:
+            raise Fail(f"{mark_place(path, event)}: more than {NESTING_LIMIT} lists and maps "
+                       "in one another; that is not a recipe")
+        if isinstance(event, yaml.ScalarEvent) and event.tag == "!":
+            raise own_meaning(mark_place(path, event), "!")
 
 
 def mark_place(path: str, thing: Any) -> str:
@@ -709,32 +702,28 @@ def find_recipe(directory: str, name: str) -> str:
 
     It may be broken: loading it says how.
     """
-    paths = find_recipes(directory)
-    ways: List[Dict[str, str]] = [{}, {recipe_name(path): path for path in reversed(paths)}, {}]
-    for path in paths:
-        for way, names in zip(ways[::2], package_names(path)):
-            for made in names:
-                way.setdefault(made, path)
-    for way in ways:
-        if name in way:
-            return way[name]
-    hint = nearest(name, {**ways[0], **ways[1]})
-    raise Fail(f"{directory}: no recipe makes the package {name}{hint}")
+    found: Dict[str, Tuple[int, str]] = {}
+    for path in find_recipes(directory):
+        made, provided = package_names(path)
+        for rank, names in enumerate((made, [recipe_name(path)], provided)):
+            for word in names:
+                found[word] = min(found.get(word, (rank, path)), (rank, path))
+    if name not in found:
+        raise Fail(f"{directory}: no recipe makes the package {name}{nearest(name, found)}")
+    return found[name][1]
 
 
 def package_names(path: str) -> Tuple[List[str], List[str]]:
     """The packages that the recipe in PATH makes, and what they provide; a guess if it's broken."""
     try:
-        root = compose(path)
+        node = keys_of(compose(path)).get("packages")
+        packages = PACKAGES.read(Reader(path), node, "packages") if node else {}
     except Fail:
         with open(path, encoding="utf-8", errors="replace") as file:
             block = re.search(r"^packages:.*?(?=^[^\s#]|\Z)", file.read(), re.M | re.S)
         return re.findall(r"([\w+.-]+)[\"']?\s*:", block[0])[1:] if block else [], []
-    packages = keys_of(keys_of(root).get("packages"))
-    provides = [keys_of(fields).get("provides") for fields in packages.values()]
-    texts = [item.value for node in provides if isinstance(node, yaml.SequenceNode)
-             for item in node.value if isinstance(item, yaml.ScalarNode)]
-    return list(packages), [relation_name(text) for text in texts]
+    provides = (relation for fields in packages.values() for relation in fields["provides"])
+    return list(packages), [relation_name(relation) for relation in provides]
 
 
 def keys_of(node: Any) -> Dict[str, Any]:
@@ -751,41 +740,14 @@ def load_recipe(
     reader = reader or Reader(path, options.lenient)
     if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
-    fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
-    folder = os.path.dirname(path) or "."
-    arch, hostarch = options.arch, options.hostarch or options.arch
-    recipe = Recipe(recipe_name(path), folder, path, arch, hostarch, fields)
-    nodes = keys_of(root)
-    check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
+    fields = RECIPE.read(reader, reader.once(root), "the recipe")
+    folder, name = os.path.dirname(path) or ".", recipe_name(path)
+    if not NAME.fullmatch(name):
+        raise Fail(f"{folder}: {name!r} can't be a recipe's name; use letters, digits and + . _ -")
     fields["data"].update(options.data)
-    evaluate(recipe, nodes, reader)
+    recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
+    evaluate(recipe, keys_of(root), reader)
     return recipe
-
-
-def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
-    """PLACES: where the value of each key of the recipe stands."""
-    fields = recipe.fields
-    if not NAME.fullmatch(recipe.name):
-        raise Fail(f"{recipe.folder}: {recipe.name!r} can't be a recipe's name; "
-                   "use letters, digits and + . _ -")
-    if not fields["packages"]:
-        raise Fail(f"{places.get('packages', recipe.path)}: no packages; "
-                   "name at least one, as in `packages: {zlib: }`")
-    if not PACKAGE_VERSION.fullmatch(fields["version"]):
-        raise Fail(
-            f"{places.get('version', recipe.path)}: version {fields['version']!r}; "
-            "use letters, digits and + . _ ~ -")
-    if fields["builder"] not in BUILDERS:
-        hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
-        raise Fail(f"{places['builder']}: unknown builder {fields['builder']!r}{hint}")
-    for name in fields["allow"]:
-        if name not in CHECKS:
-            raise Fail(f"{places['allow']}: no check is called {name}{did_you_mean(name, CHECKS)}")
-    for name, digest in fields["sha256"].items():
-        if digest and not SHA256.fullmatch(digest):
-            raise Fail(
-                f"{places['sha256']}: the sha256 of {name} is not 64 digits 0-9a-f; "
-                f"empty it, and `pkggen.py hash {recipe.folder}` writes it")
 
 
 # ---- templates in recipes ------------------------------------------------------------------------
@@ -2432,7 +2394,7 @@ class Tree:
         """The targets, each after those it needs, once every cycle is dealt with."""
         while True:
             groups = components(self.graph)
-            cycles = [group for group in groups if len(group) > 1 or group[0] in self.graph[group[0]]]
+            cycles = [group for group in groups if is_cycle(self.graph, group)]
             if not cycles:
                 return [target for group in groups for target in group]
             for group in cycles:
