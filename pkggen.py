@@ -28,6 +28,7 @@ if __name__ == "__main__" and not sys.flags.isolated:
 import argparse
 import collections
 import contextlib
+import copy
 import fcntl
 import functools
 import importlib
@@ -409,23 +410,12 @@ class Recipe:
 
     def __init__(self, name: str, folder: str, path: str, arch: str, hostarch: str,
                  fields: Dict[str, Any]) -> None:
-        self.name = name
-        self.folder = folder
-        self.path = path
-        self.arch = arch
-        self.hostarch = hostarch
-        self.fields = fields
+        self.name, self.folder, self.path = name, folder, path
+        self.arch, self.hostarch, self.fields = arch, hostarch, fields
+        self.script = self.check = ""
         self.sources: List[Source] = []
         self.nodes: Dict[str, Any] = {}
         self.places: Dict[str, List[Place]] = {}    # "script" and "check", once they are asked for
-        self.script = ""
-        self.check = ""
-
-    def replace(self, **values: Any) -> Recipe:
-        """A copy with these VALUES."""
-        other = Recipe.__new__(Recipe)
-        other.__dict__.update(self.__dict__, **values)
-        return other
 
     @property
     def packages(self) -> Dict[str, Dict[str, Any]]:
@@ -457,7 +447,6 @@ class Reader:
     def __init__(self, path: str, lenient: bool = False) -> None:
         self.path = path
         self.lenient = lenient
-        self.seen: set = set()
 
     def place(self, node: Any) -> str:
         return mark_place(self.path, node)
@@ -472,7 +461,7 @@ class Reader:
         if not isinstance(node, yaml.SequenceNode):
             raise self.fail(
                 node, f"{what} is not a list; write each of its items on a line after `- `")
-        return [self.once(item) for item in node.value]
+        return node.value
 
     def pairs(self, node: Any, what: str, read_key: Any = read_text) -> List[Tuple[Any, Any, Any]]:
         """(key, key's node, value's node) of a map, null is the empty map."""
@@ -482,21 +471,11 @@ class Reader:
             raise self.fail(node, f"{what} is not a map; write its keys as `key: value` lines")
         pairs: Dict[Tuple, Tuple[Any, Any, Any]] = {}
         for key_node, value_node in node.value:
-            key = read_key(self, self.once(key_node), f"a key of {what}")
+            key = read_key(self, key_node, f"a key of {what}")
             if (type(key), key) in pairs:
                 self.forgive(self.fail(key_node, f"{what} has {key_node.value} twice; keep one"))
-            pairs[type(key), key] = (key, key_node, self.once(value_node))
+            pairs[type(key), key] = (key, key_node, value_node)
         return list(pairs.values())
-
-    def once(self, node: Any) -> Any:
-        """NODE, unless it came before: an alias (`*name`) makes one node appear in two places."""
-        if id(node) in self.seen:
-            raise self.fail(node, "a YAML alias; write the value out where it is used")
-        self.seen.add(id(node))
-        known = SCALAR_TAGS if isinstance(node, yaml.ScalarNode) else COLLECTION_TAGS
-        if node.tag not in known:
-            raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
-        return node
 
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
         """The values of a map whose keys are TABLE's, those of absent keys too."""
@@ -649,16 +628,27 @@ def yaml_problem(path: str, text: str, error: Any) -> Fail:
 
 
 def check_events(path: str, events: Iterable[Any]) -> None:
-    """Refuse what composing would not bear, or would not show: it drops a `!` before a text."""
+    """Refuse what composing would not bear, or would not show: a `!` before a text, aliases."""
     depth = 0
     for event in events:
+        is_scalar = isinstance(event, yaml.ScalarEvent)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
+        tag = getattr(event, "tag", None)
+        if is_scalar and event.value == "<<" and event.implicit[0]:
+            tag = "tag:yaml.org,2002:merge"
         if depth > NESTING_LIMIT:
-            raise Fail(f"{mark_place(path, event)}: more than {NESTING_LIMIT} lists and maps "
-                       "in one another; that is not a recipe")
-        if isinstance(event, yaml.ScalarEvent) and event.tag == "!":
+            problem = (f"more than {NESTING_LIMIT} lists and maps in one another; that is not a "
+                       "recipe")
+        elif isinstance(event, yaml.AliasEvent):
+            problem = "a YAML alias; write the value out where it is used"
+        elif tag == "!":
             raise own_meaning(mark_place(path, event), "!")
+        elif tag and tag not in (SCALAR_TAGS if is_scalar else COLLECTION_TAGS):
+            problem = f"the YAML tag {tag}; recipes have plain values only"
+        else:
+            continue
+        raise Fail(f"{mark_place(path, event)}: {problem}")
 
 
 def mark_place(path: str, thing: Any) -> str:
@@ -740,7 +730,7 @@ def load_recipe(
     reader = reader or Reader(path, options.lenient)
     if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
-    fields = RECIPE.read(reader, reader.once(root), "the recipe")
+    fields = RECIPE.read(reader, root, "the recipe")
     folder, name = os.path.dirname(path) or ".", recipe_name(path)
     if not NAME.fullmatch(name):
         raise Fail(f"{folder}: {name!r} can't be a recipe's name; use letters, digits and + . _ -")
@@ -2264,15 +2254,15 @@ NAMES_SHOWN, PROBLEMS_SHOWN = 12, 8  # of what keeps recipes from being built
 class Tree:
     """Every recipe below a directory, and what has to be built before what.
 
-    `makers`: the recipe behind each name that a package has or provides; `problems`: a line for
-    each recipe that can't be built; `lacks`: the names that it needs and no recipe makes, and the
-    number of its sources without a hash, for each that has one of these problems.
+    `makers`: the recipe behind each name that a package has or provides; `builds`: what the targets
+    recipe/R and stage/R build; `problems`: a line for each recipe that can't be built; `lacks`: the
+    names that it needs and no recipe makes, and the number of its sources without a hash, where
+    that is the problem.
     """
 
     def __init__(self, directory: str, options: argparse.Namespace) -> None:
         self.directory, self.options = directory, options
         self.recipes: Dict[str, Recipe] = {}
-        self.stages: Dict[str, Recipe] = {}
         self.problems: Dict[str, str] = {}
         self.lacks: Dict[str, Tuple[List[str], int]] = {}
         self.cycles: List[set] = []  # of names of recipes
@@ -2282,6 +2272,8 @@ class Tree:
         self.makers = self.find_makers(unread)
         for name in sorted(set(self.recipes).difference(self.problems)):
             self.check(self.recipes[name])
+        self.builds = {f"recipe/{name}": recipe for name, recipe in self.recipes.items()
+                       if name not in self.problems}
         self.graph = self.make_graph()
         self.order = self.sort()
         self.blocked = {f"recipe/{name}" for name in self.problems}  # targets that can't be built
@@ -2354,34 +2346,24 @@ class Tree:
         graph = {**broken, **{f"package/{name}": self.to_install(name) for name in self.makers}}
         for name, recipe in self.recipes.items():
             recipe.before_libc = True
-            graph[f"recipe/{name}"] = self.to_build(recipe)
+            graph[f"recipe/{name}"] = self.targets(self.needs(recipe))
         libc = [f"package/{name}" for name in LIBC if name in self.makers]
-        for target in set(graph).difference(reached_from(graph, libc)):
-            recipe = self.built_by(target)
-            if recipe:
-                recipe.before_libc = False
-                graph[target] = self.to_build(recipe)
+        for target in set(self.builds).difference(reached_from(graph, libc)):
+            self.builds[target].before_libc = False
+            graph[target] = self.targets(self.needs(self.builds[target]))
         return {**graph, **broken}
 
-    def to_build(self, recipe: Recipe) -> List[str]:
-        """The targets of the packages that the recipe's build needs."""
-        return [f"package/{name}" for name in self.needs(recipe) if name in self.makers]
+    def targets(self, names: List[str]) -> List[str]:
+        return [f"package/{name}" for name in names if name in self.makers]
 
     def to_install(self, name: str) -> List[str]:
         """The targets that the package NAME needs."""
         maker = self.makers[name]
         recipe = self.recipes.get(maker)
         package = provider(recipe.packages, name) if recipe else None
-        if package != name:
-            return [f"package/{package}" if package else f"recipe/{maker}"]
-        needs = self.needs(recipe, name)
-        return [f"recipe/{maker}", *(f"package/{x}" for x in needs if x in self.makers)]
-
-    def built_by(self, target: str) -> Optional[Recipe]:
-        """The recipe that the target builds; None for a package's, and where it can't be built."""
-        kind, _, name = target.partition("/")
-        recipes = {"recipe": self.recipes, "stage": self.stages}.get(kind, {})
-        return None if name in self.problems else recipes.get(name)
+        if package and package != name:
+            return [f"package/{package}"]
+        return [f"recipe/{maker}", *self.targets(self.needs(recipe, name) if package else [])]
 
     def maker(self, target: str) -> str:
         """The recipe behind the target."""
@@ -2394,7 +2376,8 @@ class Tree:
         """The targets, each after those it needs, once every cycle is dealt with."""
         while True:
             groups = components(self.graph)
-            cycles = [group for group in groups if is_cycle(self.graph, group)]
+            cycles = [group for group in groups
+                      if len(group) > 1 or group[0] in self.graph[group[0]]]
             if not cycles:
                 return [target for group in groups for target in group]
             for group in cycles:
@@ -2403,9 +2386,8 @@ class Tree:
     def break_cycle(self, group: List[str]) -> None:
         builds = [target for target in group if target.startswith(("recipe/", "stage/"))]
         names = set(map(self.maker, builds))
-        bootstraps = {
-            name for name in names.difference(self.stages)
-            if BUILDERS[self.recipes[name].fields["builder"]] == "bootstrap"}
+        bootstraps = {name for name in names if f"stage/{name}" not in self.builds
+                      and BUILDERS[self.recipes[name].fields["builder"]] == "bootstrap"}
         self.cycles += [names] if builds else []
         if not builds:
             first, *others = sorted(group)
@@ -2447,7 +2429,7 @@ class Tree:
                 self.graph[target] = [instead.get(need, need) for need in needs]
                 self.recipes[name].stages = tuple(sorted(bootstraps))
         for name in bootstraps:
-            self.stages[name] = as_stage(self.recipes[name], without[name])
+            self.builds[f"stage/{name}"] = as_stage(self.recipes[name], without[name])
 
     def report_cycles(self, builds: List[str]) -> List[str]:
         """Make each cycle among the targets BUILDS a problem of one recipe; give these recipes'."""
@@ -2456,10 +2438,15 @@ class Tree:
         for start in sorted(builds, key=lambda target: (target.startswith("recipe/"), target)):
             name = self.maker(start)
             if name not in told:
-                path = shortest_cycle(self.graph, start)
+                came_from = reached_from(self.graph, [start])
+                path = [start, came_from[start]]
+                while path[-1] != start:
+                    path.append(came_from[path[-1]])
                 told.update(map(self.maker, path))
                 broken.append(f"recipe/{name}")
-                self.problems[name] = f"{self.recipes[name].path}: {cycle_text(path)}"
+                self.builds = {target: recipe for target, recipe in self.builds.items()
+                               if recipe.name != name}
+                self.problems[name] = f"{self.recipes[name].path}: {cycle_text(path[::-1])}"
         return broken
 
 
@@ -2492,7 +2479,9 @@ def as_stage(recipe: Recipe, without: Iterable[str]) -> Recipe:
         for name, package in recipe.packages.items()}
     needs = kept(recipe.fields["builddependencies"])
     fields = {**recipe.fields, "builddependencies": needs, "packages": packages}
-    return recipe.replace(fields=fields, is_stage=True, without=left_out)
+    stage = copy.copy(recipe)
+    stage.fields, stage.is_stage, stage.without = fields, True, left_out
+    return stage
 
 
 def components(graph: Graph) -> List[List[str]]:
@@ -2539,20 +2528,11 @@ def reached_from(graph: Graph, starts: Iterable[str]) -> Dict[str, str]:
     return came_from
 
 
-def shortest_cycle(graph: Graph, start: str) -> List[str]:
-    """The nodes of GRAPH from START back to it, both ends included."""
-    came_from = reached_from(graph, [start])
-    path = [start, came_from[start]]
-    while path[-1] != start:
-        path.append(came_from[path[-1]])
-    return path[::-1]
-
-
 def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
     """The targets that have to be built, and those after them, which may have to be."""
     stale: Dict[str, Optional[Recipe]] = {}
     for target in tree.order:
-        recipe = tree.built_by(target)
+        recipe = tree.builds.get(target)
         is_behind = any(need in stale for need in tree.graph[target])
         if target not in tree.blocked and (
                 is_behind or (recipe and not is_up_to_date(recipe, work))):
@@ -2645,11 +2625,11 @@ def why(tree: Tree, work: Work, name: str) -> List[str]:
     """
     if name in tree.problems:
         return [f"{name}: it can't be built: {tree.problems[name]}"]
-    targets = [f"stage/{name}"] * (name in tree.stages) + [f"recipe/{name}"]
+    targets = [target for target in (f"stage/{name}", f"recipe/{name}") if target in tree.builds]
     stale = stale_builds(tree, work)
     lines = []
     for target in targets:
-        lines += what_changed(tree.built_by(target), work)
+        lines += what_changed(tree.builds[target], work)
         needed = reached_from(tree.graph, [target])
         first = [recipe.full_name for need, recipe in stale.items()
                  if need in needed and not is_up_to_date(recipe, work)]
@@ -2657,7 +2637,7 @@ def why(tree: Tree, work: Work, name: str) -> List[str]:
         never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
         lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
     behind = reached_from(reverse(tree.graph), [target for target in targets if target in stale])
-    names = sorted({recipe.name for recipe in map(tree.built_by, behind) if recipe} - {name})
+    names = sorted({tree.builds[need].name for need in behind if need in tree.builds} - {name})
     return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
 
 
@@ -2737,7 +2717,7 @@ def node_attributes(tree: Tree, work: Work, name: str) -> Dict[str, str]:
         "label": f"{name} {recipe.version}{built_as}",
         "tooltip": tree.problems.get(name) or recipe.fields["summary"] or name,
         **({"color": "red"} if name in tree.problems else {}),
-        **({"peripheries": "2"} if name in tree.stages else {})}
+        **({"peripheries": "2"} if f"stage/{name}" in tree.builds else {})}
 
 
 def dot_line(what: str, attributes: Dict[str, str]) -> str:

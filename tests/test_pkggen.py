@@ -393,7 +393,7 @@ def test_a_folder_whose_name_is_no_recipe_name(tmp_path):
         pytest.param("[" * 400_000 + "]" * 400_000, id="lists"),
         pytest.param("{a: " * 100 + "}" * 100, id="maps"),
         pytest.param("\n" + "".join(" " * n + "a:\n" for n in range(1, 1200)), id="indented"),
-        pytest.param("[*a, " * 60, id="not closed"),
+        pytest.param("[a, " * 60, id="not closed"),
     ],
 )
 def test_s23_deep_nesting(tmp_path, value):
