@@ -227,7 +227,7 @@ def read_source(reader: Reader, node: Any, what: str) -> Tuple[List[str], str]:
     urls = TEXTS.read(reader, node, what) if is_list else [read_text(reader, node, what)]
     if not urls or not all(urls):
         raise reader.fail(node, "an empty source; give a URL, or leave the line out")
-    return urls, reader.place(node)
+    return urls, mark_place(reader.path, node)
 
 
 def list_of(item: Shape) -> Shape:
@@ -288,15 +288,13 @@ def one_of(what: str, words: Callable[[], Iterable[str]]) -> Shape:
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
 PACKAGE_VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._~-]*")
 RELATION = re.compile(
-    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
-)
+    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PACKAGE_SCRIPTS = tuple(
     f"{when}-{what}" for what in ("install", "upgrade", "remove") for when in ("pre", "post"))
 BUILDERS = {
     **dict.fromkeys(("", "default", "alpine", "panux", "docker"), "docker"),
     "bootstrap": "bootstrap"}
-
 
 # YAML gives an unquoted 1.10 or `yes` to an editor as a number or a truth; it is text all the same.
 TEXT = Shape(read_text, {"type": ["string", "number", "boolean", "null"]})
@@ -309,12 +307,15 @@ ANY = Shape(read_any, {})
 SOURCE = Shape(
     read_source, {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1})
 
+VERSION_TEXT = matching(PACKAGE_VERSION, "version {!r}; use letters, digits and + . _ ~ -")
 PACKAGE_NAME = matching(NAME, "{!r} is not a package name; use letters, digits and + . _ -")
 RELATIONS = list_of(matching(RELATION, "{!r} is not NAME, NAME>=VERSION or the like"))
 OWNER = matching(re.compile("[0-9]+:[0-9]+:[0-7]{3,4}"),
                  "{!r} is not UID:GID:MODE, as in 0:0:4755")
 HASH = matching(re.compile(f"({SHA256.pattern})?"),
                 "{!r} is not 64 digits 0-9a-f; empty it, and `pkggen.py hash` writes it")
+SCRIPTS = map_of(TEXT, one_of("package script", lambda: PACKAGE_SCRIPTS).read)
+ALLOW = map_of(TEXT, one_of("check", lambda: CHECKS).read)
 PATH = Shape(lambda *arguments: read_text(*arguments).strip("/"), TEXT.schema)
 
 ALTERNATIVE_FIELDS = (
@@ -323,7 +324,6 @@ ALTERNATIVE_FIELDS = (
     Field("priority", INTEGER, "the highest wins"),
 )
 ALTERNATIVES = list_of(fields_of(ALTERNATIVE_FIELDS, "path", "target"))
-PACKAGE_SCRIPT = one_of("package script", lambda: PACKAGE_SCRIPTS)
 
 PACKAGE_FIELDS = (
     Field("dependencies", RELATIONS, "packages it needs to run"),
@@ -334,8 +334,7 @@ PACKAGE_FIELDS = (
     Field("conffiles", TEXTS, "files that their owner may change"),
     Field("services", TEXTS, "init scripts it brings"),
     Field("owners", map_of(OWNER), "path to UID:GID:MODE"),
-    Field("scripts", map_of(TEXT, PACKAGE_SCRIPT.read),
-          "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
+    Field("scripts", SCRIPTS, "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
     Field("alternatives", ALTERNATIVES, "symlinks that other packages may offer as well"),
 )
 PACKAGES = map_of(
@@ -344,8 +343,7 @@ PACKAGES = map_of(
 
 RECIPE_FIELDS = (
     Field("packages", PACKAGES, "the packages that come out, each with its dependencies"),
-    Field("version", matching(
-        PACKAGE_VERSION, "version {!r}; use letters, digits and + . _ ~ -"), "upstream's version"),
+    Field("version", VERSION_TEXT, "upstream's version"),
     Field("build", INTEGER, "counts builds of one version; the full version is VERSION-BUILD"),
     Field("summary", TEXT, "one line that says what it is"),
     Field("license", TEXT, "SPDX licence expression"),
@@ -362,14 +360,10 @@ RECIPE_FIELDS = (
     Field("script", TEXTS, "shell commands, a template"),
     Field("check", TEXTS, "shell commands that test the result, a template"),
     Field("strip", TRUE, "whether symbols are taken off ELF files (true)"),
-    Field("allow", map_of(TEXT, one_of("check", lambda: CHECKS).read),
-          "check of what comes out that is switched off, to the reason"),
+    Field("allow", ALLOW, "check of what comes out that is switched off, to the reason"),
     Field("oneshell", ANY, "accepted and ignored"),
     Field("tools", ANY, "accepted and ignored"),
 )
-
-
-
 RECIPE = fields_of(RECIPE_FIELDS, "packages", "version")
 
 
@@ -448,11 +442,8 @@ class Reader:
         self.path = path
         self.lenient = lenient
 
-    def place(self, node: Any) -> str:
-        return mark_place(self.path, node)
-
     def fail(self, node: Any, what: str) -> Fail:
-        return Fail(f"{self.place(node)}: {what}")
+        return Fail(f"{mark_place(self.path, node)}: {what}")
 
     def items(self, node: Any, what: str) -> List[Any]:
         """The nodes of a list; null is the empty list."""
