@@ -204,14 +204,11 @@ def read_boolean(reader: Reader, node: Any, what: str) -> bool:
 def read_any(reader: Reader, node: Any, what: str) -> Any:
     """A value of YAML's own type, for .Data: what yaml.v2 makes of it, maps' keys included."""
     if isinstance(node, yaml.SequenceNode):
-        return [read_any(reader, item, what) for item in reader.items(node, what)]
+        return [read_any(reader, item, what) for item in node.value]
     if isinstance(node, yaml.ScalarNode):
         return scalar(reader, node, what)
     pairs = reader.pairs(node, what, read_data_key)
-    values = {key: read_any(reader, value, f"{what}.{key}") for key, _, value in pairs}
-    if len(values) < len(pairs):
-        raise reader.fail(node, f"{what} has keys of one value, as 1, 1.0 and true; quote them")
-    return values
+    return {key: read_any(reader, value, f"{what}.{key}") for key, _, value in pairs}
 
 
 def read_data_key(reader: Reader, node: Any, what: str) -> Any:
@@ -232,7 +229,12 @@ def read_source(reader: Reader, node: Any, what: str) -> Tuple[List[str], str]:
 
 def list_of(item: Shape) -> Shape:
     def read(reader: Reader, node: Any, what: str) -> List[Any]:
-        return [item.read(reader, x, f"an item of {what}") for x in reader.items(node, what)]
+        if is_null(node):
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            raise reader.fail(
+                node, f"{what} is not a list; write each of its items on a line after `- `")
+        return [item.read(reader, x, f"an item of {what}") for x in node.value]
 
     return Shape(read, {"type": ["array", "null"], "items": item.schema}, list)
 
@@ -253,7 +255,8 @@ def fields_of(table: Tuple[Field, ...], *required: str) -> Shape:
         values = reader.struct(node, table, what)
         for key in required:
             if not values[key]:
-                raise reader.fail(node, f"{what} has no {key}; it must have {' and '.join(required)}")
+                must = f"it must have {' and '.join(required)}"
+                raise reader.fail(node, f"{what} has no {key}; {must}")
         return values
 
     properties = {field.key: {**field.shape.schema, "description": field.what} for field in table}
@@ -402,10 +405,10 @@ class Recipe:
     is_stage = False
     without: Tuple[str, ...] = ()
 
-    def __init__(self, name: str, folder: str, path: str, arch: str, hostarch: str,
-                 fields: Dict[str, Any]) -> None:
-        self.name, self.folder, self.path = name, folder, path
-        self.arch, self.hostarch, self.fields = arch, hostarch, fields
+    def __init__(self, path: str, options: argparse.Namespace, fields: Dict[str, Any]) -> None:
+        self.path, self.fields = path, fields
+        self.name, self.folder = recipe_name(path), os.path.dirname(path) or "."
+        self.arch, self.hostarch = options.arch, options.hostarch or options.arch
         self.script = self.check = ""
         self.sources: List[Source] = []
         self.nodes: Dict[str, Any] = {}
@@ -445,27 +448,18 @@ class Reader:
     def fail(self, node: Any, what: str) -> Fail:
         return Fail(f"{mark_place(self.path, node)}: {what}")
 
-    def items(self, node: Any, what: str) -> List[Any]:
-        """The nodes of a list; null is the empty list."""
-        if is_null(node):
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.fail(
-                node, f"{what} is not a list; write each of its items on a line after `- `")
-        return node.value
-
     def pairs(self, node: Any, what: str, read_key: Any = read_text) -> List[Tuple[Any, Any, Any]]:
         """(key, key's node, value's node) of a map, null is the empty map."""
         if is_null(node):
             return []
         if not isinstance(node, yaml.MappingNode):
             raise self.fail(node, f"{what} is not a map; write its keys as `key: value` lines")
-        pairs: Dict[Tuple, Tuple[Any, Any, Any]] = {}
+        pairs: Dict[Any, Tuple[Any, Any, Any]] = {}  # 1, 1.0 and true are one key
         for key_node, value_node in node.value:
             key = read_key(self, key_node, f"a key of {what}")
-            if (type(key), key) in pairs:
+            if key in pairs:
                 self.forgive(self.fail(key_node, f"{what} has {key_node.value} twice; keep one"))
-            pairs[type(key), key] = (key, key_node, value_node)
+            pairs[key] = (key, key_node, value_node)
         return list(pairs.values())
 
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
@@ -722,11 +716,11 @@ def load_recipe(
     if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
     fields = RECIPE.read(reader, root, "the recipe")
-    folder, name = os.path.dirname(path) or ".", recipe_name(path)
-    if not NAME.fullmatch(name):
-        raise Fail(f"{folder}: {name!r} can't be a recipe's name; use letters, digits and + . _ -")
     fields["data"].update(options.data)
-    recipe = Recipe(name, folder, path, options.arch, options.hostarch or options.arch, fields)
+    recipe = Recipe(path, options, fields)
+    if not NAME.fullmatch(recipe.name):
+        raise Fail(f"{recipe.folder}: {recipe.name!r} can't be a recipe's name; "
+                   "use letters, digits and + . _ -")
     evaluate(recipe, keys_of(root), reader)
     return recipe
 
@@ -1544,7 +1538,8 @@ class Work:
         self.logs = os.path.join(OUT, arch, "log")
         self.repository = os.path.join(OUT, "repo", arch)
         self.built: Dict[str, BuildRecord] = {}  # by Recipe.record_name
-        self.makers: Dict[str, str] = {}  # of a package, or of what one provides; no stages
+        # Of each stage, and of all else (""): a name, to the package that has or provides it.
+        self.offers: Dict[str, Dict[str, Tuple[str, Dict[str, Any]]]] = {}
         for parent, _, files in os.walk(self.records):
             for file in sorted(file for file in files if file.endswith(".built")):
                 self.read(os.path.join(parent, file))
@@ -1560,10 +1555,11 @@ class Work:
 
     def add(self, name: str, record: BuildRecord) -> None:
         self.built[name] = record
-        for package, values in record.packages.items() if "/" not in name else ():
-            self.makers[package] = name
+        offers = self.offers.setdefault(name if name.startswith("stage/") else "", {})
+        for package, values in record.packages.items():
+            offers[package] = package, values
             for provided in values["provides"]:
-                self.makers.setdefault(relation_name(provided), name)
+                offers.setdefault(relation_name(provided), (package, values))
 
     def record(self, name: str, record: BuildRecord) -> None:
         text = json.dumps(record._asdict(), indent=1, sort_keys=True) + "\n"
@@ -1575,12 +1571,9 @@ class Work:
 
         Where one of the recipes STAGES makes it, the stage's. None when there is none.
         """
-        for maker in (*(f"stage/{stage}" for stage in stages), self.makers.get(name)):
-            packages = self.built[maker].packages if maker in self.built else {}
-            package = provider(packages, name)
-            if package:
-                return package, packages[package]
-        return None
+        places = (*(f"stage/{stage}" for stage in stages), "")
+        found = (self.offers[place].get(name) for place in places if place in self.offers)
+        return next(filter(None, found), None)
 
     def packages_folder(self, recipe: Recipe) -> str:
         """Where the packages of the recipe go."""

@@ -162,7 +162,7 @@ def test_shortcut(tmp_path, template, arch, hostarch, text):
 
 def test_there_are_shortcut_cases():
     named = set(re.findall(r"\{\{(\w+)", (DATA / "shortcuts.txt").read_text()))
-    recipe = pkggen.Recipe("r", ".", ".", "x86_64", "x86_64", {"version": "1"})
+    recipe = pkggen.Recipe("r/pkgen.yaml", options(), {"version": "1"})
     assert set(pkggen.shortcuts(recipe)) <= named | {"pkmv"}
     assert len(list(shortcut_cases())) > 30
 
