@@ -26,7 +26,9 @@ if __name__ == "__main__" and not sys.flags.isolated:
     del sys.path[0]  # this script's own folder: a json.py that lies beside it must have no effect
 
 import argparse
+import collections
 import contextlib
+import copy
 import fcntl
 import functools
 import importlib
@@ -57,8 +59,7 @@ class Lazy:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-graphlib, hashlib = Lazy("graphlib"), Lazy("hashlib")
-json, shlex = Lazy("json"), Lazy("shlex")
+hashlib, json, shlex = Lazy("hashlib"), Lazy("json"), Lazy("shlex")
 subprocess, tarfile, tempfile = Lazy("subprocess"), Lazy("tarfile"), Lazy("tempfile")
 
 VERSION = "0.1"
@@ -203,14 +204,11 @@ def read_boolean(reader: Reader, node: Any, what: str) -> bool:
 def read_any(reader: Reader, node: Any, what: str) -> Any:
     """A value of YAML's own type, for .Data: what yaml.v2 makes of it, maps' keys included."""
     if isinstance(node, yaml.SequenceNode):
-        return [read_any(reader, item, what) for item in reader.items(node, what)]
+        return [read_any(reader, item, what) for item in node.value]
     if isinstance(node, yaml.ScalarNode):
         return scalar(reader, node, what)
     pairs = reader.pairs(node, what, read_data_key)
-    values = {key: read_any(reader, value, f"{what}.{key}") for key, _, value in pairs}
-    if len(values) < len(pairs):
-        raise reader.fail(node, f"{what} has keys of one value, as 1, 1.0 and true; quote them")
-    return values
+    return {key: read_any(reader, value, f"{what}.{key}") for key, _, value in pairs}
 
 
 def read_data_key(reader: Reader, node: Any, what: str) -> Any:
@@ -220,25 +218,23 @@ def read_data_key(reader: Reader, node: Any, what: str) -> Any:
     return value if isinstance(value, (int, float)) else text
 
 
-def read_package_name(reader: Reader, node: Any, what: str) -> str:
-    name = read_text(reader, node, what)
-    if not NAME.fullmatch(name):
-        raise reader.fail(node, f"{name!r} is not a package name; use letters, digits and + . _ -")
-    return name
-
-
 def read_source(reader: Reader, node: Any, what: str) -> Tuple[List[str], str]:
     """([alternative, ...], place)"""
     is_list = isinstance(node, yaml.SequenceNode)
     urls = TEXTS.read(reader, node, what) if is_list else [read_text(reader, node, what)]
     if not urls or not all(urls):
         raise reader.fail(node, "an empty source; give a URL, or leave the line out")
-    return urls, reader.place(node)
+    return urls, mark_place(reader.path, node)
 
 
 def list_of(item: Shape) -> Shape:
     def read(reader: Reader, node: Any, what: str) -> List[Any]:
-        return [item.read(reader, x, f"an item of {what}") for x in reader.items(node, what)]
+        if is_null(node):
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            raise reader.fail(
+                node, f"{what} is not a list; write each of its items on a line after `- `")
+        return [item.read(reader, x, f"an item of {what}") for x in node.value]
 
     return Shape(read, {"type": ["array", "null"], "items": item.schema}, list)
 
@@ -253,52 +249,55 @@ def map_of(value: Shape, read_key: Callable = read_text, **schema: Any) -> Shape
     return Shape(read, schema, dict)
 
 
-def fields_of(table: Tuple[Field, ...], check: Optional[Callable] = None,
-              required: Tuple[str, ...] = ()) -> Shape:
-    """A map whose keys are those of TABLE; CHECK(reader, node, values) looks at what was read."""
+def fields_of(table: Tuple[Field, ...], *required: str) -> Shape:
+    """A map whose keys are those of TABLE; those that are REQUIRED have a value."""
     def read(reader: Reader, node: Any, what: str) -> Dict[str, Any]:
         values = reader.struct(node, table, what)
-        if check:
-            check(reader, node, values)
+        for key in required:
+            if not values[key]:
+                must = f"it must have {' and '.join(required)}"
+                raise reader.fail(node, f"{what} has no {key}; {must}")
         return values
 
     properties = {field.key: {**field.shape.schema, "description": field.what} for field in table}
-    schema = {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
-    if required:
-        schema.update(type="object", required=list(required))
+    schema = {"type": "object" if required else ["object", "null"], "properties": properties,
+              "additionalProperties": False, "required": list(required)}
     return Shape(read, schema, dict)
+
+
+def matching(pattern: re.Pattern, problem: str) -> Shape:
+    """Text that matches PATTERN as a whole; the PROBLEM of another has a {!r} for it."""
+    def read(reader: Reader, node: Any, what: str) -> str:
+        text = read_text(reader, node, what)
+        if not pattern.fullmatch(text):
+            raise reader.fail(node, problem.format(text))
+        return text
+
+    return Shape(read, {**TEXT.schema, "pattern": f"^({pattern.pattern})$"})
+
+
+def one_of(what: str, words: Callable[[], Iterable[str]]) -> Shape:
+    """Text that is one of WORDS, each a WHAT."""
+    def read(reader: Reader, node: Any, place: str) -> str:
+        text = read_text(reader, node, place)
+        if text not in words():
+            hint = did_you_mean(text, filter(None, words()))
+            raise reader.fail(node, f"unknown {what} {text!r}{hint}")
+        return text
+
+    return Shape(read, TEXT.schema)
 
 
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._-]*")
 PACKAGE_VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9+._~-]*")
 RELATION = re.compile(
-    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?"
-)
+    r"!?[A-Za-z0-9][A-Za-z0-9+._:-]*((>=|<=|=|>|<|~)[A-Za-z0-9][A-Za-z0-9+._~-]*)?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PACKAGE_SCRIPTS = tuple(
     f"{when}-{what}" for what in ("install", "upgrade", "remove") for when in ("pre", "post"))
-
-
-def check_alternative(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
-    values["path"] = values["path"].strip("/")
-    if not values["path"] or not values["target"]:
-        raise reader.fail(node, "an alternative has a path, and the target of its symlink")
-
-
-def check_package(reader: Reader, node: Any, values: Dict[str, Any]) -> None:
-    for name in values["scripts"]:
-        if name not in PACKAGE_SCRIPTS:
-            hint = did_you_mean(name, PACKAGE_SCRIPTS)
-            raise reader.fail(node, f"unknown script {name} of a package{hint}")
-    for key in ("dependencies", "provides", "conflicts", "replaces"):
-        for text in values[key]:
-            if not RELATION.fullmatch(text):
-                raise reader.fail(
-                    node, f"{text!r} in {key} is not NAME, NAME>=VERSION or the like")
-    for path, text in values["owners"].items():
-        if not re.fullmatch(r"[0-9]+:[0-9]+:[0-7]{3,4}", text):
-            raise reader.fail(node, f"{text!r} of {path} is not UID:GID:MODE, as in 0:0:4755")
-
+BUILDERS = {
+    **dict.fromkeys(("", "default", "alpine", "panux", "docker"), "docker"),
+    "bootstrap": "bootstrap"}
 
 # YAML gives an unquoted 1.10 or `yes` to an editor as a number or a truth; it is text all the same.
 TEXT = Shape(read_text, {"type": ["string", "number", "boolean", "null"]})
@@ -311,32 +310,43 @@ ANY = Shape(read_any, {})
 SOURCE = Shape(
     read_source, {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1})
 
+VERSION_TEXT = matching(PACKAGE_VERSION, "version {!r}; use letters, digits and + . _ ~ -")
+PACKAGE_NAME = matching(NAME, "{!r} is not a package name; use letters, digits and + . _ -")
+RELATIONS = list_of(matching(RELATION, "{!r} is not NAME, NAME>=VERSION or the like"))
+OWNER = matching(re.compile("[0-9]+:[0-9]+:[0-7]{3,4}"),
+                 "{!r} is not UID:GID:MODE, as in 0:0:4755")
+HASH = matching(re.compile(f"({SHA256.pattern})?"),
+                "{!r} is not 64 digits 0-9a-f; empty it, and `pkggen.py hash` writes it")
+SCRIPTS = map_of(TEXT, one_of("package script", lambda: PACKAGE_SCRIPTS).read)
+ALLOW = map_of(TEXT, one_of("check", lambda: CHECKS).read)
+PATH = Shape(lambda *arguments: read_text(*arguments).strip("/"), TEXT.schema)
+
 ALTERNATIVE_FIELDS = (
-    Field("path", TEXT, "where the symlink is"),
+    Field("path", PATH, "where the symlink is"),
     Field("target", TEXT, "where it points"),
     Field("priority", INTEGER, "the highest wins"),
 )
-ALTERNATIVES = list_of(fields_of(ALTERNATIVE_FIELDS, check_alternative, ("path", "target")))
+ALTERNATIVES = list_of(fields_of(ALTERNATIVE_FIELDS, "path", "target"))
 
 PACKAGE_FIELDS = (
-    Field("dependencies", TEXTS, "packages it needs to run"),
+    Field("dependencies", RELATIONS, "packages it needs to run"),
     Field("summary", TEXT, "one line; the recipe's when absent"),
-    Field("provides", TEXTS, "other names it answers to"),
-    Field("conflicts", TEXTS, "packages it can't be installed beside"),
-    Field("replaces", TEXTS, "packages whose place it takes"),
+    Field("provides", RELATIONS, "other names it answers to"),
+    Field("conflicts", RELATIONS, "packages it can't be installed beside"),
+    Field("replaces", RELATIONS, "packages whose place it takes"),
     Field("conffiles", TEXTS, "files that their owner may change"),
     Field("services", TEXTS, "init scripts it brings"),
-    Field("owners", TEXT_MAP, "path to UID:GID:MODE"),
-    Field("scripts", TEXT_MAP, "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
+    Field("owners", map_of(OWNER), "path to UID:GID:MODE"),
+    Field("scripts", SCRIPTS, "shell to run when: " + ", ".join(PACKAGE_SCRIPTS)),
     Field("alternatives", ALTERNATIVES, "symlinks that other packages may offer as well"),
 )
 PACKAGES = map_of(
-    fields_of(PACKAGE_FIELDS, check_package), read_package_name, type="object", minProperties=1,
+    fields_of(PACKAGE_FIELDS), PACKAGE_NAME.read, type="object", minProperties=1,
     propertyNames={"pattern": f"^{NAME.pattern}$"})
 
 RECIPE_FIELDS = (
     Field("packages", PACKAGES, "the packages that come out, each with its dependencies"),
-    Field("version", TEXT, "upstream's version"),
+    Field("version", VERSION_TEXT, "upstream's version"),
     Field("build", INTEGER, "counts builds of one version; the full version is VERSION-BUILD"),
     Field("summary", TEXT, "one line that says what it is"),
     Field("license", TEXT, "SPDX licence expression"),
@@ -344,36 +354,26 @@ RECIPE_FIELDS = (
     Field("arch", TEXTS, "architectures it builds for; all when absent"),
     Field("sources", list_of(SOURCE), "URLs, or lists of alternatives"),
     Field("mirrors", TEXTS, "URL prefixes that have the sources too"),
-    Field("sha256", TEXT_MAP, "source file name to its hash"),
+    Field("sha256", map_of(HASH), "source file name to its hash"),
     Field("builddependencies", TEXTS, "packages in the sysroot of the build"),
-    Field("builder", TEXT, "default, docker or bootstrap"),
+    Field("builder", one_of("builder", lambda: BUILDERS), "default, docker or bootstrap"),
     Field("nobootstrap", map_of(FALSE), "dependencies that its stage is not built without"),
     Field("cross", FALSE, "whether it can be built for another architecture"),
     Field("data", map_of(ANY), ".Data of the templates"),
     Field("script", TEXTS, "shell commands, a template"),
     Field("check", TEXTS, "shell commands that test the result, a template"),
     Field("strip", TRUE, "whether symbols are taken off ELF files (true)"),
-    Field("allow", TEXT_MAP, "check of what comes out that is switched off, to the reason"),
+    Field("allow", ALLOW, "check of what comes out that is switched off, to the reason"),
     Field("oneshell", ANY, "accepted and ignored"),
     Field("tools", ANY, "accepted and ignored"),
 )
-
-BUILDERS = {
-    "": "docker",
-    "default": "docker",
-    "alpine": "docker",
-    "panux": "docker",
-    "docker": "docker",
-    "bootstrap": "bootstrap",
-}
+RECIPE = fields_of(RECIPE_FIELDS, "packages", "version")
 
 
 def json_schema() -> Dict[str, Any]:
     """The JSON Schema (draft 7) of a pkgen.yaml."""
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": f"a recipe of Panux, {RECIPE_FILE}",
-        **fields_of(RECIPE_FIELDS, required=("packages", "version")).schema}
+    return {"$schema": "http://json-schema.org/draft-07/schema#",
+            "title": f"a recipe of Panux, {RECIPE_FILE}", **RECIPE.schema}
 
 
 class Alternative(NamedTuple):
@@ -405,25 +405,14 @@ class Recipe:
     is_stage = False
     without: Tuple[str, ...] = ()
 
-    def __init__(self, name: str, folder: str, path: str, arch: str, hostarch: str,
-                 fields: Dict[str, Any]) -> None:
-        self.name = name
-        self.folder = folder
-        self.path = path
-        self.arch = arch
-        self.hostarch = hostarch
-        self.fields = fields
+    def __init__(self, path: str, options: argparse.Namespace, fields: Dict[str, Any]) -> None:
+        self.path, self.fields = path, fields
+        self.name, self.folder = recipe_name(path), os.path.dirname(path) or "."
+        self.arch, self.hostarch = options.arch, options.hostarch or options.arch
+        self.script = self.check = ""
         self.sources: List[Source] = []
         self.nodes: Dict[str, Any] = {}
         self.places: Dict[str, List[Place]] = {}    # "script" and "check", once they are asked for
-        self.script = ""
-        self.check = ""
-
-    def replace(self, **values: Any) -> Recipe:
-        """A copy with these VALUES."""
-        other = Recipe.__new__(Recipe)
-        other.__dict__.update(self.__dict__, **values)
-        return other
 
     @property
     def packages(self) -> Dict[str, Dict[str, Any]]:
@@ -455,22 +444,9 @@ class Reader:
     def __init__(self, path: str, lenient: bool = False) -> None:
         self.path = path
         self.lenient = lenient
-        self.seen: set = set()
-
-    def place(self, node: Any) -> str:
-        return mark_place(self.path, node)
 
     def fail(self, node: Any, what: str) -> Fail:
-        return Fail(f"{self.place(node)}: {what}")
-
-    def items(self, node: Any, what: str) -> List[Any]:
-        """The nodes of a list; null is the empty list."""
-        if is_null(node):
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.fail(
-                node, f"{what} is not a list; write each of its items on a line after `- `")
-        return [self.once(item) for item in node.value]
+        return Fail(f"{mark_place(self.path, node)}: {what}")
 
     def pairs(self, node: Any, what: str, read_key: Any = read_text) -> List[Tuple[Any, Any, Any]]:
         """(key, key's node, value's node) of a map, null is the empty map."""
@@ -478,23 +454,13 @@ class Reader:
             return []
         if not isinstance(node, yaml.MappingNode):
             raise self.fail(node, f"{what} is not a map; write its keys as `key: value` lines")
-        pairs: Dict[Tuple, Tuple[Any, Any, Any]] = {}
+        pairs: Dict[Any, Tuple[Any, Any, Any]] = {}  # 1, 1.0 and true are one key
         for key_node, value_node in node.value:
-            key = read_key(self, self.once(key_node), f"a key of {what}")
-            if (type(key), key) in pairs:
+            key = read_key(self, key_node, f"a key of {what}")
+            if key in pairs:
                 self.forgive(self.fail(key_node, f"{what} has {key_node.value} twice; keep one"))
-            pairs[type(key), key] = (key, key_node, self.once(value_node))
+            pairs[key] = (key, key_node, value_node)
         return list(pairs.values())
-
-    def once(self, node: Any) -> Any:
-        """NODE, unless it came before: an alias (`*name`) makes one node appear in two places."""
-        if id(node) in self.seen:
-            raise self.fail(node, "a YAML alias; write the value out where it is used")
-        self.seen.add(id(node))
-        known = SCALAR_TAGS if isinstance(node, yaml.ScalarNode) else COLLECTION_TAGS
-        if node.tag not in known:
-            raise self.fail(node, f"the YAML tag {node.tag}; recipes have plain values only")
-        return node
 
     def struct(self, node: Any, table: Tuple[Field, ...], what: str) -> Dict[str, Any]:
         """The values of a map whose keys are TABLE's, those of absent keys too."""
@@ -528,21 +494,19 @@ def is_null(node: Any) -> bool:
 
 
 def scalar(reader: Reader, node: Any, what: str) -> Any:
-    """The value of YAML's own type that a scalar node has."""
-    if SCALAR_TAGS[node.tag] is construct and len(node.value) > NUMBER_LIMIT:
-        raise reader.fail(node, f"{what} is a number of {len(node.value)} characters; quote it")
-    if not node.style and node.tag == PLAIN.resolve(yaml.ScalarNode, node.value, (True, False)):
-        return plain_scalar(node.value)
-    try:
-        return SCALAR_TAGS[node.tag](node)
-    except ValueError as error:
-        raise reader.fail(node, f"{what}: {error}") from None
-    except LookupError:  # !!bool maybe, !!int ""
-        raise reader.fail(node, f"{what}: {node.value!r} is not of {node.tag}") from None
-
-
-def construct(node: Any) -> Any:
-    return yaml.constructor.SafeConstructor().construct_object(node)
+    """The value of a scalar node: yaml.v2's, which must be of the tag's type if there is a tag."""
+    kind, text = SCALAR_TAGS[node.tag], node.value
+    if kind is not str and len(text) > NUMBER_LIMIT:
+        raise reader.fail(node, f"{what} is a number of {len(text)} characters; quote it")
+    has_tag = node.style or node.tag != PLAIN.resolve(yaml.ScalarNode, text, (True, False))
+    if has_tag and kind is str:
+        return text
+    value = plain_scalar(text)
+    if has_tag and kind is float and type(value) is int:
+        return float(value)
+    if has_tag and type(value) is not kind:
+        raise reader.fail(node, f"{what}: {text!r} is not of {node.tag}")
+    return value
 
 
 # What yaml.v2 makes of text that is neither quoted nor tagged, which is not all that PyYAML does:
@@ -575,13 +539,9 @@ def plain_scalar(text: str) -> Any:
 
 
 COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-SCALAR_TAGS: Dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(
-        [f"tag:yaml.org,2002:{tag}" for tag in ("str", "timestamp", "value")],
-        lambda node: node.value),
-    **dict.fromkeys(
-        [f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float")], construct),
-}
+SCALAR_TAGS = {f"tag:yaml.org,2002:{tag}": kind for tag, kind in {
+    "str": str, "timestamp": str, "value": str, "null": type(None), "bool": bool, "int": int,
+    "float": float}.items()}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -631,41 +591,49 @@ def compose_text(path: str, text: bytes) -> Any:
 UNQUOTED = re.compile(r"(?:\s*[A-Za-z0-9_-]+:\s+|\s*(?:- +)+)(\{\{|(?<=- )[\[{&*!%@`])")
 
 
-def own_meaning(place: str, sign: str) -> str:
+def own_meaning(place: str, sign: str) -> Fail:
     meaning = f"YAML has a meaning of its own for {sign} at the start of a value"
-    return f"{place}: {meaning}; if it is text, {QUOTE}"
+    return Fail(f"{place}: {meaning}; if it is text, {QUOTE}")
 
 
 def yaml_problem(path: str, text: str, error: Any) -> Fail:
     """What is wrong with the YAML TEXT, at the value that wants quotes if there is one."""
-    mark, begun = error.problem_mark or error.context_mark, error.context_mark
-    lines = text.splitlines()
-    for line in {(begun or mark).line, mark.line}:
-        match = UNQUOTED.match(lines[line]) if line < len(lines) else None
+    mark = error.problem_mark or error.context_mark
+    begun, lines = error.context_mark or mark, [*text.splitlines(), "", ""]
+    for line in (begun.line, mark.line):
+        match = UNQUOTED.match(lines[line])
         if match:
-            return Fail(own_meaning(f"{path}:{line + 1}:{match.start(1) + 1}", match[1]))
-    problem = f"{error.context}, {error.problem}" if error.context else error.problem
+            return own_meaning(f"{path}:{line + 1}:{match.start(1) + 1}", match[1])
+    problem = ", ".join(filter(None, (error.context, error.problem)))
     if "mapping values are not allowed" in problem:
         problem = f"YAML makes a map of what has `: ` in it; if this is text, {QUOTE}"
-    elif begun and (error.context or "").startswith("while"):
+    elif problem.startswith("while"):
         problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
     return Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}")
 
 
 def check_events(path: str, events: Iterable[Any]) -> None:
-    """What composing would not bear, or would not show: it drops a `!` before a text."""
+    """Refuse what composing would not bear, or would not show: a `!` before a text, aliases."""
     depth = 0
     for event in events:
-        if isinstance(event, yaml.ScalarEvent):
-            if event.tag == "!":
-                raise Fail(own_meaning(mark_place(path, event), "!"))
-        elif isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > NESTING_LIMIT:
-                raise Fail(f"{mark_place(path, event)}: more than {NESTING_LIMIT} lists and maps "
-                           "in one another; that is not a recipe")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+        is_scalar = isinstance(event, yaml.ScalarEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        tag = getattr(event, "tag", None)
+        if is_scalar and event.value == "<<" and event.implicit[0]:
+            tag = "tag:yaml.org,2002:merge"
+        if depth > NESTING_LIMIT:
+            problem = (f"more than {NESTING_LIMIT} lists and maps in one another; that is not a "
+                       "recipe")
+        elif isinstance(event, yaml.AliasEvent):
+            problem = "a YAML alias; write the value out where it is used"
+        elif tag == "!":
+            raise own_meaning(mark_place(path, event), "!")
+        elif tag and tag not in (SCALAR_TAGS if is_scalar else COLLECTION_TAGS):
+            problem = f"the YAML tag {tag}; recipes have plain values only"
+        else:
+            continue
+        raise Fail(f"{mark_place(path, event)}: {problem}")
 
 
 def mark_place(path: str, thing: Any) -> str:
@@ -709,32 +677,28 @@ def find_recipe(directory: str, name: str) -> str:
 
     It may be broken: loading it says how.
     """
-    paths = find_recipes(directory)
-    ways: List[Dict[str, str]] = [{}, {recipe_name(path): path for path in reversed(paths)}, {}]
-    for path in paths:
-        for way, names in zip(ways[::2], package_names(path)):
-            for made in names:
-                way.setdefault(made, path)
-    for way in ways:
-        if name in way:
-            return way[name]
-    hint = nearest(name, {**ways[0], **ways[1]})
-    raise Fail(f"{directory}: no recipe makes the package {name}{hint}")
+    found: Dict[str, Tuple[int, str]] = {}
+    for path in find_recipes(directory):
+        made, provided = package_names(path)
+        for rank, names in enumerate((made, [recipe_name(path)], provided)):
+            for word in names:
+                found[word] = min(found.get(word, (rank, path)), (rank, path))
+    if name not in found:
+        raise Fail(f"{directory}: no recipe makes the package {name}{nearest(name, found)}")
+    return found[name][1]
 
 
 def package_names(path: str) -> Tuple[List[str], List[str]]:
     """The packages that the recipe in PATH makes, and what they provide; a guess if it's broken."""
     try:
-        root = compose(path)
+        node = keys_of(compose(path)).get("packages")
+        packages = PACKAGES.read(Reader(path), node, "packages") if node else {}
     except Fail:
         with open(path, encoding="utf-8", errors="replace") as file:
             block = re.search(r"^packages:.*?(?=^[^\s#]|\Z)", file.read(), re.M | re.S)
         return re.findall(r"([\w+.-]+)[\"']?\s*:", block[0])[1:] if block else [], []
-    packages = keys_of(keys_of(root).get("packages"))
-    provides = [keys_of(fields).get("provides") for fields in packages.values()]
-    texts = [item.value for node in provides if isinstance(node, yaml.SequenceNode)
-             for item in node.value if isinstance(item, yaml.ScalarNode)]
-    return list(packages), [relation_name(text) for text in texts]
+    provides = (relation for fields in packages.values() for relation in fields["provides"])
+    return list(packages), [relation_name(relation) for relation in provides]
 
 
 def keys_of(node: Any) -> Dict[str, Any]:
@@ -753,41 +717,14 @@ def load_recipe(
     reader = reader or Reader(path, options.lenient)
     if root is None or is_null(root):
         raise Fail(f"{path}: empty; a recipe has at least packages and version")
-    fields = reader.struct(reader.once(root), RECIPE_FIELDS, "the recipe")
-    folder = os.path.dirname(path) or "."
-    arch, hostarch = options.arch, options.hostarch or options.arch
-    recipe = Recipe(recipe_name(path), folder, path, arch, hostarch, fields)
-    nodes = keys_of(root)
-    check_fields(recipe, {key: reader.place(value) for key, value in nodes.items()})
+    fields = RECIPE.read(reader, root, "the recipe")
     fields["data"].update(options.data)
-    evaluate(recipe, nodes, reader)
-    return recipe
-
-
-def check_fields(recipe: Recipe, places: Dict[str, str]) -> None:
-    """PLACES: where the value of each key of the recipe stands."""
-    fields = recipe.fields
+    recipe = Recipe(path, options, fields)
     if not NAME.fullmatch(recipe.name):
         raise Fail(f"{recipe.folder}: {recipe.name!r} can't be a recipe's name; "
                    "use letters, digits and + . _ -")
-    if not fields["packages"]:
-        raise Fail(f"{places.get('packages', recipe.path)}: no packages; "
-                   "name at least one, as in `packages: {zlib: }`")
-    if not PACKAGE_VERSION.fullmatch(fields["version"]):
-        raise Fail(
-            f"{places.get('version', recipe.path)}: version {fields['version']!r}; "
-            "use letters, digits and + . _ ~ -")
-    if fields["builder"] not in BUILDERS:
-        hint = did_you_mean(fields["builder"], filter(None, BUILDERS))
-        raise Fail(f"{places['builder']}: unknown builder {fields['builder']!r}{hint}")
-    for name in fields["allow"]:
-        if name not in CHECKS:
-            raise Fail(f"{places['allow']}: no check is called {name}{did_you_mean(name, CHECKS)}")
-    for name, digest in fields["sha256"].items():
-        if digest and not SHA256.fullmatch(digest):
-            raise Fail(
-                f"{places['sha256']}: the sha256 of {name} is not 64 digits 0-9a-f; "
-                f"empty it, and `pkggen.py hash {recipe.folder}` writes it")
+    evaluate(recipe, keys_of(root), reader)
+    return recipe
 
 
 # ---- templates in recipes ------------------------------------------------------------------------
@@ -1581,29 +1518,28 @@ class Work:
         self.logs = os.path.join(OUT, arch, "log")
         self.repository = os.path.join(OUT, "repo", arch)
         self.built: Dict[str, BuildRecord] = {}  # by Recipe.record_name
-        self.makers: Dict[str, str] = {}  # of a package, or of what one provides; no stages
-        for prefix in ("", "stage/"):
-            directory = os.path.join(self.records, prefix)
-            for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
-                if name.endswith(".built"):
-                    name = prefix + name[: -len(".built")]
-                    self.add(name, self.read(name))
+        # Of each stage, and of all else (""): a name, to the package that has or provides it.
+        self.offers: Dict[str, Dict[str, Tuple[str, Dict[str, Any]]]] = {}
+        for parent, _, files in os.walk(self.records):
+            for file in sorted(file for file in files if file.endswith(".built")):
+                self.read(os.path.join(parent, file))
 
-    def read(self, name: str) -> BuildRecord:
-        path = os.path.join(self.records, name + ".built")
+    def read(self, path: str) -> None:
         try:
             with open(path, encoding="utf-8") as file:
-                return BuildRecord(**json.load(file))
+                record = BuildRecord(**json.load(file))
         except (ValueError, TypeError, OSError) as error:
             raise Fail(
                 f"{path}: unreadable ({error}); remove it, and the recipe is built again") from None
+        self.add(os.path.relpath(path, self.records)[: -len(".built")], record)
 
     def add(self, name: str, record: BuildRecord) -> None:
         self.built[name] = record
-        for package, values in record.packages.items() if "/" not in name else ():
-            self.makers[package] = name
+        offers = self.offers.setdefault(name if name.startswith("stage/") else "", {})
+        for package, values in record.packages.items():
+            offers[package] = package, values
             for provided in values["provides"]:
-                self.makers.setdefault(relation_name(provided), name)
+                offers.setdefault(relation_name(provided), (package, values))
 
     def record(self, name: str, record: BuildRecord) -> None:
         text = json.dumps(record._asdict(), indent=1, sort_keys=True) + "\n"
@@ -1615,12 +1551,9 @@ class Work:
 
         Where one of the recipes STAGES makes it, the stage's. None when there is none.
         """
-        for maker in (*(f"stage/{stage}" for stage in stages), self.makers.get(name)):
-            packages = self.built[maker].packages if maker in self.built else {}
-            package = provider(packages, name)
-            if package:
-                return package, packages[package]
-        return None
+        places = (*(f"stage/{stage}" for stage in stages), "")
+        found = (self.offers[place].get(name) for place in places if place in self.offers)
+        return next(filter(None, found), None)
 
     def packages_folder(self, recipe: Recipe) -> str:
         """Where the packages of the recipe go."""
@@ -1631,12 +1564,9 @@ class Work:
 
     def is_here(self, record: BuildRecord) -> bool:
         """Whether the packages are where the build put them."""
-        try:
-            return all(
-                os.stat(self.package_path(values)).st_size == values["size"]
-                for values in record.packages.values())
-        except OSError:
-            return False
+        sizes = {self.package_path(values): values["size"] for values in record.packages.values()}
+        return all(os.path.isfile(path) and os.path.getsize(path) == size
+                   for path, size in sizes.items())
 
     def builder(self) -> Tuple[str, str]:
         """(image, hash of its definition and its package list), as world/builder wrote them."""
@@ -1687,11 +1617,9 @@ def relation_name(relation: str) -> str:
 
 def provider(packages: Dict[str, Dict[str, Any]], name: str) -> Optional[str]:
     """Which of PACKAGES is called NAME, or else provides it."""
-    if name in packages:
-        return name
-    provides = {relation_name(text): package for package, values in packages.items()
-                for text in values["provides"]}
-    return provides.get(name)
+    providers = (package for package, values in packages.items()
+                 if name in map(relation_name, values["provides"]))
+    return name if name in packages else next(providers, None)
 
 
 # libc: the name that it provides, and what trees call it that provide none.
@@ -1705,8 +1633,9 @@ def build_needs(recipe: Recipe, is_made: Callable[[str], Any]) -> List[str]:
     name); not so the recipe that makes it, and those that it needs.
     """
     names = [relation_name(text) for text in recipe.fields["builddependencies"]]
-    libc = next(filter(is_made, LIBC), None) if recipe.script and not recipe.before_libc else None
-    names += [libc] if libc and not provider(recipe.packages, libc) else []
+    libc = next(filter(is_made, LIBC), None)
+    if libc and recipe.script and not (recipe.before_libc or provider(recipe.packages, libc)):
+        names.append(libc)
     return [name for name in dict.fromkeys(names) if name and name not in BUILDER_TOOLS]
 
 
@@ -1741,13 +1670,14 @@ def build_inputs(recipe: Recipe, work: Work) -> Dict[str, str]:
     inputs = {name: text_digest(text) for name, text in build_texts(recipe).items()}
     inputs["builder"] = work.builder()[1]
     for source in recipe.sources:
-        for name, path in local_files(recipe, source) if source.is_local else ():
-            inputs[f"source {name}"] = local_digest(path)
-        if not source.is_local:
+        if source.is_local:
+            for name, path in local_files(recipe, source):
+                inputs[f"file {name}"] = local_digest(path)
+        else:
             hashes = [alternative.sha256 or "" for alternative in source.alternatives]
             inputs[f"source {source.name}"] = " ".join(hashes)
-    for name, facts in sysroot_packages(recipe, work).items():
-        inputs[f"package {name}"] = facts["sha256"] if facts else ""
+    for name, values in sysroot_packages(recipe, work).items():
+        inputs[f"package {name}"] = values["sha256"] if values else ""
     return inputs
 
 
@@ -2289,31 +2219,32 @@ NAMES_SHOWN, PROBLEMS_SHOWN = 12, 8  # of what keeps recipes from being built
 class Tree:
     """Every recipe below a directory, and what has to be built before what.
 
-    `problems` has a line of text for each recipe that can't be built, `missing` the recipes that
-    name what no recipe makes, `hashless` the number of a recipe's sources without a hash.
+    `makers`: the recipe behind each name that a package has or provides; `builds`: what the targets
+    recipe/R and stage/R build; `problems`: a line for each recipe that can't be built; `lacks`: the
+    names that it needs and no recipe makes, and the number of its sources without a hash, where
+    that is the problem.
     """
 
     def __init__(self, directory: str, options: argparse.Namespace) -> None:
         self.directory, self.options = directory, options
         self.recipes: Dict[str, Recipe] = {}
-        self.stages: Dict[str, Recipe] = {}
         self.problems: Dict[str, str] = {}
-        self.missing: Dict[str, List[str]] = {}
-        self.hashless: Dict[str, int] = {}
+        self.lacks: Dict[str, Tuple[List[str], int]] = {}
         self.cycles: List[set] = []  # of names of recipes
-        # The recipe behind the name of a package, or behind another name that one provides.
-        self.makers: Dict[str, str] = {}
-        unread: Dict[str, str] = {}
+        unread: Dict[str, str] = {}  # who needs a recipe that can't be read hears about it
         for path in find_recipes(directory):
             self.load(path, unread)
-        self.find_makers(unread)
-        # The targets of world.mk, each with those it needs itself.
-        self.graph: Graph = {f"recipe/{name}": [] for name in {**self.problems, **self.recipes}}
-        for recipe in self.recipes.values():
-            self.check(recipe)
-        self.add_targets()
+        self.makers = self.find_makers(unread)
+        for name in sorted(set(self.recipes).difference(self.problems)):
+            self.check(self.recipes[name])
+        self.builds = {f"recipe/{name}": recipe for name, recipe in self.recipes.items()
+                       if name not in self.problems}
+        self.graph = self.make_graph()
         self.order = self.sort()
-        self.blocked = self.find_blocked()
+        self.blocked = {f"recipe/{name}" for name in self.problems}  # targets that can't be built
+        for target in self.order:
+            if not self.blocked.isdisjoint(self.graph[target]):
+                self.blocked.add(target)
 
     def load(self, path: str, unread: Dict[str, str]) -> None:
         # A directory whose name can't be a recipe's is a problem too, and needs a target for it.
@@ -2325,26 +2256,23 @@ class Tree:
             unread.update(dict.fromkeys(package_names(path)[0], name))
             return
         if name in self.recipes:
-            self.problems[name] = (
-                f"{path}: a second recipe named {name}, beside {self.recipes[name].path}")
+            other = self.recipes[name].path
+            self.problems[name] = f"{path}: a second recipe named {name}, beside {other}"
         elif not recipe.fields["arch"] or recipe.arch in recipe.fields["arch"]:
             self.recipes[name] = recipe
 
-    def find_makers(self, unread: Dict[str, str]) -> None:
-        """UNREAD: what recipes make that can't be read, so that who needs it hears about them."""
+    def find_makers(self, unread: Dict[str, str]) -> Dict[str, str]:
+        made: Dict[str, str] = {}
+        provided: Dict[str, str] = {}
         for name, recipe in self.recipes.items():
-            for package in recipe.packages:
-                other = self.makers.setdefault(package, name)
-                if other != name:
-                    for one, two in ((name, other), (other, name)):
-                        paths = self.recipes[one].path, self.recipes[two].path
-                        self.problems.setdefault(one, "{}: {} makes {} too".format(*paths, package))
-        for package, name in unread.items():
-            self.makers.setdefault(package, name)
-        for name, recipe in self.recipes.items():
-            for fields in recipe.packages.values():
-                for provided in map(relation_name, fields["provides"]):
-                    self.makers.setdefault(provided, name)
+            for package, fields in recipe.packages.items():
+                other = made.setdefault(package, name)
+                for one, two in ((name, other), (other, name)) if other != name else ():
+                    paths = self.recipes[one].path, self.recipes[two].path
+                    self.problems.setdefault(one, "{}: {} makes {} too".format(*paths, package))
+                for relation in fields["provides"]:
+                    provided.setdefault(relation_name(relation), name)
+        return {**provided, **unread, **made}
 
     def find(self, name: str) -> str:
         """The recipe that makes the package NAME, or that is called so."""
@@ -2362,174 +2290,133 @@ class Tree:
 
     def check(self, recipe: Recipe) -> None:
         """Note what the recipe needs that is not there: packages, and hashes of sources."""
-        if recipe.name in self.problems:
-            return
-        needs = {name: f"the build dependency {name}" for name in self.needs(recipe)}
-        for package in recipe.packages:
-            for name in self.needs(recipe, package):
-                needs.setdefault(name, f"{package}'s dependency {name}")
+        needs = {name: f"{package}'s dependency {name}"
+                 for package in recipe.packages for name in self.needs(recipe, package)}
+        needs.update({name: f"the build dependency {name}" for name in self.needs(recipe)})
         missing = [name for name in needs if name not in self.makers]
-        for name in missing:
-            self.missing.setdefault(name, []).append(recipe.name)
-        if missing:
-            what = ", ".join(needs[name] + nearest(name, self.makers) for name in missing)
-            self.problems.setdefault(recipe.name, f"{recipe.path}: no recipe makes {what}")
         try:
+            if missing:
+                what = ", ".join(needs[name] + nearest(name, self.makers) for name in missing)
+                raise Fail(f"{recipe.path}: no recipe makes {what}")
             check_hashes(recipe)
         except Fail as problem:
-            self.problems.setdefault(recipe.name, str(problem))
-            self.hashless[recipe.name] = sum(
+            self.problems[recipe.name] = str(problem)
+            self.lacks[recipe.name] = missing, sum(
                 not source.is_local and source.alternatives[0].sha256 is None
                 for source in recipe.sources)
 
-    def add_targets(self) -> None:
-        for name in self.makers:
-            self.graph[f"package/{name}"] = self.to_install(name, self.recipes)
-        libc = next(filter(self.makers.__contains__, LIBC), None)
+    def make_graph(self) -> Graph:
+        """The targets of world.mk, each with those it needs itself; cycles are there yet."""
+        broken: Graph = {f"recipe/{name}": [] for name in self.problems}
+        graph = {**broken, **{f"package/{name}": self.to_install(name) for name in self.makers}}
         for name, recipe in self.recipes.items():
-            self.graph[f"recipe/{name}"] = self.to_build(recipe.replace(before_libc=True))
-        for_libc = reached_from(self.graph, [f"package/{libc}"]) if libc else {}
-        for name, recipe in self.recipes.items():
-            if f"recipe/{name}" in for_libc:
-                self.recipes[name] = recipe.replace(before_libc=True)
-            elif name not in self.problems:
-                self.graph[f"recipe/{name}"] = self.to_build(recipe)
-        for name in self.problems:
-            self.graph[f"recipe/{name}"] = []
+            recipe.before_libc = True
+            graph[f"recipe/{name}"] = self.targets(self.needs(recipe))
+        libc = [f"package/{name}" for name in LIBC if name in self.makers]
+        for target in set(self.builds).difference(reached_from(graph, libc)):
+            self.builds[target].before_libc = False
+            graph[target] = self.targets(self.needs(self.builds[target]))
+        return {**graph, **broken}
 
-    def to_build(self, recipe: Recipe) -> List[str]:
-        """The targets of the packages that the recipe's build needs."""
-        return [f"package/{name}" for name in self.needs(recipe) if name in self.makers]
+    def targets(self, names: List[str]) -> List[str]:
+        return [f"package/{name}" for name in names if name in self.makers]
 
-    def to_install(self, name: str, recipes: Dict[str, Recipe]) -> List[str]:
-        """The targets that the package NAME needs, as made by one of RECIPES."""
+    def to_install(self, name: str) -> List[str]:
+        """The targets that the package NAME needs."""
         maker = self.makers[name]
-        package = provider(recipes[maker].packages, name) if maker in recipes else None
-        if package != name:
-            return [f"package/{package}" if package else f"recipe/{maker}"]
-        needs = self.needs(recipes[maker], name)
-        return [f"recipe/{maker}", *(f"package/{x}" for x in needs if x in self.makers)]
+        recipe = self.recipes.get(maker)
+        package = provider(recipe.packages, name) if recipe else None
+        if package and package != name:
+            return [f"package/{package}"]
+        return [f"recipe/{maker}", *self.targets(self.needs(recipe, name) if package else [])]
 
-    def built_by(self, target: str) -> Optional[Recipe]:
-        """The recipe that the target builds; None for a package's, and where it can't be built."""
+    def maker(self, target: str) -> str:
+        """The recipe behind the target."""
         kind, _, name = target.partition("/")
-        recipes = {"recipe": self.recipes, "stage": self.stages}.get(kind, {})
-        return None if name in self.problems else recipes.get(name)
-
-    def find_blocked(self) -> set:
-        """The targets that can't be built: those with a problem, and those that need them."""
-        blocked: set = set()
-        for target in self.order:
-            kind, _, name = target.partition("/")
-            is_broken = kind == "recipe" and name in self.problems
-            if is_broken or not blocked.isdisjoint(self.graph[target]):
-                blocked.add(target)
-        return blocked
+        return name if kind in ("recipe", "stage") else self.makers[name]
 
     # ---- cycles ----
 
     def sort(self) -> List[str]:
         """The targets, each after those it needs, once every cycle is dealt with."""
         while True:
-            order = sorted_part(self.graph)
-            if len(order) == len(self.graph):
-                return order
-            for group in cycles_in(self.graph, order):
+            groups = components(self.graph)
+            cycles = [group for group in groups
+                      if len(group) > 1 or group[0] in self.graph[group[0]]]
+            if not cycles:
+                return [target for group in groups for target in group]
+            for group in cycles:
                 self.break_cycle(group)
 
     def break_cycle(self, group: List[str]) -> None:
-        builds = sorted(target for target in group if target.startswith(("recipe/", "stage/")))
-        names = {target.partition("/")[2] for target in builds}
-        bootstraps = {
-            name for name in names - set(self.stages)
-            if BUILDERS[self.recipes[name].fields["builder"]] == "bootstrap"}
+        builds = [target for target in group if target.startswith(("recipe/", "stage/"))]
+        names = set(map(self.maker, builds))
+        bootstraps = {name for name in names if f"stage/{name}" not in self.builds
+                      and BUILDERS[self.recipes[name].fields["builder"]] == "bootstrap"}
+        self.cycles += [names] if builds else []
         if not builds:
-            self.join_packages(group)
-            return
-        self.cycles.append(names)
-        if bootstraps:
+            first, *others = sorted(group)
+            needs = dict.fromkeys(need for target in group for need in self.graph[target])
+            self.graph[first] = [need for need in needs if need not in group]
+            self.graph.update({other: [first] for other in others})
+        elif bootstraps:
             self.add_stages(group, bootstraps)
-            return
-        broken: Dict[str, str] = {}  # a recipe of a cycle, to the one that has it as its problem
-        for start in sorted(builds, key=lambda target: target.startswith("recipe/")):
-            name = start.partition("/")[2]
-            if name not in broken:
-                for target in self.report_cycle(start):
-                    kind, _, other = target.partition("/")
-                    broken[self.makers[other] if kind in ("package", "staged") else other] = name
-        for target in [*builds, *(f"recipe/{name}" for name in names)]:
-            name = target.partition("/")[2]
-            self.graph[target] = [f"recipe/{broken[name]}"] if name not in self.problems else []
-            if target.startswith("stage/"):
-                self.graph[target] = [f"recipe/{name}"]
-
-    def join_packages(self, group: List[str]) -> None:
-        first, *others = sorted(group)
-        needs = dict.fromkeys(need for target in group for need in self.graph[target])
-        self.graph[first] = [need for need in needs if need not in group]
-        self.graph.update({other: [first] for other in others})
+        else:
+            broken = self.report_cycles(builds)
+            self.graph.update({target: broken for target in builds})
+            self.graph.update({target: [] for target in broken})
 
     def add_stages(self, group: List[str], bootstraps: set) -> None:
-        """Have the recipes of the GROUP, a cycle, built with the stages of the BOOTSTRAPS."""
-        instead = {}  # what the cycle's recipes need in the place of the group's targets
-        for target in group:
-            kind, _, name = target.partition("/")
-            if kind == "package":
-                instead[target] = f"staged/{name}"
-            elif name in bootstraps:
-                instead[target] = f"stage/{name}"
+        """Have the recipes of the GROUP, a cycle, built with the stages of the BOOTSTRAPS.
 
-        def staged(targets: List[str]) -> List[str]:
-            return [instead.get(target, target) for target in targets]
-
-        for name in bootstraps:
-            without = self.left_out(self.recipes[name], instead, bootstraps)
-            self.stages[name] = as_stage(self.recipes[name], without, bootstraps)
-            self.graph[f"stage/{name}"] = staged(self.to_build(self.stages[name]))
-        makers = {**self.recipes, **self.stages}
-        for target in group:
-            kind, _, name = target.partition("/")
-            if kind == "package":
-                self.graph[f"staged/{name}"] = staged(self.to_install(name, makers))
-            else:
-                self.graph[target] = staged(self.graph[target])
-                self.recipes[name] = self.recipes[name].replace(stages=tuple(sorted(bootstraps)))
-
-    def left_out(self, recipe: Recipe, inside: Iterable[str], bootstraps: set) -> List[str]:
-        """The dependencies that the recipe's stage lacks: DEP, or PACKAGE/DEP of a package.
-
-        What a stage's package needs to run would close the cycle as well, unless that is a stage's
-        too.
+        A stage is built without its recipe's dependencies that are in the cycle. Its packages need
+        none of these to run either, unless that is a stage's too.
         """
-        allowed = recipe.fields["nobootstrap"]
-        closing = {
-            name for name in self.makers if f"package/{name}" in inside and not allowed.get(name)}
-        without = [name for name in self.needs(recipe) if name in closing]
-        return without + [
-            f"{package}/{name}"
-            for package in recipe.packages
-            for name in self.needs(recipe, package)
-            if name in closing and self.makers[name] not in bootstraps]
+        # What the cycle's recipes need in the place of the group's targets.
+        instead = {target: target.replace("package/", "staged/") for target in group}
+        instead.update({f"recipe/{name}": f"stage/{name}" for name in bootstraps})
+        without: Dict[str, List[str]] = {name: [] for name in bootstraps}
+        for target in group:
+            kind, _, name = target.partition("/")
+            maker, needs = self.maker(target), self.graph[target]
+            allowed = self.recipes[maker].fields["nobootstrap"]
+            closing = [
+                need for need in needs
+                if maker in bootstraps and need in instead
+                and (kind == "recipe" or self.maker(need) not in bootstraps)
+                and not allowed.get(need.partition("/")[2])]
+            prefix = "" if kind == "recipe" else f"{name}/"
+            for need in closing:
+                without[maker].append(prefix + need.partition("/")[2])
+            kept = (need for need in needs if need not in closing)
+            self.graph[instead[target]] = [instead.get(need, need) for need in kept]
+            if kind == "recipe":
+                self.graph[target] = [instead.get(need, need) for need in needs]
+                self.recipes[name].stages = tuple(sorted(bootstraps))
+        for name in bootstraps:
+            self.builds[f"stage/{name}"] = as_stage(self.recipes[name], without[name])
 
-    def report_cycle(self, start: str) -> List[str]:
-        """Make the shortest cycle through the target START a problem of the recipe it builds."""
-        came_from = reached_from(self.graph, [start])
-        path = [start, came_from[start]]
-        while path[-1] != start:
-            path.append(came_from[path[-1]])
-        path.reverse()
-        way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
-        if any(target.startswith("stage/") for target in path):
-            way_out = "`nobootstrap` forbids the way out"
-        name = start.partition("/")[2]
-        self.problems[name] = (
-            f"{self.recipes[name].path}: build dependencies in a cycle: {cycle_text(path)}; "
-            f"{way_out}")
-        return path
+    def report_cycles(self, builds: List[str]) -> List[str]:
+        """Make each cycle among the targets BUILDS a problem of one recipe; give these recipes'."""
+        told: set = set()
+        broken = []
+        for start in sorted(builds, key=lambda target: (target.startswith("recipe/"), target)):
+            name = self.maker(start)
+            if name not in told:
+                came_from = reached_from(self.graph, [start])
+                path = [start, came_from[start]]
+                while path[-1] != start:
+                    path.append(came_from[path[-1]])
+                told.update(map(self.maker, path))
+                broken.append(f"recipe/{name}")
+                self.builds = {target: recipe for target, recipe in self.builds.items()
+                               if recipe.name != name}
+                self.problems[name] = f"{self.recipes[name].path}: {cycle_text(path[::-1])}"
+        return broken
 
 
 def cycle_text(path: List[str]) -> str:
-    """The recipes of a cycle of targets, and packages that are in it by what they need to run."""
+    """A cycle of targets: its recipes, and packages that are in it by what they need to run."""
     words = []
     for target, after in zip(path, path[1:]):
         kind, _, name = target.partition("/")
@@ -2539,51 +2426,51 @@ def cycle_text(path: List[str]) -> str:
             words.append(name)
     if len(words) > NAMES_SHOWN:
         words[6:-5] = [f"({len(words) - 11} more)"]
-    return " -> ".join([*words, words[0]])
+    way_out = "one of them has to go, or one of the recipes needs `builder: bootstrap`"
+    if any(target.startswith("stage/") for target in path):
+        way_out = "`nobootstrap` forbids the way out"
+    return f"build dependencies in a cycle: {' -> '.join([*words, words[0]])}; {way_out}"
 
 
-def as_stage(recipe: Recipe, without: Iterable[str], stages: Iterable[str]) -> Recipe:
+def as_stage(recipe: Recipe, without: Iterable[str]) -> Recipe:
     """The RECIPE as its stage is built: WITHOUT the dependencies DEP, and PACKAGE/DEP."""
-    left_out = set(without)
-    fields = dict(recipe.fields)
-    fields["builddependencies"] = [
-        text for text in fields["builddependencies"] if relation_name(text) not in left_out]
-    fields["packages"] = {
-        name: {**package, "dependencies": [
-            text for text in package["dependencies"]
-            if f"{name}/{relation_name(text)}" not in left_out]}
+    left_out = tuple(sorted(without))
+
+    def kept(relations: List[str], prefix: str = "") -> List[str]:
+        return [text for text in relations if prefix + relation_name(text) not in left_out]
+
+    packages = {
+        name: {**package, "dependencies": kept(package["dependencies"], f"{name}/")}
         for name, package in recipe.packages.items()}
-    return recipe.replace(
-        fields=fields, is_stage=True, stages=tuple(sorted(stages)), without=tuple(sorted(left_out)))
+    needs = kept(recipe.fields["builddependencies"])
+    fields = {**recipe.fields, "builddependencies": needs, "packages": packages}
+    stage = copy.copy(recipe)
+    stage.fields, stage.is_stage, stage.without = fields, True, left_out
+    return stage
 
 
-def sorted_part(graph: Graph) -> List[str]:
-    """The nodes of GRAPH, each after those it leads to, as far as no cycle is in the way."""
-    sorter = graphlib.TopologicalSorter(graph)
-    with contextlib.suppress(graphlib.CycleError):
-        sorter.prepare()
-    order: List[str] = []
-    while sorter.is_active():
-        ready = sorter.get_ready()
-        order += ready
-        sorter.done(*ready)
-    return order
+def components(graph: Graph) -> List[List[str]]:
+    """The strong components of GRAPH, each after those it leads to, as Kosaraju finds them."""
+    seen: set = set()
+    order = [node for start in graph for node in visit(graph, start, seen)]
+    back, seen = reverse(graph), set()
+    groups = [visit(back, start, seen) for start in reversed(order)]
+    return [group for group in reversed(groups) if group]
 
 
-def cycles_in(graph: Graph, before: Iterable[str]) -> List[List[str]]:
-    """The strong components of GRAPH that are cycles; BEFORE are nodes known to be in none."""
-    nodes = set(graph).difference(before)
-    inner = {node: [x for x in graph[node] if x in nodes] for node in graph if node in nodes}
-    nodes.difference_update(sorted_part(reverse(inner)))  # what only leads to cycles
-    inner = {node: [x for x in inner[node] if x in nodes] for node in inner if node in nodes}
-    back = reverse(inner)
-    cycles = []
-    for node in inner:
-        if node in nodes:
-            ahead, behind = reached_from(inner, [node]), reached_from(back, [node])
-            cycles.append([other for other in ahead if other in behind])
-            nodes.difference_update(cycles[-1])
-    return [cycle for cycle in cycles if cycle]
+def visit(graph: Graph, start: str, seen: set) -> List[str]:
+    """What GRAPH leads to from START and is not SEEN, in the order in which a search leaves it."""
+    left: List[str] = []
+    path = [(start, iter(graph[start]))] if start not in seen else []
+    seen.add(start)
+    while path:
+        node = next((node for node in path[-1][1] if node not in seen), None)
+        if node is None:
+            left.append(path.pop()[0])
+        else:
+            seen.add(node)
+            path.append((node, iter(graph[node])))
+    return left
 
 
 def reverse(graph: Graph) -> Graph:
@@ -2610,7 +2497,7 @@ def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
     """The targets that have to be built, and those after them, which may have to be."""
     stale: Dict[str, Optional[Recipe]] = {}
     for target in tree.order:
-        recipe = tree.built_by(target)
+        recipe = tree.builds.get(target)
         is_behind = any(need in stale for need in tree.graph[target])
         if target not in tree.blocked and (
                 is_behind or (recipe and not is_up_to_date(recipe, work))):
@@ -2621,7 +2508,8 @@ def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
 def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
     """The makefile that builds every recipe of TREE; those of STALE have something to do."""
     targets = sorted(tree.graph)
-    recipes = [target for target in targets if target.startswith("recipe/")]
+    buildable = [target for target in targets
+                 if target.startswith("recipe/") and target not in tree.blocked]
     rules = [target_rule(tree, target, stale.get(target)) for target in targets]
     rules += fetch_rules(stale.values()).values()
     why = f"`pkggen.py world-mk {directory}` says why"
@@ -2629,7 +2517,7 @@ def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -
     return WORLD_MK.format(
         folder=printable(directory), arch=work.arch, pkggen=pkggen_command(),
         phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
-        buildable="".join(f" {target}" for target in recipes if target not in tree.blocked),
+        buildable="".join(f" {target}" for target in buildable),
         failing=failing_command(blocked) if tree.problems else "",
         rules="".join("\n" + rule for rule in rules))
 
@@ -2654,49 +2542,42 @@ def target_rule(tree: Tree, target: str, stale: Optional[Recipe]) -> str:
 
 def build_arguments(recipe: Recipe, options: argparse.Namespace) -> List[str]:
     """What `pkggen.py build` is to be given to build the recipe as OPTIONS had it loaded."""
-    arguments = [recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch]
-    arguments += ["--lenient"] if options.lenient else []
-    for key, value in options.data.items():
-        arguments += ["-D", f"{key}={value}"]
-    arguments += ["--before-libc"] if recipe.before_libc else []
-    arguments += ["--stage"] if recipe.is_stage else []
-    for name in recipe.without:
-        arguments += ["--without", name]
-    for name in recipe.stages:
-        arguments += ["--use-stage", name]
-    return arguments
+    words = [recipe.folder, "--arch", recipe.arch, "--hostarch", recipe.hostarch]
+    given = (("--lenient", options.lenient), ("--before-libc", recipe.before_libc),
+             ("--stage", recipe.is_stage))
+    words += [option for option, is_given in given if is_given]
+    many = (("-D", map("=".join, options.data.items())), ("--without", recipe.without),
+            ("--use-stage", recipe.stages))
+    return words + [word for option, values in many for value in values for word in (option, value)]
 
 
 def count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def problem_lines(tree: Tree, names: Iterable[str]) -> List[str]:
+def problem_lines(tree: Tree, names: List[str]) -> List[str]:
     """A few lines that say why the recipes NAMES can't be built: what many share in one."""
-    names = set(names)
+    lacks = [tree.lacks[name] for name in names if name in tree.lacks]
+    missing = collections.Counter(name for names, _ in lacks for name in names).most_common()
+    hashless = [number for _, number in lacks if number]
+    others = sorted(name for name in names if name not in tree.lacks)
     lines = []
-    missing = {name: len(names.intersection(by)) for name, by in tree.missing.items()}
-    often = sorted(filter(missing.get, missing), key=lambda name: (-missing[name], name))
-    if often:
-        words = [f"{name} ({count(missing[name], 'recipe')})" for name in often[:NAMES_SHOWN]]
-        more = [f"{len(often) - NAMES_SHOWN} more"] if len(often) > NAMES_SHOWN else []
-        lines.append(f"{count(len(often), 'name')} no recipe makes: {', '.join(words + more)}")
-    hashless = names.intersection(tree.hashless)
+    if missing:
+        words = [f"{name} ({count(number, 'recipe')})" for name, number in missing[:NAMES_SHOWN]]
+        words += [f"{len(missing) - NAMES_SHOWN} more"] if missing[NAMES_SHOWN:] else []
+        lines.append(f"{count(len(missing), 'name')} no recipe makes: {', '.join(words)}")
     if hashless:
-        sources = sum(tree.hashless[name] for name in hashless)
         lines.append(
-            f"{count(sources, 'source')} in {count(len(hashless), 'recipe')} without sha256; "
+            f"{count(sum(hashless), 'source')} in {count(len(hashless), 'recipe')} without sha256; "
             "`pkggen.py hash RECIPE...` fetches them and writes it")
-    shared = {*itertools.chain(*tree.missing.values()), *tree.hashless}
-    others = sorted(names - shared)
     lines += [tree.problems[name] for name in others[:PROBLEMS_SHOWN]]
     if others[PROBLEMS_SHOWN:]:
         rest = " ".join(others[PROBLEMS_SHOWN:])
         lines.append(f"and what `pkggen.py why {tree.directory} NAME` says of: {rest}")
-    recipes = count(len(names), "recipe")
     behind = sum(target.startswith("recipe/") for target in tree.blocked) - len(tree.problems)
     also = f", nor what needs them ({count(behind, 'recipe')})" if behind else ""
-    return [f"{recipes} can't be built{also}:", *(f"  {line}" for line in lines)] if lines else []
+    head = f"{count(len(names), 'recipe')} can't be built{also}:"
+    return [head, *(f"  {line}" for line in lines)] if lines else []
 
 
 # ==== Why a recipe is built, and a picture of the tree ============================================
@@ -2709,68 +2590,50 @@ def why(tree: Tree, work: Work, name: str) -> List[str]:
     """
     if name in tree.problems:
         return [f"{name}: it can't be built: {tree.problems[name]}"]
-    targets = [f"stage/{name}"] * (name in tree.stages) + [f"recipe/{name}"]
+    targets = [target for target in (f"stage/{name}", f"recipe/{name}") if target in tree.builds]
     stale = stale_builds(tree, work)
     lines = []
     for target in targets:
-        lines += why_one(tree.built_by(target), work)
+        lines += what_changed(tree.builds[target], work)
         needed = reached_from(tree.graph, [target])
-        first = [stale[need] for need in tree.order if need in needed and need in stale]
-        names = [recipe.full_name for recipe in first if not is_up_to_date(recipe, work)]
-        lines += [f"  before it is built: {', '.join(names)}"] if names else []
+        first = [recipe.full_name for need, recipe in stale.items()
+                 if need in needed and not is_up_to_date(recipe, work)]
+        lines += [f"  before it is built: {', '.join(first)}"] if first else []
         never = sorted(other for other in tree.problems if f"recipe/{other}" in needed)
         lines += [f"  it needs what can't be built: {', '.join(never)}"] if never else []
     behind = reached_from(reverse(tree.graph), [target for target in targets if target in stale])
-    recipes = filter(None, map(tree.built_by, behind))
-    names = sorted({recipe.name for recipe in recipes} - {name})
+    names = sorted({tree.builds[need].name for need in behind if need in tree.builds} - {name})
     return lines + ([f"behind it, to be looked at then: {' '.join(names)}"] if names else [])
 
 
-def why_one(recipe: Recipe, work: Work) -> List[str]:
+def what_changed(recipe: Recipe, work: Work) -> List[str]:
     built = work.built.get(recipe.record_name)
     if built is None:
         return [f"{recipe.full_name}: never built"]
-    now = build_inputs(recipe, work)
-    changed = [name for name in {**now, **built.inputs} if now.get(name) != built.inputs.get(name)]
-    lines = []
-    for name in changed:
-        what = change(built.inputs.get(name), now.get(name))
-        lines.append(f"  {input_name(recipe, name)} {what}")
-        if name in built.texts:
-            lines += changed_lines(built.texts[name], build_texts(recipe)[name])
+    now, lines = build_inputs(recipe, work), []
+    for name in {**now, **built.inputs}:
+        before, after = built.inputs.get(name), now.get(name)
+        if before is None or after is None:
+            lines.append(f"  {name} is {'new' if before is None else 'gone'}")
+        elif before != after:
+            is_mode = name.startswith("file ") and before.split()[0] == after.split()[0]
+            lines.append(f"  {name} {'has another mode' if is_mode else 'changed'}")
+            if name in built.texts:
+                lines += changed_lines(built.texts[name], build_texts(recipe)[name])
     if not work.is_here(built):
         lines.append(f"  a package is not in {work.packages_folder(recipe)} as it was built")
     state = "what changed since it was built" if lines else "up to date"
     return [f"{recipe.full_name}: {state}", *lines]
 
 
-def input_name(recipe: Recipe, name: str) -> str:
-    """What an input of `build_inputs` is called for a person."""
-    local = {f"source {source.name}" for source in recipe.sources if source.is_local}
-    return name.replace("source", "file", 1) if name.partition("/")[0] in local else name
-
-
-def change(before: Optional[str], now: Optional[str]) -> str:
-    if before is None:
-        return "is new"
-    if now is None:
-        return "is gone"
-    if not now.strip():
-        return "is missing"
-    is_mode = before.split(" ")[0] == now.split(" ")[0] and "program" in before + now
-    return "has another mode" if is_mode else "changed"
-
-
 def changed_lines(before: str, now: str) -> List[str]:
     """What differs between two texts of a build's inputs, JSON or a makefile."""
     import difflib
 
-    def lines(text: str) -> List[str]:
-        is_json = text.startswith("{")
-        return (json.dumps(json.loads(text), indent=1) if is_json else text).split("\n")
-
-    difference = list(difflib.unified_diff(lines(before), lines(now), n=0, lineterm=""))
-    shown = [f"    {line[0]} {line[1:]}" for line in difference[2:] if not line.startswith("@@")]
+    texts = (json.dumps(json.loads(text), indent=1) if text.startswith("{") else text
+             for text in (before, now))
+    difference = difflib.unified_diff(*(text.split("\n") for text in texts), n=0, lineterm="")
+    shown = [f"    {line[0]} {line[1:]}" for line in list(difference)[2:] if line[:2] != "@@"]
     more = [f"    and {len(shown) - LOG_LINES} lines more"] if len(shown) > LOG_LINES else []
     return shown[:LOG_LINES] + more
 
@@ -2779,91 +2642,58 @@ def changed_lines(before: str, now: str) -> List[str]:
 
 GRAPH = """\
 digraph recipes {{
-  graph [rankdir=LR, ranksep=0.7, nodesep=0.15, fontname="sans-serif", fontsize=10, label={title}]
-  node [shape=box, style="rounded,filled", color="#8a94a6", fillcolor="#eef1f6", penwidth=1,
-        fontname="sans-serif", fontsize=11, margin="0.12,0.06", height=0.3]
-  edge [color="#7a8699", arrowsize=0.6]
+  graph [rankdir=LR, fontname="sans-serif", fontsize=10, label={title}]
+  node [shape=box, style=rounded, fontname="sans-serif", fontsize=11]
+  edge [arrowsize=0.6]
 {body}}}
 """
-# Fills for the groups of recipes, in the order in which they come.
-GROUP_FILLS = "#e3eefb #e7f5e4 #fdf1dc #f3e8fa #fde8e8 #e2f5f4 #f4f0e6 #ececec".split()
-BROKEN, BROKEN_UP = "#cc2222", "#d98200"  # a cycle; one that a stage breaks
 
 
-def graph_dot(folder: str, tree: Tree, work: Work) -> str:
-    """The recipes of TREE as a graph in Graphviz's language."""
-    edges = graph_edges(tree)
+def graph_dot(directory: str, tree: Tree, work: Work) -> str:
+    """The recipes of TREE as a graph in Graphviz's language; cycles are thick."""
+    arrows: Dict[Tuple[str, str], Dict[str, str]] = {}
+    for name, recipe in tree.recipes.items():
+        to_run = [need for package in recipe.packages for need in tree.needs(recipe, package)
+                  if tree.makers.get(need) != name]
+        for needs, style in ((to_run, {"style": "dashed"}), (tree.needs(recipe), {})):
+            arrows.update({(name, tree.makers.get(need, need)): style for need in needs})
+    for name, other in arrows:
+        if any(name in cycle and other in cycle for cycle in tree.cycles):
+            arrows[name, other] = {**arrows[name, other], "color": "red", "penwidth": "2"}
     packages = sum(len(recipe.packages) for recipe in tree.recipes.values())
     title = (
-        f"{folder}: {len(tree.recipes)} recipes, {packages} packages. An arrow leads to what is "
-        "needed to build; a dashed one, to run.")
-    groups = sorted({os.path.dirname(recipe.folder) for recipe in tree.recipes.values()})
-    fills = dict(zip(groups, itertools.cycle(GROUP_FILLS)))
-    names = sorted({*tree.recipes, *tree.problems, *(other for _, other in edges)})
-    lines = [graph_node(tree, work, name, fills) for name in names]
-    for (name, other), style in sorted(edges.items()):
-        attributes = {"style": style} if style == "dashed" else {}
-        color = cycle_color(tree, name, other)
-        attributes.update({"color": color, "penwidth": "2"} if color else {})
-        lines.append(f"  {dot_text(name)} -> {dot_text(other)}{dot_attributes(attributes)}\n")
-    return GRAPH.format(title=dot_text(title + cycle_legend(tree)), body="".join(lines))
+        f"{directory}: {len(tree.recipes)} recipes, {packages} packages. An arrow leads to what is "
+        "needed to build; a dashed one, to run. Red: a cycle; framed twice: has a stage.")
+    names = {*tree.recipes, *tree.problems, *(other for _, other in arrows)}
+    body = [dot_line(dot_text(name), node_attributes(tree, work, name)) for name in sorted(names)]
+    body += [dot_line(f"{dot_text(name)} -> {dot_text(other)}", attributes)
+             for (name, other), attributes in sorted(arrows.items())]
+    return GRAPH.format(title=dot_text(title), body="".join(body))
 
 
-def graph_edges(tree: Tree) -> Dict[Tuple[str, str], str]:
-    """(recipe, recipe that it needs) to the style of the edge."""
-    edges: Dict[Tuple[str, str], str] = {}
-    for name, recipe in tree.recipes.items():
-        for need in tree.needs(recipe):
-            edges[name, tree.makers.get(need, need)] = "solid"
-        for package in recipe.packages:
-            for need in tree.needs(recipe, package):
-                if tree.makers.get(need) != name:
-                    edges.setdefault((name, tree.makers.get(need, need)), "dashed")
-    return edges
-
-
-def graph_node(tree: Tree, work: Work, name: str, fills: Dict[str, str]) -> str:
-    if name not in tree.recipes:
+def node_attributes(tree: Tree, work: Work, name: str) -> Dict[str, str]:
+    recipe, built = tree.recipes.get(name), work.built.get(name)
+    if not recipe:
         tooltip = tree.problems.get(name, "no recipe makes it")
-        attributes = {"color": BROKEN, "style": "rounded,dashed", "tooltip": tooltip}
-        return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
-    recipe = tree.recipes[name]
-    label = [f"{name} {recipe.version}"]
-    built = work.built.get(name)
-    if built:
-        size = sum(facts["size"] for facts in built.packages.values())
-        label.append(f"{built.seconds:.0f} s, {human_size(size)}")
-    attributes = {
-        "label": "\n".join(label),
+        return {"style": "dashed", "color": "red", "tooltip": tooltip}
+    size = sum(values["size"] for values in built.packages.values()) if built else 0
+    built_as = f"\n{built.seconds:.0f} s, {human_size(size)}" if built else ""
+    return {
+        "label": f"{name} {recipe.version}{built_as}",
         "tooltip": tree.problems.get(name) or recipe.fields["summary"] or name,
-        "fillcolor": fills[os.path.dirname(recipe.folder)]}
-    color = BROKEN if name in tree.problems else cycle_color(tree, name, name)
-    attributes.update({"color": color, "penwidth": "2"} if color else {})
-    attributes.update({"peripheries": "2"} if name in tree.stages else {})
-    return f"  {dot_text(name)}{dot_attributes(attributes)}\n"
+        **({"color": "red"} if name in tree.problems else {}),
+        **({"peripheries": "2"} if f"stage/{name}" in tree.builds else {})}
 
 
-def cycle_color(tree: Tree, name: str, other: str) -> str:
-    """The colour of what joins two recipes of one cycle; empty where they are in none."""
-    for cycle in tree.cycles:
-        if name in cycle and other in cycle:
-            return BROKEN if cycle.intersection(tree.problems) else BROKEN_UP
-    return ""
-
-
-def cycle_legend(tree: Tree) -> str:
-    return " Thick: a cycle; twice framed: has a stage." if tree.cycles else ""
-
-
-def dot_attributes(attributes: Dict[str, str]) -> str:
+def dot_line(what: str, attributes: Dict[str, str]) -> str:
     texts = [f"{key}={dot_text(value)}" for key, value in attributes.items()]
-    return f" [{', '.join(texts)}]" if texts else ""
+    return f"  {what} [{', '.join(texts)}]\n" if texts else f"  {what}\n"
 
 
 def dot_text(text: str) -> str:
-    """TEXT as a string of Graphviz's language."""
-    lines = [printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in text.split("\n")]
-    return '"' + "\\n".join(lines) + '"'
+    """TEXT as a string of Graphviz's language, which has its newlines as \\n."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(escaped)}"'
 
 
 def run_dot(text: str) -> bytes:
@@ -2871,9 +2701,8 @@ def run_dot(text: str) -> bytes:
     try:
         done = subprocess.run(["dot", "-Tsvg"], input=to_bytes(text), capture_output=True)
     except FileNotFoundError:
-        raise Fail(
-            "Graphviz's dot is missing; `apt-get install graphviz`, or -o FILE.dot without it"
-        ) from None
+        raise Fail("Graphviz's dot is missing; `apt-get install graphviz`, or -o FILE.dot without "
+                   "it") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
         raise Fail(f"dot: {said.splitlines()[-1]}; -o FILE.dot keeps what it was given")
@@ -4053,9 +3882,8 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
     output(options, world_mk(options.folder, tree, work, stale))
     scope = set(tree.graph)
     if options.package:
-        maker = tree.find(options.package)
-        is_package = options.package in tree.makers
-        target = f"package/{options.package}" if is_package else f"recipe/{maker}"
+        recipe, package = f"recipe/{tree.find(options.package)}", f"package/{options.package}"
+        target = package if package in tree.graph else recipe
         scope = {target, *reached_from(tree.graph, [target])}
     names = [name for name in tree.problems if f"recipe/{name}" in scope]
     if options.package and len(names) == 1:
@@ -4064,27 +3892,24 @@ def cmd_world_mk(options: argparse.Namespace) -> None:
         say(f"world   {line}")
     if options.package and names:
         raise Fail(f"{options.package} can't be built; see above")
-    say("world   " + what_to_do(tree, work, {t: stale[t] for t in stale if t in scope}, scope))
+    buildable = scope.difference(tree.blocked)
+    recipes = [recipe for name, recipe in tree.recipes.items() if f"recipe/{name}" in buildable]
+    say("world   " + what_to_do(recipes, [stale[t] for t in stale if t in scope], work))
 
 
-def what_to_do(tree: Tree, work: Work, stale: Dict[str, Recipe], scope: set) -> str:
-    """What there is to build of the targets SCOPE, and what that takes."""
-    recipes = [
-        recipe for name, recipe in tree.recipes.items()
-        if f"recipe/{name}" in scope and f"recipe/{name}" not in tree.blocked]
+def what_to_do(recipes: List[Recipe], stale: List[Recipe], work: Work) -> str:
+    """What there is to build, the STALE of RECIPES and stages, and what that takes."""
     if not stale:
         packages = sum(len(recipe.packages) for recipe in recipes)
         made = f"{count(len(recipes), 'recipe')}, {count(packages, 'package')}"
         return f"nothing to be done: {made} are up to date"
     missing = {
-        source_target(source)
-        for recipe in stale.values()
-        for source in recipe.sources
+        source_target(source) for recipe in stale for source in recipe.sources
         if not source.is_local and not cached_path(source.alternatives, SOURCES)}
-    names = [recipe.record_name for recipe in stale.values()]
-    known = [work.built[name].seconds for name in names if name in work.built]
+    known = [work.built[recipe.record_name].seconds for recipe in stale
+             if recipe.record_name in work.built]
     seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
-    stages = sum(recipe.is_stage for recipe in stale.values())
+    stages = sum(recipe.is_stage for recipe in stale)
     first = f"{count(stages, 'stage')} and " if stages else ""
     return (
         f"{first}{len(stale) - stages} of {len(recipes)} recipes to build or to look at, "
@@ -4186,7 +4011,7 @@ def cmd_build(options: argparse.Namespace) -> None:
     for recipe in load_all(options):
         recipe.before_libc, recipe.stages = options.before_libc, tuple(options.use_stage)
         if options.stage:
-            recipe = as_stage(recipe, options.without, options.use_stage)
+            recipe = as_stage(recipe, options.without)
         build_recipe(recipe, Work(options.arch))
 
 

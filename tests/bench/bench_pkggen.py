@@ -175,7 +175,7 @@ def record_builds(folder: pathlib.Path) -> None:
     work = pkggen.Work(ARCH)
     for place in (work.records, work.repository):
         pathlib.Path(place).mkdir(parents=True)
-    for recipe in filter(None, map(tree.built_by, tree.order)):
+    for recipe in filter(None, map(tree.builds.get, tree.order)):
         packages = {package: fake_package(recipe, package, work) for package in recipe.packages}
         inputs, texts = pkggen.build_inputs(recipe, work), pkggen.build_texts(recipe)
         work.record(recipe.record_name, pkggen.BuildRecord(inputs, packages, 1.0, texts))
