@@ -122,7 +122,7 @@ def say(text: str) -> None:
 
 
 def progress(text: str) -> None:
-    """Redraw the terminal's last line with TEXT; nothing where stderr is no terminal."""
+    """Redraw the terminal's last line with TEXT; nothing where stderr is not one."""
     if sys.stderr.isatty():
         width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         print("\r\033[K" + printable(text)[: width - 1], end="", file=sys.stderr, flush=True)
@@ -743,10 +743,7 @@ def evaluate(recipe: Recipe, nodes: Dict[str, Any], reader: Reader) -> None:
         for at, what in unknown_references(getattr(recipe, key)):
             place = script_place(recipe, key, at)
             problem = Fail(f"{recipe.path}:{place.line}:{place.column}: {what}")
-            if reader.lenient:
-                say(f"pkggen: warning: {problem}")
-            else:
-                reader.problem(problem)
+            reader.forgive(problem)
 
 
 def recipe_dot(recipe: Recipe) -> "Struct":
@@ -1178,12 +1175,15 @@ def local_files(recipe: Recipe, source: Source) -> List[Tuple[str, str]]:
         return [(source.name, base)]
     found = []
     for parent, directories, files in os.walk(base):
+        links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
         directories[:] = sorted(name for name in directories if name[0] != ".")
-        for path in (os.path.join(parent, name) for name in sorted(files) if name[0] != "."):
-            if os.path.islink(path) or not os.path.isfile(path) or not path.isprintable():
-                raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
-                           "take it out of the directory")
-            found.append((source.name + path[len(base):], path))
+        for name in sorted([*files, *links]):
+            path = os.path.join(parent, name)
+            if name[0] != ".":
+                if os.path.islink(path) or not os.path.isfile(path) or not name.isprintable():
+                    raise Fail(f"{source.place}: {printable(path)} is not a plain file; "
+                               "take it out of the directory")
+                found.append((source.name + path[len(base):], path))
     return found
 
 
@@ -1277,7 +1277,7 @@ gentars: all
 """
 BUILD_VARIABLES = frozenset(re.findall(r"^(?:export )?(\w+) [:?]?=", BUILD_MK, re.MULTILINE))
 
-# What is no ELF file is left as it is, and what can't be stripped is found in what comes out.
+# What isn't an ELF file stays as it is, and what can't be stripped is found in what comes out.
 STRIP_FILES = """\
 	@find out -type f \\( -perm -100 -o -name '*.so*' -o -name '*.ko' \\) ! -name '*.[ao]' \\
 		-exec $(STRIP) --strip-unneeded -R .comment {} + 2>/dev/null || :
@@ -1654,6 +1654,8 @@ def sysroot_packages(recipe: Recipe, work: Work) -> Dict[str, Optional[Dict[str,
         if name and name not in seen:
             seen.add(name)
             package, values = find(name) or (name, None)
+            if values is None and name.startswith("so:"):
+                continue        # a library of the builder's, which advice has named
             found[package] = values
             wanted += map(relation_name, values["depends"] if values else ())
     return dict(sorted(found.items()))
@@ -4019,7 +4021,7 @@ def cmd_input(options: argparse.Namespace) -> None:
     """Write the tar that goes into the recipe's build, for who runs it elsewhere or by hand."""
     recipe, work = load_recipe(options.recipe, options), Work(options.arch)
     if not options.output:
-        raise Fail("input: the tar is no text for a terminal; name its file, as in -o in.tar")
+        raise Fail("input: a tar is not for a terminal; name its file, as in -o in.tar")
     check_hashes(recipe)
     os.makedirs(work.logs, exist_ok=True)
     with open(options.output, "w+b") as file:
@@ -4088,7 +4090,7 @@ Edit = Tuple[int, int, str]
 
 
 def editable_text(path: str) -> str:
-    """The text of the recipe PATH, which is no link."""
+    """The text of the recipe PATH, which is not a link."""
     if os.path.islink(path):
         raise Fail(f"{path}: a link, and what it leads to is not changed; name the file itself")
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

@@ -2537,7 +2537,8 @@ def test_a_directory_is_a_source(world):
 
 
 @pytest.mark.parametrize("make_odd", [
-    lambda path: path.symlink_to("/etc/shadow"), lambda path: os.mkfifo(path)])
+    lambda path: path.symlink_to("/etc/shadow"), lambda path: path.symlink_to("/etc"),
+    lambda path: os.mkfifo(path)])
 def test_s20_a_directory_with_what_is_not_a_file(tmp_path, make_odd):
     folder = write_recipe(tmp_path / "r", recipe_text(sources=["file:d"], script=["true"]))
     (folder / "d").mkdir()
@@ -2682,6 +2683,14 @@ def test_advice(world):
     shutil.rmtree(world.out)
     reasons = dict.fromkeys(checks, "for a test")
     assert looked_at(world, *script, packages=packages, allow=reasons) == []
+
+
+def test_a_library_of_the_builder_s_own_keeps_nothing_from_being_built(world):
+    """It is advised against, once; there is no package to put into a sysroot."""
+    script = "mkdir -p out/a/usr/bin; echo 'int main(void) { return 0; }' | gcc -x c - -o "
+    assert len(looked_at(world, script + "out/a/usr/bin/x")) == 1
+    world.recipe("b", ["a"], ["test -x ../sysroot/usr/bin/x"])
+    assert world.make()[1] == ["b"]
 
 
 def test_a_built_line_says_what_the_size_was(world):
