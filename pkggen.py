@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
 """pkggen: turn YAML recipes into makefiles, and run them.
 
-    pkggen.py script recipes/core/zlib          the shell script that a recipe comes to
-    pkggen.py build recipes/core/zlib           build its packages in a container
+    pkggen.py new less deb-src:less             write a recipe for a source
+    pkggen.py build recipes/core/less           build its packages in a container
     pkggen.py world-mk recipes -o world.mk      a makefile that builds every recipe of a tree
 
-A recipe is a folder with a pkgen.yaml; its script is a Go text/template. From a recipe come two
+A recipe is a directory with a pkgen.yaml; its script is a Go text/template. From a recipe come two
 makefiles: fetch.mk gets and verifies the sources on this machine, build.mk builds them anywhere. A
-build is a filter: one tar goes in (build.mk, sources, sysroot), one tar comes out (out/PACKAGE/...,
-.status), the log is stderr.
+build is a filter: one tar goes in (build.mk, setup.sh, sources, sysroot), one tar comes out
+(out/PACKAGE/..., .status), the log is stderr.
+
+The idea is in five functions: load_recipe (YAML to values and a script), build_mk (the script as a
+makefile), build_inputs (what a build depends on), build_now (a build, and a look at what comes
+out), world_mk (which builds come before which).
 
 Files, below $O (build): sources/ is the cache of sources by hash (or $SOURCES); ARCH/mk/NAME.built
 says what went into the last good build of a recipe and what came out; ARCH/log/NAME.log is its log;
-repo/ARCH/ holds the packages.
+repo/ARCH/ holds the packages; fetch/ has apt's lists and which hosts are dead.
 
 Invariant: nothing whose hash is not the recipe's own word reaches a build, and a recipe counts as
 built only when all that went in is, by its hash, what went into the last good build.
