@@ -76,7 +76,7 @@ def say(text: str) -> None:
 
 
 def progress(text: str) -> None:
-    """Redraw the terminal's last line with TEXT; nothing where stderr is no terminal."""
+    """Redraw the terminal's last line with TEXT; nothing where stderr is not one."""
     if sys.stderr.isatty():
         width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         print("\r\033[K" + printable(text)[: width - 1], end="", file=sys.stderr, flush=True)

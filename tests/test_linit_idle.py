@@ -231,7 +231,7 @@ def test_it_is_short():
 
 
 def test_the_recipe_compiles_it_as_it_says_itself():
-    recipe = (ROOT / "recipes/core/linit/pkgen.yaml").read_text().split()
+    recipe = (ROOT / "recipes/core/linit/pkgen.yaml").read_text().replace("\\\n", "").split()
     flags = [word for word in compile_line()[1:] if word.startswith("-") and word != "-o"]
     first = recipe.index(flags[0])
     assert recipe[first:first + len(flags)] == flags
