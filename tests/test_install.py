@@ -133,7 +133,8 @@ def test_an_interrupt_is_one_line(tmp_path, python):
              "--yes", "install", "busybox"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        with server.accept()[0]:
+        with server.accept()[0] as connection:
+            connection.recv(1)      # now it waits; an import would lose the signal in a callback
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
