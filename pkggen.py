@@ -805,12 +805,11 @@ def script_places(recipe: Recipe, key: str) -> List[Place]:
     if key in recipe.places:
         return recipe.places[key]
     places, script = template_places(recipe, key), getattr(recipe, key)
-    marked, before = "", ""
+    marked, inside = "", 0
     for number, line in enumerate("\n".join(recipe.fields[key]).split("\n")):
         # YAML has no NUL. A line that begins within an action gets no mark.
-        inside = before.count("{{") != before.count("}}")
         marked += ("" if inside else f"\0{number}\0") + line + "\n"
-        before += line
+        inside += line.count("{{") - line.count("}}")
     try:
         rendered = render(marked[:-1], recipe_dot(recipe), shortcuts(recipe), recipe.path)
     except Fail:
@@ -869,36 +868,33 @@ class Reference(NamedTuple):
     is_call: bool
 
 
-def make_references(text: str, start: int = 0, end: Optional[int] = None) -> Iterator[Reference]:
-    """Make's references in TEXT from START to END, each followed by those within it."""
-    end = len(text) if end is None else end
-    while True:
-        start = text.find("$", start, end)
-        if start < 0:
-            return
-        opening = text[start + 1:start + 2]
-        stop = start + 2
-        if opening in "({" and opening:
-            stop = matching_bracket(text, start + 1, end)
-            inner = re.compile(r"[^\s:(){}$]*").match(text, start + 2, stop - 1)
-            after = text[inner.end():stop - 1][:1]
-            yield Reference(start, stop, "" if after == "$" else inner[0], after in (" ", "\t"))
-            yield from make_references(text, inner.end(), stop - 1)
-        else:
-            yield Reference(start, stop, "" if opening == "$" else opening or "\n", False)
-        start = stop
+MAKE_TOKEN = re.compile(r"\$(?:[({](?P<name>[^\s:(){}$]*)|(?P<other>.?))|[(){}]", re.DOTALL)
 
 
-def matching_bracket(text: str, at: int, end: int) -> int:
-    """The offset behind the bracket that closes the one AT; brackets of one kind count, as in
-    make."""
-    opening, depth = text[at], 0
-    closing = ")" if opening == "(" else "}"
-    for place in range(at, end):
-        depth += (text[place] == opening) - (text[place] == closing)
-        if not depth:
-            return place + 1
-    return end
+def make_references(text: str) -> List[Reference]:
+    """Make's references in TEXT, each followed by those within it; in one pass, however deep.
+
+    A reference ends at its bracket's counterpart; brackets of that kind are counted, as in make.
+    """
+    found: List[Reference] = []
+    opened: List[List[int]] = []    # references not closed yet: (index in `found`, brackets in it)
+    for token in MAKE_TOKEN.finditer(text):
+        start, end = token.span()
+        closing = {"(": ")", "{": "}"}.get(text[found[opened[-1][0]].start + 1]) if opened else ""
+        if token["name"] is not None:
+            after = text[end:end + 1]
+            name = "" if after == "$" else token["name"]
+            opened.append([len(found), 0])
+            found.append(Reference(start, len(text), name, after in (" ", "\t")))
+        elif token["other"] is not None:
+            name = "" if token["other"] == "$" else token["other"] or "\n"
+            found.append(Reference(start, end, name, False))
+        elif token[0] == closing and not opened[-1][1]:
+            index = opened.pop()[0]
+            found[index] = found[index]._replace(end=end)
+        elif opened and token[0] in (closing, "({"[closing == "}"]):
+            opened[-1][1] += -1 if token[0] == closing else 1
+    return found
 
 
 def unknown_references(script: str) -> Iterator[Tuple[int, str]]:
@@ -908,8 +904,8 @@ def unknown_references(script: str) -> Iterator[Tuple[int, str]]:
     known |= set("0123456789" if "$(call" in script else "")
     for start, end, name, is_call in make_references(script):
         if name and name not in (MAKE_FUNCTIONS if is_call else known):
-            taken = script[start:end].partition("\n")[0]
-            word = re.match(r"\w*", script[start + 1:])[0]
+            taken = script[start:min(end, start + SHOWN)].partition("\n")[0]
+            word = re.compile(r"\w*").match(script, start + 1)[0]
             remedy = f"$${word}" if word else f"${taken}"       # $HOME is $H and OME for make
             if not is_call and taken[1:2] in "({" and (taken[1] == "{" or name.isupper()):
                 remedy = f"$${{{name}}}"                        # $$(CFLAGS) would be a command
@@ -3953,14 +3949,14 @@ def cmd_schema(options: argparse.Namespace) -> None:
 def cmd_lint(options: argparse.Namespace) -> None:
     import shutil
 
-    paths = options.recipe or find_recipes("recipes")
+    paths = recipe_paths(options.recipe or ["recipes"])
     found = sorted({finding for path in paths for finding in lint_recipe(path, options)})
     output(options, "".join(printable("%s:%d:%d: %s" % finding) + "\n" for finding in found))
     if not shutil.which("shellcheck"):
         say("lint    there is no shellcheck, so the scripts were looked at only in part")
     if found:
-        count = len({finding.path for finding in found})
-        raise Fail(f"lint found something in {count} of {len(paths)} recipes")
+        odd = len({finding.path for finding in found})
+        raise Fail(f"lint found something in {odd} of {count(len(paths), 'recipe')}")
 
 
 def cmd_new(options: argparse.Namespace) -> None:
@@ -4061,7 +4057,7 @@ def fetch_recipe(path: str, options: argparse.Namespace) -> None:
     sources = [source for source in recipe.sources if not source.is_local]
     for_each(sources, lambda source: fetch_source(
         source.name, source.alternatives, options.sources, recipe.folder))
-    say(f"fetch   {recipe.name}: {len(sources)} sources in {options.sources}")
+    say(f"fetch   {recipe.name}: {count(len(sources), 'source')} in {options.sources}")
 
 
 def for_each(items: Iterable[Any], function: Callable[[Any], Any]) -> None:

@@ -425,6 +425,32 @@ def test_s23_templates_end(tmp_path):
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.parametrize("script, message", [
+    ("$(" * 250_000, None), ("${" * 250_000, None), ("$(x" * 200_000, "make takes $(x"),
+    ("$(shell " * 90_000 + "$x" + ")" * 90_000, "make takes $x"),
+    ("(" * 400_000 + "$x", "make takes $x"), ("x\n" * 300_000 + "$x", "make takes $x"),
+])
+def test_s23_references_end(tmp_path, script, message):
+    """Looking for make's references takes one pass, however many lie in one another."""
+    folder = write_recipe(tmp_path / "r", recipe_text(script=[script]))
+    started = time.monotonic()
+    done = run_tool("pkggen", "script", folder, check=False)
+    assert time.monotonic() - started < 30 and "Traceback" not in done.stderr
+    assert done.returncode == (message is not None), done.stderr[:200]
+    assert (message or "") in done.stderr
+
+
+@pytest.mark.parametrize("text, names", [
+    ("$(CC) $$x $@", ["CC", "", "@"]), ("$(shell a (b) $(c)) $d", ["shell", "c", "d"]),
+    ("${a)b} $(c}d)", ["a", "c"]), ("$(x$(y)) ${z:a=b}", ["", "y", "z"]), ("$(a", ["a"]),
+    ("$", ["\n"]), ("a) b} $(c)", ["c"]),
+])
+def test_references_are_those_that_make_takes(text, names):
+    assert [one.name for one in pkggen.make_references(text)] == names
+    assert all(text[one.start] == "$" and one.end <= len(text)
+               for one in pkggen.make_references(text) if text != "$")
+
+
 def test_s20_a_link_out_of_the_folder(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("key")
