@@ -54,7 +54,10 @@ except ImportError:
 
 
 class Lazy:
-    """A module that is loaded at its first use: `script` needs none of these, and must be quick."""
+    """A module that is loaded at its first use: `script` needs none of these, and must be quick.
+
+    For the same reason a pattern that loading a recipe doesn't need is text until it is used.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -592,7 +595,7 @@ def compose_text(path: str, text: bytes) -> Any:
 
 # Where YAML takes the first sign of a value for its own though text was meant, as shell or a
 # template begins.
-UNQUOTED = re.compile(r"(?:\s*[A-Za-z0-9_-]+:\s+|\s*(?:- +)+)(\{\{|(?<=- )[\[{&*!%@`])")
+UNQUOTED = r"(?:\s*[A-Za-z0-9_-]+:\s+|\s*(?:- +)+)(\{\{|(?<=- )[\[{&*!%@`])"
 
 
 def own_meaning(place: str, sign: str) -> Fail:
@@ -605,7 +608,7 @@ def yaml_problem(path: str, text: str, error: Any) -> Fail:
     mark = error.problem_mark or error.context_mark
     begun, lines = error.context_mark or mark, [*text.splitlines(), "", ""]
     for line in (begun.line, mark.line):
-        match = UNQUOTED.match(lines[line])
+        match = re.match(UNQUOTED, lines[line])
         if match:
             return own_meaning(f"{path}:{line + 1}:{match.start(1) + 1}", match[1])
     problem = ", ".join(filter(None, (error.context, error.problem)))
@@ -742,7 +745,7 @@ def evaluate(recipe: Recipe, nodes: Dict[str, Any], reader: Reader) -> None:
     for texts, place in recipe.fields["sources"]:
         rendered = [render(text, dot, funcs, f"{place}: source") for text in texts]
         recipe.sources.append(make_source(recipe, rendered, place))
-    for key in ("script", "check"):
+    for key in filter(recipe.fields.get, ("script", "check")):
         setattr(recipe, key, render_field(recipe, key, dot, funcs))
         for at, what in unknown_references(getattr(recipe, key)):
             place = script_place(recipe, key, at)
@@ -1924,19 +1927,19 @@ def failure(recipe: Recipe, log: str, status: int) -> str:
     return f"{where}: {command or 'the build'} failed ({what}); the log is {log}"
 
 
-TRACE = re.compile(r"\++ (script|check)\.sh:([0-9]+): (?!\. \./)(.*)")
+TRACE = r"\++ (script|check)\.sh:([0-9]+): (?!\. \./)(.*)"
 # What compilers, linkers, configure and make say of an error. make's words on a target that failed
 # follow those of what it ran.
-ERROR = re.compile(r"(?i)\b(fatal|error|undefined reference|cannot|can't|no such file|not found|"
-                   r"no rule to make|permission denied|out of memory)\b")
+ERROR = (r"(?i)\b(fatal|error|undefined reference|cannot|can't|no such file|not found|"
+         r"no rule to make|permission denied|out of memory)\b")
 # What the make that runs build.mk says of itself.
-MAKE_NOISE = re.compile(r"make: (\*\*\* (\[build\.mk:|Waiting )|(Entering|Leaving) directory )")
+MAKE_NOISE = r"make: (\*\*\* (\[build\.mk:|Waiting )|(Entering|Leaving) directory )"
 
 
 def failed_command(recipe: Recipe, lines: List[str]) -> Tuple[int, str, str]:
     """(line of the log where the last command of the script began, its place, the command)."""
     for at in range(len(lines) - 1, -1, -1):
-        match = TRACE.match(lines[at])
+        match = re.match(TRACE, lines[at])
         if match:
             key, number, command = match[1], int(match[2]), match[3]
             places = script_places(recipe, key)
@@ -1950,10 +1953,10 @@ def error_lines(lines: List[str], at: int) -> List[str]:
 
     make -j goes on with what it has begun, so the error may stand far above the end.
     """
-    count = sum(MAKE_NOISE.match(line) is None for line in lines[:at])
-    lines = [line for line in lines if not MAKE_NOISE.match(line)]
+    count = sum(re.match(MAKE_NOISE, line) is None for line in lines[:at])
+    lines = [line for line in lines if not re.match(MAKE_NOISE, line)]
     first = next((number for number, line in enumerate(lines[count:], count)
-                  if ERROR.search(line) and not TRACE.match(line)), len(lines))
+                  if re.search(ERROR, line) and not re.match(TRACE, line)), len(lines))
     start, end = max(first - 3, 0), len(lines) - LOG_LINES // 2
     if start >= len(lines) - LOG_LINES:
         return lines[-LOG_LINES:]
@@ -2006,9 +2009,9 @@ CHECKS: Dict[str, Tuple[bool, str]] = {
     "copies": (False, "the same bytes under several names: make links of them"),
     "library": (False, "no package provides the library that it needs"),
 }
-DEV_PATHS = re.compile(r"usr/include/.|usr/lib/[^/]*\.a$|usr/(lib|share)/pkgconfig/.")
-DOC_PATHS = re.compile(r"usr/share/(man|doc|info|gtk-doc)/.")
-LIBRARY_PATHS = re.compile(r"(usr/)?lib/lib[^/]*\.so(\.|$)")
+DEV_PATHS = r"usr/include/.|usr/lib/[^/]*\.a$|usr/(lib|share)/pkgconfig/."
+DOC_PATHS = r"usr/share/(man|doc|info|gtk-doc)/."
+LIBRARY_PATHS = r"(usr/)?lib/lib[^/]*\.so(\.|$)"
 BUILD_PATHS = re.compile(rb"(?<![\w./])/(?:build|sysroot)/")
 COPIES_SIZE = 10_000        # bytes that copies may cost unsaid
 MEMBERS_LIMIT = 300_000   # files in a build's tar
@@ -2137,17 +2140,17 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
     for file in files:
         if file.path.startswith("etc/lpkg.d/alt.d/"):
             continue
-        if file.elf and file.elf.is_shared and not file.elf.soname and LIBRARY_PATHS.match(
-                file.path):
+        if file.elf and file.elf.is_shared and not file.elf.soname and re.match(
+                LIBRARY_PATHS, file.path):
             yield "soname", f"{file.path} is a shared library without a SONAME"
         if file.elf and file.elf.has_symbols and recipe.fields["strip"] and not (
                 file.path.endswith((".o", ".ko"))):
             yield "symbols", file.path
         if file.has_build_path:
             yield "build-path", file.path
-        if DEV_PATHS.match(file.path) and not file.package.endswith(("-dev", "-headers")):
+        if re.match(DEV_PATHS, file.path) and not file.package.endswith(("-dev", "-headers")):
             yield "dev", file.path
-        if DOC_PATHS.match(file.path) and not file.package.endswith(("-doc", "-man")):
+        if re.match(DOC_PATHS, file.path) and not file.package.endswith(("-doc", "-man")):
             yield "doc", file.path
         if file.path.startswith("etc/") and file.kind == tarfile.REGTYPE and (
                 file.package, file.path) not in conffiles:
@@ -3245,7 +3248,6 @@ def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
 
 # ---- what is wrong in a rendered script, at an offset --------------------------------------------
 
-# No pattern here is compiled before lint uses it: the other verbs start the sooner.
 SHELL_TOKEN = r"""(?xs)
         (?P<newline>\n) | \\. | '[^']*' | "(?:[^"\\]|\\.)*" | (?<![^\s;&|(])\#[^\n]*
       | \(\([^\n]*?\)\) | <<<
@@ -3362,16 +3364,16 @@ SOURCE_LIMIT = 1 << 15      # of a source, where its licence is; and of how many
 SOURCES_LIMIT = 2000
 ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
 # What is read of an archive: as deep as three directories, but nothing of tests.
-BUILD_FILE = re.compile(
+BUILD_FILE = (
     r"(?:[^/]+/){0,2}(configure(\.ac|\.in)?|(GNUm|m|M)akefile(\.am|\.in|\.inc)?|meson\.build|"
     r"CMakeLists\.txt|[^/]+\.pc(\.in)?)")
-LICENSE_FILE = re.compile(r"(?i)(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*")
-README = re.compile(r"README[^/]*")
+LICENSE_FILE = r"(?i)(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*"
+README = r"README[^/]*"
 # Other programs' sources, with licences of their own.
-BUNDLED = re.compile(r"(lib[a-z]+|third[_-]?party|vendor|external|deps|pkgs|compat|win\w*)/")
-MANUAL = re.compile(r"(?:[^/]+/){0,2}[^/]+\.([1-8](\.in|\.prebuilt)?|nro|texi|texinfo)")
-SOURCE_FILE = re.compile(r"(?:[^/]+/){0,3}[^/]+\.(c|h|cc|cpp|cxx)")
-TEST_FILE = re.compile(r"(.*/)?(tests?([-_]\w+)?|testsuite|t|contrib|examples?|po|gnulib-tests)/")
+BUNDLED = r"(lib[a-z]+|third[_-]?party|vendor|external|deps|pkgs|compat|win\w*)/"
+MANUAL = r"(?:[^/]+/){0,2}[^/]+\.([1-8](\.in|\.prebuilt)?|nro|texi|texinfo)"
+SOURCE_FILE = r"(?:[^/]+/){0,3}[^/]+\.(c|h|cc|cpp|cxx)"
+TEST_FILE = r"(.*/)?(tests?([-_]\w+)?|testsuite|t|contrib|examples?|po|gnulib-tests)/"
 
 # What it is built by, in the order in which it is looked for: (a file, in words, script). PLACE is
 # where the file is.
@@ -3474,9 +3476,10 @@ class Archive(NamedTuple):
     debian: Dict[str, str]
     libraries: List[str]
 
-    def find(self, form: Any) -> Dict[str, str]:
+    def find(self, form: str) -> Dict[str, str]:
         """The texts of the files whose path has the FORM, those least deep first."""
-        paths = sorted(filter(form.fullmatch, self.texts), key=lambda path: (path.count("/"), path))
+        found = filter(re.compile(form).fullmatch, self.texts)
+        paths = sorted(found, key=lambda path: (path.count("/"), path))
         return {path: self.texts[path] for path in paths}
 
 
@@ -3535,10 +3538,10 @@ def read_members(tar: Any, name: str) -> Iterator[Tuple[str, Optional[str]]]:
         path = os.path.normpath(member.name)
         below = path.partition("/")[2]
         ways = {path, below} if "/" in path else {path}
-        is_source = sources < SOURCES_LIMIT and bool(SOURCE_FILE.fullmatch(path))
+        is_source = sources < SOURCES_LIMIT and bool(re.fullmatch(SOURCE_FILE, path))
         text = None
-        if member.isfile() and not TEST_FILE.match(below) and (is_source or any(
-                form.fullmatch(way) for form in forms for way in ways)):
+        if member.isfile() and not re.match(TEST_FILE, below) and (is_source or any(
+                re.fullmatch(form, way) for form in forms for way in ways)):
             sources += is_source
             tar.fileobj.seek(member.offset_data)
             limit = SOURCE_LIMIT if is_source else TEXT_LIMIT
@@ -3576,7 +3579,7 @@ def build_kind(archive: Archive) -> Tuple[str, str]:
     """(key of BUILD_KINDS, directory of the file that tells) for the archive; empty for none."""
     for place in ("", "(unix|src|source)/", r"(?!win|mac|dos|vms)[\w.+-]+/"):
         for kind, (file, _, _) in BUILD_KINDS.items():
-            for path, text in archive.find(re.compile(place + file)).items():
+            for path, text in archive.find(place + file).items():
                 if kind != "configure" or "--localstatedir=DIR" in text:
                     return kind, os.path.dirname(path)
     return "", ""
@@ -3655,7 +3658,7 @@ def summary_of(name: str, archive: Archive) -> str:
         return archive.debian["Description"]
     page = r'\.SH "?NAME"?\n[^\n]*?\\?-\\?-? +(\S.*)|^\.Nd (\S.*)|^Description: *(.*)'
     for form in (rf"(?:.*/)?{re.escape(name)}\.\S+", r".*\.pc(\.in)?"):
-        for text in archive.find(re.compile(form)).values():
+        for text in archive.find(form).values():
             match = re.search(page, text, re.MULTILINE)
             if match:
                 return next(filter(None, match.groups())).replace("\\", "").rstrip(".")
@@ -3684,7 +3687,7 @@ def url_of(name: str, archive: Archive) -> str:
 def license_of(archive: Archive) -> str:
     """The SPDX expression; empty where nothing tells."""
     files, sources = [
-        {path: text for path, text in archive.find(form).items() if not BUNDLED.match(path)}
+        {path: text for path, text in archive.find(form).items() if not re.match(BUNDLED, path)}
         for form in (LICENSE_FILE, SOURCE_FILE)]
     heads = [text[:4000] for text in sources.values()]
     readmes = archive.find(README).values()
@@ -3838,7 +3841,7 @@ def new_recipe(name: str, url: str, digest: str, archive: Archive, needs: List[s
         packages += (f"\n  {name}-dev:\n    dependencies: [{name}]\n"
                      f"    summary: headers and static libraries of {name}")
         lines.append(f'{{{{dev "{name}"}}}}')
-    if any(MANUAL.fullmatch(path) and not TEST_FILE.match(path) for path in archive.files):
+    if any(re.fullmatch(MANUAL, path) and not re.match(TEST_FILE, path) for path in archive.files):
         packages += f"\n  {name}-doc:\n    summary: manual of {name}"
         lines.append(f'{{{{doc "{name}"}}}}')
     return NEW_RECIPE.format(
@@ -4223,9 +4226,9 @@ def with_hashes(path: str, text: str, hashes: Dict[str, str]) -> str:
     return edited(text, [*edits, (at, at, head + "".join(lines))])
 
 
-SCRIPT_LINE = re.compile(r"(?P<margin>[ \t]*(?:- +)?)(?P<shell>[^\r\n]+)")
+SCRIPT_LINE = r"(?P<margin>[ \t]*(?:- +)?)(?P<shell>[^\r\n]+)"
 # What a line of a script unpacks or changes sources with: a patch made after it comes after it.
-UNPACKS = re.compile(
+UNPACKS = (
     r"\{\{-?\s*(unpack|extract|patch)\b|\btar\s(.*\s)?(-\w*x|x\w*f|--extract)|\bpatch\s+-"
     r"|^(?!.*\bout/).*\b(sed|mv)\s")
 
@@ -4263,9 +4266,9 @@ def with_patch(path: str, text: str, name: str) -> str:
             at, new = end_of_line(text, sources), f"{margin}- file:{name}"
         edits.append((at, at, new))
     if script and not re.search(r"\{\{-?\s*patch\b", text):
-        start = script.start_mark.index - script.start_mark.column
-        lines = [line for line in SCRIPT_LINE.finditer(text, start, script.end_mark.index)
-                 if UNPACKS.search(line["shell"])]
+        start, end = script.start_mark.index - script.start_mark.column, script.end_mark.index
+        lines = [line for line in re.compile(SCRIPT_LINE).finditer(text, start, end)
+                 if re.search(UNPACKS, line["shell"])]
         if lines and not lines[-1]["shell"].endswith("\\"):
             at, margin = lines[-1].end(), newline + lines[-1]["margin"]
             edits.append((at, at, f"{margin}patch -p1 <src/{name}"))
@@ -4656,6 +4659,8 @@ def parse_literal(token: Node) -> object:
         return parse_number(token.value)
     if token.kind == "raw":
         return content.replace("\r", "")
+    if token.kind == "string" and "\\" not in content:
+        return content
     units = list(UNIT.finditer(content))
     if sum(len(unit.group()) for unit in units) != len(content):
         raise ValueError
@@ -4734,8 +4739,8 @@ class Parser:
     def __init__(self, source: TemplateText, functions: Dict[str, Any]) -> None:
         self.source = source
         self.functions = functions
-        self.scanner = scan(source)
-        self.tokens: List[Node] = []  # those that were looked at
+        self.tokens: List[Node] = []
+        self.problem: Optional[Fail] = None  # why there are no more
         self.position = 0  # of the next token in it
         self.variables = ["$"]  # in scope
         self.depth = 0  # of blocks and parentheses
@@ -4744,6 +4749,11 @@ class Parser:
 
     def parse(self) -> Dict[str, List[Node]]:
         """Template name -> nodes; raises Fail for what Go does not parse."""
+        try:
+            for token in scan(self.source):
+                self.tokens.append(token)
+        except Fail as problem:     # an error that the parser meets before it counts first
+            self.problem = problem
         nodes, stop = self.nodes(top=True)
         if stop.kind != "end of text":
             raise self.error(stop, f"unexpected {{{{{stop.kind}}}}}: no block is open here")
@@ -4753,9 +4763,10 @@ class Parser:
     # Tokens.
 
     def peek(self, ahead: int = 0) -> Node:
-        while self.position + ahead >= len(self.tokens):
-            self.tokens.append(next(self.scanner))
-        return self.tokens[self.position + ahead]
+        try:
+            return self.tokens[self.position + ahead]
+        except IndexError:
+            raise self.problem from None
 
     def next(self) -> Node:
         token = self.peek()
