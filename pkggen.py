@@ -3214,9 +3214,8 @@ def lint_recipe(argument: str, options: argparse.Namespace) -> List[Finding]:
         return reader.found
     nodes = {key.value: value for key, value in compose(recipe.path).value}
     lint_sources(recipe, reader, nodes)
-    lint_packages(recipe, reader, nodes["packages"])
     for key in ("script", "check"):
-        for at, what in lint_script(recipe, getattr(recipe, key)):
+        for at, what in lint_script(getattr(recipe, key)):
             place = script_place(recipe, key, at)
             reader.problem(Fail(f"{recipe.path}:{place.line}:{place.column}: {what}"))
     return reader.found
@@ -3237,34 +3236,20 @@ def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
         reader.add(nodes["mirrors"], "a mirror with plain http; use https")
 
 
-def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
-    """Find packages that stay empty; one without any script has dependencies alone."""
-    if not recipe.script or re.search(r"\bout(/\$|/?[\s\"'*]|$)", recipe.script, re.MULTILINE):
-        return  # `cd out`, or a shell variable for the package's name: there is no telling
-    for key, _ in node.value:
-        if not re.search(rf"(\bout|\.\.)/{re.escape(key.value)}(?![\w+.-])", recipe.script):
-            reader.add(key, f"nothing in the script installs into out/{key.value}")
-
-
 # ---- what is wrong in a rendered script, at an offset --------------------------------------------
 
 SHELL_TOKEN = r"""(?xs)
         (?P<newline>\n) | \\. | '[^']*' | "(?:[^"\\]|\\.)*" | (?<![^\s;&|(])\#[^\n]*
       | \(\([^\n]*?\)\) | <<<
       | <<(?P<tabs>-?)[ \t]*(?P<word>'[^'\n]*' | "[^"\n]*" | \\?[\w.-]+) | ."""
-SETUID = r"(?P<mode>0*[2-7][0-7]{3}|[ugoa,rwxXt=+]*[+=][rwxXt]*s\S*)(?=\s)"
-SETUID_COMMAND = (
-    rf"\bchmod\s+(?:-\S+\s+)*{SETUID}[^\n;&|)]*"
-    rf"|\binstall\s[^\n;&|)]*?(?:-\w*m\s*|--mode[= ]){SETUID.replace('mode', 'bits')}[^\n;&|)]*"
-)
 
 
-def lint_script(recipe: Recipe, script: str) -> Iterator[Tuple[int, str]]:
+def lint_script(script: str) -> Iterator[Tuple[int, str]]:
     """(offset, what) of what the shell, or who reads the script, would trip over."""
     if not script:
         return
     shell, marks = seen_by_shell(script)
-    found = [*lint_shell(shell), *lint_setuid(recipe, shell), *lint_cd(shell)]
+    found = [*lint_shell(shell), *lint_cd(shell)]
     if not any("heredoc" in what for _, what in found):  # else shellcheck trips over the same
         found += shellcheck(shell)
     for at, what in found:
@@ -3317,22 +3302,6 @@ def lint_shell(text: str) -> Iterator[Tuple[int, str]]:
         if prefix:
             hint = "; `|| :` after a command lets it fail" if prefix[1] == "-" else ""
             yield prefix.end() - 2, f"{prefix[1]} before a command is make's, not the shell's{hint}"
-
-
-def lint_setuid(recipe: Recipe, text: str) -> Iterator[Tuple[int, str]]:
-    declared = {
-        (name, path.strip("/"))
-        for name, package in recipe.packages.items()
-        for path, owner in package["owners"].items()
-        if re.match(SETUID, owner.rpartition(":")[2] + " ")}
-    for match in re.finditer(SETUID_COMMAND, text + "\n"):
-        named = re.findall(r"\bout/([^/\s]+)/(\S+)", match[0])
-        for name, path in named or ([] if declared else [(next(iter(recipe.packages)), "PATH")]):
-            path = path.strip("/\"'")
-            if not any((name, path) in ((n, p), (n, os.path.dirname(p))) for n, p in declared):
-                mode = match["mode"] or match["bits"]
-                what = f"mode {mode} of {path} is not declared; add it to the owners of {name}"
-                yield match.start(), f"{what}, as in `/{path}: 0:0:4755`"
 
 
 def shellcheck(script: str) -> Iterator[Tuple[int, str]]:
