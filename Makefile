@@ -1,6 +1,6 @@
 # Panux: recipes become signed packages, packages become a system, and the system boots.
 #
-# What an image holds; `make world.conf` keeps these, and the command line overrides them:
+# What an image holds; world.conf keeps these, the command line overrides it:
 #   SYSTEM    base, full, pc or router: what the image is for (full)
 #   PACKAGES  packages besides those of SYSTEM
 #   SERVICES  what it starts (those of SYSTEM)
@@ -41,19 +41,27 @@ KEYS ?= $(HOME)/.config/panux
 PYTHON ?= python3
 PORT ?= 8080
 
-# The systems: what each holds, and starts.
+# The systems: what each holds, starts and boots.
 systems = base full pc router
+services = hostname network syslogd getty
+
+# base: busybox, and the shell as init
 base = basefs busybox initd
+base_services = $(services) httpd
+
+# full: Python, the init daemon and lpkg as well
 full = $(base) linit lpkg
+full_services = $(base_services)
+
+# pc: on a disk, with ssh, editors and what a laptop needs
 pc = $(full) linux e2fsprogs dosfstools util-linux opendoas bash nano less htop file \
 	curl ca-certificates dropbear rsync chrony iw wpa_supplicant
-router = $(full) dnsmasq iptables dropbear
-services = hostname network syslogd getty
-base_services = $(services) httpd
-full_services = $(services) httpd
 pc_services = $(services) dropbear chrony
-router_services = $(services) dropbear dnsmasq
 pc_kernel = linux
+
+# router: addresses and names for a network, a firewall, ssh
+router = $(full) dnsmasq iptables dropbear
+router_services = $(services) dropbear dnsmasq
 
 SYSTEM ?= full
 KERNEL ?= $(or $($(SYSTEM)_kernel),linux-tiny)
@@ -87,10 +95,13 @@ core = CONF=/dev/null SYSTEM=full PACKAGES= HOST=panux PASSWORD= SSH_KEY= SIZE= 
 dry = $(strip $(foreach flag,n q t,$(findstring $(flag),$(firstword -$(MAKEFLAGS)))))
 package = $${PKG:?name a package, as in: make $@ PKG=zlib}
 
+# -j is for the builds; two targets that build would look at the same recipes.
+.NOTPARALLEL:
+
 ##@ Use
 .PHONY: help
 help: ## list the targets and the variables
-	@world/help
+	@SYSTEMS="$(systems)" world/help
 
 ##@ Build
 # Build the packages $1, or all recipes; an image of them is to start the services $2. The shell
@@ -99,7 +110,7 @@ build = $(if $(dry),:) env SERVICES="$2" \
 	PYTHON="$$(ls $(O)/venv/bin/python3 2>/dev/null || echo $(PYTHON))" world/packages $1
 
 .PHONY: world
-world: ## build what the image needs, sign the repository, make the image
+world: ## build what the image needs, sign it, make the image
 	@world/setup world
 	@[ -e "$(CONF)" ] || world/conf
 	+@$(if $(PKG),$(call build,$(PKG)),$(call build,$(packages) $(KERNEL),$(SERVICES)))
@@ -140,7 +151,7 @@ $(O)/repo/$(ARCH)/index.json.minisig:
 	@echo "there is no repository yet: make world" >&2; exit 1
 
 .PHONY: sizes
-sizes: ## list what the packages of SYSTEM take, draw it into $O/ARCH/sizes.svg
+sizes: ## list and draw what the packages of SYSTEM take
 	@PACKAGES="$(packages)" $(python) -I world/sizes
 
 ##@ Recipes
@@ -215,7 +226,7 @@ core:
 	+@$(again) image $(core) SYSTEM=base
 
 .PHONY: test
-test: core ## show that everything works: the core world, and all recipes' text
+test: core ## show that everything works, the core world included
 	@world/engine $(python) -m pytest $(pytest) -m "not long" tests
 
 .PHONY: test-long

@@ -2286,7 +2286,7 @@ class Tree:
     def targets_of(self, names: List[str]) -> List[str]:
         """The targets that bring the packages, or build the recipes, NAMES."""
         known = {*self.makers, *map(self.maker, self.builds)}
-        missing = [name for name in names if name not in known]
+        missing = dict.fromkeys(name for name in names if name not in known)
         if len(missing) > 1:
             words = ", ".join(name + nearest(name, known) for name in missing)
             raise Fail(f"{self.directory}: no recipe for {self.options.arch} makes {words}")

@@ -2263,7 +2263,8 @@ def test_world_mk_of_several_packages(world):
     done = make(world.folder, "-k", "-f", "world.mk", env=world.env)
     assert done.returncode == 0, done.stderr
     assert (world.places / "built").read_text().split() == ["a", "b", "c"]
-    arguments = ["world-mk", "recipes", "--package", "a", "--package", "nano", "--package", "cc"]
+    arguments = ["world-mk", "recipes", "--package", "a", "--package", "nano", "--package", "cc",
+                 "--package", "nano"]
     assert refused(*arguments, cwd=world.folder, env=world.env) == (
         "pkggen: recipes: no recipe for x86_64 makes nano, cc")
 
