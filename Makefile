@@ -73,6 +73,7 @@ CONF ?= world.conf
 -include $(wildcard $(CONF))
 packages = $($(SYSTEM)) $(PACKAGES)
 image = $(O)/$(ARCH)/image$(patsubst %,-%,$(filter-out full,$(SYSTEM)))
+signature = $(O)/repo/$(ARCH)/index.json.minisig
 export ARCH HOSTARCH O CONF SOURCES KEYS REPO_PORT PORT PKG MAKE NAME URL CONFIG
 export SYSTEM KERNEL SERVICES HOST PASSWORD SSH_KEY REPO_URL SIZE FILES
 export IMAGE_FOLDER = $(image)
@@ -136,7 +137,7 @@ $(recipes):
 .PHONY: image
 image: $(image)/initramfs ## assemble the image from the repository
 
-$(image)/initramfs: $(O)/repo/$(ARCH)/index.json.minisig $(image)/settings world/image
+$(image)/initramfs: $(signature) $(image)/settings world/image
 	@PACKAGES="$(packages)" PYTHON="$(python)" world/image
 
 # Newer than the image when one of them was given another value.
@@ -147,7 +148,7 @@ $(image)/settings: FORCE
 $(CONF):
 	@world/conf
 
-$(O)/repo/$(ARCH)/index.json.minisig:
+$(signature):
 	@echo "there is no repository yet: make world" >&2; exit 1
 
 .PHONY: sizes
@@ -201,10 +202,11 @@ why: ## say what changed since PKG was built
 	@$(PKGGEN) why recipes "$(package)"
 
 ##@ Run
+# What is in a disk image is lost when it is made anew: here, for other settings alone.
 .PHONY: run
 run: ## boot the image in QEMU, its console in this terminal
 	@world/setup run
-	+@$(again) image
+	+@$(again) image $(if $(wildcard $(image)/vmlinuz),-o $(signature))
 	@world/qemu
 
 .PHONY: serve

@@ -1030,6 +1030,36 @@ def test_what_changes_an_image_is_said(tmp_path):
         1, f"world/settings: FILES={files}/new is not a directory\n")
 
 
+def test_run_makes_the_image_anew_for_other_settings_alone(tmp_path):
+    """A new package is not a reason: what is on a disk that runs would be lost."""
+    (tmp_path / "world").mkdir()
+    (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
+    (tmp_path / "world/settings").symlink_to(ROOT / "world/settings")
+    made = 'mkdir -p "$IMAGE_FOLDER"; cd "$IMAGE_FOLDER"; touch vmlinuz initramfs rootfs.tar.gz'
+    for name, script in {"setup": "", "image": f"{made}; echo made", "qemu": "echo booted $HOST",
+                         "tree": "", "disk": ""}.items():
+        (tmp_path / "world" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "world" / name).chmod(0o755)
+        os.utime(tmp_path / "world" / name, (0, 0))
+
+    def make(*arguments):
+        status, text = output_of("make", "-s", *arguments, cwd=tmp_path,
+                                 env=environment(O="out", ARCH=ARCH))
+        return (status, *text.splitlines())
+
+    assert make("run")[1] == "there is no repository yet: make world"
+    signature = tmp_path / "out/repo" / ARCH / "index.json.minisig"
+    signature.parent.mkdir(parents=True)
+    signature.touch()
+    assert make("run") == (0, "made", "booted panux")
+    os.utime(signature)
+    assert make("run") == (0, "booted panux")
+    assert make("run", "HOST=box") == (0, "image   HOST was panux, is box", "made", "booted box")
+    assert make("run", "HOST=box") == (0, "booted box")
+    os.utime(signature)
+    assert make("image", "HOST=box") == (0, "made")
+
+
 def test_serve_says_where_and_keeps_quiet(index, tmp_path):
     port = free_port()
     variables = environment(O=tmp_path, REPO_PORT=port, PYTHON=sys.executable)
