@@ -1,9 +1,20 @@
 # Panux: recipes become signed packages, packages become a system, and the system boots.
 #
+# What an image holds; world.conf keeps these, the command line overrides it:
+#   SYSTEM    base, full, pc or router: what the image is for (full)
+#   PACKAGES  packages besides those of SYSTEM
+#   SERVICES  what it starts (those of SYSTEM)
+#   HOST      its name (panux)
+#   PASSWORD  root's; without one, root needs none on the console
+#   SSH_KEY   the public key that root's ssh takes, or its file
+#   REPO_URL  where its lpkg finds packages (this machine, from QEMU)
+#   KERNEL    the package that has the kernel (that of SYSTEM)
+#   SIZE      what it may take at most, as in 16M
+#   FILES     a directory of your own files, which are copied over it
+#
 # Variables, as in: make world O=/var/tmp/panux
 #   PKG       the package, or recipe, that a target is for
 #   ARCH      x86_64, aarch64, armv7, riscv64 or x86 (this machine's)
-#   SYSTEM    full, or base: the image without Python (full)
 #   O         the directory in which everything is made (build)
 #   PORT      the port here that is port 80 of `make run` (8080)
 #   NAME      what `make new` and `make patch` write
@@ -11,13 +22,9 @@
 #   CONFIG    what `make menuconfig` runs: oldconfig asks by text (menuconfig)
 #
 # Variables that are rarely set:
+#   CONF      the file with the settings of an image (world.conf)
 #   SOURCES   the cache of sources, which several clones may share ($O/sources)
 #   KEYS      the directory of the signing key (~/.config/panux)
-#   KERNEL    the package that has the kernel (linux-tiny)
-#   PACKAGES  what the image holds, with what they need (as SYSTEM has it)
-#   SERVICES  what the image starts (hostname network syslogd getty httpd)
-#   HOST      the image's host name (panux)
-#   REPO_URL  where the image's lpkg finds packages (this machine, from QEMU)
 #   REPO_PORT where `make serve` listens (8000)
 #   ACCEL     how QEMU runs it: tcg, or kvm where that works (tcg)
 #   RUN       what runs a build, when it isn't Docker (docs/world.md)
@@ -32,20 +39,48 @@ O ?= build
 SOURCES ?= $(O)/sources
 KEYS ?= $(HOME)/.config/panux
 PYTHON ?= python3
-KERNEL ?= linux-tiny
-SYSTEM ?= full
+PORT ?= 8080
+
+# The systems: what each holds, starts and boots.
+systems = base full pc router
+services = hostname network syslogd getty
+
+# base: busybox, and the shell as init
 base = basefs busybox initd
+base_services = $(services) httpd
+
+# full: Python, the init daemon and lpkg as well
 full = $(base) linit lpkg
-PACKAGES ?= $($(SYSTEM))
-SERVICES ?= hostname network syslogd getty httpd
+full_services = $(base_services)
+
+# pc: on a disk, with ssh, editors and what a laptop needs
+pc = $(full) linux e2fsprogs dosfstools util-linux opendoas bash nano less htop file \
+	curl ca-certificates dropbear rsync chrony iw wpa_supplicant
+pc_services = $(services) dropbear chrony
+pc_kernel = linux
+
+# router: addresses and names for a network, a firewall, ssh
+router = $(full) dnsmasq iptables dropbear
+router_services = $(services) dropbear dnsmasq
+
+SYSTEM ?= full
+KERNEL ?= $(or $($(SYSTEM)_kernel),linux-tiny)
+SERVICES ?= $($(SYSTEM)_services)
 HOST ?= panux
 REPO_PORT ?= 8000
 REPO_URL ?= http://10.0.2.2:$(REPO_PORT)
-PORT ?= 8080
-export ARCH HOSTARCH O SOURCES KEYS KERNEL PACKAGES SERVICES HOST REPO_URL REPO_PORT PORT PKG MAKE
-export NAME URL CONFIG
+CONF ?= world.conf
+-include $(wildcard $(CONF))
+packages = $($(SYSTEM)) $(PACKAGES)
+image = $(O)/$(ARCH)/image$(patsubst %,-%,$(filter-out full,$(SYSTEM)))
+signature = $(O)/repo/$(ARCH)/index.json.minisig
+export ARCH HOSTARCH O CONF SOURCES KEYS REPO_PORT PORT PKG MAKE NAME URL CONFIG
+export SYSTEM KERNEL SERVICES HOST PASSWORD SSH_KEY REPO_URL SIZE FILES
 export IMAGE_FOLDER = $(image)
 
+ifeq ($(filter $(systems),$(SYSTEM)),)
+$(error SYSTEM=$(SYSTEM) is none of: $(systems))
+endif
 ifneq ($(words x$(O)x x$(SOURCES)x),2)
 $(error a blank is in O=$(O) or SOURCES=$(SOURCES), and make takes that for two names)
 endif
@@ -53,32 +88,40 @@ endif
 # world/setup makes a virtual environment where the system's Python lacks what our tools import.
 python = $(or $(wildcard $(O)/venv/bin/python3),$(PYTHON))
 PKGGEN = $(python) -I world/pkggen
-image = $(O)/$(ARCH)/image$(if $(filter base,$(SYSTEM)),-base)
 again = $(MAKE) -s --no-print-directory
+# What the tests look at, whatever the settings are.
+core = CONF=/dev/null SYSTEM=full PACKAGES= HOST=panux PASSWORD= SSH_KEY= SIZE= FILES= \
+	'SERVICES=$(full_services)' KERNEL=linux-tiny REPO_URL=http://10.0.2.2:8000
 # Not empty for make -n, -q and -t, which run a line that begins with + all the same.
 dry = $(strip $(foreach flag,n q t,$(findstring $(flag),$(firstword -$(MAKEFLAGS)))))
 package = $${PKG:?name a package, as in: make $@ PKG=zlib}
 
+# -j is for the builds; two targets that build would look at the same recipes.
+.NOTPARALLEL:
+
 ##@ Use
 .PHONY: help
 help: ## list the targets and the variables
-	@world/help
+	@SYSTEMS="$(systems)" world/help
 
 ##@ Build
-# world/packages for the package $1. The shell looks for the virtual environment, which world/setup
-# may just have made.
-build = $(if $(dry),:) env PKG="$1" \
-	PYTHON="$$(ls $(O)/venv/bin/python3 2>/dev/null || echo $(PYTHON))" world/packages
+# Build the packages $1, or all recipes; an image of them is to start the services $2. The shell
+# looks for the virtual environment, which world/setup may just have made.
+build = $(if $(dry),:) env SERVICES="$2" \
+	PYTHON="$$(ls $(O)/venv/bin/python3 2>/dev/null || echo $(PYTHON))" world/packages $1
 
 .PHONY: world
-world: ## build what changed, sign the repository, make the image
+world: ## build what the image needs, sign it, make the image
 	@world/setup world
-	+@$(call build,$(PKG))
+	@[ -e "$(CONF)" ] || world/conf
+	+@$(if $(PKG),$(call build,$(PKG)),$(call build,$(packages) $(KERNEL),$(SERVICES)))
 	$(if $(PKG),,+@$(again) image)
+	$(if $(PKG),,@echo "next    make run$(if $(filter command%,$(origin SYSTEM)), SYSTEM=$(SYSTEM))")
 
-.PHONY: packages
-packages: # what `world` does before the image
-	+@$(call build,$(PKG))
+.PHONY: all
+all: ## build every recipe, and say first how long that takes
+	@world/setup world
+	+@$(call build)
 
 recipes := $(notdir $(patsubst %/pkgen.yaml,%,$(wildcard recipes/*/*/pkgen.yaml)))
 recipes := $(filter-out $(patsubst %:,%,$(filter %:,$(file <Makefile))),$(recipes))
@@ -92,19 +135,25 @@ $(recipes):
 	+@$(call build,$@)
 
 .PHONY: image
-image: $(image)/initramfs ## assemble vmlinuz and initramfs from the repository
+image: $(image)/initramfs ## assemble the image from the repository
 
-$(image)/initramfs: $(O)/repo/$(ARCH)/index.json.minisig $(image)/settings world/image
-	@PYTHON="$(python)" world/image
+$(image)/initramfs: $(signature) $(image)/settings world/image
+	@PACKAGES="$(packages)" PYTHON="$(python)" world/image
 
 # Newer than the image when one of them was given another value.
 .PHONY: FORCE
 $(image)/settings: FORCE
-	@mkdir -p $(@D) && echo '$(KERNEL) $(PACKAGES) $(SERVICES) $(HOST) $(REPO_URL)' >$@.new
-	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+	@PACKAGES="$(packages)" world/settings $@
 
-$(O)/repo/$(ARCH)/index.json.minisig:
+$(CONF):
+	@world/conf
+
+$(signature):
 	@echo "there is no repository yet: make world" >&2; exit 1
+
+.PHONY: sizes
+sizes: ## list and draw what the packages of SYSTEM take
+	@PACKAGES="$(packages)" $(python) -I world/sizes
 
 ##@ Recipes
 .PHONY: new
@@ -153,34 +202,39 @@ why: ## say what changed since PKG was built
 	@$(PKGGEN) why recipes "$(package)"
 
 ##@ Run
+# What is in a disk image is lost when it is made anew: here, for other settings alone.
 .PHONY: run
 run: ## boot the image in QEMU, its console in this terminal
 	@world/setup run
+	+@$(again) image $(if $(wildcard $(image)/vmlinuz),-o $(signature))
 	@world/qemu
 
 .PHONY: serve
 serve: ## offer the repository to devices on the network
-	@$(python) -m http.server $(REPO_PORT) --directory $(O)/repo
+	@PYTHON="$(python)" world/serve
 
 .PHONY: run-test
-run-test: ## boot both images in QEMU, test them from their console
-	@world/setup test
-	+@$(again) image SYSTEM=full "PACKAGES=$(full)"
-	+@$(again) image SYSTEM=base "PACKAGES=$(base)"
+run-test: core ## boot both images in QEMU, test them from their console
 	@$(python) -m pytest $(pytest) tests/test_world.py -k boot
 
 ##@ Test
 pytest = -p no:cacheprovider -q
 
-.PHONY: test
-test: world ## show that everything works, the world included
+# The world that the tests look at, made in a run of its own: $(python) may be there only then.
+.PHONY: core
+core:
 	@world/setup test
-	+@$(again) image SYSTEM=base "PACKAGES=$(base)"
+	+@$(again) world $(core)
+	+@$(again) image $(core) SYSTEM=base
+
+.PHONY: test
+test: core ## show that everything works, the core world included
 	@world/engine $(python) -m pytest $(pytest) -m "not long" tests
 
 .PHONY: test-long
-test-long: world ## run what takes too long for that: twenty power cuts
+test-long: core ## build and check every recipe, and run what takes too long
 	@world/setup long
+	+@$(again) all
 	@world/engine $(python) -m pytest $(pytest) -m long tests
 
 SECONDS ?= 600

@@ -1355,7 +1355,7 @@ WORLD_MK = """\
 SOURCES ?= build/sources
 PKGGEN ?= {pkggen}
 .PHONY: all buildable{phony}
-all: buildable
+all:{wanted}
 {failing}buildable:{buildable}
 {rules}"""
 
@@ -2286,6 +2286,16 @@ class Tree:
             raise Fail(f"{name}: its recipe is not for {self.options.arch}; see its `arch`")
         return maker
 
+    def targets_of(self, names: List[str]) -> List[str]:
+        """The targets that bring the packages, or build the recipes, NAMES."""
+        known = {*self.makers, *map(self.maker, self.builds)}
+        missing = dict.fromkeys(name for name in names if name not in known)
+        if len(missing) > 1:
+            words = ", ".join(name + nearest(name, known) for name in missing)
+            raise Fail(f"{self.directory}: no recipe for {self.options.arch} makes {words}")
+        return [f"package/{name}" if name in self.makers else f"recipe/{self.find(name)}"
+                for name in names]
+
     def needs(self, recipe: Recipe, package: Optional[str] = None) -> List[str]:
         """The names that PACKAGE, or else the recipe's build, depends on."""
         if package is None:
@@ -2510,8 +2520,28 @@ def stale_builds(tree: Tree, work: Work) -> Dict[str, Recipe]:
     return {target: recipe for target, recipe in stale.items() if recipe}
 
 
-def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -> str:
-    """The makefile that builds every recipe of TREE; those of STALE have something to do."""
+def check_services(tree: Tree, services: List[str], scope: set) -> None:
+    """Raise Fail unless packages among the targets SCOPE bring the init scripts of SERVICES."""
+    brought: Dict[str, List[str]] = {}
+    for recipe in tree.recipes.values():
+        for package, fields in recipe.packages.items():
+            for service in fields["services"]:
+                brought.setdefault(service, []).append(package)
+    for name in services:
+        packages = brought.get(name.partition("@")[0])
+        if not packages:
+            raise Fail(f"no package has the service {name}{nearest(name, brought)}")
+        if not any(f"package/{package}" in scope for package in packages):
+            raise Fail(f"the service {name} is in the package {' or '.join(packages)}, "
+                       "which is not among those asked for; add it")
+
+
+def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe],
+             wanted: List[str]) -> str:
+    """The makefile whose `all` brings the targets WANTED, or else builds every recipe of TREE.
+
+    What is in STALE has something to do.
+    """
     targets = sorted(tree.graph)
     buildable = [target for target in targets
                  if target.startswith("recipe/") and target not in tree.blocked]
@@ -2523,7 +2553,8 @@ def world_mk(directory: str, tree: Tree, work: Work, stale: Dict[str, Recipe]) -
         folder=printable(directory), arch=work.arch, pkggen=pkggen_command(),
         phony="".join(f" \\\n\t{target_name(target)}" for target in targets),
         buildable="".join(f" {target}" for target in buildable),
-        failing=failing_command(blocked) if tree.problems else "",
+        wanted="".join(f" {target_name(target)}" for target in wanted) or " buildable",
+        failing=failing_command(blocked) if tree.problems and not wanted else "",
         rules="".join("\n" + rule for rule in rules))
 
 
@@ -3850,29 +3881,26 @@ def cmd_fetch_mk(options: argparse.Namespace) -> None:
 
 
 def cmd_world_mk(options: argparse.Namespace) -> None:
-    """Write the makefile, and say what there is to do: for everything, or for one --package."""
+    """Write the makefile, and say what there is to do: for everything, or for each --package."""
     tree, work = Tree(options.folder, options), Work(options.arch)
-    stale = stale_builds(tree, work)
-    output(options, world_mk(options.folder, tree, work, stale))
-    scope = set(tree.graph)
-    if options.package:
-        recipe, package = f"recipe/{tree.find(options.package)}", f"package/{options.package}"
-        target = package if package in tree.graph else recipe
-        scope = {target, *reached_from(tree.graph, [target])}
+    stale, wanted = stale_builds(tree, work), tree.targets_of(options.package)
+    scope = {*wanted, *reached_from(tree.graph, wanted)} if wanted else set(tree.graph)
+    check_services(tree, options.service, scope)
+    output(options, world_mk(options.folder, tree, work, stale, wanted))
     names = [name for name in tree.problems if f"recipe/{name}" in scope]
-    if options.package and len(names) == 1:
+    if wanted and len(names) == 1:
         raise Fail(tree.problems[names[0]])
     for line in problem_lines(tree, names):
         say(f"world   {line}")
-    if options.package and names:
-        raise Fail(f"{options.package} can't be built; see above")
+    if wanted and names:
+        raise Fail(f"{' '.join(options.package)} can't be built; see above")
     buildable = scope.difference(tree.blocked)
     recipes = [recipe for name, recipe in tree.recipes.items() if f"recipe/{name}" in buildable]
-    say("world   " + what_to_do(recipes, [stale[t] for t in stale if t in scope], work))
+    say("world   " + what_to_do(recipes, [stale[t] for t in stale if t in scope]))
 
 
-def what_to_do(recipes: List[Recipe], stale: List[Recipe], work: Work) -> str:
-    """What there is to build, the STALE of RECIPES and stages, and what that takes."""
+def what_to_do(recipes: List[Recipe], stale: List[Recipe]) -> str:
+    """What there is to build, the STALE of RECIPES and stages, and to fetch for that."""
     if not stale:
         packages = sum(len(recipe.packages) for recipe in recipes)
         made = f"{count(len(recipes), 'recipe')}, {count(packages, 'package')}"
@@ -3880,14 +3908,11 @@ def what_to_do(recipes: List[Recipe], stale: List[Recipe], work: Work) -> str:
     missing = {
         source_target(source) for recipe in stale for source in recipe.sources
         if not source.is_local and not cached_path(source.alternatives, SOURCES)}
-    known = [work.built[recipe.record_name].seconds for recipe in stale
-             if recipe.record_name in work.built]
-    seconds = f", about {sum(known):.0f} s when all change" if len(known) == len(stale) else ""
     stages = sum(recipe.is_stage for recipe in stale)
     first = f"{count(stages, 'stage')} and " if stages else ""
     return (
         f"{first}{len(stale) - stages} of {len(recipes)} recipes to build or to look at, "
-        f"at most {count(len(missing), 'source')} to fetch{seconds}")
+        f"at most {count(len(missing), 'source')} to fetch")
 
 
 def cmd_why(options: argparse.Namespace) -> None:
@@ -4405,7 +4430,11 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
     command.add_argument("--lenient", action="store_true", help="unknown keys are warnings")
     if verb == "world-mk":
         command.add_argument(
-            "--package", metavar="NAME", help="say what this package needs, not all (none)")
+            "--package", action="append", default=[], metavar="NAME",
+            help="have `all` bring this package, and build no other recipe (again for more)")
+        command.add_argument(
+            "--service", action="append", default=[], metavar="NAME",
+            help="stop unless these packages bring this init script (again for more)")
     if verb == "build":
         add_stage_options(command)
 

@@ -2254,6 +2254,37 @@ def test_world_mk_of_one_package(world):
         assert said == f"pkggen: {message}"
 
 
+def test_world_mk_of_several_packages(world):
+    """`all` brings them alone, whatever is wrong elsewhere; names that don't exist are one line."""
+    for name, needs in {"a": [], "b": ["a"], "c": [], "d": ["lost"]}.items():
+        world.recipe(name, needs)
+    said = world.world_mk("--package", "b", "--package", "c")
+    assert said == "world   3 of 3 recipes to build or to look at, at most 0 sources to fetch\n"
+    done = make(world.folder, "-k", "-f", "world.mk", env=world.env)
+    assert done.returncode == 0, done.stderr
+    assert (world.places / "built").read_text().split() == ["a", "b", "c"]
+    arguments = ["world-mk", "recipes", "--package", "a", "--package", "nano", "--package", "cc",
+                 "--package", "nano"]
+    assert refused(*arguments, cwd=world.folder, env=world.env) == (
+        "pkggen: recipes: no recipe for x86_64 makes nano, cc")
+
+
+def test_world_mk_knows_the_services_of_packages(world):
+    """Nothing is built for an image that is to start what isn't in it."""
+    world.recipe("web", packages={"web": {"services": ["httpd", "getty"]}})
+    world.recipe("ssh", packages={"ssh": {"services": ["sshd"]}})
+    one = ["--package", "web", "--service", "getty@tty1"]
+    assert world.world_mk(*one, "--service", "httpd").startswith("world   1 of 1 recipes ")
+    for name, message in {
+        "htpd": "no package has the service htpd; did you mean httpd?",
+        "sshd": "the service sshd is in the package ssh, which is not among those asked for; "
+                "add it",
+    }.items():
+        said = refused("world-mk", "recipes", *one, "--service", name, cwd=world.folder,
+                       env=world.env)
+        assert said == f"pkggen: {message}"
+
+
 def test_two_recipes_of_one_name(world):
     world.recipe("a")
     world.recipe("b")

@@ -22,10 +22,12 @@ import struct
 import subprocess
 import sys
 import tarfile
+import termios
 import threading
 import time
 import urllib.error
 import urllib.request
+from xml.etree import ElementTree
 
 import pytest
 from conftest import (
@@ -67,17 +69,39 @@ def info_of(index, name):
 
 
 def test_second_world_has_nothing_to_do(index):
-    status, text = output_of("make", "world", cwd=ROOT)
+    status, text = output_of("make", "world", "CONF=/dev/null", cwd=ROOT)
     assert status == 0, text
-    assert "nothing to be done" in text
+    assert "nothing to be done" in text and text.endswith("next    make run\n")
     assert "build " not in text and "engine" not in text and "image " not in text
 
 
-def test_every_recipe_is_a_package_of_the_index(index):
+RECIPES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("recipes/*/*/pkgen.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_renders_and_lint_finds_nothing(recipe):
+    for verb in ("meta", "build-mk", "lint"):
+        run_tool("pkggen", verb, recipe, cwd=ROOT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_builds_the_same_twice(recipe):
+    done = subprocess.run(["make", "check-recipe", f"PKG={pathlib.Path(recipe).name}"], cwd=ROOT,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=7200)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_recipe_that_was_built_is_in_the_index(index):
+    names = {entry["name"] for entry in index["packages"]}
+    assert {*FULL, "linux-tiny"} <= names
+    built = [path.stem for path in (BUILD / ARCH / "mk").glob("*.built")]
     expected = set()
-    for path in ROOT.glob("recipes/*/*/pkgen.yaml"):
-        expected |= set(json.loads(run_tool("pkggen", "meta", path).stdout)["packages"])
-    assert {entry["name"] for entry in index["packages"]} == expected
+    for recipe in RECIPES:
+        if pathlib.Path(recipe).name in built:
+            facts = json.loads(run_tool("pkggen", "meta", ROOT / recipe).stdout)
+            expected |= set(facts["packages"])
+    assert names == expected
     for entry in index["packages"]:
         assert entry["summary"], f"{entry['name']} has no summary"
         data = (REPOSITORY / entry["file"]).read_bytes()
@@ -921,19 +945,299 @@ def test_make_n_runs_nothing(tree, flag):
         assert re.match("-c (: |make |uname -m |.*sys.executable)", line), line
 
 
+def test_world_builds_what_its_image_needs(tree, author):
+    """world.conf names it, the command line overrides that, and PACKAGES adds to a system."""
+    for name in ("a", "b", "c", "kernel"):
+        tree.recipe(name, ["true"], builddependencies=["b"] if name == "a" else [])
+
+    def packages(*arguments):
+        status, text = author("-n", "world", "base=a", "full=a b", *arguments)
+        assert status == 0, text
+        return re.search(r" world/packages (.*)", text)[1].split()
+
+    assert packages() == ["a", "b", "linux-tiny"]
+    conf = tree.folder / "world.conf"
+    conf.write_text("SYSTEM = base\nPACKAGES = c\nKERNEL = kernel\n")
+    assert packages() == ["a", "c", "kernel"]
+    assert packages("SYSTEM=full", "PACKAGES=") == ["a", "b", "kernel"]
+    assert packages("PACKAGES+=x") == ["a", "x", "kernel"]
+    assert packages("CONF=/dev/null") == ["a", "b", "linux-tiny"]
+    conf.write_text("SYSTEM = base\nKERNEL = kernel\nSERVICES =\n")
+    status, text = author("world", "base=a", DOCKER_HOST="unix:///nonexistent")
+    assert status != 0 and "world   3 of 3 recipes to build" in text, text
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["SYSTEM=bas"], "SYSTEM=bas is none of: base full pc router"),
+    (["PACKAGES=helo"], "pkggen: recipes: no recipe makes the package helo; did you mean hello?"),
+    (["PACKAGES=nan les"], "no recipe for x86_64 makes nan; did you mean nano?, les"),
+    (["SERVICES=htpd"], "pkggen: no package has the service htpd; did you mean httpd?"),
+])
+def test_a_name_that_does_not_exist_is_one_line_at_once(tree, author, arguments, message):
+    tree.recipe("hello", ["true"], packages={"hello": {"services": ["httpd"]}})
+    tree.recipe("nano", ["true"])
+    given = ["base=hello", "SYSTEM=base", "KERNEL=nano", "SERVICES=httpd", "CONF=/dev/null"]
+    status, text = author("world", *given, *arguments, DOCKER_HOST="unix:///nonexistent")
+    lines = [line for line in text.splitlines() if not re.match(r"needs   |make: \*\*\*", line)]
+    assert status != 0 and len(lines) == 1 and message in lines[0], text
+
+
+def test_the_first_world_writes_world_conf(tree, author):
+    """It changes nothing, names what the Makefile does, and others can't read it."""
+    status, text = author("world.conf")
+    conf = tree.folder / "world.conf"
+    assert status == 0 and "world.conf is for the settings of the image" in text
+    assert conf.stat().st_mode & 0o777 == 0o600
+    names = re.findall(r"^#([A-Z_]+) =", conf.read_text(), re.M)
+    assert names == ["SYSTEM", "PACKAGES", "SERVICES", "HOST", "PASSWORD", "SSH_KEY", "REPO_URL",
+                     "KERNEL", "SIZE", "FILES"]
+    assert not re.search("^[^#\n]", conf.read_text(), re.M)
+    conf.write_text("PACKAGES = kept\n")
+    author("world", "PKG=no")
+    author("world", "base=", "SYSTEM=base")
+    assert conf.read_text() == "PACKAGES = kept\n"
+
+
+def test_what_changes_an_image_is_said(tmp_path):
+    """Once, and a password never; a file of FILES that is another one makes another image."""
+    files, kept = tmp_path / "files", tmp_path / "image/settings"
+    files.mkdir()
+    given = {"KERNEL": "k", "PACKAGES": "a b", "SERVICES": "getty httpd", "HOST": "panux",
+             "REPO_URL": "u", "SIZE": "", "PASSWORD": "", "SSH_KEY": "", "FILES": ""}
+
+    def settings(**changes):
+        given.update({name: str(value) for name, value in changes.items()})
+        status, text = output_of(ROOT / "world/settings", kept, env=environment(**given))
+        assert status == 0, text
+        return [line.partition("image   ")[2] for line in text.splitlines()]
+
+    assert settings() == []
+    stamp = kept.stat().st_mtime_ns
+    assert settings() == [] and kept.stat().st_mtime_ns == stamp
+    assert settings(HOST="box", SIZE="16M") == [
+        "HOST was panux, is box", "SIZE was not set, is 16M"]
+    assert settings(HOST="panux", SIZE="") == [
+        "HOST was box, is panux", "SIZE was 16M, is not set"]
+    assert settings(SERVICES="getty sshd", PACKAGES="a b c") == [
+        "PACKAGES +c", "SERVICES +sshd -httpd"]
+    assert settings(PASSWORD="geheim", FILES=files) == ["PASSWORD changed", "FILES changed"]
+    assert "geheim" not in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
+    assert settings() == []
+    (files / "new").write_text("x")
+    assert settings() == ["FILES changed"]
+    given["FILES"] = str(files / "new")
+    assert output_of(ROOT / "world/settings", kept, env=environment(**given)) == (
+        1, f"world/settings: FILES={files}/new is not a directory\n")
+
+
+def test_run_makes_the_image_anew_for_other_settings_alone(tmp_path):
+    """A new package is not a reason: what is on a disk that runs would be lost."""
+    (tmp_path / "world").mkdir()
+    (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
+    (tmp_path / "world/settings").symlink_to(ROOT / "world/settings")
+    made = 'mkdir -p "$IMAGE_FOLDER"; cd "$IMAGE_FOLDER"; touch vmlinuz initramfs rootfs.tar.gz'
+    for name, script in {"setup": "", "image": f"{made}; echo made", "qemu": "echo booted $HOST",
+                         "tree": "", "disk": ""}.items():
+        (tmp_path / "world" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "world" / name).chmod(0o755)
+        os.utime(tmp_path / "world" / name, (0, 0))
+
+    def make(*arguments):
+        status, text = output_of("make", "-s", *arguments, cwd=tmp_path,
+                                 env=environment(O="out", ARCH=ARCH))
+        return (status, *text.splitlines())
+
+    assert make("run")[1] == "there is no repository yet: make world"
+    signature = tmp_path / "out/repo" / ARCH / "index.json.minisig"
+    signature.parent.mkdir(parents=True)
+    signature.touch()
+    assert make("run") == (0, "made", "booted panux")
+    os.utime(signature)
+    assert make("run") == (0, "booted panux")
+    assert make("run", "HOST=box") == (0, "image   HOST was panux, is box", "made", "booted box")
+    assert make("run", "HOST=box") == (0, "booted box")
+    os.utime(signature)
+    assert make("image", "HOST=box") == (0, "made")
+
+
+def test_serve_says_where_and_keeps_quiet(index, tmp_path):
+    port = free_port()
+    variables = environment(O=tmp_path, REPO_PORT=port, PYTHON=sys.executable)
+    status, text = output_of(ROOT / "world/serve", env=variables)
+    assert (status, text) == (1, "world/serve: there is no repository yet: make world\n")
+    (tmp_path / "repo").symlink_to(BUILD / "repo")
+    server = subprocess.Popen([ROOT / "world/serve"], env=variables, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        said = [server.stdout.readline() for _ in range(3)]
+        assert re.search(rf"REPO_URL=http://[\d.]+:{port}$", said[1])
+        assert said[2].endswith(f"REPO_URL=http://10.0.2.2:{port}\n")
+        wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/panux.pub", timeout=10) as reply:
+            assert reply.read() == (BUILD / "repo/panux.pub").read_bytes()
+        log = tmp_path / "serve.log"
+        wait_until(lambda: "GET /panux.pub" in log.read_text())
+        status, text = output_of(ROOT / "world/serve", env=variables)
+        assert status == 1 and text.splitlines()[-1].startswith(f"world/serve: port {port}: ")
+        assert "Address already in use" in text
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+    assert server.communicate(timeout=30)[0] == ""
+
+
+def test_sizes_are_a_table_and_a_picture(index, tmp_path):
+    """Of what lpkg would install; areas in the picture are bytes."""
+    (tmp_path / ARCH).mkdir()
+    (tmp_path / "repo").symlink_to(BUILD / "repo")
+    variables = environment(O=tmp_path, ARCH=ARCH, SYSTEM="base", KERNEL="linux-tiny",
+                            PACKAGES="initd")
+    status, text = output_of(sys.executable, "-I", "world/sizes", cwd=ROOT, env=variables)
+    assert status == 0, text
+    names = {"basefs", "busybox", "initd", "linux-tiny"}
+    rows = [line.split() for line in text.splitlines() if line.split()[0] in names]
+    entries = {entry["name"]: entry for entry in index["packages"] if entry["name"] in names}
+    lpkg = load_tool("lpkg")
+    assert sorted(entries, key=lambda name: -entries[name]["installed_size"]) == [
+        row[0] for row in rows]
+    total = lpkg.human_size(sum(entry["installed_size"] for entry in entries.values()))
+    assert re.search(rf"^4 packages +{total} ", text, re.M)
+    picture = ElementTree.parse(tmp_path / ARCH / "sizes.svg").getroot()
+    tiles = [group for group in picture.iter() if group.tag.endswith("}g")]
+    areas = {}
+    for group in tiles:
+        title, box, *_ = group
+        areas[title.text.partition(":")[0]] = float(box.get("width")) * float(box.get("height"))
+    assert set(areas) == names
+    sizes = {name: entry["installed_size"] for name, entry in entries.items()}
+    busybox, linux = (areas[name] / sizes[name] for name in ("busybox", "linux-tiny"))
+    assert abs(busybox / linux - 1) < 0.1           # there are gaps between the areas
+
+
+# ---- world/progress ------------------------------------------------------------------------------
+
+# What two builds at once, a download and make say, with the pauses in which lines are drawn.
+BUILDING = r"""
+import os, sys, time
+def say(text): os.write(2, ("\r\033[K" * os.isatty(2) + text + "\n").encode())
+def show(text):
+    if os.isatty(2): os.write(2, ("\r\033[K" + text).encode()); time.sleep(0.2)
+say("fetch   a.tar: 1.0 MB from nowhere in 1 s")
+say("build   aa 1-0")
+say("build   bb 2-0")
+show("build   aa: 7 s, about 3 s left  cc -c one.c")
+show("build   bb: 7 s  cc -c two.c " + "x" * 200)
+show("fetch   c.tar: 3.0 MB of 9.0 MB, 1.0 MB/s")
+say("  two.c:1: error: what?")
+say("pkggen: recipes/x/bb/pkgen.yaml:3: make failed (status 2); the log is bb.log")
+os.write(2, b"make: *** [world.mk:3: recipe/bb] Error 1\n")
+say("built   aa 1-0: aa, 1.0 kB, 9 s")
+show("")
+os.write(2, b"make: Target 'all' not remade because of errors.\n")
+sys.exit(2)
+"""
+
+
+@pytest.fixture
+def builds(tmp_path):
+    """The command line of world/progress for BUILDING, and its environment."""
+    (tmp_path / ARCH / "mk").mkdir(parents=True)
+    (tmp_path / ARCH / "mk/aa.built").write_text('{"seconds": 100}')
+    (tmp_path / "plan").write_text("".join(f"build x/{name} --arch y\n" for name in
+                                           ("aa", "bb", "cc")))
+    command = [sys.executable, "-I", ROOT / "world/progress", tmp_path / "plan",
+               sys.executable, "-c", BUILDING]
+    return command, environment(O=tmp_path, ARCH=ARCH, TERM="xterm")
+
+
+FAILED = "recipes/x/bb/pkgen.yaml:3: make failed (status 2); the log is bb.log"
+
+
+def test_progress_is_plain_lines_without_a_terminal(builds):
+    """As they come, without make's noise, and failures again at the end."""
+    command, variables = builds
+    assert output_of(*command, env=variables) == (2, f"""\
+world   3 builds, about 3 min when all change
+fetch   a.tar: 1.0 MB from nowhere in 1 s
+build   aa 1-0
+build   bb 2-0
+  two.c:1: error: what?
+pkggen: {FAILED}
+built   aa 1-0: aa, 1.0 kB, 9 s
+failed  {FAILED}
+""")
+
+
+def screens(data, width):
+    """What a terminal shows after each drawing of DATA, of which world/progress is known."""
+    lines = [""]
+    for part in re.split("(\r|\n|\033\\[\\d*[A-Za-z])", data):
+        if part == "\n":
+            lines.append("")
+        elif re.fullmatch("\033\\[\\d+F", part):
+            del lines[len(lines) - int(part[2:-1]):]
+            lines[-1:] = [""]
+        elif not re.match("\r|\033", part):
+            lines[-1] += part
+            assert len(part) < width
+        if re.match("world   [0-9] of", lines[-1]):
+            yield lines[:]
+    yield lines
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_progress_on_a_terminal_has_a_line_for_each_build(builds, no_color):
+    command, variables = builds
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 90, 0, 0))
+    process = subprocess.Popen(command, env={**variables, "NO_COLOR": no_color}, stdout=theirs,
+                               stderr=theirs)
+    os.close(theirs)
+    data = b""
+    with contextlib.suppress(OSError):              # the end of a terminal
+        while True:
+            data += os.read(ours, 65536)
+    os.close(ours)
+    assert process.wait() == 2
+    text = data.decode().replace("\r\n", "\n")
+    assert bool(re.search("\033\\[\\d*m", text)) == (not no_color)
+    *shown, last = screens(re.sub("\033\\[\\d*m", "", text), 90)
+    ends = [[re.sub(r" \d:\d\d ", " 0:00 ", line) for line in screen[2:]] for screen in shown]
+    assert ["build   aa               0:00  cc -c one.c",
+            "build   bb               0:00  cc -c two.c " + "x" * 46,
+            "fetch   c.tar            0:00  3.0 MB of 9.0 MB, 1.0 MB/s",
+            "world   0 of 3 done, about 3 min left"] in ends, ends
+    assert any(screen[-1] == "world   2 of 3 done, about 40 s left" for screen in ends)
+    assert last == [
+        "world   3 builds, about 3 min when all change",
+        "fetch   a.tar: 1.0 MB from nowhere in 1 s",
+        "  two.c:1: error: what?", f"pkggen: {FAILED}", "built   aa 1-0: aa, 1.0 kB, 9 s",
+        f"failed  {FAILED}", ""]
+
+
+def test_make_runs_builds_at_once(tree, author, tmp_path):
+    """make's job server reaches the builds."""
+    for name in ("one", "two"):
+        tree.recipe(name, ["sleep 8", f"echo {name} >out/{name}/file"])
+    status, text = author("-j2", "all", KEYS=str(tmp_path / "keys"))
+    assert status == 0, text
+    assert "world   2 builds, about 80 s when all change" in text
+    order = re.findall(r"^(build|built) ", text, re.MULTILINE)
+    assert order == ["build", "build", "built", "built"], text
+
+
 # ---- world/packages ------------------------------------------------------------------------------
 
 def test_an_unread_recipe_is_said_and_starts_no_engine(tree, author):
     """Where it is asked for, and where all else is up to date."""
     folder = tree.recipe("less", ["true"])
     (folder / "pkgen.yaml").write_text("packages: {less: }\nversion: 1\nscipt: [make]\n")
-    for arguments in (["packages"], ["packages", "PKG=less"]):
+    for arguments in (["all"], ["world", "PKG=less"]):
         status, text = author(*arguments, DOCKER_HOST="unix:///nonexistent")
         assert status != 0 and "DOCKER_HOST" not in text
         assert "less/pkgen.yaml:3:1: " in text and "did you mean script?" in text, text
         assert "no recipe makes" not in text
     tree.recipe("more", ["true"])
-    status, text = author("packages", DOCKER_HOST="unix:///nonexistent")
+    status, text = author("all", DOCKER_HOST="unix:///nonexistent")
     assert "DOCKER_HOST=unix:///nonexistent does not answer" in text, text
 
 
@@ -941,9 +1245,9 @@ def test_another_builder_is_seen_before_anything_is_called_up_to_date(tree, auth
     record = tree.out / ARCH / "mk/builder"
     tree.recipe("less", ["true"])
     unreachable = {"DOCKER_HOST": "unix:///nonexistent"}
-    author("packages", **unreachable)
+    author("all", **unreachable)
     assert record.exists()
-    author("packages", BUILDER_BASE="debian:another", **unreachable)
+    author("all", BUILDER_BASE="debian:another", **unreachable)
     assert not record.exists()
 
 
@@ -951,7 +1255,7 @@ def test_s51_only_what_builds_made_is_signed(tree, author, tmp_path):
     """A planted package, and one that was replaced, are named, and nothing is signed."""
     tree.recipe("good", ["echo good >out/good/file"])
     variables = {"KEYS": str(tmp_path / "keys")}
-    status, text = author("packages", **variables)
+    status, text = author("all", **variables)
     assert status == 0, text
     repository = tree.out / "repo" / ARCH
     signature, package = repository / "index.json.minisig", repository / f"good-1-0.{ARCH}.lpkg"
@@ -962,13 +1266,13 @@ def test_s51_only_what_builds_made_is_signed(tree, author, tmp_path):
         os.utime(repository / name, (0, 0))
         if name == package.name:                    # pkggen looks at sizes
             (repository / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-        status, text = author("packages", **variables)
+        status, text = author("all", **variables)
         assert status != 0 and not signature.exists(), text
         line = f"world/packages: no build made {repository / name} as it is; remove it, "
         assert [line + "nothing is signed"] == [
             line for line in text.splitlines() if line.startswith("world/packages")]
         (repository / name).unlink() if name != package.name else package.write_bytes(good)
-    assert author("packages", **variables)[0] == 0 and signature.exists()
+    assert author("all", **variables)[0] == 0 and signature.exists()
 
 
 def test_pkggen_is_compiled_once(tmp_path):
