@@ -6,6 +6,9 @@
 #   SYSTEM    full, or base: the image without Python (full)
 #   O         the directory in which everything is made (build)
 #   PORT      the port here that is port 80 of `make run` (8080)
+#   FIRMWARE  efi: `make run SYSTEM=pc` boots by EFI (bios)
+#   APPEND    more words for the kernel of `make run`
+#   DEV       the disk that `make flash` writes to, as in DEV=/dev/sdX
 #   NAME      what `make new` and `make patch` write
 #   URL       where the source for `make new` is
 #   CONFIG    what `make menuconfig` runs: oldconfig asks by text (menuconfig)
@@ -92,9 +95,10 @@ $(recipes):
 	+@$(call build,$@)
 
 .PHONY: image
-image: $(image)/initramfs ## assemble vmlinuz and initramfs from the repository
+image: $(image)/rootfs.tar.gz ## assemble the image from the repository
 
-$(image)/initramfs: $(O)/repo/$(ARCH)/index.json.minisig $(image)/settings world/image
+$(image)/rootfs.tar.gz: $(O)/repo/$(ARCH)/index.json.minisig $(image)/settings world/image \
+		world/tree world/disk
 	@PYTHON="$(python)" world/image
 
 # Newer than the image when one of them was given another value.
@@ -157,6 +161,10 @@ why: ## say what changed since PKG was built
 run: ## boot the image in QEMU, its console in this terminal
 	@world/setup run
 	@world/qemu
+
+.PHONY: flash
+flash: ## write the image of SYSTEM=pc to the disk DEV, after asking
+	@world/flash
 
 .PHONY: serve
 serve: ## offer the repository to devices on the network
