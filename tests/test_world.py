@@ -29,6 +29,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+import yaml
 from conftest import (
     ROOT, environment, free_port, load_tool, pythons, run_tool, serving, wait_until)
 from test_lpkg import SHELL_FINISH, World, keys, snapshot       # keys is a fixture
@@ -99,6 +100,20 @@ def test_base_is_static_and_small(index):
     assert busybox["size"] < 1_000_000
     assert len(info["alternatives"]) > 200
     assert sum(info_of(index, name)["size"] for name in BASE) < 1_100_000
+
+
+def test_the_kernels_and_their_headers_are_of_one_source():
+    """One version, one hash; and a new kernel of each keeps the one before."""
+    recipes = [yaml.safe_load((ROOT / f"recipes/{name}/pkgen.yaml").read_text())
+               for name in ("core/linux-headers", "kernel/linux-tiny", "kernel/linux")]
+    assert all(recipe[key] == recipes[0][key] for recipe in recipes
+               for key in ("version", "sha256"))
+    assert all(recipe["sources"][0] == recipes[0]["sources"][0] for recipe in recipes)
+    tiny, linux = recipes[1]["packages"]["linux-tiny"], recipes[2]["packages"]["linux"]
+    assert tiny == linux and "vmlinuz.old" in tiny["scripts"]["pre-upgrade"]
+    tiny, linux = ((ROOT / f"recipes/kernel/{name}/{name}.config").read_text().splitlines()
+                   for name in ("linux-tiny", "linux"))
+    assert set(tiny) < set(linux)
 
 
 # ---- lpkg.py copied alone, over http -------------------------------------------------------------
@@ -1857,7 +1872,7 @@ def test_the_boot_partition_has_the_kernel_and_a_menu(disk, tmp_path):
         "panux", "/vmlinuz", "old", "/vmlinuz.old"]
     for name in ("panux", "old"):
         entry = output_of("mtype", "-i", boot, f"::loader/entries/{name}.conf")[1]
-        assert re.search("^options (.*)$", entry, re.M)[1] in menu
+        assert re.search(r"^options BOOT_IMAGE=\S+ (.*)$", entry, re.M)[1] in menu
     # Room for the new kernel beside the one in use and the old one.
     free = int(re.search(r"([\d ]+) bytes free", output_of("mdir", "-i", boot)[1])[1]
                .replace(" ", ""))
@@ -1962,6 +1977,15 @@ def open_disk(index, tmp_path_factory):
 
 def test_boot_a_disk_keeps_what_is_written(open_disk, tmp_path):
     keeps_what_is_written(tmp_path, open_disk)
+
+
+def test_boot_a_disk_whose_kernel_is_gone_takes_the_old_one(open_disk, tmp_path):
+    shutil.copy(open_disk / "disk.img", tmp_path)
+    assert output_of("mren", "-i", f"{tmp_path}/disk.img@@1M", "::vmlinuz", "::vmlinuz.old")[0] == 0
+    with started(tmp_path, tmp_path) as console:
+        console.expect("Loading /vmlinuz failed", BOOT_LIMIT)
+        console.expect("login: ", BOOT_LIMIT)
+        assert "BOOT_IMAGE=/vmlinuz.old" in console.log_in_again().check("cat /proc/cmdline")
 
 
 def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
