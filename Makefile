@@ -17,6 +17,9 @@
 #   ARCH      x86_64, aarch64, armv7, riscv64 or x86 (this machine's)
 #   O         the directory in which everything is made (build)
 #   PORT      the port here that is port 80 of `make run` (8080)
+#   FIRMWARE  efi: `make run SYSTEM=pc` boots by EFI (bios)
+#   APPEND    more words for the kernel of `make run`
+#   DEV       the disk that `make flash` writes to, as in DEV=/dev/sdX
 #   NAME      what `make new` and `make patch` write
 #   URL       where the source for `make new` is
 #   CONFIG    what `make menuconfig` runs: oldconfig asks by text (menuconfig)
@@ -135,9 +138,9 @@ $(recipes):
 	+@$(call build,$@)
 
 .PHONY: image
-image: $(image)/initramfs ## assemble the image from the repository
+image: $(image)/rootfs.tar.gz ## assemble the image from the repository
 
-$(image)/initramfs: $(signature) $(image)/settings world/image
+$(image)/rootfs.tar.gz: $(signature) $(image)/settings world/image world/tree world/disk
 	@PACKAGES="$(packages)" PYTHON="$(python)" world/image
 
 # Newer than the image when one of them was given another value.
@@ -208,6 +211,10 @@ run: ## boot the image in QEMU, its console in this terminal
 	@world/setup run
 	+@$(again) image $(if $(wildcard $(image)/vmlinuz),-o $(signature))
 	@world/qemu
+
+.PHONY: flash
+flash: ## write the image of SYSTEM=pc to the disk DEV, after asking
+	@world/flash
 
 .PHONY: serve
 serve: ## offer the repository to devices on the network

@@ -15,6 +15,7 @@ import pathlib
 import random
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -30,6 +31,7 @@ import urllib.request
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from conftest import (
     ROOT, environment, free_port, load_tool, pythons, run_tool, serving, wait_until)
 from test_lpkg import SHELL_FINISH, World, keys, snapshot       # keys is a fixture
@@ -122,6 +124,20 @@ def test_base_is_static_and_small(index):
     assert busybox["size"] < 1_000_000
     assert len(info["alternatives"]) > 200
     assert sum(info_of(index, name)["size"] for name in BASE) < 1_100_000
+
+
+def test_the_kernels_and_their_headers_are_of_one_source():
+    """One version, one hash; and a new kernel of each keeps the one before."""
+    recipes = [yaml.safe_load((ROOT / f"recipes/{name}/pkgen.yaml").read_text())
+               for name in ("core/linux-headers", "kernel/linux-tiny", "kernel/linux")]
+    assert all(recipe[key] == recipes[0][key] for recipe in recipes
+               for key in ("version", "sha256"))
+    assert all(recipe["sources"][0] == recipes[0]["sources"][0] for recipe in recipes)
+    tiny, linux = recipes[1]["packages"]["linux-tiny"], recipes[2]["packages"]["linux"]
+    assert tiny == linux and "vmlinuz.old" in tiny["scripts"]["pre-upgrade"]
+    tiny, linux = ((ROOT / f"recipes/kernel/{name}/{name}.config").read_text().splitlines()
+                   for name in ("linux-tiny", "linux"))
+    assert set(tiny) < set(linux)
 
 
 # ---- lpkg.py copied alone, over http -------------------------------------------------------------
@@ -1554,24 +1570,34 @@ def test_engine_that_does_not_answer_is_one_line(tmp_path):
 # ---- the images in QEMU --------------------------------------------------------------------------
 
 class Console:
-    """A machine in QEMU, spoken to over its serial console and, for its keyboard, over QMP."""
+    """A machine in QEMU, spoken to over its serial console and, for its keyboard, over QMP.
 
-    def __init__(self, packages, folder, *options, words=""):
+    PACKAGES: those of an image of IMAGES, or the directory of an image. VARIABLES: of world/qemu.
+    """
+
+    def __init__(self, packages, folder, *options, words="", terminal=False, **variables):
         self.text = ""
         self.seen = 0
         self.port = free_port()
         self.monitor = folder / "qmp"
-        variables = environment(ARCH=ARCH, PORT=self.port, APPEND=words,
-                                IMAGE_FOLDER=BUILD / ARCH / IMAGES[packages])
+        variables = environment(ARCH=ARCH, PORT=self.port, APPEND=words, **variables,
+                                IMAGE_FOLDER=BUILD / ARCH / IMAGES.get(packages, packages))
+        command = [str(ROOT / "world/qemu"), "-qmp", f"unix:{self.monitor},server=on,wait=off",
+                   *map(str, options)]
+        if terminal:
+            command = ["script", "-qec", shlex.join(command), "/dev/null"]
         self.process = subprocess.Popen(
-            [ROOT / "world/qemu", "-qmp", f"unix:{self.monitor},server=on,wait=off", *options],
-            env=variables, cwd=ROOT,
+            command, env=variables, cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
 
     def log_in(self):
         """Wait until it has booted, and log in as root."""
         self.expect("boot is running", BOOT_LIMIT)
+        return self.log_in_again()
+
+    def log_in_again(self):
+        """Log in as root where a login waits, or soon will."""
         self.send("")
         self.expect("login: ")
         self.send("root")
@@ -1634,9 +1660,9 @@ class Console:
 
 
 @contextlib.contextmanager
-def started(packages, folder, *options, words=""):
+def started(packages, folder, *options, words="", **variables):
     """A machine that begins to boot an image of PACKAGES. OPTIONS: QEMU's; WORDS: the kernel's."""
-    console = Console(packages, folder, *options, words=words)
+    console = Console(packages, folder, *options, words=words, **variables)
     try:
         yield console
     finally:
@@ -2038,6 +2064,283 @@ def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(index, tmp
         order = stopped_in_order(console)
         assert order.index("httpd") < order.index("network") < order.index("loopback")
         assert order.index("getty") < order.index("hostname")
+
+
+def test_s62_no_user_can_change_the_top_of_the_tree(base, device):
+    for console in (base, device):
+        assert console.check("stat -c '%a %u %g' /") == "755 0 0\n"
+        console.check("! setuidgid nobody mkdir /boot 2>/dev/null")
+        open_to_all = console.check("find / -xdev -type d -perm -2 ! -perm -1000; "
+                                    "find / -xdev -type f -perm /6022")
+        assert open_to_all == ""
+
+
+def test_a_reboot_at_a_terminal_reboots(index, tmp_path):
+    with started(BASE, tmp_path, terminal=True) as console:
+        console.expect("Ctrl-A x ends QEMU")
+        console.log_in()
+        console.send("reboot")
+        console.expect("Restarting system")
+        console.expect("boot is running", BOOT_LIMIT)
+        console.send("\x01x")
+        assert console.process.wait(30) == 0
+
+
+# -- the image of a PC: a disk
+
+DISK = (*FULL[:-1], "linux-tiny")        # boots by BIOS from a virtual disk
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP1x me@here"
+
+
+def make_image(folder, packages, **variables):
+    """(status, output) of world/image for PACKAGES; the image is in FOLDER."""
+    settings = {"HOST": "box", "SERVICES": "hostname network syslogd getty", "KERNEL": "linux-tiny",
+                "REPO_URL": "http://10.0.2.2:8000", "PASSWORD": "", "SSH_KEY": "", "SIZE": "",
+                "FILES": "", "SYSTEM": "pc", **variables}
+    return output_of(ROOT / "world/image", cwd=ROOT, env=environment(
+        PYTHON=sys.executable, O=BUILD, ARCH=ARCH, PACKAGES=" ".join(packages),
+        IMAGE_FOLDER=folder, **settings))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A directory for FILES: a program whose name is awkward, a secret, a replaced file."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "usr/local/bin").mkdir(parents=True)
+    (folder / "etc").mkdir(mode=0o700)
+    for name, text, mode in (('usr/local/bin/a "b" é', "#!/bin/sh\necho mine\n", 0o775),
+                             ("etc/secret", "x\n", 0o600), ("etc/profile", "PS1='# '\n", 0o644)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(mode)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def disk(index, files, tmp_path_factory):
+    """The directory of an image with a disk, with all that can be set."""
+    folder = tmp_path_factory.mktemp("disk")
+    status, text = make_image(folder, DISK, FILES=files, SSH_KEY=KEY, PASSWORD="longer than eight")
+    assert status == 0, text
+    return folder
+
+
+def partition_of(folder, number, to):
+    """A copy, TO, of a partition of the disk image in FOLDER; its bytes."""
+    table = json.loads(output_of("/sbin/sfdisk", "-J", folder / "disk.img")[1])["partitiontable"]
+    part = table["partitions"][number - 1]
+    with (folder / "disk.img").open("rb") as file:
+        file.seek(part["start"] * 512)
+        to.write_bytes(file.read(part["size"] * 512))
+    return to
+
+
+def test_the_disk_is_what_the_tree_says(disk, tmp_path):
+    assert "No errors detected" in output_of("/sbin/sfdisk", "-V", disk / "disk.img")[1]
+    assert (disk / "disk.img").stat().st_size <= 32 << 20
+    root = partition_of(disk, 2, tmp_path / "root.img")
+    status, text = output_of("/sbin/e2fsck", "-fn", root)
+    assert status == 0, text
+    out = tmp_path / "out"
+    out.mkdir()
+    output_of("/sbin/debugfs", "-R", f'rdump / "{out}"', root)
+    with tarfile.open(disk / "rootfs.tar.gz") as tar:
+        members = {os.path.normpath(one.name): one for one in tar}
+        assert len(members) == len(tar.getmembers()), "a path stands twice"
+        for path, one in members.items():
+            if path.startswith("boot/"):
+                assert not (out / path).exists()
+                continue
+            found = (out / path).lstat()
+            if one.issym():
+                assert os.readlink(out / path) == one.linkname
+            else:
+                assert found.st_mode & 0o777 == one.mode & 0o777, path
+            if one.mode & 0o7000:       # which debugfs doesn't dump
+                shown = output_of("/sbin/debugfs", "-R", f"stat {path}", root)[1]
+                assert f"Mode:  {one.mode:05o} " in shown, shown
+            assert (found.st_uid, found.st_gid) == (one.uid, one.gid), path
+            if one.isreg():
+                assert (out / path).read_bytes() == tar.extractfile(one).read(), path
+    assert sum(1 for _ in out.rglob("*")) == len(
+        [path for path in members if not path.startswith("boot/")]) - 1 + 1     # lost+found
+
+
+def test_the_boot_partition_has_the_kernel_and_a_menu(disk, tmp_path):
+    boot = partition_of(disk, 1, tmp_path / "boot.img")
+    assert output_of("/sbin/fsck.vfat", "-n", boot)[0] == 0
+    assert 'LABEL="PANUX-BOOT"' in output_of("/sbin/blkid", "-p", boot)[1]
+    assert output_of("mcopy", "-i", boot, "::vmlinuz", tmp_path / "vmlinuz")[0] == 0
+    assert (tmp_path / "vmlinuz").read_bytes() == (disk / "vmlinuz").read_bytes()
+    menu = output_of("mtype", "-i", boot, "::syslinux.cfg")[1]
+    assert re.findall(r"^(?:LABEL|LINUX) (\S+)$", menu, re.M) == [
+        "panux", "/vmlinuz", "old", "/vmlinuz.old"]
+    for name in ("panux", "old"):
+        entry = output_of("mtype", "-i", boot, f"::loader/entries/{name}.conf")[1]
+        assert re.search(r"^options BOOT_IMAGE=\S+ (.*)$", entry, re.M)[1] in menu
+    # Room for the new kernel beside the one in use and the old one.
+    free = int(re.search(r"([\d ]+) bytes free", output_of("mdir", "-i", boot)[1])[1]
+               .replace(" ", ""))
+    assert free > 2 * (disk / "vmlinuz").stat().st_size
+
+
+def test_what_is_set_is_in_the_image(disk):
+    with tarfile.open(disk / "rootfs.tar.gz") as tar:
+        def text(path):
+            return tar.extractfile(path).read().decode()
+
+        def mode(path):
+            return tar.getmember(path).mode
+
+        _, method, salt, _ = text("etc/shadow").split(":")[1].split("$")
+        right = output_of("openssl", "passwd", "-6", "-salt", salt, "longer than eight")[1].strip()
+        assert method == "6" and text("etc/shadow").startswith(f"root:{right}:")
+        assert mode("etc/shadow") == 0o600
+        assert text("root/.ssh/authorized_keys") == KEY + "\n"
+        assert (mode("root/.ssh"), mode("root/.ssh/authorized_keys")) == (0o700, 0o600)
+        assert text("etc/hostname") == "box\n"
+        assert [name for name in tar.getnames() if name.startswith("etc/rc.d/")] == [
+            f"etc/rc.d/{name}" for name in ("getty", "hostname", "network", "syslogd")]
+        # Existing directories keep their mode; nobody's group may write what is copied.
+        assert (mode("etc"), mode("etc/secret")) == (0o755, 0o600)
+        assert mode('usr/local/bin/a "b" é') == 0o755
+        assert text("etc/profile") == "PS1='# '\n"
+        fstab = [line.split()[:3] for line in text("etc/fstab").splitlines() if line[0] != "#"]
+        assert fstab == [["LABEL=PANUX-ROOT", "/", "ext4"], ["LABEL=PANUX-BOOT", "/boot", "vfat"]]
+
+
+def test_the_same_inputs_give_the_same_images(disk, files, tmp_path):
+    status, text = make_image(tmp_path, DISK, FILES=files, SSH_KEY=KEY,
+                              PASSWORD="longer than eight", TZ="Asia/Tokyo")
+    assert status == 0, text
+    for name in ("disk.img", "vmlinuz", "container.tar", "rootfs.tar.gz"):
+        assert output_of("cmp", disk / name, tmp_path / name) == (0, "")
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"SERVICES": "getty nothere"}, "SERVICES has nothere, and neither a package nor FILES brings "
+                                    "/etc/init.d/nothere"),
+    ({"FILES": "nothere"}, "FILES=nothere is not a directory"),
+    ({"FILES": "clash"}, "a directory in one of FILES and the packages, not in the other: var/run"),
+    ({"SSH_KEY": "-----BEGIN OPENSSH PRIVATE KEY-----"}, "SSH_KEY is neither a public key nor"),
+    ({"SIZE": "1M"}, "more than SIZE=1M; choose what to leave out: busybox and initd 0.8 MB"),
+], ids=["service", "no-files", "files", "key", "size"])
+def test_a_wrong_setting_is_one_line(index, tmp_path, wrong, said):
+    (tmp_path / "clash/var/run/x").mkdir(parents=True)
+    if wrong.get("FILES") == "clash":
+        wrong = {"FILES": tmp_path / "clash"}
+    status, text = make_image(tmp_path / "image", BASE, **wrong)
+    assert status == 1 and said in text.splitlines()[-1], text
+    assert not list((tmp_path / "image").glob("*"))
+
+
+def test_what_does_not_fit_on_a_disk_is_named_by_what_it_costs(index, tmp_path):
+    status, text = make_image(tmp_path, DISK, SIZE="16M")
+    assert status == 1
+    assert re.search(r"SIZE=16M; .* out: linit and lpkg [\d.]+ MB, linux-tiny 2.\d MB", text), text
+
+
+def test_a_size_makes_the_disk_so_large(index, tmp_path):
+    status, text = make_image(tmp_path, DISK, SIZE="48M")
+    assert status == 0, text
+    assert (tmp_path / "disk.img").stat().st_size == 48 << 20
+    root = partition_of(tmp_path, 2, tmp_path / "root.img")
+    assert output_of("/sbin/e2fsck", "-fn", root)[0] == 0
+
+
+def test_the_container_runs(disk):
+    try:
+        status, text = output_of("docker", "load", "-i", disk / "container.tar")
+        assert status == 0 and "panux:pc" in text
+        run = ("docker", "run", "--rm", "--network", "none", "panux:pc")
+        assert output_of(*run, "sh", "-lc", "lpkg list | wc -l; stat -c %a /")[1] == "7\n755\n"
+    finally:
+        output_of("docker", "rmi", "panux:pc")
+
+
+def keeps_what_is_written(folder, image, **variables):
+    """Boot the disk by its own menu, twice: what is written is there again."""
+    with started(image, folder, **variables) as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+        console.check("grep -q ' / ext4 rw' /proc/mounts && echo kept >/root/file")
+        console.send("poweroff")
+        ends_soon(console)
+    with started(image, folder, **variables) as console:
+        console.expect("login: ", BOOT_LIMIT)
+        assert console.log_in_again().check("cat /root/file") == "kept\n"
+
+
+@pytest.fixture(scope="module")
+def open_disk(index, tmp_path_factory):
+    """A disk of DISK without a password."""
+    folder = tmp_path_factory.mktemp("disk")
+    status, text = make_image(folder, DISK, SERVICES="root hostname getty")
+    assert status == 0, text
+    return folder
+
+
+def test_boot_a_disk_keeps_what_is_written(open_disk, tmp_path):
+    keeps_what_is_written(tmp_path, open_disk)
+
+
+def test_boot_a_disk_whose_kernel_is_gone_takes_the_old_one(open_disk, tmp_path):
+    shutil.copy(open_disk / "disk.img", tmp_path)
+    assert output_of("mren", "-i", f"{tmp_path}/disk.img@@1M", "::vmlinuz", "::vmlinuz.old")[0] == 0
+    with started(tmp_path, tmp_path) as console:
+        console.expect("Loading /vmlinuz failed", BOOT_LIMIT)
+        console.expect("login: ", BOOT_LIMIT)
+        assert "BOOT_IMAGE=/vmlinuz.old" in console.log_in_again().check("cat /proc/cmdline")
+
+
+def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
+    with booted(open_disk, tmp_path, words="console=ttyS0 linit.skip=hostname") as console:
+        assert "console=ttyS0 linit.skip=hostname" in console.check("cat /proc/cmdline")
+        assert "hostname" not in console.check("linitctl status | grep running")
+
+
+@pytest.mark.parametrize("firmware, words, said", [
+    ("efi", "", "there is no image in"), ("coreboot", "", "FIRMWARE=coreboot is neither")])
+def test_qemu_says_what_it_lacks(open_disk, tmp_path, firmware, words, said):
+    folder = tmp_path if firmware == "efi" else open_disk
+    status, text = output_of(ROOT / "world/qemu", env=environment(
+        IMAGE_FOLDER=folder, FIRMWARE=firmware, APPEND=words))
+    assert status == 1 and text.startswith(f"world/qemu: {said}") and text.count("\n") == 1
+
+
+def flash(image, device, answer):
+    done = subprocess.run([ROOT / "world/flash"], input=answer, stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.STDOUT, timeout=60,
+                          env=environment(IMAGE_FOLDER=image, DEV=device))
+    return done.returncode, done.stdout
+
+
+def test_flash_shows_asks_and_writes(open_disk, tmp_path):
+    stick = tmp_path / "stick"
+    stick.write_bytes(bytes(64 << 20))
+    for answer in ("", "y\n", "yes\n"):
+        status, text = flash(open_disk, stick, answer)
+        assert status == 1 and text.endswith("world/flash: nothing was written\n")
+    assert stick.read_bytes() == bytes(64 << 20)
+    assert flash(open_disk, stick, "stick\n")[0] == 0
+    image = (open_disk / "disk.img").read_bytes()
+    assert stick.read_bytes() == image + bytes((64 << 20) - len(image))
+    text = flash(open_disk, stick, "no\n")[1]
+    assert "67 MB" in text and "EFI System" in text, text
+
+
+def test_flash_refuses_what_is_small_mounted_or_absent(open_disk, tmp_path):
+    stick = tmp_path / "stick"
+    stick.write_bytes(bytes(1 << 20))
+    assert "has 1048576 bytes, the image" in flash(open_disk, stick, "stick\n")[1]
+    assert stick.read_bytes() == bytes(1 << 20)
+    assert "there is no disk or file" in flash(open_disk, tmp_path / "none", "none\n")[1]
+    assert "name the disk, as in" in flash(open_disk, "", "\n")[1]
+    # A disk of this machine; should it not be refused, the answer is still the wrong one.
+    disks = output_of("lsblk", "-Jpo", "NAME,TYPE,MOUNTPOINT")[1]
+    mounted = next(one["name"] for one in json.loads(disks)["blockdevices"]
+                   if one["type"] == "disk" and '"/' in json.dumps(one).replace('"/dev', ""))
+    status, text = flash(open_disk, mounted, "no\n")
+    assert status == 1 and re.match(rf"world/flash: {mounted} is in use as /", text), text
 
 
 # -- what PID 1 lives through
