@@ -959,7 +959,7 @@ def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
         if not {package, other} <= set(recipe.packages):
             raise Fail(f"packages has no {package} or no {other}; it needs both")
         return (f"(cd out/{package} && for path in {paths}; do\n"
-                f"[ ! -e $$path ] || {{ mkdir -p ../{other}/$${{path%/*}}\n"
+                f"[ ! -e $$path ] && [ ! -L $$path ] || {{ mkdir -p ../{other}/$${{path%/*}}\n"
                 f"mv $$path ../{other}/$${{path%/*}}\n"
                 "rmdir -p --ignore-fail-on-non-empty $${path%/*}; }; done)")
 
@@ -2007,6 +2007,7 @@ CHECKS: Dict[str, Tuple[bool, str]] = {
     "library": (False, "no package provides the library that it needs"),
 }
 DEV_PATHS = re.compile(r"usr/include/.|usr/lib/[^/]*\.a$|usr/(lib|share)/pkgconfig/.")
+LINKER_LINK = re.compile(r"usr/lib/lib[^/]*\.so$")
 DOC_PATHS = re.compile(r"usr/share/(man|doc|info|gtk-doc)/.")
 LIBRARY_PATHS = re.compile(r"(usr/)?lib/lib[^/]*\.so(\.|$)")
 BUILD_PATHS = re.compile(rb"(?<![\w./])/(?:build|sysroot)/")
@@ -2147,6 +2148,9 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
             yield "build-path", file.path
         if DEV_PATHS.match(file.path) and not file.package.endswith(("-dev", "-headers")):
             yield "dev", file.path
+        if file.kind == tarfile.SYMTYPE and LINKER_LINK.match(file.path) and not (
+                file.package.endswith("-dev")):
+            yield "dev", f"{file.path} -> {file.target}"
         if DOC_PATHS.match(file.path) and not file.package.endswith(("-doc", "-man")):
             yield "doc", file.path
         if file.path.startswith("etc/") and file.kind == tarfile.REGTYPE and (

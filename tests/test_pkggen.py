@@ -219,14 +219,15 @@ def test_dev_and_doc_split_a_package(tmp_path):
     inside = {
         "usr/bin/z": "", "usr/bin/z-config": "", "usr/lib/libz.so.1.2": "",
         "usr/lib/libz.so.1": "-> libz.so.1.2", "usr/lib/libz.so": "-> libz.so.1",
+        "usr/lib/libz2.so": "-> libz.so", "usr/lib/libz3.so": "-> libz2.so",
         "usr/lib/libplugin.so": "", "usr/lib/libz.a": "", "usr/lib/libz.la": "",
         "usr/lib/pkgconfig/z.pc": "", "usr/include/z.h": "", "usr/share/man/man1/z.1": "",
         "usr/share/doc/z/README": "", "usr/share/z/data": ""}
     archive(tmp_path / "src/z.tgz", inside)
     script = ["tar -xf src/z.tgz -C out/zlib", '{{dev "zlib"}}', '{{doc "zlib"}}']
     doc = {"usr/share/man/man1/z.1", "usr/share/doc/z/README"}
-    dev = {"usr/bin/z-config", "usr/lib/libz.so", "usr/lib/libz.a", "usr/lib/pkgconfig/z.pc",
-           "usr/include/z.h"}
+    dev = {"usr/bin/z-config", "usr/lib/libz.so", "usr/lib/libz2.so", "usr/lib/libz3.so",
+           "usr/lib/libz.a", "usr/lib/pkgconfig/z.pc", "usr/include/z.h"}
     rest = set(inside) - doc - dev - {"usr/lib/libz.la"}
     assert run_script(tmp_path, script) == sorted(
         [*(f"zlib/{path}" for path in rest), *(f"zlib-dev/{path}" for path in dev),
@@ -2688,6 +2689,7 @@ def test_advice(world):
         "mkdir -p out/a/usr/bin out/a/usr/lib out/a/usr/include out/a/usr/share/man/man1 out/a/etc",
         "echo /build/x >out/a/usr/bin/path; echo https://a.org/build/ >out/a/usr/bin/none",
         ": >out/a/usr/lib/libx.a; : >out/a/usr/include/x.h; : >out/a/usr/share/man/man1/x.1",
+        ": >out/a/usr/lib/liby.so.1; ln -s liby.so.1 out/a/usr/lib/liby.so",
         "ln -s nowhere out/a/usr/bin/dangling; ln -s ../lib/libx.a out/a/usr/bin/good",
         "ln -s /usr/lib out/a/usr/bin/absolute; : >out/a/etc/conf; : >out/a/etc/kept",
         "seq 10000 >out/a/usr/bin/one; cp out/a/usr/bin/one out/a/usr/bin/two",
@@ -2700,7 +2702,8 @@ def test_advice(world):
     assert len(checks) == len(said)
     assert set(checks) == {"build-path", "dev", "doc", "dangling", "conffiles", "copies", "library"}
     assert "usr/bin/path" in checks["build-path"] and "none" not in checks["build-path"]
-    assert checks["dev"].startswith("usr/lib/libx.a, usr/include/x.h: ")
+    assert set(checks["dev"].split(": ")[0].split(", ")) == {
+        "usr/lib/libx.a", "usr/include/x.h", "usr/lib/liby.so -> liby.so.1"}
     assert checks["dangling"].startswith("usr/bin/dangling -> nowhere: ")
     assert checks["conffiles"].startswith("etc/conf: ")
     assert "under 3 names, 97.8 kB" in checks["copies"]
