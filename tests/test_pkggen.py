@@ -4031,7 +4031,7 @@ SHOWSRC = """\
 Package: libhello
 Binary: hello, libhello-dev
 Version: 1:1.2-1
-Build-Depends: debhelper (>= 9), libfoo-dev (>= 1),
+Build-Depends: debhelper (>= 9), libfoo-dev (>= 1), autotools-dev,
  libtest-dev <!nocheck>, libc6-dev, linux-libc-dev
 Homepage: https://hello.example/
 Package-List:
@@ -4042,7 +4042,10 @@ Package-List:
 NEW_APT = r"""#!/bin/sh
 case "$*" in
 *indextargets*) echo "Debian http://m.example/d s main" ;;
-*--print-uris*) echo "'$UPSTREAM/$FILE' $FILE 9 SHA256:$DIGEST" ;;
+*--print-uris*)
+    echo "'$UPSTREAM/none' libhello_1.2+ds.orig-www.tar.gz 9 SHA256:$DIGEST"
+    echo "'$UPSTREAM/$FILE' $FILE 9 SHA256:$DIGEST" ;;
+*showsrc*autotools*) printf 'Package: autotools-dev\n\nPackage: foo\n\n' ;;
 *showsrc*libfoo-dev) printf 'Package: foo\nBinary: libfoo-dev\n\n' ;;
 *showsrc*) cat "$SHOWSRC" ;;
 *show*hello) printf 'Package: hello\nDescription-en: greets you\n with more\n\n' ;;
@@ -4062,7 +4065,7 @@ def test_new_of_deb_src_asks_debian(world, upstream, fake_apt, tmp_path):
     done = run_tool("pkggen", "new", "hello", "deb-src:hello", cwd=world.folder, env=env)
     text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
     for line in ("version: 1.2", "summary: greets you", "url: https://hello.example/",
-                 "  - deb-src:hello/libhello_{{.Version}}+ds.orig.tar.gz"):
+                 "  - deb-src:hello=1:1.2-1/libhello_{{.Version}}+ds.orig.tar.gz"):
         assert line + "\n" in text
     assert [line for line in done.stderr.splitlines() if "Debian" in line] == [
         "new     Debian builds it with foo, of which there is no recipe; "
@@ -4072,6 +4075,13 @@ def test_new_of_deb_src_asks_debian(world, upstream, fake_apt, tmp_path):
     done = run_tool("pkggen", "new", "hello", "deb-src:hello", cwd=world.folder, env=env)
     text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
     assert "builddependencies: [foo-dev]\n" in text and "Debian" not in done.stderr
+    shutil.rmtree(world.folder / "recipes")         # the library by another name than Debian's
+    packages = {"food": None, "food-dev": None}
+    world.recipe("food", sources=["deb-src:foo=1-1/foo_1.orig.tar.gz"], packages=packages)
+    done = run_tool("pkggen", "new", "hello", "deb-src:s/hello=1:1.2-1", cwd=world.folder, env=env)
+    text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
+    assert "builddependencies: [food-dev]\n" in text and "Debian" not in done.stderr
+    assert "  - deb-src:s/hello=1:1.2-1/libhello_{{.Version}}+ds.orig.tar.gz\n" in text
 
 
 def test_new_never_overwrites(world, upstream):
