@@ -43,6 +43,7 @@ import os
 import re
 import signal
 import stat
+import textwrap
 import time
 import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
@@ -3406,11 +3407,11 @@ $(MAKE) -C PLACE-build
 $(MAKE) -C PLACE-build DESTDIR=$(CURDIR)/out/NAME install"""),
     "make": (r"(GNUm|m|M)akefile", "a Makefile", ""),
 }
-# Options of configure that are given where it has them: shared libraries, UTF-8, .pc files, and
-# nothing in C++ or for another ABI, which the builder can't compile for musl.
+# Options of configure that are given where it has them: shared libraries, UTF-8, .pc files, no
+# translations, and nothing in C++ or for another ABI, which the builder can't compile for musl.
 OPTIONS = ("--with-shared", "--without-debug", "--without-cxx", "--without-cxx-binding",
-           "--enable-widec", "--enable-pc-files", "--with-pkg-config-libdir=/usr/lib/pkgconfig",
-           "--enable-mpers=no")
+           "--disable-nls", "--enable-widec", "--enable-pc-files",
+           "--with-pkg-config-libdir=/usr/lib/pkgconfig", "--enable-mpers=no")
 
 # Words that only one licence has, blanks as one, to its SPDX name; GNU's lack -only or -or-later.
 GNU = ("GENERAL PUBLIC LICENSE(?: as published by the Free Software Foundation[;,](?: either)?)?,? "
@@ -3601,10 +3602,12 @@ def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
     text = archive.texts.get(os.path.join(folder, "configure"), "")
     options = [option for option in OPTIONS if re.search(
         f"  {option.partition('=')[0].replace('without', 'with(out)?')}[ =]", text)]
-    form = ' "{}"' if kind == "configure" else " {}"
     for word, value in (("PLACE", place), ("NAME", name)):
         script = re.sub(rf"\b{word}\b", lambda match: value, script)
-    return script.replace("OPTIONS", "".join(map(form.format, options)))
+    lines = textwrap.wrap(" ".join(options), 72, break_on_hyphens=False)
+    quoted = [f'"{line}"' for line in lines]
+    given = "\n  ".join(quoted) if kind == "configure" else " ".join(options)
+    return script.replace("OPTIONS", " " * bool(given) + given)
 
 
 def make_script(name: str, archive: Archive, folder: str) -> str:

@@ -3899,7 +3899,8 @@ builddependencies: [linux-headers, ncurses, zlib-dev]
 script:
   - |
     {{unpack "hello"}}
-    {{configure "hello" "--with-shared"}}
+    {{configure "hello" "--with-shared --disable-nls --enable-pc-files"
+      "--with-pkg-config-libdir=/usr/lib/pkgconfig"}}
     $(MAKE) -C hello
     $(MAKE) -C hello DESTDIR=$(CURDIR)/out/hello install
     {{dev "hello"}}
@@ -3912,7 +3913,8 @@ def test_new_fills_in_what_the_source_says(world, upstream):
         world.recipe(name)
     world.recipe("z", packages={"z": None, "zlib-dev": None})
     data = tarball({
-        "configure": "  --localstatedir=DIR\n  --with-shared  make shared libraries\n",
+        "configure": "  --localstatedir=DIR\n  --with-shared  make shared libraries\n  "
+                     "--disable-nls \n  --with-pkg-config-libdir=DIR\n  --enable-pc-files \n",
         "configure.ac": "PKG_CHECK_MODULES([Z], [zlib >= 1.2 bar])\nAC_CHECK_LIB(m, sin)\n"
                         "MY_CHECK_LIB([ncurses], [f])\nAC_CHECK_LIB($1, $2)\n",
         "src/Makefile.am": "include_HEADERS = hello.h\n", "tests/a.c": "PKG_CHECK_MODULES(X, no)",
