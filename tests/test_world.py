@@ -9,6 +9,7 @@ import functools
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import termios
 import threading
 import time
 import urllib.error
@@ -73,11 +75,16 @@ def test_second_world_has_nothing_to_do(index):
     assert "build " not in text and "engine" not in text and "image " not in text
 
 
+def packages_of(path):
+    """The names of the packages of the recipe at PATH."""
+    return set(json.loads(run_tool("pkggen", "meta", path).stdout)["packages"])
+
+
 def test_every_recipe_is_a_package_of_the_index(index):
-    expected = set()
-    for path in ROOT.glob("recipes/*/*/pkgen.yaml"):
-        expected |= set(json.loads(run_tool("pkggen", "meta", path).stdout)["packages"])
-    assert {entry["name"] for entry in index["packages"]} == expected
+    """Those of the core are; what else was built comes from a recipe, too."""
+    expected = set().union(*map(packages_of, ROOT.glob("recipes/*/*/pkgen.yaml")))
+    found = {entry["name"] for entry in index["packages"]}
+    assert {*FULL, "musl", "zlib", "linux-headers"} <= found <= expected
     for entry in index["packages"]:
         assert entry["summary"], f"{entry['name']} has no summary"
         data = (REPOSITORY / entry["file"]).read_bytes()
@@ -98,6 +105,71 @@ def test_base_is_static_and_small(index):
     assert busybox["size"] < 1_000_000
     assert len(info["alternatives"]) > 200
     assert sum(info_of(index, name)["size"] for name in BASE) < 1_100_000
+
+
+# ---- every recipe of the tree --------------------------------------------------------------------
+
+PROGRAMS = [line.split(" :: ")
+            for line in (ROOT / "tests/data/programs.txt").read_text().split("\n")
+            if line and line[0] != "#"]
+# In a root of its own, with /proc and this machine's /dev.
+IN_ROOT = """mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"
+exec chroot "$0" sh -c "$1" """
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """All recipes, built."""
+    done = subprocess.run(["make", "all"], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-10000:]
+
+
+@pytest.mark.long
+def test_every_recipe_has_a_program_that_is_run():
+    run = {name for names, *_ in PROGRAMS for name in names.split()}
+    recipes = [path for path in ROOT.glob("recipes/*/*/pkgen.yaml")
+               if path.parent.parent.name not in ("core", "kernel")]
+    assert recipes and [path for path in recipes if not packages_of(path) & run] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("names, command, text, typed", [
+    (names, command, text, typed) for names, command, text, *typed in PROGRAMS],
+    ids=[f"{names.split()[0]}-{number}" for number, (names, *_) in enumerate(PROGRAMS)])
+def test_a_program_runs(everything, tmp_path, names, command, text, typed):
+    root = tmp_path / "root"
+    run_tool("lpkg", "--root", root, "--repo", BUILD / "repo", "--key", BUILD / "repo/panux.pub",
+             "--yes", "install", "basefs", "busybox", *names.split())
+    command = ["unshare", "-m", "sh", "-ec", IN_ROOT, str(root), "cd /root; " + control(command)]
+    if typed:
+        run_on_terminal(command, text, *typed)
+    else:
+        status, said = output_of(*command, stdin=subprocess.DEVNULL)
+        assert status == 0 and text in said, said
+
+
+def control(text):
+    """TEXT with ^X made control and X."""
+    return re.sub(r"\^([@-_])", lambda match: chr(ord(match[1]) - 64), text)
+
+
+def run_on_terminal(command, text, *typed):
+    """Run COMMAND on a terminal: when TEXT has come the first of TYPED is typed, and so on."""
+    keyboard, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+
+    def take_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal,
+                          start_new_session=True, preexec_fn=take_terminal) as process:
+        os.close(terminal)
+        for wanted, keys in itertools.zip_longest((text, *typed[1::2]), typed[::2], fillvalue=""):
+            read_until(keyboard, wanted.strip().encode())
+            os.write(keyboard, control(keys).encode())
+        assert process.wait(60) == 0
+    os.close(keyboard)
 
 
 # ---- lpkg.py copied alone, over http -------------------------------------------------------------
