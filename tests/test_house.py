@@ -1,9 +1,10 @@
 """The house's own rules: what stands twice is the same, shell is clean, files keep their form."""
+import argparse
 import re
 import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_tool, run_tool
 
 WORLD_PYTHON = [path for path in ROOT.glob("world/*") if "python3" in path.open().readline()]
 SHELL = sorted(
@@ -11,11 +12,13 @@ SHELL = sorted(
     if path.is_file() and path.suffix != ".c" and path not in WORLD_PYTHON
 )
 PYTHON = sorted([*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), *WORLD_PYTHON])
+RECIPES = sorted(ROOT.glob("recipes/*/*/pkgen.yaml"))
 TEXT = [*SHELL, *PYTHON, ROOT / "initd/linit-idle.c", ROOT / "Makefile"]
 # About what one sitting takes (docs/HACKING.md). What is over is said, and does not fail.
 ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.py": 1250,
                "initd/linit-idle.c": 200}
 SERVICE_LINES = 25
+RECIPE_LINES = 80
 SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 130,
                "linit-sup": 80, "linit-rescue": 110}
 
@@ -105,6 +108,26 @@ def test_every_attack_of_the_security_page_is_tested_and_named_there():
     texts.append((ROOT / "tests/data/bad-recipes.txt").read_text())
     tested = {int(number) for text in texts for number in re.findall(r"test_s(\d\d)[_ ]", text)}
     assert listed == tested
+
+
+def test_recipes_are_free_of_findings():
+    assert run_tool("pkggen", "lint", cwd=ROOT).stdout == ""
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=names(RECIPES))
+def test_a_recipe_renders_and_says_what_it_is(path):
+    """Each source has its hash, and where it is Debian's, that comes last."""
+    pkggen = load_tool("pkggen")
+    options = argparse.Namespace(arch="x86_64", hostarch=None, lenient=False, data={})
+    recipe = pkggen.load_recipe(str(path), options)
+    assert "define SCRIPT" in pkggen.build_mk(recipe)
+    assert recipe.fields["summary"] and recipe.fields["license"]
+    assert len(path.read_text().splitlines()) <= RECIPE_LINES
+    pkggen.check_hashes(recipe)
+    for source in recipe.sources:
+        first, *others = [alternative.url for alternative in source.alternatives]
+        assert source.is_local or recipe.fields["url"]
+        assert not others or not first.startswith("deb-src:")
 
 
 def test_the_recipe_in_the_readme_is_the_real_one():
