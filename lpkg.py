@@ -1467,7 +1467,7 @@ def merge_manifests(packages: list) -> dict:
 def winners(packages: list, choices: dict) -> dict:
     """PATH -> (package, entry of its symlink) of each path for which PACKAGES are alternatives:
     the one of CHOICES (path -> package's name), else the highest priority, else the first by
-    name."""
+    name. A path that one of PACKAGES brings as a file has no alternatives."""
     best = {}
     for package in sorted(packages, key=lambda package: package.name):
         for one in package.info["alternatives"]:
@@ -1475,16 +1475,15 @@ def winners(packages: list, choices: dict) -> dict:
             rank = (choices.get(path) == package.name, one["priority"])
             if path not in best or rank > best[path][0]:
                 best[path] = (rank, package, link_entry(path, one["target"]))
+    for package in packages if best else ():
+        for entry in package.files():
+            best.pop(entry["path"], None)
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
 
 def add_winners(claims: dict, won: dict) -> None:
-    """Add the symlinks of WON to the CLAIMS of the files; Fail where there is such a file."""
-    for path, (package, entry) in won.items():
-        if path in claims:
-            raise Fail(f"{claims[path][0]} brings {path}, for which {package.name} is an "
-                       "alternative; install only one")
-        claims[path] = (package.name, entry)
+    """Add the symlinks of WON to the CLAIMS of the files."""
+    claims.update((path, (package.name, entry)) for path, (package, entry) in won.items())
 
 
 def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
@@ -4996,6 +4995,8 @@ def cmd_alternatives(options: "Options") -> int:
     offers = [one for one in alternative_objects(state) if one["path"] == path]
     if not offers:
         raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
+    if not any(one["current"] for one in offers):
+        raise Fail(f"/{path}: a package has it as a file; `lpkg owner /{path}` says which")
     choices = load_choices(state.root)
     choices.pop(path, None)
     if verb == "set":
@@ -5012,7 +5013,8 @@ def alternative_objects(state: State) -> list:
     """The alternatives of what is installed, by path, the current one of each marked."""
     packages = list(state.installed.values())
     won = winners(packages, load_choices(state.root))
-    found = [dict(one, package=package.name, current=won[one["path"]][0] is package)
+    found = [dict(one, package=package.name,
+                  current=won.get(one["path"], (None,))[0] is package)
              for package in packages for one in package.info["alternatives"]]
     return sorted(found, key=lambda one: (one["path"], -one["priority"], one["package"]))
 

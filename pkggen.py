@@ -959,7 +959,7 @@ def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
         if not {package, other} <= set(recipe.packages):
             raise Fail(f"packages has no {package} or no {other}; it needs both")
         return (f"(cd out/{package} && for path in {paths}; do\n"
-                f"[ ! -e $$path ] || {{ mkdir -p ../{other}/$${{path%/*}}\n"
+                f"[ ! -e $$path ] && [ ! -L $$path ] || {{ mkdir -p ../{other}/$${{path%/*}}\n"
                 f"mv $$path ../{other}/$${{path%/*}}\n"
                 "rmdir -p --ignore-fail-on-non-empty $${path%/*}; }; done)")
 
@@ -2007,6 +2007,7 @@ CHECKS: Dict[str, Tuple[bool, str]] = {
     "library": (False, "no package provides the library that it needs"),
 }
 DEV_PATHS = re.compile(r"usr/include/.|usr/lib/[^/]*\.a$|usr/(lib|share)/pkgconfig/.")
+LINKER_LINK = re.compile(r"usr/lib/lib[^/]*\.so$")
 DOC_PATHS = re.compile(r"usr/share/(man|doc|info|gtk-doc)/.")
 LIBRARY_PATHS = re.compile(r"(usr/)?lib/lib[^/]*\.so(\.|$)")
 BUILD_PATHS = re.compile(rb"(?<![\w./])/(?:build|sysroot)/")
@@ -2147,6 +2148,9 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
             yield "build-path", file.path
         if DEV_PATHS.match(file.path) and not file.package.endswith(("-dev", "-headers")):
             yield "dev", file.path
+        if file.kind == tarfile.SYMTYPE and LINKER_LINK.match(file.path) and not (
+                file.package.endswith("-dev")):
+            yield "dev", f"{file.path} -> {file.target}"
         if DOC_PATHS.match(file.path) and not file.package.endswith(("-doc", "-man")):
             yield "doc", file.path
         if file.path.startswith("etc/") and file.kind == tarfile.REGTYPE and (
@@ -3075,9 +3079,16 @@ def fetch_deb_src(name: str, alternative: Alternative, folder: str) -> str:
 
 
 def deb_src_files(package: str) -> List[Tuple[str, str]]:
-    """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION]."""
+    """(file, URL) of each tar archive of apt's source package [SUITE/]PACKAGE[=VERSION], upstream's
+    first; the release's own, where it has that version."""
     suite, _, name = package.rpartition("/")
-    return [(file, url) for file, (url, _) in apt_files(archive_sets(suite)[-1], name).items()]
+    for archives in archive_sets(suite):
+        try:
+            files = [(file, url) for file, (url, _) in apt_files(archives, name).items()]
+            return sorted(files, key=lambda one: ".orig.tar." not in one[0])
+        except Unreachable as reason:
+            problem = reason
+    raise problem
 
 
 def apt_files(archives: Archives, package: str) -> Dict[str, Alternative]:
@@ -3748,7 +3759,7 @@ def ask_debian(url: str, archive: Archive) -> Archive:
 def debian_libraries(options: List[str], depends: str) -> List[str]:
     """The source packages of the libraries in DEPENDS, but for libc's and those of tests."""
     needs = re.findall(r"([a-z0-9][a-z0-9+.-]*-dev)\b(?! *(?:\([^)]*\))? *<)", depends)
-    needs = [need for need in needs if not re.match("lib(c6|gcc|stdc)|linux-|dpkg", need)]
+    needs = [need for need in needs if not re.match("lib(c6|gcc|stdc)|linux-|dpkg|autotools", need)]
     text = run_apt("apt-cache", *options, "showsrc", *needs) if needs else ""
     return list(dict.fromkeys(entry["Package"] for entry in index_entries(text)))
 
@@ -3770,11 +3781,14 @@ def tree_libraries(options: argparse.Namespace) -> Dict[str, str]:
     found: Dict[str, str] = {}
     for path in find_recipes("recipes") if os.path.isdir("recipes") else ():
         with contextlib.suppress(Fail):
-            packages = load_recipe(path, options).packages
-            found.update((name[: -len("-dev")], name) for name in packages if name.endswith("-dev"))
-            recipe = os.path.basename(os.path.dirname(path))
-            if f"{recipe}-dev" not in packages and recipe in packages:
-                found.setdefault(recipe, recipe)
+            recipe = load_recipe(path, options)
+            names = recipe.packages
+            found.update((name[: -len("-dev")], name) for name in names if name.endswith("-dev"))
+            main = os.path.basename(os.path.dirname(path))
+            main = f"{main}-dev" if f"{main}-dev" in names else main
+            if main in names:
+                for name in (main, *deb_src_names(recipe)):
+                    found.setdefault(name, main)
     work = Work(options.arch)
     for built in work.built.values():
         for name, package in built.packages.items():
@@ -3785,6 +3799,15 @@ def tree_libraries(options: argparse.Namespace) -> Dict[str, str]:
                                       r"lib(.*?)\.(?:so|a))$", files):
                     found[one[0] or one[1]] = name
     return found
+
+
+def deb_src_names(recipe: Recipe) -> Iterator[str]:
+    """The names of Debian's source packages that are among the recipe's sources."""
+    for source in recipe.sources:
+        for alternative in source.alternatives:
+            match = DEB_SRC.match(alternative.url)
+            if match:
+                yield match["package"].partition("=")[0]
 
 
 def asked_libraries(archive: Archive, forms: Tuple[str, ...]) -> List[str]:
@@ -3981,7 +4004,9 @@ def cmd_new(options: argparse.Namespace) -> None:
         raise Fail(f"{file}: it has no configure, meson.build, configure.ac, CMakeLists.txt or "
                    "Makefile; write the recipe by hand")
     known = tree_libraries(options)
-    archive = ask_debian(url, archive) if url.startswith("deb-src:") else archive
+    if url.startswith("deb-src:"):
+        archive = ask_debian(url, archive)
+        url = with_deb_src_version(url, archive.debian.get("Version", ""))
     own = (name, f"{name}-dev")
     with bounded(file):
         needs = [need for need in wanted_packages(archive, known) if need not in own]
@@ -4005,8 +4030,13 @@ def with_deb_src_file(url: str) -> str:
     match = DEB_SRC.fullmatch(url)
     if scheme != "deb-src" or match and re.search(ARCHIVE, match["file"]):
         return url
-    files = [file for file, _ in deb_src_files(package)]
-    return f"{url}/{max(files, key=lambda file: re.search(ARCHIVE, file) is not None)}"
+    return f"{url}/{deb_src_files(package)[0][0]}"
+
+
+def with_deb_src_version(url: str, version: str) -> str:
+    """deb-src:[SUITE/]PACKAGE/FILE with =VERSION, so that it stays what it is now."""
+    at = DEB_SRC.fullmatch(url).end("package")
+    return url if not version or "=" in url[:at] else f"{url[:at]}={version}{url[at:]}"
 
 
 def cmd_build(options: argparse.Namespace) -> None:

@@ -2080,15 +2080,29 @@ def test_an_alternative_that_changes(world):
 
 
 def test_alternatives_and_real_files(world):
+    """A file has its path before any alternative, whoever comes or goes first."""
     alternatives_world(world)
     world.pack({"ex": {"bin/vi": b"file"}})
     world.index()
-    dev(world, "install", "ex", "busybox").refused("ex brings bin/vi", "busybox is an alternative")
-    dev(world, "install", "busybox").ok()
-    before = snapshot(world.root)
-    dev(world, "install", "ex").refused("ex brings bin/vi")
-    assert snapshot(world.root) == before
-    dev(world, "remove", "busybox").ok()
+    for come in (["busybox"], ["ex"]), (["ex"], ["busybox"]), (["ex", "busybox"],):
+        for names in come:
+            dev(world, "install", *names).ok()
+        assert (world.root / "bin/vi").read_bytes() == b"file" and dev(world, "verify").ok()
+        assert dev(world, "owner", "/bin/vi").out == "bin/vi: ex\n"
+        assert "bin/vi\n" not in dev(world, "files", "busybox").ok().out
+        assert "bin/vi -> busybox  busybox 10\n" in dev(world, "alternatives").ok().out
+        dev(world, "alternatives", "set", "bin/vi", "busybox").refused("has it as a file")
+        dev(world, "remove", "ex").ok()
+        assert vi(world) == "busybox" and dev(world, "verify").ok()
+        dev(world, "install", "ex").ok()
+        dev(world, "remove", "busybox").ok()
+        assert (world.root / "bin/vi").read_bytes() == b"file" and dev(world, "verify").ok()
+        dev(world, "remove", "ex").ok()
+        assert not (world.root / "bin").exists()
+    tar = run("bootstrap", "--repo", world.repo, "--key", world.key, "--arch", "x86_64",
+              "--tar", "-", "ex", "busybox").ok().raw
+    with tarfile.open(fileobj=io.BytesIO(tar)) as root:
+        assert [member.type for member in root if member.name == "bin/vi"] == [tarfile.REGTYPE]
     (world.root / "bin").mkdir()
     (world.root / "bin/vi").write_bytes(b"mine")
     dev(world, "install", "vim").refused("belongs to no package")

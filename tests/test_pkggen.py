@@ -219,14 +219,15 @@ def test_dev_and_doc_split_a_package(tmp_path):
     inside = {
         "usr/bin/z": "", "usr/bin/z-config": "", "usr/lib/libz.so.1.2": "",
         "usr/lib/libz.so.1": "-> libz.so.1.2", "usr/lib/libz.so": "-> libz.so.1",
+        "usr/lib/libz2.so": "-> libz.so", "usr/lib/libz3.so": "-> libz2.so",
         "usr/lib/libplugin.so": "", "usr/lib/libz.a": "", "usr/lib/libz.la": "",
         "usr/lib/pkgconfig/z.pc": "", "usr/include/z.h": "", "usr/share/man/man1/z.1": "",
         "usr/share/doc/z/README": "", "usr/share/z/data": ""}
     archive(tmp_path / "src/z.tgz", inside)
     script = ["tar -xf src/z.tgz -C out/zlib", '{{dev "zlib"}}', '{{doc "zlib"}}']
     doc = {"usr/share/man/man1/z.1", "usr/share/doc/z/README"}
-    dev = {"usr/bin/z-config", "usr/lib/libz.so", "usr/lib/libz.a", "usr/lib/pkgconfig/z.pc",
-           "usr/include/z.h"}
+    dev = {"usr/bin/z-config", "usr/lib/libz.so", "usr/lib/libz2.so", "usr/lib/libz3.so",
+           "usr/lib/libz.a", "usr/lib/pkgconfig/z.pc", "usr/include/z.h"}
     rest = set(inside) - doc - dev - {"usr/lib/libz.la"}
     assert run_script(tmp_path, script) == sorted(
         [*(f"zlib/{path}" for path in rest), *(f"zlib-dev/{path}" for path in dev),
@@ -2688,6 +2689,7 @@ def test_advice(world):
         "mkdir -p out/a/usr/bin out/a/usr/lib out/a/usr/include out/a/usr/share/man/man1 out/a/etc",
         "echo /build/x >out/a/usr/bin/path; echo https://a.org/build/ >out/a/usr/bin/none",
         ": >out/a/usr/lib/libx.a; : >out/a/usr/include/x.h; : >out/a/usr/share/man/man1/x.1",
+        ": >out/a/usr/lib/liby.so.1; ln -s liby.so.1 out/a/usr/lib/liby.so",
         "ln -s nowhere out/a/usr/bin/dangling; ln -s ../lib/libx.a out/a/usr/bin/good",
         "ln -s /usr/lib out/a/usr/bin/absolute; : >out/a/etc/conf; : >out/a/etc/kept",
         "seq 10000 >out/a/usr/bin/one; cp out/a/usr/bin/one out/a/usr/bin/two",
@@ -2700,7 +2702,8 @@ def test_advice(world):
     assert len(checks) == len(said)
     assert set(checks) == {"build-path", "dev", "doc", "dangling", "conffiles", "copies", "library"}
     assert "usr/bin/path" in checks["build-path"] and "none" not in checks["build-path"]
-    assert checks["dev"].startswith("usr/lib/libx.a, usr/include/x.h: ")
+    assert set(checks["dev"].split(": ")[0].split(", ")) == {
+        "usr/lib/libx.a", "usr/include/x.h", "usr/lib/liby.so -> liby.so.1"}
     assert checks["dangling"].startswith("usr/bin/dangling -> nowhere: ")
     assert checks["conffiles"].startswith("etc/conf: ")
     assert "under 3 names, 97.8 kB" in checks["copies"]
@@ -4028,7 +4031,7 @@ SHOWSRC = """\
 Package: libhello
 Binary: hello, libhello-dev
 Version: 1:1.2-1
-Build-Depends: debhelper (>= 9), libfoo-dev (>= 1),
+Build-Depends: debhelper (>= 9), libfoo-dev (>= 1), autotools-dev,
  libtest-dev <!nocheck>, libc6-dev, linux-libc-dev
 Homepage: https://hello.example/
 Package-List:
@@ -4039,7 +4042,10 @@ Package-List:
 NEW_APT = r"""#!/bin/sh
 case "$*" in
 *indextargets*) echo "Debian http://m.example/d s main" ;;
-*--print-uris*) echo "'$UPSTREAM/$FILE' $FILE 9 SHA256:$DIGEST" ;;
+*--print-uris*)
+    echo "'$UPSTREAM/none' libhello_1.2+ds.orig-www.tar.gz 9 SHA256:$DIGEST"
+    echo "'$UPSTREAM/$FILE' $FILE 9 SHA256:$DIGEST" ;;
+*showsrc*autotools*) printf 'Package: autotools-dev\n\nPackage: foo\n\n' ;;
 *showsrc*libfoo-dev) printf 'Package: foo\nBinary: libfoo-dev\n\n' ;;
 *showsrc*) cat "$SHOWSRC" ;;
 *show*hello) printf 'Package: hello\nDescription-en: greets you\n with more\n\n' ;;
@@ -4059,7 +4065,7 @@ def test_new_of_deb_src_asks_debian(world, upstream, fake_apt, tmp_path):
     done = run_tool("pkggen", "new", "hello", "deb-src:hello", cwd=world.folder, env=env)
     text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
     for line in ("version: 1.2", "summary: greets you", "url: https://hello.example/",
-                 "  - deb-src:hello/libhello_{{.Version}}+ds.orig.tar.gz"):
+                 "  - deb-src:hello=1:1.2-1/libhello_{{.Version}}+ds.orig.tar.gz"):
         assert line + "\n" in text
     assert [line for line in done.stderr.splitlines() if "Debian" in line] == [
         "new     Debian builds it with foo, of which there is no recipe; "
@@ -4069,6 +4075,13 @@ def test_new_of_deb_src_asks_debian(world, upstream, fake_apt, tmp_path):
     done = run_tool("pkggen", "new", "hello", "deb-src:hello", cwd=world.folder, env=env)
     text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
     assert "builddependencies: [foo-dev]\n" in text and "Debian" not in done.stderr
+    shutil.rmtree(world.folder / "recipes")         # the library by another name than Debian's
+    packages = {"food": None, "food-dev": None}
+    world.recipe("food", sources=["deb-src:foo=1-1/foo_1.orig.tar.gz"], packages=packages)
+    done = run_tool("pkggen", "new", "hello", "deb-src:s/hello=1:1.2-1", cwd=world.folder, env=env)
+    text = (world.folder / "recipes/core/hello/pkgen.yaml").read_text()
+    assert "builddependencies: [food-dev]\n" in text and "Debian" not in done.stderr
+    assert "  - deb-src:s/hello=1:1.2-1/libhello_{{.Version}}+ds.orig.tar.gz\n" in text
 
 
 def test_new_never_overwrites(world, upstream):
