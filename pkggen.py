@@ -1224,7 +1224,8 @@ EMULATOR := {emulator}
 MESON_MACHINE := --{machine}-file=$(CURDIR)/.tools/machine.ini
 export PATH := $(CURDIR)/.tools:$(PATH)
 export CC := {arch}-linux-musl-gcc
-export CXX := {arch}-linux-musl-g++
+# `no` is autoconf's word for none: with a C++ compiler that doesn't work configure would end.
+export CXX := $(if $(shell command -v {gnu}-g++),{arch}-linux-musl-g++,no)
 export AR := $(CROSS_COMPILE)ar
 export NM := $(CROSS_COMPILE)nm
 export OBJCOPY := $(CROSS_COMPILE)objcopy
