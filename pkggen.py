@@ -1043,7 +1043,8 @@ def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
         if not urls[-1].startswith(WEB):  # file:///etc would bring this machine's own files
             raise Fail(f"{in_mirrors}: {prefix!r} is not an https:, http: or ftp: prefix")
     hashes = [hash_of(recipe, url, hash_key(url, name, own), place) for url in urls]
-    alternatives = (Alternative(without_hash(url), digest or hashes[0])
+    first = next(filter(None, hashes), None)
+    alternatives = (Alternative(without_hash(url), digest or first)
                     for url, digest in zip(urls, hashes))
     source = Source(name, tuple(alternatives), place)
     if source.is_local:
