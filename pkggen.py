@@ -1047,7 +1047,8 @@ def make_source(recipe: Recipe, texts: List[str], place: str) -> Source:
         if not urls[-1].startswith(WEB):  # file:///etc would bring this machine's own files
             raise Fail(f"{in_mirrors}: {prefix!r} is not an https:, http: or ftp: prefix")
     hashes = [hash_of(recipe, url, hash_key(url, name, own), place) for url in urls]
-    alternatives = (Alternative(without_hash(url), digest or hashes[0])
+    first = next(filter(None, hashes), None)
+    alternatives = (Alternative(without_hash(url), digest or first)
                     for url, digest in zip(urls, hashes))
     source = Source(name, tuple(alternatives), place)
     if source.is_local:
@@ -1228,7 +1229,8 @@ EMULATOR := {emulator}
 MESON_MACHINE := --{machine}-file=$(CURDIR)/.tools/machine.ini
 export PATH := $(CURDIR)/.tools:$(PATH)
 export CC := {arch}-linux-musl-gcc
-export CXX := {arch}-linux-musl-g++
+# `no` is autoconf's word for none: with a C++ compiler that doesn't work configure would end.
+export CXX := $(if $(shell command -v {gnu}-g++),{arch}-linux-musl-g++,no)
 export AR := $(CROSS_COMPILE)ar
 export NM := $(CROSS_COMPILE)nm
 export OBJCOPY := $(CROSS_COMPILE)objcopy

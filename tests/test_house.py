@@ -1,7 +1,9 @@
 """The house's own rules: what stands twice is the same, shell is clean, files keep their form."""
 import argparse
 import re
+import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, load_tool, run_tool
@@ -11,6 +13,8 @@ SHELL = sorted(
     path for folder in ("world", "initd") for path in (ROOT / folder).iterdir()
     if path.is_file() and path.suffix != ".c" and path not in WORLD_PYTHON
 )
+SERVICES = [*(path for path in SHELL if path.parent.name == "initd"),
+             *sorted((ROOT / "recipes").glob("*/*/*.init"))]
 PYTHON = sorted([*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), *WORLD_PYTHON])
 RECIPES = sorted(ROOT.glob("recipes/*/*/pkgen.yaml"))
 TEXT = [*SHELL, *PYTHON, ROOT / "initd/linit-idle.c", ROOT / "Makefile"]
@@ -42,10 +46,10 @@ def test_no_line_is_over_100_columns(path):
     assert not [number for number, line in lines if len(line) > 100]
 
 
-@pytest.mark.parametrize("path", SHELL, ids=names(SHELL))
+@pytest.mark.parametrize("path", sorted({*SHELL, *SERVICES}), ids=lambda path: path.name)
 def test_shell_is_clean(path):
     # A variable that an init script sets is a setting, which rc.common or linit-start reads.
-    settings = ["--exclude=SC2034"] if path.parent.name == "initd" else []
+    settings = ["--exclude=SC2034"] if path in SERVICES else []
     done = subprocess.run(
         ["shellcheck", "-x", "--shell=sh", *settings, path], cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
@@ -53,12 +57,21 @@ def test_shell_is_clean(path):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in SHELL if path.parent.name == "initd"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_init_scripts_are_short_and_say_what_they_are(path):
     lines = path.read_text().splitlines()
     assert re.match(r"# /?\S+( .*)?:", lines[1])
     assert len(lines) <= SHELL_LINES.get(path.name, SERVICE_LINES)
+
+
+def test_the_services_of_recipes_pass_linitctl_check(tmp_path):
+    for path in SERVICES:
+        if path.read_text().startswith("#!/etc/rc.common\n"):
+            shutil.copy(path, tmp_path / path.name.partition(".init")[0])
+    done = subprocess.run(
+        [sys.executable, ROOT / "linitctl.py", "check", tmp_path],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0 and " 0 errors, 0 warnings" in done.stdout, done.stdout
 
 
 def test_scripts_import_no_other_script():

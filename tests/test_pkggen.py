@@ -519,9 +519,11 @@ def test_sources(tmp_path):
     ]
 
 
-def test_alternatives_without_a_hash_of_their_own_have_the_first_ones(tmp_path):
+@pytest.mark.parametrize("name", ["f", "g"])
+def test_alternatives_without_a_hash_of_their_own_have_another_ones(tmp_path, name):
+    """Upstream's may be the one that nobody here could hash."""
     sources = [["https://a.example/f", "https://b.example/g"]]
-    recipe = load(tmp_path / "r", recipe_text(sources=sources, sha256={"f": "2" * 64}))
+    recipe = load(tmp_path / "r", recipe_text(sources=sources, sha256={name: "2" * 64}))
     assert {alternative.sha256 for alternative in recipe.sources[0].alternatives} == {"2" * 64}
 
 
@@ -777,6 +779,20 @@ def test_make_means_in_a_script_what_it_means_in_a_makefile(tmp_path):
     assert read["p/umask"] == "0022\n"
     assert (tmp_path / "out/q").is_dir()
     assert "jobserver unavailable" not in done.stderr
+
+
+def test_where_the_builder_has_no_cxx_configure_is_told_so(tmp_path):
+    """With a CXX that doesn't work libtool's configure ends, though it needs none."""
+    recipe = load(tmp_path / "recipe", recipe_text(script=["echo $(CXX) $$CXX >>f"]), arch="riscv64")
+    (tmp_path / "build.mk").write_text(pkggen.build_mk(recipe))
+    compiler = tmp_path / "bin" / "riscv64-linux-gnu-g++"
+    compiler.parent.mkdir()
+    for _ in range(2):
+        env = environment(PATH=f"{compiler.parent}:/usr/bin:/bin")
+        assert make(tmp_path, "-f", "build.mk", "script", env=env).returncode == 0
+        compiler.write_text("#!/bin/sh\n")
+        compiler.chmod(0o755)
+    assert (tmp_path / "f").read_text() == "no no\n" + " ".join(["riscv64-linux-musl-g++"] * 2) + "\n"
 
 
 def test_a_failing_line_ends_the_build(tmp_path):
