@@ -15,7 +15,7 @@
 #   KEYS      the directory of the signing key (~/.config/panux)
 #   KERNEL    the package that has the kernel (linux-tiny)
 #   PACKAGES  what the image holds, with what they need (as SYSTEM has it)
-#   SERVICES  what the image starts (hostname network syslogd getty httpd)
+#   SERVICES  what the image starts (clock crond getty hostname mounts network ...)
 #   HOST      the image's host name (panux)
 #   REPO_URL  where the image's lpkg finds packages (this machine, from QEMU)
 #   REPO_PORT where `make serve` listens (8000)
@@ -37,7 +37,7 @@ SYSTEM ?= full
 base = basefs busybox initd
 full = $(base) linit lpkg
 PACKAGES ?= $($(SYSTEM))
-SERVICES ?= hostname network syslogd getty httpd
+SERVICES ?= clock crond getty hostname mounts network ntpd root seed sysctl syslogd
 HOST ?= panux
 REPO_PORT ?= 8000
 REPO_URL ?= http://10.0.2.2:$(REPO_PORT)
