@@ -46,11 +46,11 @@ PORT ?= 8080
 
 # The systems: what each holds, starts and boots.
 systems = base full pc router
-services = hostname network syslogd getty
+services = clock crond getty hostname mounts network ntpd root seed sysctl syslogd
 
 # base: busybox, and the shell as init
 base = basefs busybox initd
-base_services = $(services) httpd
+base_services = $(services)
 
 # full: Python, the init daemon and lpkg as well
 full = $(base) linit lpkg
@@ -58,8 +58,8 @@ full_services = $(base_services)
 
 # pc: on a disk, with ssh, editors and what a laptop needs
 pc = $(full) linux e2fsprogs dosfstools util-linux opendoas bash nano less htop file \
-	curl ca-certificates dropbear rsync chrony iw wpa_supplicant
-pc_services = $(services) dropbear chrony
+	curl ca-certificates dropbear rsync iw wpa_supplicant
+pc_services = $(services) dropbear
 pc_kernel = linux
 
 # router: addresses and names for a network, a firewall, ssh

@@ -23,8 +23,8 @@ ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.
                "initd/linit-idle.c": 200}
 SERVICE_LINES = 25
 RECIPE_LINES = 80
-SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 130,
-               "linit-sup": 80, "linit-rescue": 110}
+SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 145,
+               "linit-sup": 80, "linit-rescue": 110, "udhcpc.script": 110}
 
 
 def names(paths):
