@@ -1486,6 +1486,12 @@ def add_winners(claims: dict, won: dict) -> None:
     claims.update((path, (package.name, entry)) for path, (package, entry) in won.items())
 
 
+def is_conffile(package: Package, path: str) -> bool:
+    """Whether the file PATH of PACKAGE is the user's to change: all below etc/, and what is
+    declared."""
+    return path.startswith("etc/") or path in package.info["conffiles"]
+
+
 def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
     """`replace`, `keep` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
     if current in (old, new):
@@ -1499,15 +1505,34 @@ def journal_lines(data: bytes) -> object:
 
 
 def check_journal(data: bytes, what: str) -> None:
-    """Fail for a journal with any other line. A rename stays in its folder; what is undone is
+    """Fail for a journal with any other line. A rename stays in its directory; what is undone is
     called as nothing else is."""
     for words in journal_lines(data):
-        folders = {path.rpartition("/")[0] for path in words[1:]}
-        strange = words[0] == "rmtree" and not words[-1].rpartition("/")[2].startswith(".lpkg.")
-        if (len(words) != {"mv": 3, "rm": 2, "rmdir": 2, "rmtree": 2}.get(words[0]) or strange
-                or len(folders) != 1 or not all(map(is_journal_path, words[1:]))):
+        paths = words[1:2] if words[0] == "dir" else words[1:]
+        folders = {path.rpartition("/")[0] for path in paths}
+        strange = (words[0] == "rmtree" and not words[-1].rpartition("/")[2].startswith(".lpkg.")
+                   or words[0] == "dir" and read_ownership(words[-1]) is None)
+        if (len(words) != JOURNAL_VERBS.get(words[0]) or strange
+                or len(folders) != 1 or not all(map(is_journal_path, paths))):
             line = "\t".join(words)
             raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
+
+
+JOURNAL_VERBS = {"mv": 3, "aside": 3, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
+
+
+def ownership(entry: dict) -> str:
+    """UID:GID:MODE of ENTRY."""
+    return f"{entry['uid']}:{entry['gid']}:{entry['mode']}"
+
+
+def read_ownership(text: str) -> "dict | None":
+    """The uid, gid and mode in TEXT, UID:GID:MODE with the mode in octal; None for other text."""
+    words = text.split(":")
+    if (len(words) != 3 or not all(word.isdecimal() and len(word) < 10 for word in words)
+            or words[2].strip("01234567")):
+        return None
+    return {"uid": int(words[0]), "gid": int(words[1]), "mode": words[2].zfill(4)}
 
 
 def is_journal_path(path: str) -> bool:
@@ -1556,7 +1581,7 @@ class Meter:
         if self.pid != os.getpid():     # a worker only looks whether its parent is still there
             self.pid == os.getppid() or os._exit(1)
             return
-        rate = self.done / (now - self.began)
+        rate = self.done / (now - self.began) or 1
         progress(f"{self.what}: {human_size(self.done)} of {human_size(self.total)}, "
                  f"{human_size(rate)}/s, {max(self.total - self.done, 0) / rate:.0f} s left"
                  + (f": {self.item}" if self.item else ""))
@@ -1996,19 +2021,17 @@ def add_parents(tree: dict, more: list) -> None:
 def apply_owners(tree: dict, owners: dict, name: str) -> None:
     """Give paths of TREE the owner and mode that META says."""
     for path, text in owners.items():
-        words = str(text).split(":")
         member = tree.get(path.strip("/"))
         if member is None:
             raise Fail(f"{name}: owners: {path} is not in the package")
-        if (len(words) != 3 or not all(word.isdecimal() and len(word) < 10 for word in words)
-                or words[2].strip("01234567")):
+        said = read_ownership(str(text))
+        if said is None:
             raise Fail(f"{name}: owners: {path}: {text!r} is not UID:GID:MODE, the mode in octal")
-        member.entry.update(uid=int(words[0]), gid=int(words[1]), mode=words[2].zfill(4))
+        member.entry.update(said)
     declared = {path.strip("/") for path in owners}
     for path in setuid_paths([member.entry for member in tree.values()]):
         if path not in declared:
-            entry = tree[path].entry
-            line = f"/{path}: {entry['uid']}:{entry['gid']}:{entry['mode']}"
+            line = f"/{path}: {ownership(tree[path].entry)}"
             raise Fail(f"{name}: {path} is setuid or setgid and nobody said so; "
                        f"add `{line}` to owners, or take the bit away")
 
@@ -2916,6 +2939,7 @@ class Root:
         self.path = path
         self.top = os.open(path, FOLDER_FLAGS & ~os.O_NOFOLLOW)
         self.folders = {"": self.top}   # path -> descriptor of folders that were walked to
+        self.fat = {}                   # device -> whether it is a FAT file system
         self.lock = None
 
     def folder(self, path: str) -> int:
@@ -2952,6 +2976,17 @@ class Root:
         """(descriptor of PATH's folder, last component)."""
         parent, _, name = path.rpartition("/")
         return self.folder(parent), name
+
+    def device(self, path: str) -> int:
+        """The file system that the directory PATH is on."""
+        return os.fstat(self.folder(path)).st_dev
+
+    def is_fat(self, path: str, there: "os.stat_result") -> bool:
+        """Whether PATH, which is THERE, is on a file system without owners and modes."""
+        if there.st_dev not in self.fat:
+            folder = path if stat.S_ISDIR(there.st_mode) else path.rpartition("/")[0]
+            self.fat[there.st_dev] = is_fat(self.folder(folder))
+        return self.fat[there.st_dev]
 
     def lstat(self, path: str) -> "os.stat_result | None":
         """What PATH is; None when it isn't there."""
@@ -3039,6 +3074,12 @@ class Root:
         finally:
             os.close(descriptor)
         return digest.hexdigest()
+
+
+def is_fat(descriptor: int) -> bool:
+    """Whether an open file or directory is on FAT, as /boot may be, which has no owners, modes or
+    symlinks. It is known by the length of its names: 255 or 12 characters, at most 6 bytes each."""
+    return os.fstatvfs(descriptor).f_namemax in (255 * 6, 12 * 6)
 
 
 def entry_content(entry: "dict | None") -> "str | None":
@@ -3497,6 +3538,7 @@ class Plan(Record):
     name; OLD, name -> package that goes; STAY, those that are untouched; WORLD, what is asked for
     then."""
     __slots__ = ("new", "old", "stay", "world")
+    repair = False                      # whether NEW puts OLD back as it was packed
 
     def is_empty(self) -> bool:
         """Whether no package comes or goes."""
@@ -3506,6 +3548,11 @@ class Plan(Record):
         """The packages that go and are not upgraded."""
         coming = {package.name for package in self.new}
         return [package for name, package in sorted(self.old.items()) if name not in coming]
+
+
+class Repair(Plan):
+    """A Plan that puts packages back as they were packed."""
+    repair = True
 
 
 def parse_words(words: list, offers: list) -> list:
@@ -3718,8 +3765,12 @@ class Transaction:
         self.folders = {}               # directory to make -> where it is staged; parents first
         self.kept = set()               # conffiles that stay as they are, and
         self.beside = set()             # those that get the new version beside them
+        self.owners = {}                # conffile -> its own mode and owner, where they were changed
+        self.swaps = set()              # paths where a directory becomes a file or a symlink, or
+                                        # the reverse
         self.links = {}                 # path -> entry of an alternative's symlink that changes
         self.removals = []              # journal lines
+        self.mounts = []                # other file systems that the journal needs
         self.claims = {}                # path -> (package, entry) of the system as it will be
         self.gone = {}                  # path -> (package, entry) of what goes, or is replaced
 
@@ -3729,12 +3780,22 @@ class Transaction:
             return
         parent = path.rpartition("/")[0]
         there = None if parent in self.folders else self.root.lstat(path)
-        if there is None:
-            self.add_folder(parent)
-            self.add_file(path)
-            self.folders[path] = self.staged(path)
-        elif not stat.S_ISDIR(there.st_mode):
-            raise Fail(f"{self.root.name(path)}: in the way of a directory; move it away")
+        if there is not None and stat.S_ISDIR(there.st_mode):
+            return
+        if there is not None:
+            self.give_way(path, "a directory")
+        self.add_folder(parent)
+        self.add_file(path)
+        self.folders[path] = self.staged(path)
+
+    def give_way(self, path: str, what: str) -> None:
+        """Have what is at PATH replaced by WHAT, which is of another kind; Fail unless all of it
+        goes with the packages that it is of."""
+        stranger = foreign(self, path)
+        if stranger:
+            reason = f": {stranger} is yours" if stranger != path else ""
+            raise Fail(f"{self.root.name(path)}: in the way of {what}{reason}; move it away")
+        self.swaps.add(path)
 
     def add_file(self, final: str) -> None:
         """Give what will be FINAL an unpredictable name beside its place; in a directory that is
@@ -3758,6 +3819,8 @@ def run_transaction(tx: Transaction) -> None:
         verify(tx)
         stage(tx)
         prepare(tx)
+        for path in tx.swaps:           # a script, or a user, may have put something there
+            tx.give_way(path, "something else")
         commit(tx)
     except BaseException:
         recover(tx.root, "undoing what was staged")
@@ -3986,6 +4049,7 @@ def verify(tx: Transaction) -> None:
     for package in tx.plan.old.values():
         for entry in package.files():
             tx.gone[entry["path"]] = (package, entry)
+    before = folder_opinions([*tx.plan.stay, *tx.plan.old.values()])
     links = plan_alternatives(tx)
     for package in tx.plan.new:
         for entry in package.files():
@@ -3996,7 +4060,10 @@ def verify(tx: Transaction) -> None:
     for package, entry in links:
         verify_file(tx, package, entry)
     plan_texts(tx)
+    plan_folders(tx, before)
     plan_removals(tx)
+    tx.mounts = mount_points(tx)
+    check_fat(tx)
     check_room(tx)
 
 
@@ -4020,14 +4087,20 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
     path = entry["path"]
     is_new_there = path.rpartition("/")[0] in tx.folders
     current = None if is_new_there else tx.root.content(path)
-    if current == "":
-        raise Fail(f"{tx.root.name(path)}: in the way of a {entry['type']} of {package.name}; "
-                   "move it away")
+    if current == "":                   # a directory, for one
+        tx.give_way(path, f"a {entry['type']} of {package.name}")
+        tx.add_file(path)
+        return
     owner, old = tx.gone.get(path, (None, None))
     choice = "replace"
-    if path in package.info["conffiles"] or owner and path in owner.info["conffiles"]:
+    if path in tx.links:
+        pass
+    elif tx.plan.repair and current is None:
+        pass                            # what the user has deleted comes back
+    elif is_conffile(package, path) or owner and is_conffile(owner, path):
         choice = conffile_choice(current, entry_content(old), entry_content(entry))
-    elif old is None and current not in (None, entry_content(entry)):
+        keep_mode(tx, old, path)
+    if choice == "replace" and old is None and current not in (None, entry_content(entry)):
         raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
                    "move it away")
     if choice == "beside" and not is_path(path + ".lpkg-new"):
@@ -4042,6 +4115,15 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         tx.add_file(path + ".lpkg-new")
     else:
         tx.add_file(path)
+
+
+def keep_mode(tx: Transaction, old: "dict | None", path: str) -> None:
+    """Have the conffile PATH keep its mode and owner, where they aren't those of the OLD one."""
+    there = tx.root.lstat(path)
+    if (old and there and old["type"] == "file" and stat.S_ISREG(there.st_mode)
+            and {"mode", "owner"}.intersection(differences(tx.root, old))):
+        tx.owners[path] = {"uid": there.st_uid, "gid": there.st_gid, "type": "file",
+                           "mode": f"{stat.S_IMODE(there.st_mode):04o}"}
 
 
 def plan_texts(tx: Transaction) -> None:
@@ -4071,17 +4153,57 @@ def registration(package: Package) -> bytes:
     return record_text(info)
 
 
+def foreign(tx: Transaction, path: str) -> str:
+    """The first path of what is at PATH, or below it, that is not as a package that goes has it, or
+    stays; "" where all goes."""
+    there = tx.root.lstat(path)
+    package, entry = tx.gone.get(path, (None, None))
+    if there is None:
+        return ""
+    if entry is None or not KINDS[entry["type"]](there.st_mode):
+        return path
+    if entry["type"] != "dir":
+        changed = is_conffile(package, path) and tx.root.content(path) != entry_content(entry)
+        return path if changed else ""
+    return next(filter(None, (foreign(tx, f"{path}/{name}") for name in tx.root.names(path))), "")
+
+
+def plan_folders(tx: Transaction, before: dict) -> None:
+    """The journal's lines for directories whose owner or mode changes: the packages agreed on what
+    BEFORE has, and say something else now. One that the user has changed stays, and is named."""
+    folders = {entry["path"] for package in [*tx.plan.new, *tx.plan.old.values()]
+               for entry in package.files() if entry["type"] == "dir"}
+    for path in sorted(folders & tx.claims.keys() - tx.folders.keys()):
+        name, entry = tx.claims[path]
+        was = before.get(path, folder_entry(path))
+        wrong = differences(tx.root, entry) if entry["type"] == "dir" else []
+        if not {"mode", "owner"}.intersection(wrong) or was == entry and not tx.plan.repair:
+            continue
+        if tx.plan.repair or not differences(tx.root, was):
+            tx.removals.append(["dir", path, ownership(entry)])
+        else:
+            say(f"{tx.root.name(path)}: its owner or mode was changed here and stays; "
+                f"`lpkg fix {name}` makes it {ownership(entry)}")
+
+
 def plan_removals(tx: Transaction) -> None:
-    """The journal's lines for what no package has any more: files, folders from below, entries."""
+    """The journal's lines for what no package has any more: files, directories from below,
+    entries."""
     folders = []
+    swapped = tuple(f"{path}/" for path in tx.swaps)
     for path, (package, entry) in sorted(tx.gone.items()):
+        if path.startswith(swapped):
+            continue                    # it goes with the directory that it is in
         if path not in tx.claims and entry["type"] == "dir":
             folders.append(["rmdir", path])
         elif path not in tx.claims and is_removable(tx.root, package, entry):
             tx.removals.append(["rm", path])
+        if entry["type"] != "dir" and is_conffile(package, path) and is_stale(tx, path):
+            tx.removals.append(["rm", path + ".lpkg-new"])
     tx.removals += folders[::-1]
     tx.removals += [["rm", f"{INSTALLED}/{package.name}"] for package in tx.plan.removed()]
     tx.removals += [["rm", path] for path in sorted(stale_scripts(tx.plan) - tx.temporaries.keys())]
+    tx.removals += [["rmtree", f"{tx.staged(path)}.old"] for path in sorted(tx.swaps)]
 
 
 def stale_scripts(plan: Plan) -> set:
@@ -4090,6 +4212,23 @@ def stale_scripts(plan: Plan) -> set:
     return {script_path(package.name, script["name"]) for package in plan.old.values()
             for script in package.info["scripts"]
             if not (package.name in going and script["name"] == "post-remove")}
+
+
+def is_stale(tx: Transaction, path: str) -> bool:
+    """Whether beside the conffile PATH lies a version that will not be the installed one."""
+    beside = path + ".lpkg-new"
+    there = None if path in tx.beside or beside in tx.claims else content_there(tx.root, beside)
+    return bool(there) and not (path in tx.kept
+                                and there == entry_content(tx.claims[path][1]))
+
+
+def content_there(root: Root, path: str) -> "str | None":
+    """What Root.content says of PATH; None, too, where a symlink, or no directory, is on the
+    way."""
+    try:
+        return root.content(path)
+    except Fail:
+        return None
 
 
 def is_removable(root: Root, package: Package, entry: dict) -> bool:
@@ -4103,10 +4242,44 @@ def is_removable(root: Root, package: Package, entry: dict) -> bool:
     if there is not None and stat.S_ISDIR(there.st_mode):
         say(f"{root.name(path)}: left alone: it is a directory now")
         return False
-    if path in package.info["conffiles"] and root.content(path) not in (None, entry_content(entry)):
+    if is_conffile(package, path) and root.content(path) not in (None, entry_content(entry)):
         say(f"{root.name(path)}: was changed here and stays")
         return False
     return there is not None
+
+
+def mount_points(tx: Transaction) -> list:
+    """The other file systems on which TX changes something: who finishes its journal needs them
+    mounted, for in an empty /boot all looks done."""
+    found = set()
+    paths = [*tx.temporaries, *(line[1] for line in tx.removals)]
+    for path in {path.rpartition("/")[0] for path in paths}:
+        while path in tx.folders or path and tx.root.lstat(path) is None:
+            path = path.rpartition("/")[0]
+        while path and tx.root.device(path) != tx.root.device(""):
+            parent = path.rpartition("/")[0]
+            if tx.root.device(parent) != tx.root.device(path):
+                found.add(path)
+            path = parent
+    return sorted(found)
+
+
+def check_fat(tx: Transaction) -> None:
+    """Fail for what FAT can't hold: symlinks, and two names that differ in small and capital letters
+    only. A removal under another spelling would remove what has just come."""
+    tops = tuple(f"{top}/" for top in tx.mounts if is_fat(tx.root.folder(top)))
+    names = {}
+    for path, (package, entry) in tx.claims.items() if tops else ():
+        if path.startswith(tops):
+            if entry["type"] == "link":
+                raise Fail(f"{tx.root.name(path)}: {package} brings a symlink, which a FAT file "
+                           "system can't hold; leave the package out, or mount another one there")
+            other = names.setdefault(path.lower(), path)
+            if other != path:
+                raise Fail(f"{tx.root.name(path)}: {package} brings it, and on a FAT file system "
+                           f"it is the same as {other}; leave the package out")
+    tx.removals = [line for line in tx.removals
+                   if line[0] != "rm" or line[1].lower() not in names]
 
 
 def check_room(tx: Transaction) -> None:
@@ -4137,9 +4310,10 @@ def check_space(file_system: object, size: int, what: str) -> None:
 
 def stage(tx: Transaction) -> None:
     """Write all that is new under its temporary name, and the two journals."""
+    mounts = [["mount", path] for path in tx.mounts]
     undo = [["rmtree" if final in tx.folders else "rm", tx.staged(final)]
             for final in tx.temporaries]
-    write_text(tx.root, STAGED + ".new", journal_text(undo))
+    write_text(tx.root, STAGED + ".new", journal_text(mounts + undo))
     del undo
     tx.root.publish(STAGED)
     for path, staged in tx.folders.items():
@@ -4150,8 +4324,10 @@ def stage(tx: Transaction) -> None:
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
         write_text(tx.root, tx.staged(final), data)
-    moves = [["mv", tx.staged(final), final] for final in tx.temporaries]
-    write_text(tx.root, JOURNAL + ".new", journal_text(moves + tx.removals))
+    moves = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in tx.swaps]
+    for final in sorted(tx.swaps):      # last: /bin becomes a symlink once all is in /usr/bin
+        moves += [[verb, tx.staged(final), final] for verb in ("aside", "mv")]
+    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + moves + tx.removals))
 
 
 def stage_packages(tx: Transaction) -> None:
@@ -4197,9 +4373,13 @@ def mode_here(entry: dict) -> int:
 
 def own(descriptor: int, entry: dict) -> None:
     """Give an open file the owner and the mode of ENTRY, in this order: chown clears setuid."""
-    if os.geteuid() == 0:
-        os.fchown(descriptor, entry["uid"], entry["gid"])
-    os.fchmod(descriptor, mode_here(entry))
+    try:
+        if os.geteuid() == 0:
+            os.fchown(descriptor, entry["uid"], entry["gid"])
+        os.fchmod(descriptor, mode_here(entry))
+    except PermissionError:
+        if not is_fat(descriptor):
+            raise
 
 
 def stage_folder(tx: Transaction, path: str, staged: str) -> None:
@@ -4224,7 +4404,7 @@ def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> Non
         try:
             for piece in content:
                 write_all(descriptor, piece)
-            own(descriptor, entry)
+            own(descriptor, tx.owners.get(path, entry))
         finally:
             os.close(descriptor)
 
@@ -4442,24 +4622,45 @@ def carry_out(root: Root, line: list) -> None:
     verb, path = line[:2]
     try:
         folder, name = root.place(path)
-        if verb == "rmdir":
-            remove_folder(folder, name)
-            return
-        if verb == "rmtree":
-            remove_tree(folder, name)
-            return
         target = line[-1].rpartition("/")[2]
-        disarm(folder, name, target)
-        if verb == "mv":
+        if verb == "mount":
+            if root.device(path) == root.device(""):
+                raise Fail(f"{root.name(path)}: mount what belongs there")
+        elif verb == "dir":
+            set_folder(folder, name, line[2])
+        elif verb == "rmdir":
+            remove_folder(folder, name)
+        elif verb == "rmtree":
+            remove_tree(folder, name)
+        elif verb == "aside":           # while what replaces it is there
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+            os.rename(target, name + ".old", src_dir_fd=folder, dst_dir_fd=folder)
+        elif verb == "mv":
+            disarm(folder, name, target)
             os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
         else:
+            disarm(folder, name, name)
             os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         pass
     except Fail as error:
-        if verb == "mv":
+        if verb in ("mv", "aside", "mount"):
             raise
         say(f"{path}: left alone: {error}")
+
+
+def set_folder(folder: int, name: str, said: str) -> None:
+    """Give the directory NAME the owner and mode that are SAID, if it is one."""
+    try:
+        descriptor = os.open(name, FOLDER_FLAGS, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        return
+    try:
+        own(descriptor, dict(read_ownership(said), type="dir"))
+    finally:
+        os.close(descriptor)
 
 
 def remove_folder(folder: int, name: str) -> None:
@@ -4473,14 +4674,15 @@ def remove_folder(folder: int, name: str) -> None:
 
 
 def remove_tree(folder: int, name: str) -> None:
-    """Remove the directory NAME, and what is in it, never through a symlink."""
+    """Remove NAME and, if it is a directory, what is in it, never through a symlink."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=folder)
+        return
     inner = os.open(name, FOLDER_FLAGS, dir_fd=folder)
     try:
         for entry in os.scandir(inner):
-            if entry.is_dir(follow_symlinks=False):
-                remove_tree(inner, entry.name)
-            else:
-                os.unlink(entry.name, dir_fd=inner)
+            disarm(inner, entry.name, entry.name)
+            remove_tree(inner, entry.name)
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=folder)
@@ -4895,16 +5097,19 @@ def find_old(state: State, name: str, version: str, sha256: str) -> Package:
 # -- conffiles and repairs
 
 def conffile_states(root: Root, packages: list) -> list:
-    """Of the conffiles of PACKAGES, those that were changed or have a new version beside them."""
+    """Of the conffiles of PACKAGES, those that were changed or have a new version beside them: it
+    counts while it is that of the package that is installed."""
     found = []
     for package in packages:
-        entries = {entry["path"]: entry for entry in package.files()} if package.info[
-            "conffiles"] else {}
-        for path in package.info["conffiles"]:
-            if root.lstat(path + ".lpkg-new") is not None:
-                found.append({"path": path, "what": "new version", "package": package.name})
-            elif (content := root.content(path)) != entry_content(entries[path]):
-                what = "missing" if content is None else "changed"
+        for entry in package.files():
+            path = entry["path"]
+            if entry["type"] == "dir" or not is_conffile(package, path):
+                continue
+            wanted, there = entry_content(entry), content_there(root, path)
+            if there != wanted:
+                what = "missing" if there is None else "changed"
+                if content_there(root, path + ".lpkg-new") == wanted:
+                    what = "new version"
                 found.append({"path": path, "what": what, "package": package.name})
     return found
 
@@ -4929,6 +5134,12 @@ def cmd_fix(options: "Options") -> int:
     for one in conffile_states(state.root, list(state.installed.values())):
         if one["what"] == "new version":
             fix_conffile(options, state.root, one["path"])
+        elif one["what"] == "missing":
+            say(f"{one['path']}: was deleted; {fix_command([one])} brings it back")
+    faults = find_faults(state, state.packages([]))
+    if faults:
+        say(f"{faults[0]['path']}: {faults[0]['what']}; {fix_command(faults)} puts back what "
+            "`lpkg verify` lists")
     return 1 if failed else 0
 
 
@@ -4949,14 +5160,13 @@ def plan_repair(state: State, names: list) -> Plan:
     new = [find_old(state, name, package.version, package.info.get("package_sha256", ""))
            for name, package in sorted(packages.items())]
     stay = [package for name, package in state.installed.items() if name not in packages]
-    return Plan(new, packages, stay, state.world)
+    return Repair(new, packages, stay, state.world)
 
 
 def fix_conffile(options: "Options", root: Root, path: str) -> None:
     """Show how the new version of the conffile PATH differs, and take it, or keep what is there."""
     import difflib
-    texts = [root.read(name, INFO_LIMIT).decode(errors="replace").splitlines()
-             for name in (path, path + ".lpkg-new")]
+    texts = [conffile_lines(root, name) for name in (path, path + ".lpkg-new")]
     for line in difflib.unified_diff(*texts, path, path + ".lpkg-new", lineterm=""):
         say(line)
     answer = "t" if options.take else "k" if options.keep else ask_conffile(root, path)
@@ -4967,6 +5177,14 @@ def fix_conffile(options: "Options", root: Root, path: str) -> None:
         root.remove(path + ".lpkg-new")
     words = {"t": "the new one is taken", "k": "stays as it is"}
     say(f"{root.name(path)}: {words.get(answer, 'left for later')}")
+
+
+def conffile_lines(root: Root, path: str) -> list:
+    """The lines of the conffile PATH; of a symlink, where it points."""
+    there = root.lstat(path)
+    if there is not None and stat.S_ISLNK(there.st_mode):
+        return [root.content(path, there)]
+    return root.read(path, INFO_LIMIT).decode(errors="replace").splitlines()
 
 
 def ask_conffile(root: Root, path: str) -> str:
@@ -5255,8 +5473,15 @@ def cmd_info(options: "Options") -> int:
         return 0
     for info in infos:
         for key, value in info.items():
-            show(f"{key}: {' '.join(value) if isinstance(value, list) else value}")
+            show(f"{key}: {' '.join(map(word_of, value)) if isinstance(value, list) else value}")
     return 0
+
+
+def word_of(one: object) -> str:
+    """A member of a list of a package's, for a person: a relation, a script, an alternative."""
+    if isinstance(one, str):
+        return one
+    return one.get("name") or f"{one['path']}={one['target']}"
 
 
 def describe(options: "Options", word: str) -> Package:
@@ -5331,11 +5556,26 @@ def cmd_why(options: "Options") -> int:
 def cmd_verify(options: "Options") -> int:
     """Compare what is in the root with what was installed, conffiles aside."""
     state = State(options, change=False)
+    faults = find_faults(state, state.packages(options.words))
+    print_all(options, faults, lambda fault: f"{fault['path']}: {fault['what']}")
+    sys.stdout.flush()
+    if faults:
+        say(f"{fix_command(faults)} puts that back as it was packed")
+    return 1 if faults else 0
+
+
+def fix_command(faults: list) -> str:
+    """The command that mends FAULTS."""
+    return f"`lpkg fix {' '.join(sorted({fault['package'] for fault in faults}))}`"
+
+
+def find_faults(state: State, packages: list) -> list:
+    """Where the root differs from what PACKAGES have brought, conffiles aside: dicts of path, what
+    and package."""
     root = state.root
     everything = state.packages([])
     folders = folder_opinions(everything)
     won = winners(everything, load_choices(root))
-    packages = state.packages(options.words)
     meter = Meter(f"verifying {how_many(packages)}", sum(map(Package.installed_size, packages)),
                   announce=False)
 
@@ -5345,15 +5585,14 @@ def cmd_verify(options: "Options") -> int:
         for entry in entries:
             path = entry["path"]
             meter.add(entry.get("size", 0))
-            if path not in package.info["conffiles"]:
+            if entry["type"] == "dir" or not is_conffile(package, path):
                 faults += [{"path": path, "what": what, "package": package.name}
                            for what in differences(root, folders.get(path, entry))]
         return faults
 
     faults = sum(share_out(packages, verify_package, meter), [])
     progress("")
-    print_all(options, faults, lambda fault: f"{fault['path']}: {fault['what']}")
-    return 1 if faults else 0
+    return list({(one["path"], one["what"]): one for one in faults[::-1]}.values())[::-1]
 
 
 def folder_opinions(packages: list) -> dict:
@@ -5361,10 +5600,13 @@ def folder_opinions(packages: list) -> dict:
     then share (see merge_manifests)."""
     opinions = {}
     for package in packages:
-        for line in package.info["files"].split(b"\n"):
-            if b"\tdir\t" in line and not line.endswith(b"\tdir\t0755\t0\t0"):
-                entry = read_entries(line + b"\n", str(package))[0]
-                opinions[entry["path"]] = entry
+        files = package.info["files"]
+        if isinstance(files, bytes):    # most have none, and needn't be read for that
+            lines = [line + b"\n" for line in files.split(b"\n") if b"\tdir\t" in line
+                     and not line.endswith(b"\tdir\t0755\t0\t0")]
+            files = read_entries(b"".join(lines), str(package))
+        opinions.update((entry["path"], entry) for entry in files if entry["type"] == "dir"
+                        and entry != folder_entry(entry["path"]))
     return opinions
 
 
@@ -5387,6 +5629,8 @@ def differences(root: Root, entry: dict) -> list:
         found.append("mode")
     if os.geteuid() == 0 and (there.st_uid, there.st_gid) != (entry["uid"], entry["gid"]):
         found.append("owner")
+    if found and root.is_fat(path, there):
+        found = []
     if entry["type"] != "dir" and root.content(path, there) != entry_content(entry):
         found.append("target" if entry["type"] == "link" else "content")
     return found
@@ -5837,9 +6081,10 @@ def run(arguments: list) -> int:
 
 def explain(error: OSError) -> str:
     """An OSError as one line: where, what, and what to do."""
+    forbidden = ("run it as root, or on a --root of your own" if os.geteuid() else
+                 "its file system has no owners, or forbids that to root")
     hints = {errno.ENOENT: "check the path", errno.ENOSPC: "make room and run it again",
-             errno.EACCES: "run it as root, or on a --root of your own",
-             errno.EPERM: "run it as root, or on a --root of your own",
+             errno.EACCES: forbidden, errno.EPERM: forbidden,
              errno.EROFS: "mount it writable", errno.EIO: "the disk may be failing"}
     where = f"{error.filename}: " if error.filename is not None else ""
     hint = f"; {hints[error.errno]}" if error.errno in hints else ""

@@ -4,6 +4,7 @@ docs/SECURITY.md."""
 
 import base64
 import contextlib
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -4027,6 +4028,285 @@ def shell_finish():
 
 
 SHELL_FINISH = shell_finish()
+
+
+# ---- the result depends on what is installed, not on how it came about -------------------------
+
+def mode_of(path):
+    """(mode, uid, gid) of PATH."""
+    there = os.lstat(path)
+    return stat.S_IMODE(there.st_mode), there.st_uid, there.st_gid
+
+
+def repair(world, *names, **more):
+    """`lpkg fix NAMES` from the repository."""
+    return world.do("fix", "--repo", world.repo, "--key", world.key, "--yes", *names, **more)
+
+
+def test_directories_are_what_the_packages_say_in_any_order(world):
+    world.pack({"base": {"var/mail/f": b"1", "plain/f": b"1"}, "mail": {"var/mail": None}},
+               mail={"owners": {"var/mail": "0:8:2775"}})
+    world.index()
+    world.do("install", "base", "mail", root=world.folder / "both").ok()
+    world.do("install", "base").ok()
+    assert mode_of(world.root / "var/mail") == (0o755, 0, 0)
+    world.do("install", "mail").ok()
+    assert mode_of(world.root / "var/mail") == (0o2775, 0, 8)
+    assert mode_of(world.folder / "both/var/mail") == (0o2775, 0, 8)
+    world.do("remove", "mail").ok()
+    assert mode_of(world.root / "var/mail") == (0o755, 0, 0)
+    world.do("verify").ok()
+
+
+def test_directories_follow_an_upgrade_but_not_over_the_users_own(world):
+    for version, owner in (("1-0", "0:0:777"), ("2-0", "0:8:1770")):
+        world.pack({"base": {"a/f": b"1", "mine/f": b"1", "v": version.encode()}}, version,
+                   base={"owners": {"a": owner, "mine": owner}})
+        world.index()
+        if version == "1-0":
+            world.do("install", "base").ok()
+            os.chmod(world.root / "mine", 0o750)
+            os.mkdir(world.root / "own", 0o700)
+    done = world.do("upgrade").ok()
+    assert mode_of(world.root / "a") == (0o1770, 0, 8)
+    assert mode_of(world.root / "mine") == (0o750, 0, 0)
+    assert f"{world.root}/mine: its owner or mode was changed here and stays" in done.err
+    assert "`lpkg fix base` makes it 0:8:1770" in done.err and "/a: " not in done.err
+    assert "`lpkg fix base`" in world.do("verify").err
+    repair(world, "base").ok()
+    assert mode_of(world.root / "mine") == (0o1770, 0, 8)
+    world.do("verify").ok()
+    world.pack({"base": {"a/f": b"1", "own/f": b"1", "v": b"3"}}, "3-0")
+    world.index()
+    assert "was changed here" not in world.do("upgrade").ok().err       # nobody said anything of it
+    assert mode_of(world.root / "own") == (0o700, 0, 0)
+    assert mode_of(world.root / "a") == (0o755, 0, 0)
+
+
+def test_what_is_below_etc_is_the_users_and_so_is_its_mode(world):
+    for version in ("1-0", "2-0"):
+        data = version.encode()
+        world.pack({"a": {"etc/mine": data, "etc/same": data, "etc/link": f"-> {version}",
+                          "etc/shut": data, "etc/unchanged": b"0", "usr/x": data}}, version)
+        world.index()
+        if version == "1-0":
+            world.do("install", "a").ok()
+            (world.root / "etc/mine").write_bytes(b"mine")
+            (world.root / "etc/unchanged").write_bytes(b"mine")
+            os.unlink(world.root / "etc/link")
+            os.symlink("mine", world.root / "etc/link")
+            os.chmod(world.root / "etc/shut", 0o600)
+            os.chown(world.root / "etc/shut", 5, 6)
+            world.do("verify").ok()
+            assert "etc/link: changed" in world.do("audit").out
+    world.do("upgrade").ok()
+    etc = world.root / "etc"
+    assert sorted(os.listdir(etc)) == ["link", "link.lpkg-new", "mine", "mine.lpkg-new", "same",
+                                       "shut", "unchanged"]
+    assert os.readlink(etc / "link") == "mine" and os.readlink(etc / "link.lpkg-new") == "2-0"
+    assert [(etc / name).read_bytes() for name in ("mine", "mine.lpkg-new", "same", "shut")] == [
+        b"mine", b"2-0", b"2-0", b"2-0"]
+    assert mode_of(etc / "shut") == (0o600, 5, 6) and mode_of(etc / "same") == (0o644, 0, 0)
+    assert world.do("audit").out.splitlines() == [
+        "etc/link: new version", "etc/mine: new version", "etc/unchanged: changed"]
+    dev(world, "fix", "--take").ok()
+    assert os.readlink(etc / "link") == "2-0" and (etc / "mine").read_bytes() == b"2-0"
+    (etc / "mine").write_bytes(b"mine")
+    world.do("remove", "a").ok()
+    assert sorted(os.listdir(etc)) == ["mine", "unchanged"]
+
+
+def test_a_new_version_beside_a_conffile_counts_while_it_is_the_installed_one(world):
+    def upgrade(version, data):
+        world.pack({"a": {"etc/c": data, "usr/x": version.encode()}}, version)
+        world.index()
+        world.do("install", "a").ok()
+
+    upgrade("1-0", b"1")
+    config, beside = world.root / "etc/c", world.root / "etc/c.lpkg-new"
+    config.write_bytes(b"mine")
+    upgrade("2-0", b"2")
+    upgrade("3-0", b"2")
+    assert beside.read_bytes() == b"2"          # still what the installed version has
+    beside.write_bytes(b"edited")
+    assert world.do("audit").out == "etc/c: changed\n"
+    upgrade("4-0", b"2")
+    assert not beside.exists()
+    upgrade("5-0", b"5")
+    assert beside.read_bytes() == b"5"
+    world.do("remove", "a").ok()
+    assert os.listdir(world.root / "etc") == ["c"]
+
+
+def test_fix_brings_a_deleted_conffile_back_and_leaves_a_symlink(world):
+    world.pack({"a": {"etc/c": b"1", "etc/d": b"1", "usr/x": b"1"}})
+    world.index()
+    world.do("install", "a").ok()
+    os.unlink(world.root / "etc/c")
+    os.rename(world.root / "etc/d", world.root / "d")
+    os.symlink("../d", world.root / "etc/d")
+    os.unlink(world.root / "usr/x")
+    done = dev(world, "fix").ok()
+    assert "etc/c: was deleted; `lpkg fix a` brings it back" in done.err
+    assert "usr/x: missing; `lpkg fix a` puts back" in done.err
+    repair(world, "a").ok()
+    assert (world.root / "etc/c").read_bytes() == b"1" and (world.root / "usr/x").exists()
+    assert os.readlink(world.root / "etc/d") == "../d"
+    assert dev(world, "fix").ok().err == ""
+
+
+def merging(world):
+    """A system before and after /bin and /lib become symlinks, and a file a directory."""
+    world.pack({"base": {"bin/sh": b"1", "lib/deep/l": b"1", "egg": b"1", "usr/bin/u": b"1",
+                         "lib/m": b"1"},
+                "more": {"bin/more": (b"1", 0o4755), "lib/deep/o": "-> l"}})
+    world.index()
+    world.do("install", "base", "more").ok()
+    world.pack({"base": {"bin": "-> usr/bin", "lib": "-> usr/lib", "egg/info": b"2",
+                         "usr/bin/sh": b"2", "usr/lib/deep/l": b"2"},
+                "more": {"usr/bin/more": (b"2", 0o4755), "usr/lib/deep/o": "-> l"}}, "2-0")
+    world.index()
+
+
+def test_a_usr_merge_is_an_upgrade_and_its_undo_too(world):
+    merging(world)
+    before = snapshot(world.root)
+    os.link(world.root / "bin/more", world.folder / "held")
+    world.do("upgrade").ok()
+    world.do("verify").ok()
+    assert os.readlink(world.root / "bin") == "usr/bin"
+    assert sorted(os.listdir(world.root / "bin")) == ["more", "sh"]
+    assert (world.root / "egg/info").read_bytes() == b"2"
+    assert mode_of(world.folder / "held")[0] == 0o755           # its hard link is harmless
+    world.do("undo", "--repo", world.repo, "--key", world.key, "--yes").ok()
+    assert snapshot(world.root) == before
+
+
+def test_a_directory_with_a_users_file_gives_no_way(world):
+    merging(world)
+    (world.root / "lib/deep/mine").write_bytes(b"1")
+    before = snapshot(world.root)
+    world.do("upgrade").refused("lib: in the way of a link of base: lib/deep/mine is yours")
+    assert snapshot(world.root) == before
+    os.unlink(world.root / "lib/deep/mine")
+    world.do("upgrade").ok()
+    world.do("verify").ok()
+
+
+@contextlib.contextmanager
+def mounted(folder):
+    """FOLDER as a file system of its own."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_journal_waits_for_the_file_system_that_it_needs(world):
+    """An empty /boot, which isn't mounted yet, looks like one where all is done."""
+    boot, state = world.root / "boot", world.root / lpkg.STATE
+    for version in ("1-0", "2-0"):
+        world.pack({"linux": {"boot/vmlinuz": version.encode()}}, version)
+    world.index()
+    world.do("install", "linux=1-0").ok()
+    with mounted(boot):
+        (boot / "vmlinuz").write_bytes(b"1-0")
+
+        def die():
+            lpkg.apply = lambda *_: os._exit(9)
+
+        assert world.do("upgrade", before=die).status == 9
+        assert (state / "journal").read_text().startswith("mount\tboot\n")
+        staged = {name: (boot / name).read_bytes() for name in os.listdir(boot)}
+    world.do("remove", "linux").refused(f"{boot}: mount what belongs there")
+    subprocess.run(["sh", "-c", SHELL_FINISH, "sh", world.root], check=True,
+                   stderr=subprocess.DEVNULL)
+    assert (state / "journal").exists()
+    with mounted(boot):
+        for name, data in staged.items():
+            (boot / name).write_bytes(data)
+        subprocess.run(["sh", "-c", SHELL_FINISH, "sh", world.root], check=True)
+        assert not (state / "journal").exists() and (boot / "vmlinuz").read_bytes() == b"2-0"
+        assert os.listdir(boot) == ["vmlinuz"]
+
+
+def fat(top):
+    """Makes the file system of TOP one without owners, modes and symlinks, for the lpkg of this
+    process: as Linux's vfat, mounted as it is by default."""
+    device = os.stat(top).st_dev
+    real = {name: getattr(os, name) for name in ("fstatvfs", "fchown", "fchmod", "symlink", "stat")}
+
+    def on_fat(descriptor):
+        return os.fstat(descriptor).st_dev == device
+
+    def fstatvfs(descriptor):
+        there = real["fstatvfs"](descriptor)
+        return os.statvfs_result((*there[:9], 1530)) if on_fat(descriptor) else there
+
+    def fchown(descriptor, uid, gid):
+        if on_fat(descriptor) and (uid, gid) != (0, 0):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real["fchown"](descriptor, uid, gid)
+
+    def fchmod(descriptor, mode):
+        if on_fat(descriptor) and mode & 0o7000:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        if not on_fat(descriptor):      # else it is passed over in silence
+            real["fchmod"](descriptor, mode)
+
+    def symlink(target, name, dir_fd):
+        if on_fat(dir_fd):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real["symlink"](target, name, dir_fd=dir_fd)
+
+    def seen(name, **more):
+        there = real["stat"](name, **more)
+        mode = there.st_mode & ~0o7777 | 0o755
+        return os.stat_result((mode, *there[1:])) if there.st_dev == device else there
+
+    os.fstatvfs, os.fchown, os.fchmod, os.symlink = fstatvfs, fchown, fchmod, symlink
+    os.stat = seen
+
+
+def test_a_kernel_lives_on_fat(world):
+    boot = world.root / "boot"
+
+    def do(verb, *words):
+        return world.do(verb, *words, before=lambda: fat(boot))
+
+    world.pack({"empty": {"boot": None}})
+    world.index()
+    world.do("install", "empty").ok()
+    with mounted(boot):
+        for version in ("1-0", "2-0"):
+            data = version.encode()
+            world.pack({"linux": {"boot/vmlinuz": (data, 0o600), "boot/EFI/x": data},
+                        "bad": {"boot/l": "-> vmlinuz"}, "twice": {"boot/VMLINUZ": b"3"}}, version,
+                       linux={"owners": {"boot/EFI": "0:8:1700", "boot/EFI/x": "5:6:600"}})
+            world.index()
+            do("install", "linux").ok()
+            assert do("verify").ok().err == "" and (boot / "vmlinuz").read_bytes() == data
+        do("install", "bad").refused("boot/l: bad brings a symlink", "FAT")
+        do("install", "twice").refused("VMLINUZ", "the same as")
+        (boot / "vmlinuz").write_bytes(b"damage")
+        assert do("verify").out == "boot/vmlinuz: content\n"
+        assert "was changed" not in repair(world, "linux", before=lambda: fat(boot)).ok().err
+        do("verify").ok()
+        do("remove", "linux").ok()
+        assert os.listdir(boot) == []
+
+
+def test_root_is_not_told_to_become_root(world):
+    def forbidden():
+        def fchown(*_):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        os.fchown = fchown
+
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+    done = world.do("install", "a", before=forbidden).refused("Operation not permitted")
+    assert "as root" not in done.err and "has no owners" in done.err
 
 
 def test_s16_two_at_once(world):

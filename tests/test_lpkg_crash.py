@@ -224,7 +224,8 @@ class Kinds:
         self.world.pack(
             {"a": {"bin/a": (b"1", 0o4755), "bin/l": "-> a", "etc/c": b"1", "etc/d": b"1",
                    "old/deep/f": b"1", "dirlink": "-> bin", "empty": None, "turns": b"file",
-                   "turned": "-> etc", "share/moves": b"1"},
+                   "turned": "-> etc", "share/moves": b"1", "strict": (None, 0o755),
+               "joins/in/f": (b"1", 0o4755), "joins/l": "-> in", "parts": "-> old"},
              "b": {"bin/b": b"1"}},
             a={"conffiles": ["etc/c", "etc/d"], "alternatives": alternative("a", 10),
                "scripts": scripts(*ALL_SCRIPTS), "owners": {"etc/d": "5:6:640"}},
@@ -235,7 +236,7 @@ class Kinds:
         self.world.pack(
             {"a": {"bin/a": b"2", "bin/l": "-> b", "etc/c": b"2", "etc/d": b"2",
                    "new/deep/f": b"2", "dirlink": "-> etc", "new/empty": None, "turns": "-> etc",
-                   "turned": b"file"},
+                   "turned": b"file", "strict": (None, 0o1777), "joins": "-> new", "parts/f": b"2"},
              "b": {"bin/b": (b"2", 0o4755), "share/moves": b"2"}}, "2-0",
             a={"conffiles": ["etc/c", "etc/d"], "alternatives": alternative("a", 3),
                "scripts": scripts(*ALL_SCRIPTS)},
@@ -472,7 +473,7 @@ def run_shell_part(root):
     applets = root.parent / "applets"
     if not applets.exists():
         applets.mkdir()
-        for name in ("mv", "rm", "rmdir", "sync", "printf", "echo"):
+        for name in ("mv", "rm", "rmdir", "sync", "printf", "ls", "chown", "chmod", "mountpoint"):
             (applets / name).symlink_to(shutil.which("busybox"))
     subprocess.run([shutil.which("busybox"), "sh", "-c", SHELL_FINISH, "sh", root], check=True,
                    env={"PATH": str(applets)}, stdout=subprocess.DEVNULL)
