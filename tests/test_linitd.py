@@ -685,9 +685,118 @@ def test_a_stop_that_fails_or_hangs_is_said(init):
 def test_a_service_whose_stop_failed_stays_down_when_it_is_stopped_again(init):
     init.add("fails", f"start() {{ {init.does('start')}; }}", "stop() { return 7; }")
     init.ask("start fails")
-    assert init.ask("restart fails")[0].startswith("error 1 fails: stop ended with status 7")
+    assert init.ask("stop fails") == ["error 1 fails: stop ended with status 7"]
     assert init.ask("stop fails") == ["ok"]
     assert init.state("fails") == "stopped" and init.trace() == ["start"]
+
+
+def test_restart_starts_what_could_not_be_stopped_and_says_so(init):
+    init.add("fails", f"start() {{ {init.does('+')}; }}", "stop() { echo no; return 7; }")
+    init.add("hangs", "timeout=0.4", SLEEP, "stop() { sleep 99.25; }")
+    init.add("top", "depends() { dep fails hangs; }", f"start() {{ {init.does('top')}; }}")
+    assert init.ask("start top") == ["ok"]
+    assert init.ask("restart fails hangs") == [
+        " fails: stop ended with status 7: no; starting it anyway",
+        " hangs: stop was killed by signal 9; starting it anyway", "ok"]
+    assert set(init.states().values()) == {"running"}
+    assert init.trace() == ["+", "top"] * 2
+
+
+def test_restart_brings_back_what_ran_and_nothing_else(cold):
+    """Neither what ended by itself, nor `boot`, which would start everything."""
+    cold.add("base", "start() { :; }")
+    cold.add("daemon", "depends() { dep base; }", SLEEP)
+    cold.add("ended", "restart=never", "run() { exec true; }")
+    cold.add("stopped", f"start() {{ {cold.does('stopped')}; }}")
+    cold.add_boot("base", "daemon", "ended", "stopped")
+    cold.start()
+    assert cold.ask("start boot") == ["ok"] == cold.ask("stop stopped")
+    wait_until(lambda: cold.state("ended") == "stopped")
+    assert cold.ask("restart base") == ["ok"]
+    assert cold.states() == {"base": "running", "boot": "running", "daemon": "running",
+                             "ended": "stopped", "stopped": "stopped"}
+    assert cold.trace() == ["stopped"]
+
+
+SAVES = """trap "sleep 0.4; echo saved >>{0}/trace; exit" TERM; echo up; while :; do sleep 0.05; done"""
+
+
+def saves(init):
+    """A program that takes some time to end in order."""
+    init.add_program("saver", SAVES.format(init.folder))
+    return "saver"
+
+
+def test_stop_reaches_the_whole_process_group(init):
+    """The job of a loop, whose shell ends at once."""
+    init.add("loop", f"run() {{ exec sh -c 'while :; do {saves(init)}; sleep 60; done'; }}")
+    assert init.ask("start loop") == ["ok"]
+    wait_until(lambda: init.status("loop")["tail"] == ["up"])
+    assert init.ask("stop loop") == ["ok"]
+    assert init.trace() == ["saved"]
+
+
+def test_what_a_daemon_leaves_has_time_to_end_before_the_next_life(init):
+    init.add("daemon", "backoff=0", f"run() {{ {init.does('begun')}; exec sh -c '{saves(init)} & "
+             "exec sleep 1000'; }")
+    assert init.ask("start daemon") == ["ok"]
+    wait_until(lambda: init.status("daemon")["tail"] == ["up"])
+    os.kill(init.pid("daemon"), signal.SIGKILL)
+    wait_until(lambda: init.status("daemon")["restarts"] == "1" and init.pid("daemon"))
+    wait_until(lambda: init.trace().count("begun") == 2)
+    assert init.trace() == ["begun", "saved", "begun"]
+
+
+def test_what_a_daemon_leaves_and_does_not_end_is_killed(init):
+    init.add("stubborn", "timeout=0.5", "run() { exec sh -c "
+             "'(trap \"\" TERM; echo up; exec sleep 99.5) & exec sleep 1000'; }")
+    init.add("dies", "restart=never", *init.initd.joinpath("stubborn").read_text().split("\n")[1:])
+    assert init.ask("start stubborn dies") == ["ok"]
+    wait_until(lambda: init.status("stubborn")["tail"] == init.status("dies")["tail"] == ["up"])
+    os.kill(init.pid("dies"), signal.SIGKILL)
+    assert init.ask("stop stubborn") == ["ok"]
+    wait_until(lambda: "sleep 99.5" not in init.left_behind().values())
+
+
+def test_what_is_suspended_hears_of_its_stop(init):
+    init.add("daemon", SLEEP)
+    assert init.ask("start daemon") == ["ok"]
+    os.kill(init.pid("daemon"), signal.SIGSTOP)
+    began = time.monotonic()
+    assert init.ask("stop daemon") == ["ok"]
+    assert time.monotonic() - began < 20
+
+
+def test_kill_during_a_stop_that_hangs_acts_at_once(init):
+    init.add("hangs", SLEEP, "stop() { sleep 99.25; }")
+    init.add("deaf", "run() { exec sh -c 'trap \"\" TERM; echo up; while :; do sleep 1; done'; }")
+    assert init.ask("start hangs deaf") == ["ok"]
+    wait_until(lambda: init.status("deaf")["tail"] == ["up"])
+    stopping = init.connect()
+    stopping.send("stop hangs deaf")
+    wait_until(lambda: list(init.states().values()) == ["stopping"] * 2)
+    error = ["error 1 hangs: stop was killed by signal 9"]
+    assert init.ask("stop -KILL hangs deaf") == error == stopping.answer()
+
+
+def test_sessions_of_a_daemon_hear_of_the_end_before_what_it_needs_stops(init):
+    init.add("network", "start() { :; }", f"stop() {{ {init.does('network')}; }}")
+    init.add("sshd", "depends() { dep network; }",
+             f"run() {{ exec sh -c 'setsid {saves(init)} & exec sleep 1000'; }}")
+    assert init.ask("start sshd") == ["ok"]
+    wait_until(lambda: init.status("sshd")["tail"] == ["up"])
+    end_by_request(init)
+    assert init.wait() == 0 and init.trace() == ["saved", "network"]
+
+
+def test_sessions_of_a_daemon_outlive_its_stop(init):
+    init.add("sshd", f"run() {{ exec sh -c 'setsid {saves(init)} & exec sleep 1000'; }}")
+    assert init.ask("start sshd") == ["ok"]
+    wait_until(lambda: init.status("sshd")["tail"] == ["up"])
+    assert init.ask("stop sshd") == ["ok"]
+    [session] = init.left_behind()
+    assert init.trace() == [] and is_alive(session)
+    os.kill(session, signal.SIGKILL)
 
 
 def test_what_a_daemon_leaves_behind_ends_with_it(init):
