@@ -726,7 +726,8 @@ def cmd_change(command: "Command") -> int:
     options = ["-" + signal_name(command.signal)] if command.signal is not None else []
     refusal = None
     try:
-        connection.ask(command.verb, *options, *command.words)
+        for line in connection.ask(command.verb, *options, *command.words):
+            say(f"linitctl: {line}")    # what went wrong, although all runs in the end
     except KeyboardInterrupt:
         what = " ".join([command.verb, *command.words])
         goes_on = "" if command.verb == "wait" else f"; linitd goes on with {what}"

@@ -57,7 +57,8 @@ SAID_LIMIT = 1000                   # characters of a message on the console
 REASON_LIMIT = 500                  # characters of a reason
 NAME_LIMIT = 100                    # characters of a service's name
 FILE_POLL = 0.05                    # seconds between two looks at a file that means readiness
-CLOCK_TICK = 0.01                   # seconds that a file's time may be behind the clock
+GROUP_POLL = 0.05                   # seconds between two looks at what a main process has left
+SHORT_RUN = 1.0                     # seconds after which an end may be one in the background
 LONG_RUN = 10.0                     # seconds that a daemon must run for its backoff to begin anew
 LONGEST_PAUSE = 60.0                # seconds between two starts of a daemon
 KILL_GRACE = 5.0                    # seconds that a killed process may take to end
@@ -216,7 +217,7 @@ SETTINGS = {
     "backoff": (0.5, parse_seconds, "seconds"),
     "ready": ("exec", parse_ready, "exec, fd or file:/PATH"),
     "stop_signal": (_signal.SIGTERM, parse_signal, "a signal's name"),
-    "timeout": (60.0, parse_seconds, "seconds"),
+    "timeout": (60.0, parse_seconds, "seconds"),     # 0: it may take as long as it likes
 }
 DEFAULTS = {key: default for key, (default, _, _) in SETTINGS.items()}
 
@@ -259,6 +260,8 @@ class Service:
         "again",                    # whether it is to be started once it has stopped
         "pid", "batch",             # its shell or daemon; who forks that, until pid is known
         "alone",                    # its shell is run for it alone, and leads a session
+        "group",                    # that shell's process group and session; None: nothing is left
+        "told", "guests",           # when it was told to end (0: not yet); which sessions were, too
         "stopper", "reloader",      # the shells that run its `stop` and its `reload`
         "ask", "log", "tail",       # its requests' descriptor; its output's; the end of that
         "needs", "binds", "wants", "afters",    # names: what it asked for in `depends`
@@ -280,6 +283,7 @@ class Service:
         self.failure = self.reload_failure = ""
         self.pid = self.batch = self.stopper = self.reloader = self.ask = self.log = None
         self.again = self.held = self.alone = False
+        self.group, self.told, self.guests = None, 0.0, set()
         self.tail = b""
         self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
         self.dependents, self.waiting, self.waiters = set(), set(), set()
@@ -296,7 +300,7 @@ class Service:
 
     def is_up(self) -> bool:
         """Whether its start has come to an end, good or bad."""
-        return self.state in (RUNNING, FAILED) or self.state == STOPPED and not self.again
+        return self.state == RUNNING or self.state in DOWN and not self.again
 
     def is_down(self) -> bool:
         """Whether its stop has come to an end."""
@@ -304,7 +308,15 @@ class Service:
 
     def is_decided(self) -> bool:
         """Whether it runs or has failed: what `wait` waits for."""
-        return self.state in (RUNNING, FAILED)
+        return self.state == RUNNING or self.state == FAILED and not self.again
+
+    def cannot_start(self) -> bool:
+        """Whether its last start has failed, or is given up."""
+        return self.state in (FAILED, STOPPING) and bool(self.failure) and not self.came_up()
+
+    def grace(self) -> float:
+        """Seconds that what its main process has left may take to end."""
+        return self.settings["timeout"] or DEFAULTS["timeout"]
 
     def is_reloaded(self) -> bool:
         return self.reloader is None
@@ -346,6 +358,7 @@ class Peer:
         "input", "output",
         "goal", "left", "soft",     # what it waits for, of which services, whatever becomes of them
         "problems",                 # of those for which it has waited
+        "remarks",                  # what it is told although all is well
         "at_end",                   # it sends no more
         "gone",                     # it takes no more
         "notifies",                 # a newline says that the daemon is ready
@@ -358,7 +371,8 @@ class Peer:
         self.service = service
         self.writes_to = None if service else fd
         self.input = self.output = b""
-        self.goal, self.left, self.soft, self.problems = "", set(), False, []
+        self.goal, self.left, self.soft = "", set(), False
+        self.problems, self.remarks = [], []
         self.at_end = self.gone = self.notifies = False
         self.mask = select.EPOLLIN
 
@@ -456,6 +470,8 @@ def check_script(path: str) -> None:
         raise Fail(f"{path}: {error.strerror}", 5) from None
     if not stat.S_ISREG(status.st_mode):
         raise Fail(f"{path}: it is no file")
+    if not status.st_mode & 0o111:
+        raise Fail(f"{path}: not executable: chmod +x {path}")
     if status.st_uid not in (0, os.geteuid()):
         raise Fail(f"{path}: not run, since it belongs to user {status.st_uid}; chown it")
     forbidden = 0o022 if os.getpid() == 1 else 0o002
@@ -547,12 +563,12 @@ def is_ready(fd: int, event: int = select.POLLIN) -> bool:
 
 
 def file_stamp(path: str) -> tuple:
-    """What changes when PATH is made or written anew."""
+    """What changes when PATH is made or written anew, wherever the clock may stand."""
     try:
         status = os.stat(path)
     except OSError:
         return ()
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def kernel_words() -> list:
@@ -598,39 +614,46 @@ def send_signal(pid: int, number: int) -> None:
         pass
 
 
-def send_signal_to_group(pid: int, number: int) -> None:
+def send_signal_to_group(group: int, number: int) -> bool:
+    """Whether there is such a process group; signal 0 only asks."""
     try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
         pass
+    return True
 
 
-def family(leader: int, session: bool) -> set:
-    """The processes that descend from LEADER, itself included; with SESSION also those of the
-    session that it leads, whose parents may have ended. A process's stat has its parent as the
-    second field behind the name, and its session as the fourth (proc(5))."""
-    parents = {}
-    members = {leader}
+def process_table() -> dict:
+    """PID: its parent, process group, session and terminal (0: none), of all processes that have
+    not ended: the second to fifth field behind the name in a process's stat (proc(5))."""
+    table = {}
     for name in list_folder("/proc"):
         if name.isdecimal():
             fields = read_file(f"/proc/{name}/stat").rpartition(b")")[2].split()
-            if len(fields) > 3 and fields[0] != b"Z":
-                parents[int(name)] = int(fields[1])
-                if session and int(fields[3]) == leader:
-                    members.add(int(name))
+            if len(fields) > 4 and fields[0] not in b"ZX":
+                table[int(name)] = tuple(map(int, fields[1:5]))
+    return table
+
+
+def family(table: dict, leaders: set, sessions: set) -> set:
+    """Of the processes in TABLE those that descend from LEADERS, themselves included, and those of
+    SESSIONS, whose parents may have ended."""
+    members = leaders | {pid for pid, (_, _, session, _) in table.items() if session in sessions}
     found = 0
     while found < len(members):
         found = len(members)
-        members |= {pid for pid, parent in parents.items() if parent in members}
-    return members & {leader, *parents}
+        members |= {pid for pid, (parent, *_) in table.items() if parent in members}
+    return members & {*leaders, *table}
 
 
-def kill_family(leader: int, session: bool) -> None:
-    """End LEADER and all that it has started. They are stopped first: what is forked meanwhile is
-    found by the next look."""
+def kill_families(leaders: set, sessions: set) -> None:
+    """End LEADERS, SESSIONS and all that they have started. They are suspended first: what is
+    forked meanwhile is found by the next look."""
     stopped = set()
     for _ in range(KILL_PASSES):
-        found = family(leader, session) - stopped - {1, os.getpid()}
+        found = family(process_table(), leaders, sessions) - stopped - {1, os.getpid()}
         if not found:
             break
         for pid in found:
@@ -803,6 +826,7 @@ class Init:
         self.worked_at = self.began     # when something else than output came last
         self.timers = {}            # (kind, name): when
         self.soonest = None         # no timer is due before
+        self.processes_now = None   # those that this turn has looked at
         self.services = {}          # name: Service
         self.processes = {}         # pid: name
         self.batches = {}           # descriptor: Batch
@@ -822,6 +846,7 @@ class Init:
         self.listener = None        # its descriptor
         self.log_sizes = {}         # name: bytes, while linit-idle copies to the log
         self.pending = b""          # the numbers of signals that came, and weren't heeded yet
+        self.to_kill = set()        # names of services that are killed at the turn's end
 
     # -- talk
 
@@ -850,6 +875,7 @@ class Init:
 
     def turn(self) -> None:
         """Wait for what comes next, and do it."""
+        self.processes_now = None
         events = self.epoll.poll(self.time_left())
         for fd, handler, mask in [(fd, self.handlers.get(fd), mask) for fd, mask in events]:
             # One before may have closed it, and what was opened then has its number.
@@ -862,6 +888,7 @@ class Init:
         for fd in answered:
             if fd in self.peers:        # the one before may have closed it
                 self.attempt(self.serve, self.peers[fd])
+        self.attempt(self.kill_late)
         self.attempt(self.launch_batches)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
@@ -956,7 +983,11 @@ class Init:
 
     def on_late(self, name: str) -> None:
         """The time of a service to start, to stop or to stay down is over."""
-        self.post(self.services[name], "late")
+        service = self.services[name]
+        if service.state == WAITING and self.is_left(service):
+            self.set_timer("late", name, GROUP_POLL)
+        else:
+            self.post(service, "late")
 
     def launch(self, service: Service) -> None:
         """Start it for the first time, or after it was down."""
@@ -969,6 +1000,7 @@ class Init:
         self.kill_processes(service)
         service.pid = service.batch = service.stopper = None    # their ends are no news any more
         self.forget_needs(service)
+        service.group, service.told, service.guests = None, 0.0, set()
         service.again = False
         service.failure = ""
         service.kills = service.signal = 0
@@ -1001,13 +1033,14 @@ class Init:
         else:
             service.ended = time.monotonic()
             self.stop_binders(service)
-        if service.state == FAILED:
-            service.again = False
+        service.again = service.again and not self.ending
+        if service.state == FAILED and service.again:
+            self.remark(service, f"{service.failure}; starting it anyway")
         self.tell_waiters(service)
         if service.is_down():
             for name in service.needs:
                 self.stop_if_free(self.services[name])
-        if service.state == STOPPED and service.again and not self.ending:
+        if service.is_down() and service.again:
             self.post(service, "start")
         if service.name == "boot" and self.is_first:
             self.on_boot_settled(service)
@@ -1046,8 +1079,10 @@ class Init:
             self.post(each, "start")
 
     def stop_binders(self, service: Service) -> list:
-        """Stop what runs and said `binds` to it; SERVICE went down by itself. All that ran with
-        them."""
+        """Stop what runs and said `binds` to it; SERVICE ran, and went down by itself. All that ran
+        with them."""
+        if not service.came_up():
+            return []               # who asked for it is told so, and fails
         dependents = [self.services[name] for name in sorted(service.dependents)]
         binders = [each for each in dependents if each.state in (STARTING, RUNNING)
                    and service.name in each.binds - each.waiting]
@@ -1062,6 +1097,7 @@ class Init:
         """Stop it, once what depends on it has stopped."""
         self.timers.pop(("late", service.name), None)
         service.held = True
+        service.told = 0.0
         for name in sorted(service.dependents):
             self.post(self.services[name], "stop")
         self.stop_if_free(service)
@@ -1094,50 +1130,143 @@ class Init:
             self.close_fifos(service)
         if service.batch:
             return                  # its shell is being forked: on_batch_line comes here again
-        if service.pid is None:
+        if not service.told:
+            self.tell_to_end(service)
+        if service.pid is None and not self.is_left(service):
             self.post(service, "fail" if service.failure else "gone")
-        elif service.is_daemon and service.came_up():
-            send_signal(service.pid, service.signal or service.settings["stop_signal"])
-        else:
-            for pid in family(service.pid, service.alone):
-                send_signal(pid, _signal.SIGTERM)
+
+    def tell_to_end(self, service: Service) -> None:
+        """Send a daemon's process group its signal, or TERM to all that its start has begun; then
+        CONT, without which what is suspended hears nothing. At the end of the system sessions that
+        have left it hear of that as well, as long as what it needs is there."""
+        service.told = time.monotonic()
+        is_daemon = service.is_daemon and service.came_up()
+        number = service.settings["stop_signal"] if is_daemon else _signal.SIGTERM
+        others = self.family_of(service) if self.ending or not is_daemon else set()
+        if service.group:
+            send_signal_to_group(service.group, service.signal or number)
+            send_signal_to_group(service.group, _signal.SIGCONT)
+        for pid in others:
+            send_signal(pid, not is_daemon and service.signal or _signal.SIGTERM)
+            send_signal(pid, _signal.SIGCONT)
+            if self.processes_now.get(pid, (0, 0, 0, 0))[3]:
+                send_signal(pid, _signal.SIGHUP)    # a shell that somebody uses ignores TERM
+        service.guests = others if is_daemon else set()
+
+    def family_of(self, service: Service) -> set:
+        """What it has started and isn't in its group, as far as that can be found: at the end of
+        the system also what has left its session, but not its cgroup."""
+        if self.processes_now is None:              # many services stop in one turn
+            self.processes_now = process_table()
+        leaders = {service.pid or service.group} - {None}
+        if self.groups and self.ending:
+            pids = read_file(f"{self.groups}/{service.name}/cgroup.procs").split()
+            leaders.update(map(int, pids))
+        return {pid for pid in family(self.processes_now, leaders, {service.group})
+                if not service.group or self.processes_now.get(pid, (0, 0))[1] != service.group}
+
+    def is_left(self, service: Service) -> bool:
+        """Whether, its main process having ended, others of its group or its sessions are there;
+        look_for_groups tells when not any more."""
+        if service.group and not send_signal_to_group(service.group, 0):
+            service.group = None
+        if service.group or service.guests:
+            self.set_timer("groups", "", GROUP_POLL)
+        return bool(service.group or service.guests)
+
+    def look_for_groups(self, name: str) -> None:
+        """Go on with services whose last process has ended; what takes too long is killed."""
+        table, now = process_table(), time.monotonic()
+        groups = {group for _, group, *_ in table.values()}
+        for service in list(self.services.values()):
+            if service.pid is None and (service.group or service.guests):
+                service.group = service.group if service.group in groups else None
+                service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
+                if service.state == STOPPING and not service.held and service.stopper is None:
+                    self.end_processes(service)
+                elif self.is_left(service) and now > service.told + service.grace():
+                    self.kill_processes(service)
+
+    def end_rest(self, service: Service) -> None:
+        """Its main process has ended by itself: what else is in its group has as long for that as
+        it would have to stop. A one-shot may have left something there that is to stay."""
+        if not service.is_daemon:
+            service.group = None
+        elif service.group:
+            service.told = time.monotonic()
+            send_signal_to_group(service.group, _signal.SIGTERM)
+            send_signal_to_group(service.group, _signal.SIGCONT)
+            self.is_left(service)
 
     def give_up(self, service: Service) -> None:
         """It did not start in time, or said something that can't be."""
-        seconds = service.settings["timeout"]
-        service.failure = service.failure or f"it was not ready after {seconds:g} s"
+        after = f"after {service.settings['timeout']:g} s"
+        if not service.failure and self.is_without_program(service):
+            service.failure = f"run has executed no program {after}; write `exec PROGRAM` there, " \
+                              "or for a loop `exec sh -c '...'`"
+        service.failure = service.failure or f"it was not ready {after}"
         self.kill(service)
+
+    def is_without_program(self, service: Service) -> bool:
+        """Whether its `run` was called, and is still the shell's."""
+        return service.is_daemon and service.settings["ready"] == "exec"
 
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
         service.held = False
         service.kills += 1
-        if service.kills > 2 or not (service.pid or service.stopper or service.batch):
+        if service.kills > 2 or not (service.pid or service.stopper or service.batch
+                                     or self.is_left(service)):
             service.failure = service.failure or "its processes could not be killed"
+            service.again = False
             self.post(service, "fail")
             return
-        self.kill_processes(service)
-        if service.stopper is not None:
-            kill_family(service.stopper, True)
+        self.to_kill.add(service.name)
         self.set_timer("late", service.name, KILL_GRACE)
 
-    def kill_processes(self, service: Service) -> None:
-        """End all that it has started: its cgroup, where there are any, which a shell that has just
-        begun isn't in yet."""
-        if service.pid is not None:
-            is_killed = self.groups and self.kill_group(service)
-            if not (is_killed and service.came_up()):
-                kill_family(service.pid, service.alone)
+    def kill_late(self) -> None:
+        """End what had its time, for all such services by one look at the processes."""
+        services = [self.services[name] for name in self.to_kill]
+        self.to_kill = set()
+        services = [each for each in services if each.state == STOPPING]
+        self.kill_processes(*services)
+        stoppers = {each.stopper for each in services if each.stopper is not None}
+        if stoppers:
+            kill_families(stoppers, stoppers)
+
+    def kill_processes(self, *services: Service) -> None:
+        """End all that they have started: the cgroup of each, where there are any, which a shell
+        that has just begun isn't in yet; or, where its main process has ended, what is left."""
+        leaders, sessions = set(), set()
+        for service in services:
+            if service.pid is None:
+                if service.group:
+                    send_signal_to_group(service.group, _signal.SIGKILL)
+            elif not (self.groups and self.kill_group(service) and service.came_up()):
+                leaders.add(service.pid)
+                sessions |= {service.pid} if service.alone else set()
+        if leaders:
+            kill_families(leaders, sessions)
 
     def turn_back(self, service: Service) -> None:
         """Somebody needs it while it stops."""
         service.again = True
 
     def stay_down(self, service: Service) -> None:
+        """Somebody wants it stopped while it stops, maybe by another signal."""
         service.again = False
+        if service.held or not service.signal:
+            return
+        if service.signal == _signal.SIGKILL:
+            self.to_kill.add(service.name)
+        elif service.told:
+            self.tell_to_end(service)
 
-    def set_deadline(self, service: Service) -> None:
-        self.set_timer("late", service.name, service.settings["timeout"])
+    def set_deadline(self, service: Service, kind: str = "late") -> None:
+        """None where its timeout is 0."""
+        self.timers.pop((kind, service.name), None)
+        if service.settings["timeout"]:
+            self.set_timer(kind, service.name, service.settings["timeout"])
 
     # -- shells
     #
@@ -1209,6 +1338,7 @@ class Init:
     def run_alone(self, service: Service) -> None:
         service.alone = True
         service.pid = self.spawn([service.name], f"{self.fifos}/{service.name}.log")
+        service.group = service.pid
         self.processes[service.pid] = service.name
 
     def run_function(self, service: Service, function: str) -> int:
@@ -1386,17 +1516,9 @@ class Init:
             service = self.services.get(self.processes.pop(ended.si_pid, None))
             if service:
                 self.take_rest(service)     # its settings may be among that
-                self.kill_rest_of(service, ended.si_pid)
             status = os.waitpid(ended.si_pid, 0)[1]
             if service:
                 self.on_exit(service, ended.si_pid, status)
-
-    def kill_rest_of(self, service: Service, pid: int) -> None:
-        """Its main process PID has ended, and its process group goes with it. What has left that,
-        as a login's jobs do, lives on."""
-        is_over = service.is_daemon or service.state == STOPPING
-        if pid == service.pid and service.alone and is_over:
-            send_signal_to_group(pid, _signal.SIGKILL)
 
     def on_exit(self, service: Service, pid: int, status: "int | None") -> None:
         """A shell or a daemon of SERVICE ended with a wait STATUS; None where it wasn't seen."""
@@ -1411,7 +1533,9 @@ class Init:
             if service.state == STOPPING:
                 if service.stopper is None and not service.held:
                     self.end_processes(service)
-            elif service.state == STARTING:
+                return
+            self.end_rest(service)
+            if service.state == STARTING:
                 self.on_early_exit(service, status)
             elif service.state == RUNNING and service.is_daemon:
                 self.on_daemon_exit(service, status)
@@ -1445,7 +1569,10 @@ class Init:
 
     def on_daemon_exit(self, service: Service, status: int) -> None:
         """A daemon ended: `restart` says what now."""
-        service.failure = self.blame(service, "it " + exit_text(status))
+        text = "it " + exit_text(status)
+        if status == 0 and time.monotonic() < service.became_ready + SHORT_RUN:
+            text += " at once; a daemon must stay in the foreground"
+        service.failure = self.blame(service, text)
         restart = service.settings["restart"]
         if self.ending or restart == "never" or restart == "on-failure" and status == 0:
             self.post(service, "fail" if status else "end")
@@ -1526,7 +1653,7 @@ class Init:
     def begin_wait(self, peer: Peer, goal: str, services: list, soft: bool = False,
                    problems: "list | None" = None) -> None:
         """Let PEER wait until SERVICES have come to GOAL, or answer it at once."""
-        peer.goal, peer.soft, peer.problems = goal, soft, problems or []
+        peer.goal, peer.soft, peer.problems, peer.remarks = goal, soft, problems or [], []
         is_settled, problem = GOALS[goal]
         for service in services:
             if is_settled(service):
@@ -1565,8 +1692,14 @@ class Init:
             self.services[name].waiters.discard(peer.fd)
         peer.goal, peer.left = "", set()
 
+    def remark(self, service: Service, text: str) -> None:
+        """Let those who wait for SERVICE be told TEXT with their answer."""
+        for fd in service.waiters & self.peers.keys():
+            self.peers[fd].remarks.append(f" {service.name}: {printable(text)}")
+
     def end_wait(self, peer: Peer) -> None:
         peer.goal = ""
+        remarks, peer.remarks = peer.remarks, []
         problems = [] if peer.soft else peer.problems
         if peer.service:
             service = self.services[peer.service]
@@ -1580,7 +1713,7 @@ class Init:
         if problems:
             self.refuse(peer, Fail("; ".join(problems)))
         else:
-            self.answer(peer, "ok")
+            self.answer(peer, *([] if peer.service else remarks), "ok")
 
     # -- a boot that doesn't get on
 
@@ -1597,6 +1730,7 @@ class Init:
             if not each.waiting:
                 seconds = time.monotonic() - each.launched
                 pid = f", pid {each.pid}" if each.pid else ""
+                pid += ", run has executed no program yet" if self.is_without_program(each) else ""
                 text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
                 self.say(": ".join([text, *last_lines(each.tail, 1)]))
         blocked = sum(bool(each.waiting) for each in starting)
@@ -1878,13 +2012,13 @@ class Init:
                     service.reloader = self.run_function(service, "reload")
                 except OSError as error:
                     raise Fail(f"{service.name}: {error.strerror}") from None
-                self.set_timer("reload", service.name, service.settings["timeout"])
+                self.set_deadline(service, "reload")
         self.begin_wait(peer, "reloaded", services)
 
     def end_reload(self, name: str) -> None:
         """Its time is over."""
         if self.services[name].reloader is not None:
-            kill_family(self.services[name].reloader, True)
+            kill_families({self.services[name].reloader}, {self.services[name].reloader})
 
     def request_wait(self, peer: Peer, names: list) -> None:
         """Others than the owner wait for what is known alone: else they could fill the memory."""
@@ -2006,10 +2140,11 @@ class Init:
                 problems.append(str(error))
         for each in services:
             noted.add(each.name)
-            if not soft:
+            # `boot` isn't undone and done again when one of all that it starts is.
+            if not soft and service.name != "boot":
                 each.dependents.add(service.name)
             # What has failed since this one was started would only fail again.
-            if each.state != FAILED or each.since < service.launched:
+            if not each.cannot_start() or each.since < service.launched:
                 self.post(each, "start")
         self.begin_wait(peer, "up", services, soft, problems)
 
@@ -2042,6 +2177,7 @@ class Init:
         peer.notifies = service.is_daemon and ready == "fd"
         if service.is_daemon and ready.startswith("file:"):
             self.await_file(service, ready[len("file:"):])
+            self.answer(peer, "ok")
 
     def reject(self, service: Service, error: Fail) -> None:
         """Its script said what can't be."""
@@ -2050,11 +2186,9 @@ class Init:
             self.post(service, "late")
 
     def await_file(self, service: Service, path: str) -> None:
-        """It is ready when PATH is made, or written anew."""
+        """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
+        at what is there now."""
         service.ready_stamp = file_stamp(path)
-        began = time.time() - (time.monotonic() - service.launched)
-        if service.ready_stamp and service.ready_stamp[1] > 1e9 * (began - CLOCK_TICK):
-            service.ready_stamp = ()    # made while the shell's line was on its way here
         self.look_for_file(service.name)
 
     def look_for_file(self, name: str) -> None:
@@ -2077,7 +2211,7 @@ class Init:
             self.post(service, "ready")
         else:
             self.read_log(service)
-            what = phase
+            what = "it could not become its user: that" if phase == "user" else phase
             if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
                 is_missing = status in ("126", "127")
                 what = "it" if is_missing else "run came back, it must exec its program; it"
@@ -2098,10 +2232,15 @@ class Init:
             self.fail_to_run(service, error)
 
     def on_script_end(self, service: Service) -> None:
-        """The last descriptor of its FIFO was closed: by executing a daemon, or by ending."""
-        executes = service.is_daemon and service.settings["ready"] == "exec"
-        if executes and not service.failure and service.pid and was_executed(service.pid):
+        """The last descriptor of its FIFO was closed: by executing a daemon, or by ending; or by
+        a daemon that should have written there."""
+        if not service.is_daemon or service.failure or not service.pid \
+                or not was_executed(service.pid):
+            return
+        if service.settings["ready"] == "exec":
             self.post(service, "ready")
+        elif service.settings["ready"] == "fd" and service.state == STARTING:
+            self.reject(service, Fail("it closed descriptor 3 and wrote no newline to it"))
 
     # -- the end
 
@@ -2124,10 +2263,8 @@ class Init:
 
     def kill_rest(self) -> None:
         """End what has not been waited for."""
-        for pid, name in self.processes.items():
-            if self.services[name].alone:
-                self.kill_processes(self.services[name])
-            kill_family(pid, True)
+        self.kill_processes(*(each for each in self.services.values() if each.alone))
+        kill_families(set(self.processes), set(self.processes))
 
     def end_now(self, name: str) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
@@ -2227,6 +2364,8 @@ class Init:
         for pid in (service.pid, service.stopper, service.reloader):
             if pid is not None:
                 self.processes[pid] = service.name
+        if service.alone and service.group is None:
+            service.group = service.pid         # as the linitd of an earlier version left it
         if service.log is not None:
             self.watch_log(service)
         if service.name in self.log_sizes:
@@ -2283,6 +2422,7 @@ TIMERS = {
     "launch": lambda init, _: init.launch_batches(),
     "reload": Init.end_reload,
     "end": Init.end_now,
+    "groups": Init.look_for_groups,
 }
 
 # Request: what carries it out, whether only the owner may, and how many words it needs at least.
@@ -2498,10 +2638,10 @@ def started(options: Options) -> Init:
     if state:
         init.resume(state)
         block_signals(_signal.SIG_UNBLOCK)
-        init.heed_pending()
+        init.attempt(init.heed_pending)
     else:
         begin(init)
-    init.reap()
+    init.attempt(init.reap)
     return init
 
 

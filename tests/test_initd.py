@@ -701,11 +701,16 @@ def test_a_script_s_own_helpers_disturb_nothing(device):
     assert device.text("helpers").split()[-1] == "stop"
 
 
-@pytest.mark.parametrize("program", ["setuidgid", "setpriv"])
-def test_a_daemon_of_another_user(device, program):
-    if program == "setuidgid":          # as runit and busybox have it
-        device.program("setuidgid", 'echo "$1" >>/run/asked', 'user=$1', "shift",
-                       'exec setpriv --reuid="$user" --regid=nogroup --clear-groups "$@"')
+@pytest.mark.parametrize("program", ["su", "setpriv"])
+def test_a_daemon_of_another_user_is_in_all_its_groups(device, program):
+    if program == "su":                 # as busybox has it, whose setpriv can't do that
+        device.program("su", 'echo "$7" >>/run/asked', '[ "$1 $2 $3 $4 $6" = "-m -s /bin/sh -c --" ]'
+                       " || exit", "user=$7 command=$5", "shift 7",
+                       f'exec {shutil.which("setpriv")} --reuid="$user" --regid=nogroup '
+                       '--init-groups sh -c "$command" "$@"')
+        device.program("setpriv", "exit 1")
+    with open(device.etc / "group", "a", encoding="utf-8") as file:
+        file.write("sound:x:61235:nobody\n")
     for path in [device.folder, *device.folder.parents][:3]:
         path.chmod(0o755)
     device.add("daemon", "user=nobody", "run() { exec sleep 1000; }")
@@ -714,7 +719,8 @@ def test_a_daemon_of_another_user(device, program):
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     assert "Uid:\t65534\t65534\t65534\t65534\n" in status
     assert "Gid:\t65534\t65534\t65534\t65534\n" in status
-    assert device.text("asked") == ("nobody\n" if program == "setuidgid" else "")
+    assert "Groups:\t61235 65534 \n" in status
+    assert device.text("asked") == ("nobody\n" if program == "su" else "")
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: device.pid("daemon") not in (0, pid))
     device.daemon("daemon", "sleep")

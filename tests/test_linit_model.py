@@ -76,14 +76,11 @@ class Model:
         self.needs = {name: [] for name in specs}
         self.binds = {name: [] for name in specs}
         self.given_up = set()       # whose stop has failed in this request
-        self.is_sure = True         # not where such a one is needed again: who asks early isn't
-                                    # told of a failure before it was started, and tries again
 
     def start(self, name, way=()):
         """Whether NAME runs; WAY has the names that wait for it."""
-        self.is_sure &= name not in self.given_up
-        if self.states[name] == "running" or name in self.given_up:
-            return self.states[name] == "running"
+        if self.states[name] == "running":
+            return True
         self.needs[name], self.binds[name] = [], []
         is_up = self.ask(self.specs[name], (*way, name)) and self.specs[name].start == "ok"
         self.states[name] = "running" if is_up else "failed"
@@ -118,10 +115,9 @@ class Model:
                 self.stop(each)
             is_bad = self.specs[name].stop in ("fail", "hang")
             self.states[name] = "failed" if is_bad else "stopped"
+            self.given_up |= {name} if is_bad else set()
         elif self.states[name] == "failed" and name not in self.given_up:
             self.states[name] = "stopped"
-        if self.states[name] == "failed":
-            self.given_up.add(name)
 
     def restart(self, names, affected):
         """Stop NAMES and start what is AFFECTED by that."""
@@ -132,6 +128,7 @@ class Model:
 
     def die(self, name, status):
         """A daemon ended by itself."""
+        self.given_up = set()
         restart = self.specs[name].restart
         binders = [each for each in self.specs if name in self.binds[each]
                    and self.states[each] == "running"]
@@ -144,7 +141,7 @@ class Model:
 
     def play(self, verb, names):
         """Do a request; the code of the answer: 0, or an error's; None where there is none yet."""
-        self.given_up, self.is_sure = set(), True
+        self.given_up = set()
         if verb == "start":
             return int(not all([self.start(name) for name in names]))
         if verb == "stop":
@@ -273,14 +270,9 @@ class Kernel:
             del self.processes[process.pid]
         return types.SimpleNamespace(si_pid=process.pid, status=process.status)
 
-    def family(self, leader, session):
-        found = {leader} | {pid for pid, each in self.processes.items()
-                            if session and each.session == leader}
-        for pid, each in sorted(self.processes.items()):
-            if each.parent in found:
-                found.add(pid)
-        return {pid for pid in found if pid in self.processes
-                and self.processes[pid].state != "zombie"}
+    def process_table(self):
+        return {pid: (each.parent, each.session, each.session, 0)
+                for pid, each in self.processes.items() if each.state != "zombie"}
 
     def due(self):
         """When the next process goes on by itself, if one does."""
@@ -312,16 +304,19 @@ class Kernel:
             raise ProcessLookupError
         process = self.processes[pid]
         self.on_kill(process, number)
-        if number == signal.SIGSTOP:
-            process.is_stopped = True
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            process.is_stopped = number == signal.SIGSTOP
         elif number == signal.SIGKILL or self.specs[process.name].obeys:
             self.end(process, number)
 
     def killpg(self, group, number):
         """A process group is a session here."""
-        for pid, process in list(self.processes.items()):
-            if process.session == group and process.state == "alive":
-                self.kill(pid, number)
+        members = [each for each in self.processes.values() if each.session == group]
+        if not members:
+            raise ProcessLookupError
+        for process in members:
+            if number and process.state == "alive":
+                self.kill(process.pid, number)
 
     def waitid(self, kind, pid, options):
         children = self.children()
@@ -442,7 +437,10 @@ class Kernel:
         return status
 
     def daemon(self, process, spec, ask):
-        self.tell(ask, self.settings(spec))
+        if spec.ready == "file":
+            yield from self.ask(ask, spec.name, self.settings(spec))
+        else:
+            self.tell(ask, self.settings(spec))
         yield self.pause()
         is_flaky = self.flaky[spec.name] > 0
         self.flaky[spec.name] -= is_flaky
@@ -614,7 +612,7 @@ class World:
         self.kernel = Kernel(self.chance, folder, specs, self.chance.random() < 0.5)
         linitd.os = linitd.time = self.kernel
         self.kernel.strftime, self.kernel.sleep = lambda _: "now", lambda _: None
-        linitd.family = self.kernel.family
+        linitd.process_table = self.kernel.process_table
         linitd.file_stamp = lambda path: self.kernel.stamps.get(path, ())
         linitd.idle_table = self.keep_table
         self.kernel.on_kill = self.check_kill
@@ -737,7 +735,8 @@ class World:
 
     def is_settled(self):
         return not self.kernel.has_child_signal and self.kernel.due() is None and all(
-            each["state"] in STABLE and each["reloader"] is None for each in self.services())
+            each["state"] in STABLE and each["reloader"] is None
+            and (each["pid"] or not each["group"]) for each in self.services())
 
     def advance(self):
         """Turn the clock to what comes next: something of the kernel's, or of linitd's."""
@@ -777,20 +776,19 @@ class World:
     def play(self, step):
         """One step of a sequence, alone, until all has settled."""
         verb, *words = step
-        self.model.is_sure = True
         self.kernel.flaky.clear()
         if verb == "storm":
             self.storm(words)
         elif verb in ("start", "stop", "restart", "reload"):
             expected = self.model.play(verb, words)
-            self.ask(" ".join(step), expects(expected) if self.model.is_sure else any_code)
+            self.ask(" ".join(step), expects(expected))
         elif verb == "signal":
             self.model.play("stop", words[1:])
             self.ask(f"stop -{words[0]} {words[1]}", lambda *_: None)
         else:
             getattr(self, f"do_{verb}")(*words)
         self.settle()
-        self.is_calm = verb != "storm" and self.model.is_sure
+        self.is_calm = verb != "storm"
         if not self.is_calm:
             self.adopt()
         self.check()
@@ -804,7 +802,6 @@ class World:
 
     def do_die(self, name, status):
         if self.specs[name].start == "ok" and self.kill_daemon(name, status):
-            self.model.given_up = set()
             self.model.die(name, status)
 
     def kill_daemon(self, name, status):
@@ -950,7 +947,7 @@ class World:
         if number in (signal.SIGSTOP, signal.SIGKILL):
             spec = self.specs[process.name]
             if spec.obeys and spec.stop not in ("hang", "fail") and spec.start == "ok" \
-                    and service.signal != number:
+                    and service.signal != signal.SIGKILL:
                 raise Wrong(f"{process.name} is killed, and would have obeyed")
         for each in self.init.services.values():
             if each.state == "running" and process.name in each.needs:
@@ -1357,9 +1354,11 @@ class Asleep:
     def sleeps(self):
         return len(read(self.init.folder / "sleeps"))
 
-    def wait(self, count=1):
-        """Until it has slept so often from now on."""
+    def wait(self, count=1, request=""):
+        """Until it has slept so often from now on, which a REQUEST makes it do."""
         goal = self.sleeps() + count
+        if request:
+            self.init.ok(request)
         wait_until(lambda: self.sleeps() >= goal, 20)
 
     def kill(self, name):
@@ -1411,19 +1410,17 @@ class Reality:
         if verb in ("start", "stop", "restart", "reload"):
             code = self.model.play(verb, words)
             answer = self.init.ask(" ".join(step))
-            if self.model.is_sure:
-                expects(code)(step, answer)
+            expects(code)(step, answer)
         elif verb == "die" and self.model.states[words[0]] == "running" \
                 and self.specs[words[0]].daemon:
             before = self.init.status(words[0])["pid"]
             self.asleep.kill(words[0])
-            self.model.given_up = set()
             self.model.die(words[0], signal.SIGKILL)
             wait_until(lambda: self.init.status(words[0])["pid"] != before)
         elif verb == "storm":
             self.storm([each for each in words if each[0] in ("start", "stop", "restart", "list")])
         elif verb == "nap":
-            self.asleep.wait()
+            self.asleep.wait(request="list")        # it may be asleep already
         elif verb == "reexec":
             assert self.init.ask("reexec") == ["ok"]
         self.check(verb)
@@ -1439,7 +1436,7 @@ class Reality:
             self.init.clients.remove(client)
 
     def check(self, verb):
-        if verb == "storm" or not self.model.is_sure:
+        if verb == "storm":
             wait_until(lambda: set(self.init.states().values()) <= set(STABLE), 20)
             self.adopt()
         else:

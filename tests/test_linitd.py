@@ -435,6 +435,12 @@ FAILURES = {
                                        "before it was ready it ended with status 127: "),
     "an end before ready": ("ready=fd\nrun() { exec sh -c 'exit 5'; }",
                             "before it was ready it ended with status 5"),
+    "an empty script": ("", "start ended with status 1: it: its script has neither start nor run "
+                        "nor depends"),
+    "a script with a stop alone": ("stop() { :; }", "start ended with status 1: it: its script "),
+    "an unknown user": ("user=nonesuch\n" + SLEEP, "it could not become its user: that ended with "
+                        "status 1: it: user=nonesuch: there is no such user"),
+    "an unclosed brace": ("start() { :; }\nrun() {\n", "script ended with status 2: "),
     "a shell that is killed": ("start() { kill -KILL $$; }", "start was killed by signal 9"),
 }
 
@@ -446,6 +452,14 @@ def test_failures_are_named_at_once(init, body, text):
     [answer] = init.ask("start top")
     assert answer.startswith(f"error 1 top: it needs it: {text}")
     assert init.state("it") == "failed" and init.status("it")["pid"] == "-"
+
+
+def test_a_script_that_cannot_be_executed_is_not_run(init):
+    init.add("it", f"start() {{ {init.does('it')}; }}")
+    (init.initd / "it").chmod(0o644)
+    path = init.initd / "it"
+    assert init.ask("start it") == [f"error 1 it: {path}: not executable: chmod +x {path}"]
+    assert init.trace() == []
 
 
 def test_a_start_that_takes_too_long_is_killed_with_its_children(init):
@@ -592,16 +606,73 @@ def test_dependents_wait_until_a_daemon_is_ready(init, body, ready):
     assert init.trace() == ["daemon", "top"]
 
 
-def test_a_file_that_is_there_before_linitd_looks_counts(init):
-    """The daemon may be quicker than linitd, which is stopped here while it starts."""
+def test_a_file_that_is_made_at_once_counts(init):
+    """The daemon may be quicker than linitd, which is suspended here while it starts."""
     file = init.folder / "file"
-    init.add("daemon", f"ready=file:{file}", "timeout=3", "depends() { kill -STOP $PPID; }",
+    init.add("daemon", f"ready=file:{file}", "timeout=9", "depends() { kill -STOP $PPID; }",
              f"run() {{ exec sh -c 'echo >{file}; exec sleep 1000'; }}")
     client = init.connect()
     client.send("start daemon")
-    wait_until(file.exists)
+    wait_until(lambda: b") T " in read(f"/proc/{init.process.pid}/stat"))
+    time.sleep(0.3)
     init.process.send_signal(signal.SIGCONT)
-    assert client.answer() == ["ok"]
+    assert client.answer() == ["ok"] and file.exists()
+
+
+@pytest.mark.parametrize("days", [-2, 0, 2])
+def test_a_file_must_change_wherever_the_clock_stands(init, days):
+    file = init.folder / "file"
+    file.touch()
+    os.utime(file, (time.time() + days * 86400,) * 2)
+    init.add("daemon", f"ready=file:{file}", "run() { exec sh -c "
+             f"'sleep 0.5; {init.does('made')}; : >{file}; exec sleep 1000'; }}")
+    assert init.ask("start daemon") == ["ok"] and init.trace() == ["made"]
+
+
+def test_a_ready_descriptor_that_is_closed_without_a_newline_is_a_failure(init):
+    init.add("closes", "ready=fd", "run() { exec sh -c 'exec 3>&-; exec sleep 1000'; }")
+    init.add("talks", "ready=fd", "run() { exec sh -c 'printf no >&3; exec 3>&-; sleep 1000'; }")
+    error = "it closed descriptor 3 and wrote no newline to it"
+    began = time.monotonic()
+    assert init.ask("start closes talks") == [f"error 1 closes: {error}; talks: {error}"]
+    assert time.monotonic() - began < 20 and not init.left_behind()
+
+
+def test_no_timeout(one):
+    """0: neither a start nor a stop ends because of its time."""
+    text = one.program.read_text()
+    assert '"timeout": (60.0,' in text
+    one.program.write_text(text.replace('"timeout": (60.0,', '"timeout": (0.2,'))
+    one.add("slow", "timeout=0", "start() { sleep 0.6; }", "stop() { sleep 0.6; }")
+    one.add("daemon", "timeout=0", "run() { exec sh -c 'trap \"sleep 0.6; exit\" TERM; echo up; "
+            "while :; do sleep 0.1; done'; }", f"reload() {{ sleep 0.6; {one.does('reloaded')}; }}")
+    one.start("--no-boot")
+    assert one.ask("start slow daemon") == ["ok"] == one.ask("reload daemon")
+    wait_until(lambda: one.status("daemon")["tail"] == ["up"])
+    assert one.ask("stop slow daemon") == ["ok"] and one.trace() == ["reloaded"]
+
+
+def test_a_run_without_a_program_is_said(one):
+    """The first service of many: a loop in `run`."""
+    text = one.program.read_text()
+    assert "STUCK = 5.0 " in text
+    one.program.write_text(text.replace("STUCK = 5.0 ", "STUCK = 0.2 "))
+    one.add("loop", "timeout=1", "run() { while :; do sleep 0.1; done; }")
+    one.start("--no-boot")
+    assert one.ask("start loop") == [
+        "error 1 loop: run has executed no program after 1 s; write `exec PROGRAM` there, or for a "
+        "loop `exec sh -c '...'`"]
+    assert ", run has executed no program yet" in one.console()
+
+
+def test_a_daemon_that_goes_to_the_background_is_told_so(init):
+    init.add("forks", "restart=never", "run() { exec sh -c 'setsid sleep 0.3 & exit 0'; }")
+    init.add("fails", "restart=never", "run() { exec sh -c 'exit 3'; }")
+    init.ask("start forks fails")
+    text = "it ended with status 0 at once; a daemon must stay in the foreground"
+    wait_until(lambda: text in read(init.logs / "forks").decode())
+    wait_until(lambda: init.state("fails") == "failed")
+    assert "foreground" not in init.status("fails")["reason"]
 
 
 def test_a_stale_file_is_no_readiness(init):
@@ -685,9 +756,117 @@ def test_a_stop_that_fails_or_hangs_is_said(init):
 def test_a_service_whose_stop_failed_stays_down_when_it_is_stopped_again(init):
     init.add("fails", f"start() {{ {init.does('start')}; }}", "stop() { return 7; }")
     init.ask("start fails")
-    assert init.ask("restart fails")[0].startswith("error 1 fails: stop ended with status 7")
+    assert init.ask("stop fails") == ["error 1 fails: stop ended with status 7"]
     assert init.ask("stop fails") == ["ok"]
     assert init.state("fails") == "stopped" and init.trace() == ["start"]
+
+
+def test_restart_starts_what_could_not_be_stopped_and_says_so(init):
+    init.add("fails", f"start() {{ {init.does('+')}; }}", "stop() { echo no; return 7; }")
+    init.add("hangs", "timeout=0.4", SLEEP, "stop() { sleep 99.25; }")
+    init.add("top", "depends() { dep fails hangs; }", f"start() {{ {init.does('top')}; }}")
+    assert init.ask("start top") == ["ok"]
+    assert init.ask("restart fails hangs") == [
+        " fails: stop ended with status 7: no; starting it anyway",
+        " hangs: stop was killed by signal 9; starting it anyway", "ok"]
+    assert set(init.states().values()) == {"running"}
+    assert init.trace() == ["+", "top"] * 2
+
+
+def test_restart_brings_back_what_ran_and_nothing_else(cold):
+    """Neither what ended by itself, nor `boot`, which would start everything."""
+    cold.add("base", "start() { :; }")
+    cold.add("daemon", "depends() { dep base; }", SLEEP)
+    cold.add("ended", "restart=never", "run() { exec true; }")
+    cold.add("stopped", f"start() {{ {cold.does('stopped')}; }}")
+    cold.add_boot("base", "daemon", "ended", "stopped")
+    cold.start()
+    assert cold.ask("start boot") == ["ok"] == cold.ask("stop stopped")
+    wait_until(lambda: cold.state("ended") == "stopped")
+    assert cold.ask("restart base") == ["ok"]
+    assert cold.states() == {"base": "running", "boot": "running", "daemon": "running",
+                             "ended": "stopped", "stopped": "stopped"}
+    assert cold.trace() == ["stopped"]
+
+
+SAVES = """trap "sleep 0.4; echo saved >>{0}/trace; exit" TERM; echo up; while :; do sleep 0.05; done"""
+
+
+def saves(init):
+    """A program that takes some time to end in order."""
+    init.add_program("saver", SAVES.format(init.folder))
+    return "saver"
+
+
+def test_stop_reaches_the_whole_process_group(init):
+    """The job of a loop, whose shell ends at once."""
+    init.add("loop", f"run() {{ exec sh -c 'while :; do {saves(init)}; sleep 60; done'; }}")
+    assert init.ask("start loop") == ["ok"]
+    wait_until(lambda: init.status("loop")["tail"] == ["up"])
+    assert init.ask("stop loop") == ["ok"]
+    assert init.trace() == ["saved"]
+
+
+def test_what_a_daemon_leaves_has_time_to_end_before_the_next_life(init):
+    init.add("daemon", "backoff=0", f"run() {{ {init.does('begun')}; exec sh -c '{saves(init)} & "
+             "exec sleep 1000'; }")
+    assert init.ask("start daemon") == ["ok"]
+    wait_until(lambda: init.status("daemon")["tail"] == ["up"])
+    os.kill(init.pid("daemon"), signal.SIGKILL)
+    wait_until(lambda: init.trace().count("begun") == 2)
+    assert init.trace() == ["begun", "saved", "begun"]
+
+
+def test_what_a_daemon_leaves_and_does_not_end_is_killed(init):
+    init.add("stubborn", "timeout=0.5", "run() { exec sh -c "
+             "'(trap \"\" TERM; echo up; exec sleep 99.5) & exec sleep 1000'; }")
+    init.add("dies", "restart=never", *init.initd.joinpath("stubborn").read_text().split("\n")[1:])
+    assert init.ask("start stubborn dies") == ["ok"]
+    wait_until(lambda: init.status("stubborn")["tail"] == init.status("dies")["tail"] == ["up"])
+    os.kill(init.pid("dies"), signal.SIGKILL)
+    assert init.ask("stop stubborn") == ["ok"]
+    wait_until(lambda: "sleep 99.5" not in init.left_behind().values())
+
+
+def test_what_is_suspended_hears_of_its_stop(init):
+    init.add("daemon", SLEEP)
+    assert init.ask("start daemon") == ["ok"]
+    os.kill(init.pid("daemon"), signal.SIGSTOP)
+    began = time.monotonic()
+    assert init.ask("stop daemon") == ["ok"]
+    assert time.monotonic() - began < 20
+
+
+def test_kill_during_a_stop_that_hangs_acts_at_once(init):
+    init.add("hangs", SLEEP, "stop() { sleep 99.25; }")
+    init.add("deaf", "run() { exec sh -c 'trap \"\" TERM; echo up; while :; do sleep 1; done'; }")
+    assert init.ask("start hangs deaf") == ["ok"]
+    wait_until(lambda: init.status("deaf")["tail"] == ["up"])
+    stopping = init.connect()
+    stopping.send("stop hangs deaf")
+    wait_until(lambda: list(init.states().values()) == ["stopping"] * 2)
+    error = ["error 1 hangs: stop was killed by signal 9"]
+    assert init.ask("stop -KILL hangs deaf") == error == stopping.answer()
+
+
+def test_sessions_of_a_daemon_hear_of_the_end_before_what_it_needs_stops(init):
+    init.add("network", "start() { :; }", f"stop() {{ {init.does('network')}; }}")
+    init.add("sshd", "depends() { dep network; }",
+             f"run() {{ exec sh -c 'setsid {saves(init)} & exec sleep 1000'; }}")
+    assert init.ask("start sshd") == ["ok"]
+    wait_until(lambda: init.status("sshd")["tail"] == ["up"])
+    end_by_request(init)
+    assert init.wait() == 0 and init.trace() == ["saved", "network"]
+
+
+def test_sessions_of_a_daemon_outlive_its_stop(init):
+    init.add("sshd", f"run() {{ exec sh -c 'setsid {saves(init)} & exec sleep 1000'; }}")
+    assert init.ask("start sshd") == ["ok"]
+    wait_until(lambda: init.status("sshd")["tail"] == ["up"])
+    assert init.ask("stop sshd") == ["ok"]
+    [session] = [pid for pid, command in init.left_behind().items() if "saver" in command]
+    assert init.trace() == []
+    os.killpg(session, signal.SIGKILL)
 
 
 def test_what_a_daemon_leaves_behind_ends_with_it(init):
