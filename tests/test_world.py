@@ -868,8 +868,11 @@ def test_help_has_80_columns_and_what_there_is():
     assert {"PKG", "NAME", "URL", "CONFIG", "SECONDS", "SEED"} <= listed
     makefile = (ROOT / "Makefile").read_text()
     assert {*re.findall(r"^([A-Z_]+) \?=", makefile, re.M)} - {"PYTHON", "DESTDIR"} <= listed
+    scripts = "".join(path.read_text() for path in ROOT.glob("world/*"))
     for name in listed:
-        assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or name in ("ACCEL", "RUN", "APT")
+        assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or f"${{{name}:-" in scripts
+    assert re.findall(r"^  (\w+) +(?:[0-9.]+ MB|not made)  \w", text, re.M) == [
+        "base", "full", "pc", "router"]
 
 
 @pytest.mark.parametrize("arguments, verb", [
