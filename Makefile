@@ -57,8 +57,8 @@ full = $(base) linit lpkg
 full_services = $(base_services)
 
 # pc: on a disk, with ssh, editors and what a laptop needs
-pc = $(full) linux e2fsprogs dosfstools util-linux opendoas bash nano less htop file \
-	curl ca-certificates dropbear rsync iw wpa_supplicant
+pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear opendoas \
+	nano less htop curl iw wpa_supplicant
 pc_services = $(services) dropbear
 pc_kernel = linux
 
