@@ -1356,9 +1356,9 @@ class Console:
 
 
 @contextlib.contextmanager
-def started(packages, folder, *options, words="", **variables):
+def started(packages, folder, *options, words=""):
     """A machine that begins to boot an image of PACKAGES. OPTIONS: QEMU's; WORDS: the kernel's."""
-    console = Console(packages, folder, *options, words=words, **variables)
+    console = Console(packages, folder, *options, words=words)
     try:
         yield console
     finally:
@@ -1771,8 +1771,18 @@ def test_s62_no_user_can_change_the_top_of_the_tree(base, device):
         assert open_to_all == ""
 
 
+@contextlib.contextmanager
+def running(image, folder, **variables):
+    """A machine that begins to boot IMAGE as it is, with these VARIABLES for world/qemu."""
+    console = Console(image, folder, **variables)
+    try:
+        yield console
+    finally:
+        console.stop_watching()
+
+
 def test_a_reboot_at_a_terminal_reboots(index, tmp_path):
-    with started(BASE, tmp_path, terminal=True) as console:
+    with running(BASE, tmp_path, terminal=True) as console:
         console.expect("Ctrl-A x ends QEMU")
         console.log_in()
         console.send("reboot")
@@ -1955,13 +1965,13 @@ def test_the_container_runs(disk):
 
 def keeps_what_is_written(folder, image, **variables):
     """Boot the disk by its own menu, twice: what is written is there again."""
-    with started(image, folder, **variables) as console:
+    with running(image, folder, **variables) as console:
         console.expect("login: ", BOOT_LIMIT)
         console.log_in_again()
         console.check("grep -q ' / ext4 rw' /proc/mounts && echo kept >/root/file")
         console.send("poweroff")
         ends_soon(console)
-    with started(image, folder, **variables) as console:
+    with running(image, folder, **variables) as console:
         console.expect("login: ", BOOT_LIMIT)
         assert console.log_in_again().check("cat /root/file") == "kept\n"
 
@@ -1982,14 +1992,15 @@ def test_boot_a_disk_keeps_what_is_written(open_disk, tmp_path):
 def test_boot_a_disk_whose_kernel_is_gone_takes_the_old_one(open_disk, tmp_path):
     shutil.copy(open_disk / "disk.img", tmp_path)
     assert output_of("mren", "-i", f"{tmp_path}/disk.img@@1M", "::vmlinuz", "::vmlinuz.old")[0] == 0
-    with started(tmp_path, tmp_path) as console:
+    with running(tmp_path, tmp_path) as console:
         console.expect("Loading /vmlinuz failed", BOOT_LIMIT)
         console.expect("login: ", BOOT_LIMIT)
         assert "BOOT_IMAGE=/vmlinuz.old" in console.log_in_again().check("cat /proc/cmdline")
 
 
 def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
-    with booted(open_disk, tmp_path, words="console=ttyS0 linit.skip=hostname") as console:
+    with running(open_disk, tmp_path, words="console=ttyS0 linit.skip=hostname") as console:
+        console.log_in()
         assert "console=ttyS0 linit.skip=hostname" in console.check("cat /proc/cmdline")
         assert "hostname" not in console.check("linitctl status | grep running")
 
