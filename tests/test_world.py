@@ -1802,10 +1802,10 @@ def make_image(folder, packages, **variables):
     """(status, output) of world/image for PACKAGES; the image is in FOLDER."""
     settings = {"HOST": "box", "SERVICES": "hostname network syslogd getty", "KERNEL": "linux-tiny",
                 "REPO_URL": "http://10.0.2.2:8000", "PASSWORD": "", "SSH_KEY": "", "SIZE": "",
-                "FILES": "", "SYSTEM": "pc", **variables}
+                "FILES": "", "SYSTEM": "pc", "O": BUILD, **variables}
     return output_of(ROOT / "world/image", cwd=ROOT, env=environment(
-        PYTHON=sys.executable, O=BUILD, ARCH=ARCH, PACKAGES=" ".join(packages),
-        IMAGE_FOLDER=folder, **settings))
+        PYTHON=sys.executable, ARCH=ARCH, PACKAGES=" ".join(packages), IMAGE_FOLDER=folder,
+        **settings))
 
 
 @pytest.fixture(scope="module")
@@ -2003,6 +2003,80 @@ def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
         console.log_in()
         assert "console=ttyS0 linit.skip=hostname" in console.check("cat /proc/cmdline")
         assert console.check("hostname") == "(none)\n"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("firmware", ["bios", "efi"])
+def test_boot_the_kernel_for_pcs(index, tmp_path, firmware):
+    status, text = make_image(tmp_path, (*FULL[:-1], "linux"), SERVICES="root mounts getty")
+    assert status == 0, text
+    keeps_what_is_written(tmp_path, tmp_path, FIRMWARE=firmware)
+
+
+class Upgrades:
+    """A repository with a key of its own, in FOLDER, that gets new kernels."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        shutil.copytree(BUILD / "repo", folder / "repo")
+        run_tool("lpkg", "keygen", folder / "panux")
+        shutil.copy(folder / "panux.pub", folder / "repo")
+        recipe = ROOT / "recipes/kernel/linux-tiny"
+        self.info = json.loads(run_tool("pkggen", "meta", recipe).stdout)
+        entry = next(one for one in json.loads((folder / "repo" / ARCH / "index.json").read_text())
+                     ["packages"] if one["name"] == "linux-tiny")
+        (folder / "out/linux-tiny").mkdir(parents=True)
+        with tarfile.open(folder / "repo" / ARCH / entry["file"]) as tar:
+            tar.extract("boot/vmlinuz", folder / "out/linux-tiny")
+        self.sign()
+
+    def sign(self):
+        run_tool("lpkg", "index", self.folder / "repo" / ARCH, "--secret",
+                 self.folder / "panux.key")
+
+    def publish(self, version):
+        """Offer a kernel of another VERSION, whose bytes differ; give its hash."""
+        kernel = self.folder / "out/linux-tiny/boot/vmlinuz"
+        kernel.write_bytes(kernel.read_bytes() + b"x")
+        (self.folder / ".status").write_text("0\n")
+        (self.folder / "meta").write_text(json.dumps({**self.info, "version": version}))
+        archive = subprocess.run(["tar", "-C", self.folder, "-cf", "-", "out", ".status"],
+                                 stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run([sys.executable, ROOT / "lpkg.py", "pack", "--meta", self.folder / "meta",
+                        "-o", self.folder / "repo" / ARCH], input=archive, check=True)
+        self.sign()
+        return hashlib.sha256(kernel.read_bytes()).hexdigest()
+
+
+def kernels(console):
+    """The hashes of the kernel and of the old one."""
+    return [line.split()[0] for line in
+            console.check("cd /boot && sha256sum vmlinuz vmlinuz.old").splitlines()]
+
+
+def test_boot_an_upgraded_kernel_and_the_old_one(index, serve, tmp_path):
+    upgrades = Upgrades(tmp_path)
+    first = hashlib.sha256((tmp_path / "out/linux-tiny/boot/vmlinuz").read_bytes()).hexdigest()
+    status, text = make_image(tmp_path / "image", DISK, O=tmp_path, SERVICES="root mounts network "
+                              "getty", REPO_URL=from_device(serve(tmp_path / "repo")))
+    assert status == 0, text
+    second = upgrades.publish("6.2-0")
+    with running(tmp_path / "image", tmp_path) as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>/dev/null")
+        assert kernels(console) == [second, first]
+        assert console.run("lpkg verify 2>/dev/null") == (0, "")
+        console.send("poweroff")
+        ends_soon(console)
+    third = upgrades.publish("6.3-0")
+    with running(tmp_path / "image", tmp_path) as console:
+        console.expect("boot: ", BOOT_LIMIT)
+        console.send("old\r")
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again().check("grep BOOT_IMAGE=/vmlinuz.old /proc/cmdline")
+        # The second one may have failed: the third one takes its place, and not the first one's.
+        console.check("lpkg --yes upgrade 2>/dev/null")
+        assert kernels(console) == [third, first]
 
 
 @pytest.mark.parametrize("firmware, words, said", [
