@@ -1981,7 +1981,7 @@ def open_disk(index, tmp_path_factory):
     """A disk of DISK without a password."""
     folder = tmp_path_factory.mktemp("disk")
     status, text = make_image(folder, DISK, SERVICES="root hostname getty")
-    assert status == 0, text
+    assert status == 0 and "root logs in on the console without a password" in text, text
     return folder
 
 
