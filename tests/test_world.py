@@ -1720,9 +1720,9 @@ class Console:
 
 
 @contextlib.contextmanager
-def started(packages, folder, *options, words="", **variables):
+def started(packages, folder, *options, words=""):
     """A machine that begins to boot an image of PACKAGES. OPTIONS: QEMU's; WORDS: the kernel's."""
-    console = Console(packages, folder, *options, words=words, **variables)
+    console = Console(packages, folder, *options, words=words)
     try:
         yield console
     finally:
@@ -2135,8 +2135,18 @@ def test_s62_no_user_can_change_the_top_of_the_tree(base, device):
         assert open_to_all == ""
 
 
+@contextlib.contextmanager
+def running(image, folder, **variables):
+    """A machine that begins to boot IMAGE as it is, with these VARIABLES for world/qemu."""
+    console = Console(image, folder, **variables)
+    try:
+        yield console
+    finally:
+        console.stop_watching()
+
+
 def test_a_reboot_at_a_terminal_reboots(index, tmp_path):
-    with started(BASE, tmp_path, terminal=True) as console:
+    with running(BASE, tmp_path, terminal=True) as console:
         console.expect("Ctrl-A x ends QEMU")
         console.log_in()
         console.send("reboot")
@@ -2156,10 +2166,10 @@ def make_image(folder, packages, **variables):
     """(status, output) of world/image for PACKAGES; the image is in FOLDER."""
     settings = {"HOST": "box", "SERVICES": "hostname network syslogd getty", "KERNEL": "linux-tiny",
                 "REPO_URL": "http://10.0.2.2:8000", "PASSWORD": "", "SSH_KEY": "", "SIZE": "",
-                "FILES": "", "SYSTEM": "pc", **variables}
+                "FILES": "", "SYSTEM": "pc", "O": BUILD, **variables}
     return output_of(ROOT / "world/image", cwd=ROOT, env=environment(
-        PYTHON=sys.executable, O=BUILD, ARCH=ARCH, PACKAGES=" ".join(packages),
-        IMAGE_FOLDER=folder, **settings))
+        PYTHON=sys.executable, ARCH=ARCH, PACKAGES=" ".join(packages), IMAGE_FOLDER=folder,
+        **settings))
 
 
 @pytest.fixture(scope="module")
@@ -2319,13 +2329,13 @@ def test_the_container_runs(disk):
 
 def keeps_what_is_written(folder, image, **variables):
     """Boot the disk by its own menu, twice: what is written is there again."""
-    with started(image, folder, **variables) as console:
+    with running(image, folder, **variables) as console:
         console.expect("login: ", BOOT_LIMIT)
         console.log_in_again()
         console.check("grep -q ' / ext4 rw' /proc/mounts && echo kept >/root/file")
         console.send("poweroff")
         ends_soon(console)
-    with started(image, folder, **variables) as console:
+    with running(image, folder, **variables) as console:
         console.expect("login: ", BOOT_LIMIT)
         assert console.log_in_again().check("cat /root/file") == "kept\n"
 
@@ -2335,7 +2345,7 @@ def open_disk(index, tmp_path_factory):
     """A disk of DISK without a password."""
     folder = tmp_path_factory.mktemp("disk")
     status, text = make_image(folder, DISK, SERVICES="root hostname getty")
-    assert status == 0, text
+    assert status == 0 and "root logs in on the console without a password" in text, text
     return folder
 
 
@@ -2346,16 +2356,91 @@ def test_boot_a_disk_keeps_what_is_written(open_disk, tmp_path):
 def test_boot_a_disk_whose_kernel_is_gone_takes_the_old_one(open_disk, tmp_path):
     shutil.copy(open_disk / "disk.img", tmp_path)
     assert output_of("mren", "-i", f"{tmp_path}/disk.img@@1M", "::vmlinuz", "::vmlinuz.old")[0] == 0
-    with started(tmp_path, tmp_path) as console:
+    with running(tmp_path, tmp_path) as console:
         console.expect("Loading /vmlinuz failed", BOOT_LIMIT)
         console.expect("login: ", BOOT_LIMIT)
         assert "BOOT_IMAGE=/vmlinuz.old" in console.log_in_again().check("cat /proc/cmdline")
 
 
 def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
-    with booted(open_disk, tmp_path, words="console=ttyS0 linit.skip=hostname") as console:
+    with running(open_disk, tmp_path, words="console=ttyS0 linit.skip=hostname") as console:
+        console.log_in()
         assert "console=ttyS0 linit.skip=hostname" in console.check("cat /proc/cmdline")
-        assert "hostname" not in console.check("linitctl status | grep running")
+        assert console.check("hostname") == "(none)\n"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("firmware", ["bios", "efi"])
+def test_boot_the_kernel_for_pcs(index, tmp_path, firmware):
+    status, text = make_image(tmp_path, (*FULL[:-1], "linux"), SERVICES="root mounts getty")
+    assert status == 0, text
+    keeps_what_is_written(tmp_path, tmp_path, FIRMWARE=firmware)
+
+
+class Upgrades:
+    """A repository with a key of its own, in FOLDER, that gets new kernels."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        shutil.copytree(BUILD / "repo", folder / "repo")
+        run_tool("lpkg", "keygen", folder / "panux")
+        shutil.copy(folder / "panux.pub", folder / "repo")
+        recipe = ROOT / "recipes/kernel/linux-tiny"
+        self.info = json.loads(run_tool("pkggen", "meta", recipe).stdout)
+        entry = next(one for one in json.loads((folder / "repo" / ARCH / "index.json").read_text())
+                     ["packages"] if one["name"] == "linux-tiny")
+        (folder / "out/linux-tiny").mkdir(parents=True)
+        with tarfile.open(folder / "repo" / ARCH / entry["file"]) as tar:
+            tar.extract("boot/vmlinuz", folder / "out/linux-tiny")
+        self.sign()
+
+    def sign(self):
+        run_tool("lpkg", "index", self.folder / "repo" / ARCH, "--secret",
+                 self.folder / "panux.key")
+
+    def publish(self, version):
+        """Offer a kernel of another VERSION, whose bytes differ; give its hash."""
+        kernel = self.folder / "out/linux-tiny/boot/vmlinuz"
+        kernel.write_bytes(kernel.read_bytes() + b"x")
+        (self.folder / ".status").write_text("0\n")
+        (self.folder / "meta").write_text(json.dumps({**self.info, "version": version}))
+        archive = subprocess.run(["tar", "-C", self.folder, "-cf", "-", "out", ".status"],
+                                 stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run([sys.executable, ROOT / "lpkg.py", "pack", "--meta", self.folder / "meta",
+                        "-o", self.folder / "repo" / ARCH], input=archive, check=True)
+        self.sign()
+        return hashlib.sha256(kernel.read_bytes()).hexdigest()
+
+
+def kernels(console):
+    """The hashes of the kernel and of the old one."""
+    return [line.split()[0] for line in
+            console.check("cd /boot && sha256sum vmlinuz vmlinuz.old").splitlines()]
+
+
+def test_boot_an_upgraded_kernel_and_the_old_one(index, serve, tmp_path):
+    upgrades = Upgrades(tmp_path)
+    first = hashlib.sha256((tmp_path / "out/linux-tiny/boot/vmlinuz").read_bytes()).hexdigest()
+    status, text = make_image(tmp_path / "image", DISK, O=tmp_path, SERVICES="root mounts network "
+                              "getty", REPO_URL=from_device(serve(tmp_path / "repo")))
+    assert status == 0, text
+    second = upgrades.publish("6.2-0")
+    with running(tmp_path / "image", tmp_path) as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>/dev/null")
+        assert kernels(console) == [second, first]
+        assert console.run("lpkg verify 2>/dev/null") == (0, "")
+        console.send("poweroff")
+        ends_soon(console)
+    third = upgrades.publish("6.3-0")
+    with running(tmp_path / "image", tmp_path) as console:
+        console.expect("boot: ", BOOT_LIMIT)
+        console.send("old\r")
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again().check("grep BOOT_IMAGE=/vmlinuz.old /proc/cmdline")
+        # The second one may have failed: the third one takes its place, and not the first one's.
+        console.check("lpkg --yes upgrade 2>/dev/null")
+        assert kernels(console) == [third, first]
 
 
 @pytest.mark.parametrize("firmware, words, said", [
