@@ -1229,7 +1229,7 @@ EMULATOR := {emulator}
 MESON_MACHINE := --{machine}-file=$(CURDIR)/.tools/machine.ini
 export PATH := $(CURDIR)/.tools:$(PATH)
 export CC := {arch}-linux-musl-gcc
-# `no` is autoconf's word for none: with a C++ compiler that doesn't work configure would end.
+# `no` is a configure's word for no C++: libtool's stops at a compiler that doesn't work.
 export CXX := $(if $(shell command -v {gnu}-g++),{arch}-linux-musl-g++,no)
 export AR := $(CROSS_COMPILE)ar
 export NM := $(CROSS_COMPILE)nm

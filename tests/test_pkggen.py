@@ -186,6 +186,23 @@ def run_script(folder, script, **fields):
                   if not path.is_dir() or path.is_symlink())
 
 
+@pytest.mark.parametrize("compilers, expected", [
+    ([], "no"), (["x86_64-linux-gnu-g++"], "x86_64-linux-musl-g++")])
+def test_cxx_is_no_compiler_that_is_not_there(tmp_path, compilers, expected):
+    """`no` is what libtool's configure passes over; at one that doesn't run it stops."""
+    write_build_mk(tmp_path, recipe_text(script=[": >out/a/$$CXX"], packages={"a": None}))
+    places = tmp_path / "bin"
+    places.mkdir()
+    for name in ("make", "sh", "bash", "mkdir", "find", "tar"):
+        (places / name).symlink_to(shutil.which(name))
+    for name in compilers:
+        (places / name).write_text("")
+        (places / name).chmod(0o755)
+    done = make(tmp_path, "-f", "build.mk", "script", env=environment(PATH=places))
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path / "out/a") == [expected]
+
+
 def test_shortcuts_do_what_they_say(tmp_path):
     archive(tmp_path / "src/zlib-1.2.10.tar.gz", {"include/zlib.h": "x"}, "zlib-1.2.10/")
     assert run_script(tmp_path, [
