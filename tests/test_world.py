@@ -1331,7 +1331,10 @@ class Console:
 
 @contextlib.contextmanager
 def started(packages, folder, *options, words=""):
-    """A machine that begins to boot an image of PACKAGES. OPTIONS: QEMU's; WORDS: the kernel's."""
+    """A machine that begins to boot an image of PACKAGES, with httpd enabled. OPTIONS: QEMU's;
+    WORDS: the kernel's."""
+    if "-initrd" not in options:
+        options = (*with_more(packages, folder, {}), *options)
     console = Console(packages, folder, *options, words=words)
     try:
         yield console
@@ -1413,12 +1416,16 @@ def test_boot_benchmark_prints_its_rows(index):
         assert re.search(rf"^boot to all services +{peer}( +[\d.]+){{3}}", done.stdout, re.M)
 
 
+# What is started, httpd aside as SERVICES has it.
+RC_D = ["clock", "crond", "getty", "hostname", "httpd", "mounts", "network", "ntpd", "root", "seed",
+        "sysctl", "syslogd"]
+
+
 # -- without Python
 
 def test_boot_base_runs_every_service(base):
-    names = base.check("ls --color=never /etc/rc.d").split()
-    assert sorted(names) == ["getty", "hostname", "httpd", "network", "syslogd"]
-    for name in [*names, "loopback", "boot"]:
+    assert sorted(base.check("ls --color=never /etc/rc.d").split()) == RC_D
+    for name in [*RC_D, "loopback", "boot"]:
         assert base.check(f"/etc/init.d/{name} status").strip() == f"{name} is running"
 
 
@@ -1429,9 +1436,8 @@ def test_boot_base_answers_http_from_outside(base):
 def test_boot_base_pids_are_what_proc_says(base):
     assert base.check("cat /proc/1/cmdline | tr '\\0' ' '").strip() == "/bin/sh /init"
     assert base.check("readlink /proc/1/exe").strip() == "/bin/busybox"
-    for name in ("httpd", "syslogd"):
-        command = f"cat /proc/$(cat /run/linit/{name}.pid)/cmdline | tr '\\0' ' '"
-        assert base.check(command).startswith(name)
+    for name in ("crond", "httpd", "syslogd"):
+        assert base.check(f"cat /proc/$(cat /run/linit/{name}.pid)/comm").strip() == name
     assert base.check("cat /proc/sys/kernel/hostname").strip() == "panux"
 
 
@@ -1480,9 +1486,6 @@ def test_boot_base_ctrl_alt_del_ends_it(base):
 
 # -- with Python, linitd and lpkg
 
-RC_D = ["getty", "hostname", "httpd", "network", "syslogd"]
-
-
 def states(device):
     """NAME -> (STATE, PID) of the device's services."""
     lines = [line.split() for line in device.check("linitctl list | cat").splitlines()]
@@ -1522,7 +1525,7 @@ def test_boot_runs_every_service(device):
     seen = states(device)
     for name in [*RC_D, "loopback", "boot"]:
         assert seen[name][0] == "running"
-    for name in ("getty", "httpd", "syslogd"):
+    for name in ("getty@ttyS0", "crond", "syslogd"):
         assert device.check(f"readlink /proc/{seen[name][1]}/exe").strip() == "/bin/busybox"
     assert device.check(f"cat /proc/{seen['httpd'][1]}/comm").strip() == "httpd"
     assert "This is a Panux device" in fetch_page(device)
@@ -1681,9 +1684,10 @@ def test_boot_lpkg_upgrades_one_package_of_a_key_that_was_added(device, serve, t
 
 
 def with_more(packages, folder, files):
-    """QEMU's options for the image of PACKAGES and these FILES (path -> (text, mode)) on top."""
+    """QEMU's options for the image of PACKAGES, httpd enabled, and these FILES (path -> (text,
+    mode)) on top."""
     tree = folder / "more"
-    for path, (text, mode) in files.items():
+    for path, (text, mode) in {"etc/rc.d/httpd": ("", 0o644), **files}.items():
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(text)
         (tree / path).chmod(mode)
@@ -1803,7 +1807,7 @@ def test_s36_a_rescue_shell_where_nobody_uses_the_console(index, tmp_path):
         console.send(f"mv {LIBRARY} /usr/lib/away; exit")
         expect_shell(console)
         console.send(f"mv /usr/lib/away {LIBRARY}; exit")
-        console.expect("getty is running")
+        console.expect("getty@ttyS0 is running")
         console.expect("login: ")
 
 
@@ -1824,7 +1828,7 @@ def test_s36_boot_with_a_python_that_does_not_run(index, tmp_path, damage, said)
         assert "This is a Panux device" in fetch_page(console)
         console.send("poweroff")
         ends_soon(console)
-        assert re.findall(r"(\S+) is stopped", console.text)[-1] == "hostname"
+        assert re.findall(r"(\S+) is stopped", console.text)[-1] == "mounts"
 
 
 KNOWN = ("mkdir -p /var/lib/linit; stat -L -c '%i %Y %n' /usr/bin/python3 /sbin/linitd "
