@@ -755,8 +755,8 @@ def test_s34_a_pidfile_that_names_another_ends_its_own_daemon_alone(device, numb
 # ---- the network's scripts, in a network of their own --------------------------------------------
 
 class Network:
-    """eth0 and eth1 of a namespace, with an /etc and a /run of its own, and the scripts in it. Where
-    the shell is busybox, so are ip and the others."""
+    """eth0 and eth1 of a namespace, with an /etc and a /run of its own, and the scripts in it.
+    Where the shell is busybox, so are ip and the others."""
 
     SETUP = """
     mount --bind etc /etc && mount --bind run /run && mount --bind share /usr/share || exit
@@ -788,8 +788,9 @@ class Network:
         """The output of a COMMAND that succeeds in there."""
         enter = ["nsenter", "-t", str(self.space.pid), "--net", "--mount"]
         path = f"{self.folder}/bin:{os.environ['PATH']}"
-        done = subprocess.run([*enter, *command], env=environment(PATH=path, **variables), text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            [*enter, *command], env=environment(PATH=path, **variables), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
@@ -797,7 +798,8 @@ class Network:
         """What udhcpc says of a lease."""
         ip, _, mask = address.partition("/")
         lease = dict(ip=ip, mask=mask, dns=servers) if address else {}
-        self.run("/usr/share/udhcpc/default.script", event, interface=interface, **lease, **variables)
+        self.run("/usr/share/udhcpc/default.script", event,
+                 interface=interface, **lease, **variables)
 
     def addresses(self, interface):
         words = self.run("/sbin/ip", "-4", "-o", "addr", "show", "dev", interface).split()
@@ -907,7 +909,8 @@ def test_resolv_conf_may_be_a_symlink(network):
 
 
 @pytest.mark.parametrize("text, does", [
-    (None, "udhcpc"), ("eth* dhcp\n", "udhcpc"), ("# eth0 off\neth1 off\neth* dhcp # here\n", "udhcpc"),
+    (None, "udhcpc"), ("eth* dhcp\n", "udhcpc"),
+    ("# eth0 off\neth1 off\neth* dhcp # here\n", "udhcpc"),
     ("eth* dhcp\neth0 off\n", ""), ("wlan* dhcp\n", ""), ("eth0\n", ""), ("", "")],
     ids=["no file", "pattern", "comments", "last counts", "another", "no words", "empty"])
 def test_etc_network_says_what_becomes_of_an_interface(network, text, does):

@@ -4026,7 +4026,8 @@ def enabled(world, *names):
 
 def test_a_service_that_goes_is_disabled(world):
     """Its instances, too; not one of another package, or one that has moved to another package."""
-    world.pack({"app": {"etc/init.d/app": b"#!/bin/sh\n"}, "web": {"etc/init.d/web": b"#!/bin/sh\n"}},
+    script = b"#!/bin/sh\n"
+    world.pack({"app": {"etc/init.d/app": script}, "web": {"etc/init.d/web": script}},
                app={"services": ["app"]}, web={"services": ["web"]})
     world.index()
     world.do("install", "app", "web").ok()
@@ -4044,7 +4045,8 @@ def test_a_service_that_moves_to_another_package_stays_enabled(world):
     world.index()
     world.do("install", "app").ok()
     folder = enabled(world, "app")
-    world.pack({"new": script}, new={"services": ["app"], "replaces": ["app"], "conflicts": ["app"]})
+    world.pack({"new": script},
+               new={"services": ["app"], "replaces": ["app"], "conflicts": ["app"]})
     world.index()
     done = world.do("install", "new").ok()
     assert "any more" not in done.err and (folder / "app").exists()
