@@ -1,6 +1,8 @@
 """Init scripts where there is no linitd: linit-alone, under each shell that may run it; and those
 of the original Panux, by linitd and without it. `test_sNN_` is the attack of that number in
 docs/SECURITY.md."""
+import importlib.machinery
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -936,3 +938,86 @@ def test_a_static_address_of_each_kind(network):
     network.run(network.folder / "linit-net", "eth0")
     assert network.addresses("eth0") == ["10.0.0.9/24"]
     assert network.routes() == [] == network.servers()
+
+
+# ---- linit-grow ----------------------------------------------------------------------------------
+
+def load_grow():
+    loader = importlib.machinery.SourceFileLoader("grow", str(ROOT / "initd/linit-grow"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("grow", loader))
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
+class Table:
+    """A file of 8 MiB with a table of two partitions of 1 MiB, which then grows to 20 MiB."""
+
+    SECTORS = 20 << 11
+
+    def __init__(self, folder, label="gpt"):
+        self.path = folder / "disk"
+        with open(self.path, "wb") as file:
+            file.truncate(8 << 20)
+        self.sfdisk(text=f"label: {label}\nstart=2048, size=2048\nstart=4096, size=2048\n")
+        os.truncate(self.path, self.SECTORS * 512)
+        self.disk = os.open(self.path, os.O_RDWR)
+
+    def sfdisk(self, *options, text=""):
+        done = subprocess.run(["sfdisk", "-q", *options, self.path], input=text, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def partitions(self):
+        """FIRST, SIZE of each, as sfdisk reads them."""
+        lines = self.sfdisk("-l", "-o", "Start,Sectors").splitlines()
+        return [tuple(map(int, line.split())) for line in lines if line.split()[:1][0].isdigit()]
+
+
+def test_grow_takes_what_is_free_behind_the_last_partition(tmp_path):
+    grow, table = load_grow(), Table(tmp_path)
+    last = table.SECTORS - 34               # behind it: 32 sectors of entries, and a header
+    assert grow.widen(table.disk, 2, table.SECTORS) == (4096, last + 1 - 4096)
+    assert table.partitions() == [(2048, 2048), (4096, last + 1 - 4096)]
+    assert "mismatch" not in table.sfdisk("--verify")
+    before = table.path.read_bytes()
+    assert grow.widen(table.disk, 2, table.SECTORS) == (4096, last + 1 - 4096)
+    assert table.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("label, index", [("gpt", 1), ("dos", 2)])
+def test_grow_leaves_another_partition_or_table_alone(tmp_path, label, index):
+    grow, table = load_grow(), Table(tmp_path, label)
+    before = table.path.read_bytes()
+    assert grow.widen(table.disk, index, table.SECTORS) is None
+    assert table.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_grow_cut_after_any_write_leaves_a_table_and_can_be_done_again(tmp_path, count):
+    grow, table = load_grow(), Table(tmp_path)
+    done = []
+
+    class Os:
+        """os, whose power goes after COUNT writes."""
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def pwrite(self, *arguments):
+            if len(done) == count:
+                raise KeyboardInterrupt
+            done.append(os.pwrite(*arguments))
+
+    grow.os = Os()
+    try:
+        grow.widen(table.disk, 2, table.SECTORS)
+    except KeyboardInterrupt:
+        assert len(done) == count
+    assert [first for first, _ in table.partitions()] == [2048, 4096]
+    assert load_grow().widen(table.disk, 2, table.SECTORS)
+    assert "mismatch" not in table.sfdisk("--verify")
+    assert table.partitions()[1][0] + table.partitions()[1][1] == table.SECTORS - 33
