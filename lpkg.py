@@ -3687,7 +3687,14 @@ def plan_lines(plan: Plan, free: "int | None" = None) -> list:
     lines = table(rows) + [total + (f", {human_size(free)} free" if free is not None else "")]
     for package in plan.new:
         lines += risk_lines(package, plan.old.get(package.name))
-    return lines
+    return lines + [f"service  {service} is stopped, and not started at boot any more"
+                    for service in lost_services(plan)]
+
+
+def lost_services(plan: Plan) -> list:
+    """The services of packages that go which no package brings then."""
+    kept = {one for package in [*plan.new, *plan.stay] for one in package.info["services"]}
+    return sorted({one for package in plan.old.values() for one in package.info["services"]} - kept)
 
 
 def table(rows: list) -> list:
@@ -3819,6 +3826,7 @@ def run_transaction(tx: Transaction) -> None:
         verify(tx)
         stage(tx)
         prepare(tx)
+        stop_services(tx)
         for path in tx.swaps:           # a script, or a user, may have put something there
             tx.give_way(path, "something else")
         commit(tx)
@@ -4200,6 +4208,9 @@ def plan_removals(tx: Transaction) -> None:
             tx.removals.append(["rm", path])
         if entry["type"] != "dir" and is_conffile(package, path) and is_stale(tx, path):
             tx.removals.append(["rm", path + ".lpkg-new"])
+    lost = lost_services(tx.plan)
+    tx.removals += [["rm", f"etc/rc.d/{name}"] for name in tx.root.names("etc/rc.d")
+                    if name.partition("@")[0] in lost and f"etc/rc.d/{name}" not in tx.gone]
     tx.removals += folders[::-1]
     tx.removals += [["rm", f"{INSTALLED}/{package.name}"] for package in tx.plan.removed()]
     tx.removals += [["rm", path] for path in sorted(stale_scripts(tx.plan) - tx.temporaries.keys())]
@@ -4468,6 +4479,15 @@ def prepare(tx: Transaction) -> None:
         elif status:
             raise Fail(f"{package}: its script {script} ended with status {status}; nothing was "
                        "changed")
+
+
+def stop_services(tx: Transaction) -> None:
+    """Stop what runs of the services that go: where an init runs in this root, as in none that is
+    only looked at from outside."""
+    if tx.root.lstat("run/linit.sock") or tx.root.lstat("run/linit"):
+        for service in lost_services(tx.plan):
+            if run_script(tx.root, f"etc/init.d/{service}", ["stop"]):
+                say(f"{service} could not be stopped")
 
 
 def queue_after(plan: Plan, queue: list, ready: bool) -> list:

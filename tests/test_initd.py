@@ -1,6 +1,8 @@
 """Init scripts where there is no linitd: linit-alone, under each shell that may run it; and those
 of the original Panux, by linitd and without it. `test_sNN_` is the attack of that number in
 docs/SECURITY.md."""
+import importlib.machinery
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -756,3 +758,272 @@ def test_s34_a_pidfile_that_names_another_ends_its_own_daemon_alone(device, numb
     finally:
         other.kill()
         other.wait()
+
+
+# ---- the network's scripts, in a network of their own --------------------------------------------
+
+class Network:
+    """eth0 and eth1 of a namespace, with an /etc and a /run of its own, and the scripts in it.
+    Where the shell is busybox, so are ip and the others."""
+
+    SETUP = """
+    mount --bind etc /etc && mount --bind run /run && mount --bind share /usr/share || exit
+    ip link set lo up
+    for number in 0 1; do
+        ip link add eth$number type veth peer name peer$number
+        ip link set peer$number up
+        ip link set eth$number up
+    done
+    echo ready && exec sleep 1000"""
+
+    def __init__(self, folder, shell):
+        for name in ("etc", "run", "share/udhcpc", "bin"):
+            (folder / name).mkdir(parents=True)
+        install(["udhcpc.script", "linit-net"], folder, shell)
+        (folder / "udhcpc.script").rename(folder / "share/udhcpc/default.script")
+        if shell == "ash":
+            for name in ("ip", "sed", "cmp", "grep", "readlink", "mv", "rm"):
+                (folder / "bin" / name).symlink_to(shutil.which("busybox"))
+        (folder / "bin/udhcpc").write_text("#!/bin/sh\necho udhcpc \"$*\"\n")
+        (folder / "bin/udhcpc").chmod(0o755)
+        self.folder = folder
+        self.space = subprocess.Popen(
+            ["unshare", "--net", "--mount", "sh", "-c", self.SETUP], cwd=folder, text=True,
+            stdout=subprocess.PIPE)
+        assert self.space.stdout.readline() == "ready\n"
+
+    def run(self, *command, **variables):
+        """The output of a COMMAND that succeeds in there."""
+        enter = ["nsenter", "-t", str(self.space.pid), "--net", "--mount"]
+        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        done = subprocess.run(
+            [*enter, *command], env=environment(PATH=path, **variables), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def lease(self, event, interface, address="", servers="", **variables):
+        """What udhcpc says of a lease."""
+        ip, _, mask = address.partition("/")
+        lease = dict(ip=ip, mask=mask, dns=servers) if address else {}
+        self.run("/usr/share/udhcpc/default.script", event,
+                 interface=interface, **lease, **variables)
+
+    def addresses(self, interface):
+        words = self.run("/sbin/ip", "-4", "-o", "addr", "show", "dev", interface).split()
+        return [after for word, after in zip(words, words[1:]) if word == "inet"]
+
+    def routes(self, kind="-4"):
+        """DESTINATION GATEWAY INTERFACE of each route that isn't the kernel's own."""
+        routes = []
+        for line in self.run("/sbin/ip", kind, "route").splitlines():
+            words = line.split()
+            if "kernel" not in words:
+                via = words[words.index("via") + 1] if "via" in words else "-"
+                routes.append((words[0], via, words[words.index("dev") + 1]))
+        return routes
+
+    def servers(self):
+        lines = (self.folder / "etc/resolv.conf").read_text().splitlines()
+        return [line for line in lines if not line.startswith("#")]
+
+
+@pytest.fixture(params=list(SHELLS))
+def network(tmp_path, request):
+    network = Network(tmp_path, request.param)
+    yield network
+    network.space.kill()
+    network.space.wait()
+
+
+FIRST = dict(interface="eth0", address="10.0.0.5/24", servers="10.0.0.1 10.0.0.2",
+             router="10.0.0.1", domain="home")
+
+
+def test_each_interface_has_its_own_servers_and_default_route(network):
+    network.lease("bound", **FIRST)
+    network.lease("bound", "eth1", "192.168.5.9/24", router="192.168.5.1")
+    assert network.servers() == ["search home", "nameserver 10.0.0.1", "nameserver 10.0.0.2"]
+    assert sorted(network.routes()) == [
+        ("default", "10.0.0.1", "eth0"), ("default", "192.168.5.1", "eth1")]
+    network.lease("renew", "eth1", "192.168.5.9/24", "192.168.5.1", router="192.168.5.1")
+    assert "nameserver 10.0.0.1" in network.servers()
+    assert "nameserver 192.168.5.1" in network.servers()
+    network.lease("deconfig", "eth0")
+    assert network.servers() == ["nameserver 192.168.5.1"]
+    assert network.routes() == [("default", "192.168.5.1", "eth1")]
+    assert network.addresses("eth0") == [] and network.addresses("eth1") == ["192.168.5.9/24"]
+
+
+def test_a_renewal_of_the_same_lease_touches_nothing(network):
+    network.lease("bound", **FIRST)
+    network.run("ip", "addr", "add", "172.20.0.1/24", "dev", "eth0")
+    network.run("ip", "route", "add", "10.99.0.0/16", "via", "10.0.0.254", "dev", "eth0")
+    resolv = network.folder / "etc/resolv.conf"
+    before = resolv.stat()
+    seen = network.folder / "seen"
+    network.run("sh", "-c", f"/sbin/ip monitor address route >{seen} & sleep 0.3; "
+                "/usr/share/udhcpc/default.script renew; sleep 0.3; kill $!",
+                interface="eth0", ip="10.0.0.5", mask="24", router="10.0.0.1",
+                dns="10.0.0.1 10.0.0.2", domain="home")
+    assert seen.read_text() == ""
+    assert (resolv.stat().st_ino, resolv.stat().st_mtime_ns) == (
+        before.st_ino, before.st_mtime_ns)
+    assert sorted(network.addresses("eth0")) == ["10.0.0.5/24", "172.20.0.1/24"]
+
+
+def test_another_lease_replaces_what_the_last_one_set_and_nothing_else(network):
+    resolv = network.folder / "etc/resolv.conf"
+    resolv.write_text("options timeout:1\n")
+    network.lease("bound", **FIRST)
+    network.run("ip", "addr", "add", "172.20.0.1/24", "dev", "eth0")
+    network.run("ip", "route", "add", "10.99.0.0/16", "via", "172.20.0.9", "dev", "eth0")
+    network.lease("renew", "eth0", "10.0.1.7/24", "10.0.1.1", router="10.0.1.1")
+    assert sorted(network.addresses("eth0")) == ["10.0.1.7/24", "172.20.0.1/24"]
+    assert sorted(network.routes()) == [
+        ("10.99.0.0/16", "172.20.0.9", "eth0"), ("default", "10.0.1.1", "eth0")]
+    assert network.servers() == ["options timeout:1", "nameserver 10.0.1.1"]
+    network.lease("deconfig", "eth0")
+    assert network.addresses("eth0") == ["172.20.0.1/24"]
+    assert network.routes() == [("10.99.0.0/16", "172.20.0.9", "eth0")]
+    assert network.servers() == ["options timeout:1"]
+
+
+@pytest.mark.parametrize("address, router", [
+    ("10.0.0.5/32", "192.0.2.1"), ("10.0.0.5/24", "192.0.2.1"), ("10.0.0.5", "10.0.0.1")],
+    ids=["32 bits", "far gateway", "no mask"])
+def test_a_gateway_outside_of_the_lease_s_network(network, address, router):
+    for event in ("bound", "renew"):
+        network.lease(event, "eth0", address, router=router)
+        assert sorted(network.routes()) == [(router, "-", "eth0"), ("default", router, "eth0")]
+    network.lease("deconfig", "eth0")
+    assert network.routes() == [] == network.addresses("eth0")
+
+
+def test_classless_routes_count_instead_of_the_router(network):
+    network.lease("bound", "eth0", "10.0.0.5/24", router="10.0.0.1",
+                  staticroutes="10.1.0.0/16 10.0.0.3 0.0.0.0/0 10.0.0.4 10.2.0.0/16 0.0.0.0")
+    assert sorted(network.routes()) == [
+        ("10.1.0.0/16", "10.0.0.3", "eth0"), ("10.2.0.0/16", "-", "eth0"),
+        ("default", "10.0.0.4", "eth0")]
+
+
+def test_resolv_conf_may_be_a_symlink(network):
+    path = network.folder / "etc/resolv.conf"
+    path.symlink_to("/run/resolv.conf")
+    network.lease("bound", **FIRST)
+    assert os.readlink(path) == "/run/resolv.conf"
+    assert "nameserver 10.0.0.2" in (network.folder / "run/resolv.conf").read_text()
+
+
+@pytest.mark.parametrize("text, does", [
+    (None, "udhcpc"), ("eth* dhcp\n", "udhcpc"),
+    ("# eth0 off\neth1 off\neth* dhcp # here\n", "udhcpc"),
+    ("eth* dhcp\neth0 off\n", ""), ("wlan* dhcp\n", ""), ("eth0\n", ""), ("", "")],
+    ids=["no file", "pattern", "comments", "last counts", "another", "no words", "empty"])
+def test_etc_network_says_what_becomes_of_an_interface(network, text, does):
+    if text is not None:
+        (network.folder / "etc/network").write_text(text)
+    output = network.run(network.folder / "linit-net", "eth0")
+    assert output.startswith("udhcpc -b ") if does else output == ""
+    assert ("-i eth0" in output) == bool(does)
+
+
+def test_a_static_address_of_each_kind(network):
+    (network.folder / "etc/network").write_text(
+        "eth* dhcp\neth0 10.0.0.9/24 10.0.3.9/24 2001:db8::9/64 via 10.0.0.1 2001:db8::1 "
+        "dns 10.0.0.1 2001:db8::1 search home lan\n")
+    network.run(network.folder / "linit-net", "eth0")
+    assert sorted(network.addresses("eth0")) == ["10.0.0.9/24", "10.0.3.9/24"]
+    assert "2001:db8::9/64" in network.run("/sbin/ip", "-6", "addr", "show", "dev", "eth0")
+    assert network.routes() == [("default", "10.0.0.1", "eth0")]
+    assert ("default", "2001:db8::1", "eth0") in network.routes("-6")
+    assert network.servers() == [
+        "search home lan", "nameserver 10.0.0.1", "nameserver 2001:db8::1"]
+    (network.folder / "etc/network").write_text("eth0 10.0.0.9/24\n")
+    network.run(network.folder / "linit-net", "eth0")
+    assert network.addresses("eth0") == ["10.0.0.9/24"]
+    assert network.routes() == [] == network.servers()
+
+
+# ---- linit-grow ----------------------------------------------------------------------------------
+
+def load_grow():
+    loader = importlib.machinery.SourceFileLoader("grow", str(ROOT / "initd/linit-grow"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("grow", loader))
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
+class Table:
+    """A file of 8 MiB with a table of two partitions of 1 MiB, which then grows to 20 MiB."""
+
+    SECTORS = 20 << 11
+
+    def __init__(self, folder, label="gpt"):
+        self.path = folder / "disk"
+        with open(self.path, "wb") as file:
+            file.truncate(8 << 20)
+        self.sfdisk(text=f"label: {label}\nstart=2048, size=2048\nstart=4096, size=2048\n")
+        os.truncate(self.path, self.SECTORS * 512)
+        self.disk = os.open(self.path, os.O_RDWR)
+
+    def sfdisk(self, *options, text=""):
+        done = subprocess.run(["sfdisk", "-q", *options, self.path], input=text, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def partitions(self):
+        """FIRST, SIZE of each, as sfdisk reads them."""
+        lines = self.sfdisk("-l", "-o", "Start,Sectors").splitlines()
+        return [tuple(map(int, line.split())) for line in lines if line.split()[:1][0].isdigit()]
+
+
+def test_grow_takes_what_is_free_behind_the_last_partition(tmp_path):
+    grow, table = load_grow(), Table(tmp_path)
+    last = table.SECTORS - 34               # behind it: 32 sectors of entries, and a header
+    assert grow.widen(table.disk, 2, table.SECTORS) == (4096, last + 1 - 4096)
+    assert table.partitions() == [(2048, 2048), (4096, last + 1 - 4096)]
+    assert "mismatch" not in table.sfdisk("--verify")
+    before = table.path.read_bytes()
+    assert grow.widen(table.disk, 2, table.SECTORS) == (4096, last + 1 - 4096)
+    assert table.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("label, index", [("gpt", 1), ("dos", 2)])
+def test_grow_leaves_another_partition_or_table_alone(tmp_path, label, index):
+    grow, table = load_grow(), Table(tmp_path, label)
+    before = table.path.read_bytes()
+    assert grow.widen(table.disk, index, table.SECTORS) is None
+    assert table.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_grow_cut_after_any_write_leaves_a_table_and_can_be_done_again(tmp_path, count):
+    grow, table = load_grow(), Table(tmp_path)
+    done = []
+
+    class Os:
+        """os, whose power goes after COUNT writes."""
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def pwrite(self, *arguments):
+            if len(done) == count:
+                raise KeyboardInterrupt
+            done.append(os.pwrite(*arguments))
+
+    grow.os = Os()
+    try:
+        grow.widen(table.disk, 2, table.SECTORS)
+    except KeyboardInterrupt:
+        assert len(done) == count
+    assert [first for first, _ in table.partitions()] == [2048, 4096]
+    assert load_grow().widen(table.disk, 2, table.SECTORS)
+    assert "mismatch" not in table.sfdisk("--verify")
+    assert table.partitions()[1][0] + table.partitions()[1][1] == table.SECTORS - 33

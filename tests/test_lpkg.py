@@ -4309,6 +4309,43 @@ def test_root_is_not_told_to_become_root(world):
     assert "as root" not in done.err and "has no owners" in done.err
 
 
+def enabled(world, *names):
+    """Have these NAMES enabled in the root of WORLD."""
+    folder = world.root / "etc/rc.d"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_a_service_that_goes_is_disabled(world):
+    """Its instances, too; not one of another package, or one that has moved to another package."""
+    script = b"#!/bin/sh\n"
+    world.pack({"app": {"etc/init.d/app": script}, "web": {"etc/init.d/web": script}},
+               app={"services": ["app"]}, web={"services": ["web"]})
+    world.index()
+    world.do("install", "app", "web").ok()
+    folder = enabled(world, "app", "app@one", "application", "web")
+    done = world.do("remove", "app", "--dry-run").ok()
+    assert "service  app is stopped, and not started at boot any more" in done.out
+    assert (folder / "app").exists()
+    world.do("remove", "app").ok()
+    assert sorted(path.name for path in folder.iterdir()) == ["application", "web"]
+
+
+def test_a_service_that_moves_to_another_package_stays_enabled(world):
+    script = {"etc/init.d/app": b"#!/bin/sh\n"}
+    world.pack({"app": script}, app={"services": ["app"]})
+    world.index()
+    world.do("install", "app").ok()
+    folder = enabled(world, "app")
+    world.pack({"new": script},
+               new={"services": ["app"], "replaces": ["app"], "conflicts": ["app"]})
+    world.index()
+    done = world.do("install", "new").ok()
+    assert "any more" not in done.err and (folder / "app").exists()
+
+
 def test_s16_two_at_once(world):
     world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}})
     world.index()

@@ -1721,7 +1721,10 @@ class Console:
 
 @contextlib.contextmanager
 def started(packages, folder, *options, words=""):
-    """A machine that begins to boot an image of PACKAGES. OPTIONS: QEMU's; WORDS: the kernel's."""
+    """A machine that begins to boot an image of PACKAGES, with httpd enabled. OPTIONS: QEMU's;
+    WORDS: the kernel's."""
+    if "-initrd" not in options:
+        options = (*with_more(packages, folder, {}), *options)
     console = Console(packages, folder, *options, words=words)
     try:
         yield console
@@ -1803,12 +1806,16 @@ def test_boot_benchmark_prints_its_rows(index):
         assert re.search(rf"^boot to all services +{peer}( +[\d.]+){{3}}", done.stdout, re.M)
 
 
+# What is started, httpd aside as SERVICES has it.
+RC_D = ["clock", "crond", "getty", "hostname", "httpd", "mounts", "network", "ntpd", "root", "seed",
+        "sysctl", "syslogd"]
+
+
 # -- without Python
 
 def test_boot_base_runs_every_service(base):
-    names = base.check("ls --color=never /etc/rc.d").split()
-    assert sorted(names) == ["getty", "hostname", "httpd", "network", "syslogd"]
-    for name in [*names, "loopback", "boot"]:
+    assert sorted(base.check("ls --color=never /etc/rc.d").split()) == RC_D
+    for name in [*RC_D, "loopback", "boot"]:
         assert base.check(f"/etc/init.d/{name} status").strip() == f"{name} is running"
 
 
@@ -1819,9 +1826,8 @@ def test_boot_base_answers_http_from_outside(base):
 def test_boot_base_pids_are_what_proc_says(base):
     assert base.check("cat /proc/1/cmdline | tr '\\0' ' '").strip() == "/bin/sh /init"
     assert base.check("readlink /proc/1/exe").strip() == "/bin/busybox"
-    for name in ("httpd", "syslogd"):
-        command = f"cat /proc/$(cat /run/linit/{name}.pid)/cmdline | tr '\\0' ' '"
-        assert base.check(command).startswith(name)
+    for name in ("crond", "httpd", "syslogd"):
+        assert base.check(f"cat /proc/$(cat /run/linit/{name}.pid)/comm").strip() == name
     assert base.check("cat /proc/sys/kernel/hostname").strip() == "panux"
 
 
@@ -1866,12 +1872,10 @@ def test_boot_base_ctrl_alt_del_ends_it(base):
     base.press("ctrl", "alt", "delete")
     order = stopped_in_order(base)
     assert order.index("httpd") < order.index("network") < order.index("loopback")
+    assert "getty@ttyS0" in order and "not found" not in base.text
 
 
 # -- with Python, linitd and lpkg
-
-RC_D = ["getty", "hostname", "httpd", "network", "syslogd"]
-
 
 def states(device):
     """NAME -> (STATE, PID) of the device's services."""
@@ -1912,7 +1916,7 @@ def test_boot_runs_every_service(device):
     seen = states(device)
     for name in [*RC_D, "loopback", "boot"]:
         assert seen[name][0] == "running"
-    for name in ("getty", "httpd", "syslogd"):
+    for name in ("getty@ttyS0", "crond", "syslogd"):
         assert device.check(f"readlink /proc/{seen[name][1]}/exe").strip() == "/bin/busybox"
     assert device.check(f"cat /proc/{seen['httpd'][1]}/comm").strip() == "httpd"
     assert "This is a Panux device" in fetch_page(device)
@@ -2022,11 +2026,15 @@ def test_boot_lpkg_refuses_a_flipped_bit(device, serve, tmp_path, index):
     assert device.run("lpkg verify 2>/dev/null") == (0, "")
 
 
-def publish(folder, version):
-    """Make a signed repository of a package `greeting`, with a key of its own, in FOLDER."""
+def publish(folder, version, service=None):
+    """Make a signed repository of a package `greeting`, with a key of its own, in FOLDER; SERVICE:
+    the body of its init script."""
     tree = folder / "out/greeting/etc"
-    tree.mkdir(parents=True, exist_ok=True)
+    (tree / "init.d").mkdir(parents=True, exist_ok=True)
     (tree / "greeting").write_text(f"hello {version}\n")
+    if service:
+        (tree / "init.d/greeting").write_text(SERVICE + service + "\n")
+        (tree / "init.d/greeting").chmod(0o755)
     (folder / ".status").write_text("0\n")
     (folder / "meta.json").write_text(json.dumps({
         "recipe": "greeting", "version": version, "arch": ARCH, "license": "MIT", "url": "",
@@ -2035,6 +2043,7 @@ def publish(folder, version):
             "scripts": {name: f'echo "{name} $*" >>/tmp/greeted' for name in
                         ("pre-install", "post-install", "post-upgrade", "post-remove")},
             "alternatives": [{"path": "usr/bin/less", "target": "/bin/cat", "priority": 50}],
+            "services": ["greeting"] if service else [],
         }},
     }))
     status, text = output_of("tar", "-cf", "out.tar", "out", ".status", cwd=folder)
@@ -2071,9 +2080,10 @@ def test_boot_lpkg_upgrades_one_package_of_a_key_that_was_added(device, serve, t
 
 
 def with_more(packages, folder, files):
-    """QEMU's options for the image of PACKAGES and these FILES (path -> (text, mode)) on top."""
+    """QEMU's options for the image of PACKAGES, httpd enabled, and these FILES (path -> (text,
+    mode)) on top."""
     tree = folder / "more"
-    for path, (text, mode) in files.items():
+    for path, (text, mode) in {"etc/rc.d/httpd": ("", 0o644), **files}.items():
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(text)
         (tree / path).chmod(mode)
@@ -2115,15 +2125,14 @@ def test_boot_ctrl_alt_del_ends_it(index, tmp_path):
     with booted(FULL, tmp_path) as console:
         console.press("ctrl", "alt", "delete")
         order = stopped_in_order(console)
-        assert order.index("httpd") < order.index("network") < order.index("loopback")
+        assert "httpd" in order and order.index("network") < order.index("loopback")
 
 
 def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(index, tmp_path):
     with booted(FULL, tmp_path) as console:
         console.send("linitctl poweroff")
         order = stopped_in_order(console)
-        assert order.index("httpd") < order.index("network") < order.index("loopback")
-        assert order.index("getty") < order.index("hostname")
+        assert "httpd" in order and order.index("network") < order.index("loopback")
 
 
 def test_s62_no_user_can_change_the_top_of_the_tree(base, device):
@@ -2555,7 +2564,7 @@ def test_s36_a_rescue_shell_where_nobody_uses_the_console(index, tmp_path):
         console.send(f"mv {LIBRARY} /usr/lib/away; exit")
         expect_shell(console)
         console.send(f"mv /usr/lib/away {LIBRARY}; exit")
-        console.expect("getty is running")
+        console.expect("getty@ttyS0 is running")
         console.expect("login: ")
 
 
@@ -2576,7 +2585,7 @@ def test_s36_boot_with_a_python_that_does_not_run(index, tmp_path, damage, said)
         assert "This is a Panux device" in fetch_page(console)
         console.send("poweroff")
         ends_soon(console)
-        assert re.findall(r"(\S+) is stopped", console.text)[-1] == "hostname"
+        assert re.findall(r"(\S+) is stopped", console.text)[-1] == "mounts"
 
 
 KNOWN = ("mkdir -p /var/lib/linit; stat -L -c '%i %Y %n' /usr/bin/python3 /sbin/linitd "
@@ -2753,6 +2762,29 @@ def test_s40_poweroff_from_the_single_shell(index, tmp_path):
         ends_soon(console)
 
 
+@BOTH
+@pytest.mark.parametrize("where", ["single", "failed"])
+def test_s40_ctrl_c_in_a_rescue_shell(index, tmp_path, packages, where):
+    """It ends a command that hangs, and Ctrl-Z stops one; nothing complains of the terminal."""
+    services = {"broken": "start() { return 3; }\n"} if where == "failed" else {}
+    early = "rm /etc/rc.d/getty" if where == "failed" else ":"
+    options = with_early(packages, tmp_path, early, services)
+    words = "linit.single" if where == "single" else ""
+    with started(packages, tmp_path, *options, words=words) as console:
+        expect_shell(console)
+        for key, answer in (("\x03", "130"), ("\x1a", "148")):
+            console.send("sleep 1000")
+            time.sleep(2)
+            console.process.stdin.write(key.encode())
+            console.process.stdin.flush()
+            console.send("echo it gave $?")
+            console.expect(f"it gave {answer}\n")
+        assert "job control" not in console.text and "can't access" not in console.text
+        if where == "single":
+            console.send("kill -9 %1; exit; exit")
+            console.log_in()
+
+
 @pytest.mark.parametrize("damage, said", [
     ("rmdir /run /sys", "mounting tmpfs on /run failed.*init: /run is missing"),
     ("rm /bin/mount", "mount: not found.*init: /run is missing"),
@@ -2771,7 +2803,7 @@ def test_s40_what_can_not_be_mounted(index, tmp_path, damage, said):
 def test_s40_a_root_that_is_read_only(index, tmp_path, packages):
     options = with_early(packages, tmp_path, "mount -o remount,ro none /")
     with booted(packages, tmp_path, *options) as console:
-        assert console.text.startswith("init: / is read-only: logs are lost\n")
+        assert "init: / is read-only: logs are lost\n" in console.text
         assert console.run("touch /tmp/x 2>/dev/null")[0] == 1
         assert "This is a Panux device" in fetch_page(console)
         console.send("poweroff")
@@ -2801,6 +2833,332 @@ def test_boot_poweroff_leaves_a_clean_disk(index, tmp_path, packages):
     status, text = output_of("e2fsck", "-fn", disk)
     assert status == 0, text
     assert output_of("debugfs", "-R", "cat /file", disk)[1].splitlines()[1] == "kept"
+
+
+# ---- the first evening ---------------------------------------------------------------------------
+
+@BOTH
+def test_boot_ends_with_the_prompt(index, tmp_path, packages):
+    """No message, of the boot or of a daemon, comes after it."""
+    with started(packages, tmp_path) as console:
+        console.expect("boot is running.*\n[^\n]*login: ", BOOT_LIMIT)
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            console.read(1)
+        assert console.text.endswith("panux login: ")
+
+
+@BOTH
+@pytest.mark.parametrize("damage, name", [
+    ("rm /etc/hostname", "localhost"), (": >/etc/hostname", "localhost"),
+    ("rm /etc/network /etc/hosts /etc/sysctl.conf /etc/ntp.conf /etc/fstab /etc/profile", "panux"),
+], ids=["no name", "empty name", "no settings"])
+def test_boot_without_a_setting_lacks_that_alone(index, tmp_path, packages, damage, name):
+    with booted(packages, tmp_path, *with_early(packages, tmp_path, damage)) as console:
+        assert console.check("hostname").strip() == name
+        assert "inet 10.0.2.15/24" in console.check("ip addr show eth0")
+        assert "nameserver 10.0.2.3" in console.check("cat /etc/resolv.conf")
+        assert "This is a Panux device" in fetch_page(console)
+
+
+def test_boot_a_login_on_each_console(index, tmp_path):
+    """Of those that the kernel's words name; the last of them has its messages."""
+    with started(FULL, tmp_path, words="console=tty0") as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.send("root")
+        console.expect("# ")
+        console.send("stty -echo; PS1=")
+        seen = states(console)
+        assert [seen[f"getty@{name}"][0] for name in ("tty1", "ttyS0")] == ["running"] * 2
+        assert console.check(f"readlink /proc/{seen['getty@tty1'][1]}/fd/0").strip() == "/dev/tty1"
+
+
+def test_boot_two_interfaces(index, tmp_path):
+    """Each with a lease: two default routes, the servers of both."""
+    second = ["-netdev", "user,id=two,net=10.0.5.0/24,dns=10.0.5.3",
+              "-device", "virtio-net-pci,netdev=two,romfile="]
+    with booted(FULL, tmp_path, *second) as console:
+        assert "inet 10.0.5.15/24" in console.check("ip addr show eth1")
+        assert console.check("ip route").count("default via 10.0.") == 2
+        assert console.check("grep -c nameserver /etc/resolv.conf").strip() == "2"
+        console.check("linitctl stop network 2>/dev/null")
+        assert "inet " not in console.check("ip addr show eth1; ip addr show eth0")
+        assert "nameserver" not in console.run("cat /etc/resolv.conf")[1]
+
+
+def test_boot_tells_a_newcomer_what_to_type(index, tmp_path):
+    """Each login on a terminal does, until it is told not to; its commands work."""
+    with booted(FULL, tmp_path) as console:
+        told = re.search(r"This is Panux\.\n((?:  .*\n)+)", console.text)[1]
+        commands = [line[2:25].strip() for line in told.splitlines()]
+        assert commands == ["lpkg search WORD", "linitctl list", "poweroff", "passwd"]
+        for command in commands[:2]:
+            assert console.run(f"{command.split()[0]} --help >/dev/null 2>&1")[0] == 0
+        console.check("touch /root/.hushlogin")
+        console.send("exit")
+        console.expect("login: ")
+        console.send("root")
+        console.expect("~# ")
+        assert console.text.count("This is Panux") == 1
+
+
+def test_s65_passwords_count_to_their_last_letter(index, tmp_path):
+    """SHA-512, where DES knew eight letters; and who has set none is told so."""
+    with booted(FULL, tmp_path) as console:
+        assert "root has no password: set one" in console.text
+        console.check("echo 'root:12345678 and the rest' | chpasswd 2>/dev/null")
+        assert console.check("cut -c 1-8 /etc/shadow").startswith("root:$6$")
+        console.send("exit")
+        for password, answer in (("12345678 and no", "Login incorrect"),
+                                 ("12345678 and the rest", "This is Panux")):
+            console.expect("login: ")
+            console.send("root")
+            console.expect("Password: ")
+            console.send(password)
+            console.expect(answer)
+        assert console.text.count("root has no password") == 1
+
+
+def test_s65_the_kernel_s_protections_are_on(device):
+    expected = {
+        "fs.protected_symlinks": 1, "fs.protected_hardlinks": 1, "fs.protected_fifos": 2,
+        "fs.protected_regular": 2, "kernel.kptr_restrict": 1, "kernel.dmesg_restrict": 1,
+        "net.ipv4.conf.all.accept_redirects": 0, "net.ipv4.conf.eth0.accept_redirects": 0,
+        "net.ipv4.conf.all.send_redirects": 0, "net.ipv4.conf.all.accept_source_route": 0,
+        "net.ipv6.conf.all.accept_redirects": 0, "net.ipv6.conf.eth0.accept_redirects": 0}
+    text = device.check(f"sysctl {' '.join(expected)}")
+    assert text.splitlines() == [f"{name} = {value}" for name, value in expected.items()]
+
+
+def as_nobody(console, command):
+    return console.run(f"setuidgid nobody sh -c '{command}' 2>&1")
+
+
+def test_s65_a_link_of_another_user_is_not_followed(device):
+    """In a directory that all can write, neither root's `>` through it nor a hard link works."""
+    assert as_nobody(device, "ln -s /root/planted /tmp/link")[0] == 0
+    assert device.run("echo x >/tmp/link")[0] != 0
+    assert device.run("test -e /root/planted")[0] != 0
+    assert as_nobody(device, "ln /etc/shadow /tmp/shadow")[0] != 0
+
+
+@BOTH
+def test_s65_logs_are_root_s_alone(packages, request):
+    console = request.getfixturevalue("base" if packages == BASE else "device")
+    console.check("logger -p auth.info somebody typed a password for a name; sleep 1")
+    assert "typed a password" in console.check("cat /var/log/messages")
+    status, text = as_nobody(console, "cat /var/log/messages /var/log/linit/*; dmesg")
+    assert status != 0 and "typed" not in text
+    assert text.count("denied") + text.count("not permitted") >= 2
+
+
+def test_s65_httpd_is_nobody_in_a_root_of_its_own(device):
+    """It serves what is in its folder; a link that leads out of it leads nowhere."""
+    pid = states(device)["httpd"][1]
+    assert "\t65534\t65534\t65534" in device.check(f"grep '^[UG]id:' /proc/{pid}/status")
+    device.check("cd /srv/www && echo inside >here && ln -s here good && "
+                 "ln -s /etc/passwd bad && ln -s ../../../../etc dir && ln -s /proc/1 proc")
+    url = f"http://127.0.0.1:{device.port}/"
+    try:
+        with urllib.request.urlopen(url + "good", timeout=10) as reply:
+            assert reply.read() == b"inside\n"
+        for path in ("bad", "dir/passwd", "../../etc/passwd", "proc/cmdline"):
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(url + path, timeout=10)
+    finally:
+        device.check("cd /srv/www && rm here good bad dir proc")
+
+
+def test_s65_only_what_is_asked_for_listens(index, tmp_path):
+    """The image's own services: none has a TCP port, and UDP has DHCP's and the clock's alone."""
+    with booted(FULL, tmp_path, *with_early(FULL, tmp_path, "rm /etc/rc.d/httpd")) as console:
+        assert states(console)["httpd"][0] == "stopped"
+        assert "LISTEN" not in console.check("netstat -ltn")
+
+
+def test_boot_a_service_that_is_removed_is_stopped_and_disabled(device, serve, tmp_path):
+    (tmp_path / "repo" / ARCH).mkdir(parents=True)
+    publish(tmp_path, "1.0", service="run() { exec sleep 54321; }")
+    url = from_device(serve(tmp_path / "repo"))
+    key = (tmp_path / "repo/test.pub").read_text()
+    device.check(f"printf '%s' '{key}' >/tmp/test.pub")
+    lpkg = f"lpkg --repo {url} --key /tmp/test.pub --yes"
+    device.check(f"{lpkg} install greeting 2>/dev/null; linitctl enable greeting 2>/dev/null; "
+                 "linitctl start greeting 2>/dev/null; pgrep -f '[s]leep 54321'")
+    text = device.check("lpkg --yes remove greeting 2>&1 | cat")
+    assert "greeting is stopped, and not started at boot any more" in text
+    assert device.run("pgrep -f '[s]leep 54321'")[0] == 1
+    assert device.run("ls /etc/rc.d/greeting /etc/init.d/greeting 2>/dev/null") == (1, "")
+
+
+# -- a root on a disk
+
+DISK_SERVICES = ("clock", "getty", "grow", "hostname", "mdev", "mounts", "network", "root", "seed",
+                 "sysctl", "syslogd")
+E2FSCK = "#!/bin/sh\necho \"e2fsck $*\" >/dev/console\n"
+
+
+class Disk:
+    """A disk of so many MIB with a GPT, whose second partition has the packages of FULL; what boots
+    from it has nothing else. FILES: path -> (text, mode) of more."""
+
+    START = 4096                # the second partition's first sector
+    SIZE = 40                   # MiB of it
+
+    def __init__(self, folder, files, mib=64):
+        self.folder = folder
+        tree = folder / "root"
+        tree.mkdir(mode=0o755)
+        tar = folder / "root.tar"
+        run_tool("lpkg", "--repo", f"file:{BUILD / 'repo'}", "--key", BUILD / "repo/panux.pub",
+                 "--arch", ARCH, "bootstrap", "--tar", tar, *FULL)
+        assert output_of("tar", "-C", tree, "-xpf", tar)[0] == 0
+        services = {f"etc/rc.d/{name}": ("", 0o644) for name in DISK_SERVICES}
+        for path, (text, mode) in {**services, **files}.items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path).write_text(text)
+            (tree / path).chmod(mode)
+        self.path = folder / "disk"
+        with open(self.path, "wb") as file:
+            file.truncate(mib << 20)
+        table = f"label: gpt\nstart=2048, size=2048\nstart={self.START}, size={self.SIZE << 11}\n"
+        done = subprocess.run(["sfdisk", "-q", self.path], input=table, text=True, check=False,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+        status, text = output_of(
+            "mke2fs", "-q", "-t", "ext4", "-L", "PANUX-ROOT", "-d", tree, "-E",
+            f"offset={self.START * 512}", self.path, f"{self.SIZE}M")
+        assert status == 0, text
+        subprocess.run(["bsdtar", "--format=newc", "-cf", folder / "empty", "-T", "/dev/null"],
+                       check=True)
+
+    def options(self):
+        return ["-initrd", str(self.folder / "empty"),
+                "-drive", f"if=virtio,format=raw,file={self.path}"]
+
+    def booted(self, *options, words=""):
+        return booted(FULL, self.folder, *self.options(), *options, words=f"root=/dev/vda2 {words}")
+
+    def check(self):
+        """What fsck finds wrong."""
+        copy = self.folder / "partition"
+        with open(self.path, "rb") as disk, open(copy, "wb") as file:
+            disk.seek(self.START * 512)
+            shutil.copyfileobj(disk, file)
+        status, text = output_of("e2fsck", "-fn", copy)
+        return "" if status == 0 else text
+
+
+FSTAB = "LABEL=PANUX-ROOT / ext4 defaults,noatime 0 1\n"
+
+
+def test_boot_a_root_on_a_disk_keeps_what_is_written(index, tmp_path):
+    """Checked, mounted as fstab says, and grown to the disk at its first boot; two boots, and a
+    file, the seed and the clock of the first are there in the second."""
+    fstab = FSTAB + "LABEL=absent /mnt ext4 nofail 0 2\ntmpfs /media tmpfs size=1m 0 0\n"
+    disk = Disk(tmp_path, {"etc/fstab": (fstab, 0o644), "sbin/e2fsck": (E2FSCK, 0o755),
+                           "media/.keep": ("", 0o644)})
+    with disk.booted() as console:
+        assert " /media tmpfs " in console.check("cat /proc/mounts")
+        assert "e2fsck -p /dev/vda2\n" in console.text and "read-only" not in console.text
+        assert " / ext4 rw,noatime" in console.check("grep ' / ' /proc/mounts")
+        assert int(console.check("df -m / | tail -n 1").split()[1]) > 52
+        assert console.run("ls /etc/rc.d/grow 2>/dev/null")[0] != 0
+        console.check("until [ $(stat -c %G /dev/vda) = disk ]; do sleep 0.5; done")
+        assert console.check("stat -c %a /dev/vda /dev/null").split() == ["660", "666"]
+        console.check("echo mine >/etc/hostname; sha256sum /var/lib/seed >/root/seed")
+        console.send("poweroff")
+        ends_soon(console)
+    assert not disk.check()
+    assert "No errors" in output_of("sfdisk", "--verify", disk.path)[1]
+    with disk.booted("-rtc", "base=2020-01-01") as console:
+        assert int(console.check("date +%Y")) >= 2026, "time never goes back"
+        assert console.check("hostname") == "mine\n"
+        assert console.run("sha256sum -c /root/seed >/dev/null 2>&1")[0] != 0, "used once"
+        assert console.check("stat -c %s%a /var/lib/seed").strip() == "512600"
+
+
+@pytest.mark.parametrize("fstab, words, mode", [
+    (FSTAB.replace("defaults", "ro"), "", "ro"), (FSTAB, "linit.skip=root", "ro"),
+    ("", "", "rw"), (FSTAB, "rw", "rw")], ids=["fstab says ro", "skipped", "no fstab", "rw"])
+def test_boot_a_root_that_stays_as_it_should(index, tmp_path, fstab, words, mode):
+    """`rw`: the kernel has mounted it so, and nothing checks what is written."""
+    disk = Disk(tmp_path, {"etc/fstab": (fstab, 0o644), "sbin/e2fsck": (E2FSCK, 0o755)})
+    with disk.booted(words=words) as console:
+        assert f" / ext4 {mode}," in console.check("grep ' / ' /proc/mounts")
+        assert ("init: / is read-only" in console.text) == (mode == "ro")
+        assert ("e2fsck -p" in console.text) == (not words)
+
+
+def test_boot_what_can_not_be_mounted_fails_alone(index, tmp_path):
+    files = {"etc/fstab": ("LABEL=absent /mnt ext4 defaults 0 2\ntmpfs /media tmpfs size=1m 0 0\n",
+                           0o644), "media/.keep": ("", 0o644)}
+    with started(FULL, tmp_path, *with_more(FULL, tmp_path, files)) as console:
+        console.expect("boot failed: it needs mounts", BOOT_LIMIT)
+        console.expect("login: ")
+        console.send("root")
+        console.expect("# ")
+        console.send("stty -echo; PS1=")
+        assert " /media tmpfs " in console.check("cat /proc/mounts")
+        assert "This is a Panux device" in fetch_page(console)
+
+
+def test_boot_a_root_with_errors(index, tmp_path):
+    """What only a person can mend gives a shell, and `exit` goes on."""
+    script = E2FSCK + "exit 4\n"
+    disk = Disk(tmp_path, {"etc/fstab": (FSTAB, 0o644), "sbin/e2fsck": (script, 0o755)})
+    with started(FULL, tmp_path, *disk.options(), words="root=/dev/vda2") as console:
+        expect_shell(console)
+        assert "e2fsck /dev/vda2 wants answers" in console.text
+        console.send("mount -o remount,rw /; exit")
+        console.log_in()
+        assert " / ext4 rw," in console.check("grep ' / ' /proc/mounts")
+
+
+def test_boot_a_root_that_wants_a_reboot_gets_one(index, tmp_path):
+    script = E2FSCK + "exit 3\n"
+    disk = Disk(tmp_path, {"etc/fstab": (FSTAB, 0o644), "sbin/e2fsck": (script, 0o755)})
+    with started(FULL, tmp_path, *disk.options(), words="root=/dev/vda2") as console:
+        console.expect("e2fsck -p /dev/vda2.*Restarting system", BOOT_LIMIT)
+        assert console.process.wait(30) == 0
+
+
+def test_boot_finishes_what_lpkg_left_on_a_disk(index, tmp_path):
+    """The kernel has mounted it read-only; it is written before linitd starts."""
+    state = "var/lib/lpkg"
+    disk = Disk(tmp_path, {
+        "etc/fstab": (FSTAB, 0o644), "etc/.lpkg.0.0": ("new\n", 0o644), f"{state}/staged": (
+            "rm\tetc/.lpkg.0.0\n", 0o644),
+        f"{state}/journal": ("mv\tetc/.lpkg.0.0\tetc/new\n", 0o644)})
+    with disk.booted() as console:
+        assert "init: finishing what an earlier lpkg had begun" in console.text
+        assert console.check("cat /etc/new") == "new\n"
+        assert console.run(f"ls /{state}/journal /{state}/staged 2>/dev/null") == (1, "")
+
+
+def test_what_docs_howto_says_can_be_typed(index, tmp_path):
+    """Every block of `sh`, in their order, on one machine with an empty second disk."""
+    text = (ROOT / "docs/howto.md").read_text()
+    sections = {part.partition("\n")[0]: re.findall("```sh\n(.*?)```", part, re.DOTALL)
+                for part in text.split("\n## ")[1:]}
+    disk = tmp_path / "empty"
+    with open(disk, "wb") as file:
+        file.truncate(16 << 20)
+    answers = {}
+    with booted(FULL, tmp_path, "-drive", f"if=virtio,format=raw,file={disk}") as console:
+        for section, (block,) in ((name, blocks) for name, blocks in sections.items() if blocks):
+            answers[section] = ""
+            for line in block.splitlines():
+                status, output = console.run(line, 60)
+                assert status == 0, f"{section}: {line}\n{output}"
+                answers[section] += output
+        console.check("grep -q -x attic /proc/sys/kernel/hostname")
+    assert "(wheel)" in answers["A user"]
+    assert "inet 192.168.1.10/24" in answers["A static address"]
+    assert re.search(" CES?T ", answers["The time zone"])
+    assert "/mnt/data" in answers["A second disk"]
+    assert "date >>/tmp/dates" in answers["A cron job"]
+    assert "It works." in answers["A web page"]
 
 
 # ---- power cuts ----------------------------------------------------------------------------------
