@@ -56,7 +56,7 @@ LOCK = STATE + "/lock"
 SPOOL = STATE + "/spool"            # has this name for an instant only, then none
 STAGED = STATE + "/staged"          # how to undo what is staged; counts until the journal is there
 JOURNAL = STATE + "/journal"        # how to finish what is committed
-REMOVING = STATE + "/removing"      # the record of a package, in place of a journal: see remove_bare
+REMOVING = STATE + "/removing"      # the record of a package, in place of a journal (remove_bare)
 CACHE = "var/cache/lpkg"            # packages that were fetched, where this folder is
 KEYS = "etc/lpkg/keys"
 REPOS = "etc/lpkg/repos"
@@ -683,6 +683,8 @@ def read_entry(line: str) -> dict:
         entry["sha256"] = rest[1]
     elif kind == "link":
         entry["target"] = rest[0]
+    elif kind != "dir":
+        raise ValueError(f"{kind} is not a type of file")
     return entry
 
 
@@ -1189,8 +1191,8 @@ def scrypt_cost(operations: int, memory: int) -> tuple:
 # that could help gets its turn, one is found if there is any (or the time runs out, which is said).
 # The few packages to blame for a dead end can't be together anywhere, and aren't tried again; among
 # them is the one that needs what nothing satisfies, beside none. What came along with others, and
-# isn't needed by what is chosen, stays if it can: of its want, the last candidate is none. The first
-# dead end, where everything was still the newest, is the one that the user is told.
+# isn't needed by what is chosen, stays if it can: of its want, the last candidate is none. The
+# first dead end, where everything was still the newest, is the one that the user is told.
 
 class Want(Record):
     """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
@@ -3113,7 +3115,11 @@ class Root:
     def create(self, path: str, mode: int = 0o600) -> object:
         """The new file PATH, open for writing; nothing may be there."""
         folder, name = self.place(path)
-        return open(os.open(name, NEW_FLAGS, mode, dir_fd=folder), "w+b", buffering=0)
+        try:
+            return open(os.open(name, NEW_FLAGS, mode, dir_fd=folder), "w+b", buffering=0)
+        except OSError as error:
+            error.filename = self.name(path)
+            raise
 
     def remove(self, path: str) -> None:
         """Unlink PATH if it is there."""
@@ -3524,16 +3530,22 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
                       fresh: bool = False) -> list:
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
-    pairs = [(url, url) for url in options.repo]
-    listed = not pairs and root is not None
-    if listed:
-        pairs = parse_repositories(root.read(REPOS).decode(errors="replace"))
+    pairs = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
+    listed = root is not None and not options.repo
+    if options.repo:
+        names = {full_url(url): name for name, url in pairs}
+        pairs = [(names.get(full_url(url), url), url) for url in options.repo]
     found = [Repository(name, url.rstrip("/"), arch, None) for name, url in pairs]
     for repository in found:
         repository.offline = options.offline and repository.is_remote()
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
+
+
+def full_url(url: str) -> str:
+    """URL, or the absolute path that it is, without a slash at its end."""
+    return (url if ":" in url.partition("/")[0] else os.path.abspath(url)).rstrip("/")
 
 
 def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
@@ -3895,7 +3907,7 @@ class Transaction:
         self.folders = {}               # directory to make -> where it is staged; parents first
         self.kept = set()               # conffiles that stay as they are, and
         self.beside = set()             # those that get the new version beside them
-        self.owners = {}                # conffile -> its own mode and owner, where they were changed
+        self.owners = {}                # conffile -> its mode and owner, where they were changed
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
                                         # the reverse
         self.links = {}                 # path -> entry of an alternative's symlink that changes
@@ -3945,6 +3957,23 @@ class Transaction:
 def run_transaction(tx: Transaction) -> None:
     """Carry out TX's plan: all of it or, when something is in the way, nothing."""
     try:
+        prepare_change(tx)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or tx.plan.new or not tx.plan.old:
+            raise
+        remove_bare(tx)
+        return
+    try:
+        tx.root.leave()                 # what is walked to now is looked at again
+        finish(tx.root)
+    except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
+        finish(tx.root)
+        raise
+
+
+def prepare_change(tx: Transaction) -> None:
+    """The steps of TX up to its commit; what fails is undone."""
+    try:
         fetch(tx)
         verify(tx)
         stage(tx)
@@ -3954,12 +3983,6 @@ def run_transaction(tx: Transaction) -> None:
         commit(tx)
     except BaseException:
         recover(tx.root, "undoing what was staged")
-        raise
-    try:
-        tx.root.leave()                 # what is walked to now is looked at again
-        finish(tx.root)
-    except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
-        finish(tx.root)
         raise
 
 
@@ -4014,8 +4037,8 @@ def finish_removal(root: Root) -> None:
     for line in tx.removals:
         carry_out(root, line)
     for path, entry in tx.links.items():
-        stage_link(root, tx.staged(path), entry)
-        carry_out(root, ["mv", tx.staged(path), path])
+        root.remove(path)
+        stage_link(root, path, entry)
     for path, data in tx.texts.items():
         write_if_room(root, path, data)
     os.sync()
@@ -4453,8 +4476,8 @@ def mount_points(tx: Transaction) -> list:
 
 
 def check_fat(tx: Transaction) -> None:
-    """Fail for what FAT can't hold: symlinks, and two names that differ in small and capital letters
-    only. A removal under another spelling would remove what has just come."""
+    """Fail for what FAT can't hold: symlinks, and two names that differ in small and capital
+    letters only. A removal under another spelling would remove what has just come."""
     tops = tuple(f"{top}/" for top in tx.mounts if is_fat(tx.root.folder(top)))
     names = {}
     for path, (package, entry) in tx.claims.items() if tops else ():
@@ -4496,8 +4519,8 @@ def check_space(file_system: object, size: int, what: str, files: int = 0) -> No
     if file_system.f_blocks and free < size:
         raise Fail(f"{what}: {human_size(size)} needed, {human_size(free)} free; make room first")
     if file_system.f_files and file_system.f_favail < files:
-        raise Fail(f"{what}: {count(files, 'inode')} needed, {file_system.f_favail} free; make room "
-                   "first: remove files, however small")
+        raise Fail(f"{what}: {count(files, 'inode')} needed, {file_system.f_favail} free; make "
+                   "room first: remove files, however small")
 
 
 # -- stage
@@ -4922,12 +4945,14 @@ class State:
         self.held = load_names(self.root, HELD)
         self.serials = Serials(self.root.read(SERIALS) if self.root else b"")
         self.found = []                 # the repositories, once they are asked
+        self.is_new = not self.installed and (self.root is None or not (
+            self.root.names(KEYS) or self.root.read(REPOS)))
 
     def repositories(self, local: list = (), fresh: bool = False) -> list:
         """The repositories; LOCAL packages may say for which architecture."""
         arch = choose_arch(self.options, self.installed, local)
         self.found = load_repositories(self.options, self.root, arch, self.serials, fresh)
-        if self.root is None:
+        if self.is_new:
             name_repositories(self.options, self.found)
         if self.root and self.root.lock is not None:
             save_indexes(self.root, self.found, self.serials)
@@ -5037,7 +5062,8 @@ def left_behind(state: State, plan: Plan, names: list) -> dict:
     for name in sorted(there.keys() & set(names)):
         package = there[name]
         newer = [other for other in universe.named(name) if other.name == name
-                 and other is not package and other.version_key() >= package.version_key()]
+                 and other not in (package, state.installed[name])
+                 and other.version_key() >= package.version_key()]
         newer = universe.replacing(state.installed[name]) + newer
         if newer:
             reason = why_behind(state, universe, plan, newer[0])
@@ -5186,6 +5212,7 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     made = []
     if root is None:
         root = create_root(options.root, made)
+    if state.is_new:
         texts = texts or root_texts(options)
     if state.serials.text() != root.read(SERIALS):
         texts[SERIALS] = state.serials.text()
@@ -5199,10 +5226,6 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     tx.choices = tx.choices if choices is None else choices
     try:
         run_transaction(tx)
-    except OSError as error:
-        if error.errno != errno.ENOSPC or plan.new or not plan.old:
-            raise
-        remove_bare(tx)
     except BaseException:
         if root.lstat(JOURNAL) is None and not root.names(INSTALLED):
             discard_root(made)
@@ -5356,9 +5379,9 @@ def find_old(state: State, name: str, version: str, sha256: str, exact: bool = F
     if offers and not (exact and known and offers[0].sha256 != sha256):
         return offers[0]
     if not known or state.root.lstat(cached) is None:
-        raise Fail(f"{name} {version}, as it was, is in no repository any more, and not in the cache "
-                   f"({CACHE}, which `lpkg fetch` makes); if you have its .lpkg file: `lpkg install "
-                   "FILE --allow-unsigned`")
+        raise Fail(f"{name} {version}, as it was, is in no repository any more, and not in the "
+                   f"cache ({CACHE}, which `lpkg fetch` makes); if you have its .lpkg file: `lpkg "
+                   "install FILE --allow-unsigned`")
     package = read_local(state.root.name(cached))
     if package.sha256 != sha256:
         raise Fail(f"{state.root.name(cached)}: not what was installed once; remove it")
@@ -5661,9 +5684,8 @@ def root_texts(options: "Options") -> dict:
         texts[f"{KEYS}/{place}.pub"] = data
     lines = []
     for name, url in new_repositories(options):
-        is_url = ":" in url.partition("/")[0]
-        if is_url or options.verb != "bootstrap":
-            lines.append(f"{name} {url if is_url else os.path.abspath(url)}\n")
+        if options.verb != "bootstrap" or not full_url(url).startswith("/"):
+            lines.append(f"{name} {full_url(url)}\n")
     if lines and len("".join(lines).split()) == 2 * len(lines):
         texts[REPOS] = "".join(lines).encode()
     return texts
@@ -6348,8 +6370,11 @@ def check_arguments(verb: "str | None", options: Options, given: list) -> None:
         known = nearest(verb, VERBS) if verb else ""
         raise Usage(f"{verb}: no such verb{known}" if verb else "no verb; see lpkg --help")
     known = VERBS[verb]
+    allowed = known.options.split()
+    if "--root" in allowed:             # what an alias, or a habit, may add to any of them
+        allowed += ["--yes", "--key"]
     for flag in given:
-        if flag not in known.options.split():
+        if flag not in allowed:
             raise Usage(f"{flag} doesn't go with {verb}; see lpkg {verb} --help")
     if not known.least <= len(options.words) <= known.most:
         raise Usage(f"write lpkg {verb} {known.words}")
