@@ -1117,7 +1117,7 @@ def split_lines(data: bytes, prefixes: list) -> list:
     with minisign, they may end as on Windows, and blank ones don't count."""
     lines = [line for line in data.decode().replace("\r\n", "\n").split("\n") if line.strip()]
     if len(lines) != len(prefixes):
-        raise ValueError(f"it should have {count(len(prefixes), 'line')}")
+        raise ValueError(f"it should have {counted(len(prefixes), 'line')}")
     for line, prefix in zip(lines, prefixes):
         if not line.startswith(prefix):
             raise ValueError(f"a line should begin with {prefix!r}")
@@ -3827,7 +3827,7 @@ def plan_lines(plan: Plan, free: "int | None" = None) -> list:
     return lines
 
 
-def count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     """`1 package`, `2 packages`."""
     return f"{number} {noun}{'s' if number != 1 else ''}"
 
@@ -4175,7 +4175,7 @@ def save_cached(root: Root, package: Package) -> None:
 
 def how_many(packages: list) -> str:
     """The number of PACKAGES."""
-    return count(len(packages), "package")
+    return counted(len(packages), "package")
 
 
 def package_url(package: Package) -> str:
@@ -4519,7 +4519,7 @@ def check_space(file_system: object, size: int, what: str, files: int = 0) -> No
     if file_system.f_blocks and free < size:
         raise Fail(f"{what}: {human_size(size)} needed, {human_size(free)} free; make room first")
     if file_system.f_files and file_system.f_favail < files:
-        raise Fail(f"{what}: {count(files, 'inode')} needed, {file_system.f_favail} free; make "
+        raise Fail(f"{what}: {counted(files, 'inode')} needed, {file_system.f_favail} free; make "
                    "room first: remove files, however small")
 
 
@@ -4772,8 +4772,8 @@ def run_queue(root: Root, again: bool = False) -> int:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
     if waiting:
-        say(f"{count(len(waiting), 'script')} can't run here (no shell yet, another architecture, "
-            "or not root), but will when the root boots")
+        say(f"{counted(len(waiting), 'script')} can't run here (no shell yet, another "
+            "architecture, or not root), but will when the root boots")
     return failed
 
 
@@ -4991,7 +4991,7 @@ def read_locals(options: "Options", words: list) -> list:
     if paths and not options.allow_unsigned:
         raise Fail(f"{paths[0]}: a file is not signed; if you trust it, say --allow-unsigned")
     if paths and options.tar is not None and len(paths) == len(words):
-        say(f"{count(len(paths), 'local package')}, unsigned")
+        say(f"{counted(len(paths), 'local package')}, unsigned")
     elif paths:
         say(f"WARNING: NOT SIGNED: {', '.join(paths)}: whoever made it decides what runs here")
     return [read_local(path) for path in paths]
@@ -5153,7 +5153,7 @@ def cmd_clean(options: "Options") -> int:
     size = sum(state.root.lstat(path).st_size for path in paths)
     for path in paths:
         state.root.remove(path)
-    say(f"{count(len(paths), 'file')}, {human_size(size)} freed")
+    say(f"{counted(len(paths), 'file')}, {human_size(size)} freed")
     return 0
 
 

@@ -1478,7 +1478,8 @@ def test_what_is_held_stays(world):
     done = world.do("upgrade")
     assert done.status == 1 and "lib 1-0 stays, and lib 2-0 is there: you hold it" in done.err
     assert ("app 1-0 stays, and app 2-0 is there: you want app, app 2-0 needs lib>=2, but lib 2-0 "
-            "won't do: lib 1-0 is needed as well; it would work after `lpkg unhold lib`") in done.err
+            "won't do: lib 1-0 is needed as well; it would work after `lpkg unhold lib`"
+            ) in done.err
     assert run("--root", world.root, "list").out == "app 1-0\nbase 2-0\nlib 1-0\nother 1-0\n"
     run("--root", world.root, "unhold", "lib").ok()
     world.do("upgrade").ok()
@@ -2268,7 +2269,8 @@ def test_undo_that_is_impossible_says_why(world):
     world.index()
     dev(world, "update").ok()
     before = snapshot(world.root)
-    dev(world, "undo").refused("app 1-0, as it was, is in no repository any more, and not in the cache")
+    dev(world, "undo").refused("app 1-0, as it was, is in no repository any more, and not in the "
+                               "cache")
     assert snapshot(world.root) == before
 
 

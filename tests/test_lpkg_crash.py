@@ -800,7 +800,7 @@ class SelfUpgrade:
     def run(self, root, code, *arguments):
         """Python in ROOT."""
         return subprocess.run(
-            ["chroot", root, self.python, "-X", "utf8", "-I", "-S", "-B", "-c", code, *arguments],
+            ["chroot", root, self.python, "-I", "-S", "-B", "-c", code, *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             check=False, timeout=60)
 
