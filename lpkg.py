@@ -31,6 +31,11 @@ import stat
 import time
 import zlib
 
+if __name__ == "__main__" and sys.getfilesystemencoding() != "utf-8" and sys.executable:
+    # Paths are bytes of UTF-8, whatever the caller's locale is: so this is begun again.
+    FLAGS = ["-I"] * sys.flags.isolated + ["-S"] * sys.flags.no_site
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *FLAGS, *sys.argv])
+
 VERSION = "0.1"
 
 STATE = "var/lib/lpkg"
@@ -51,6 +56,7 @@ LOCK = STATE + "/lock"
 SPOOL = STATE + "/spool"            # has this name for an instant only, then none
 STAGED = STATE + "/staged"          # how to undo what is staged; counts until the journal is there
 JOURNAL = STATE + "/journal"        # how to finish what is committed
+REMOVING = STATE + "/removing"      # the record of a package, in place of a journal (remove_bare)
 CACHE = "var/cache/lpkg"            # packages that were fetched, where this folder is
 KEYS = "etc/lpkg/keys"
 REPOS = "etc/lpkg/repos"
@@ -69,7 +75,8 @@ NAME_LIMIT = 255                    # bytes of one component, the kernel's limit
 ID_LIMIT = 0o7777777                # the largest uid or gid, and
 SIZE_LIMIT = 0o77777777777          # the largest file, that a plain tar header holds
 COUNT_LIMIT = 1 << 53               # below it, integers of JSON are exact in every language
-SOLVER_STEPS = 200_000              # choices that the resolver tries before it gives up
+SOLVER_SECONDS = 20                 # that the resolver tries before it gives up
+LESSON_LENGTH = 4                   # packages of which it remembers that they can't be together
 REMEDIES = 20                       # wants that are left out, one by one, to see what is in the way
 HISTORY_LENGTH = 100                # transactions that are remembered
 SCRIPT_LIMIT = 1 << 20              # bytes of a package's script
@@ -144,6 +151,10 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
 class Later(Fail):
     """The network or a lock is in the way: the same command may work in a while."""
     status = 3
+
+
+class Mismatch(Fail):
+    """Two things that were made together differ: of a mirror, one may be newer than the other."""
 
 
 class Usage(Fail):
@@ -413,6 +424,15 @@ is_paths = is_list(is_path)
 is_relations = is_list(parse_relation)      # which is more than true or false: it fails in words
 is_sha256 = is_digits(HEX, 64)
 
+
+def is_provided(text: object) -> bool:
+    """Whether TEXT is what a package may provide: NAME or NAME=VERSION; else Fail, in words."""
+    relation = parse_relation(text)
+    if relation.negative or relation.operator not in ("", "="):
+        raise Fail(f"{text}: write NAME or NAME=VERSION")
+    return True
+
+
 SCRIPT_NAMES = ("pre-install", "post-install", "pre-upgrade", "post-upgrade", "pre-remove",
                 "post-remove", "oninstall")
 SCRIPT_FIELDS = {
@@ -423,7 +443,7 @@ ALTERNATIVE_FIELDS = {"path": is_path, "target": is_target, "priority": is_count
 INFO_FIELDS = {
     "name": is_name, "version": is_version, "arch": is_name, "summary": is_text,
     "license": is_text, "url": is_text, "recipe": is_text, "depends": is_relations,
-    "provides": is_relations, "conflicts": is_relations, "replaces": is_relations,
+    "provides": is_list(is_provided), "conflicts": is_relations, "replaces": is_relations,
     "conffiles": is_paths, "services": is_names, "size": is_count,
     "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
     "scripts": is_list(is_record(SCRIPT_FIELDS)),
@@ -663,6 +683,8 @@ def read_entry(line: str) -> dict:
         entry["sha256"] = rest[1]
     elif kind == "link":
         entry["target"] = rest[0]
+    elif kind != "dir":
+        raise ValueError(f"{kind} is not a type of file")
     return entry
 
 
@@ -1091,10 +1113,11 @@ def decode_base64(text: str, length: int) -> bytes:
 
 
 def split_lines(data: bytes, prefixes: list) -> list:
-    """What follows the PREFIXES of the lines of DATA, one for each; ValueError for other lines."""
-    lines = data.decode().split("\n")
-    if len(lines) != len(prefixes) + 1 or lines[-1]:
-        raise ValueError(f"it should have {len(prefixes)} lines")
+    """What follows the PREFIXES of the lines of DATA, one for each; ValueError for other lines. As
+    with minisign, they may end as on Windows, and blank ones don't count."""
+    lines = [line for line in data.decode().replace("\r\n", "\n").split("\n") if line.strip()]
+    if len(lines) != len(prefixes):
+        raise ValueError(f"it should have {counted(len(prefixes), 'line')}")
     for line, prefix in zip(lines, prefixes):
         if not line.startswith(prefix):
             raise ValueError(f"a line should begin with {prefix!r}")
@@ -1108,7 +1131,8 @@ def parse_public_key(data: bytes, what: str) -> PublicKey:
         if raw[:2] != b"Ed":
             raise ValueError("a key of another kind")
     except ValueError as error:
-        raise Fail(f"{what}: no minisign public key: {error}; `lpkg keygen` makes one") from None
+        raise Fail(f"{what}: not a minisign public key: {error}; get NAME.pub from who signs the "
+                   "repository") from None
     return PublicKey(raw[2:10], raw[10:])
 
 
@@ -1138,7 +1162,7 @@ def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> 
         if (ed25519_verify(key.raw, message, raw[10:])
                 and ed25519_verify(key.raw, raw[10:] + comment.encode(), total)):
             return key, comment
-    raise Fail(f"{what}: wrong signature; this is not what was signed")
+    raise Mismatch(f"{what}: wrong signature; this is not what was signed")
 
 
 def scrypt_cost(operations: int, memory: int) -> tuple:
@@ -1158,20 +1182,26 @@ def scrypt_cost(operations: int, memory: int) -> tuple:
 # package stays in some version, or what replaces it; what a chosen package depends on is appended
 # as it is chosen. A want that something chosen satisfies already costs nothing. For any other its
 # candidates are tried, best first; one is possible when no package of its name is chosen and none
-# that it quarrels with. When there is none, the latest choice was wrong: it is taken back with all
-# that it appended, and its next candidate is tried. Packages are only ever added, and quarrels are
-# looked for both ways at each addition, so a choice makes no earlier answer untrue, and the end
-# of the agenda is a solution; and as every candidate gets its turn, one is found if there is any
-# (or the steps run out, which is said). A package that needs what no package satisfies, or only
-# such packages, is hopeless wherever it is wanted, and isn't tried again. The first dead end, where
-# everything was still the newest, is the one that the user is told.
+# that it quarrels with. When there is none, an earlier choice was wrong: the one that brought the
+# want, or one of those that the candidates quarrel with. The latest of these is taken back with all
+# that came after it, and its next candidate is tried; when it has none left, what is to blame for
+# that is also what was to blame for its candidates (conflict-directed backjumping, Prosser 1993).
+# Packages are only ever added, and quarrels are looked for both ways at each addition, so a choice
+# makes no earlier answer untrue, and the end of the agenda is a solution; and as every candidate
+# that could help gets its turn, one is found if there is any (or the time runs out, which is said).
+# The few packages to blame for a dead end can't be together anywhere, and aren't tried again; among
+# them is the one that needs what nothing satisfies, beside none. What came along with others, and
+# isn't needed by what is chosen, stays if it can: of its want, the last candidate is none. The
+# first dead end, where everything was still the newest, is the one that the user is told.
 
 class Want(Record):
     """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
     SOURCE, unless these are None; ASKED for by the user, who means the newest, where others are
     content with what is there; KEPT, what is installed and stays, in some version, unless a package
-    of its HOMES replaces it; PARENT, the want that brought the NEEDER, a chosen package."""
-    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "parent", "needer")
+    of its HOMES replaces it or, where it is SOFT, something is in its way; PARENT, the want that
+    brought the NEEDER, a chosen package."""
+    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "soft", "parent",
+                 "needer")
 
     def met_by(self, package: Package) -> bool:
         """Whether PACKAGE, once chosen, is what is wanted."""
@@ -1186,11 +1216,11 @@ class Want(Record):
 
 
 def want(relation: object, who: str, fixed: "Package | None" = None, source: "str | None" = None,
-         asked: bool = False, kept: "Package | None" = None, homes: list = (),
+         asked: bool = False, kept: "Package | None" = None, homes: list = (), soft: bool = False,
          parent: "Want | None" = None, needer: "Package | None" = None) -> Want:
     """A Want; RELATION may be text."""
     parsed = relation if isinstance(relation, Relation) else parse_relation(relation)
-    return Want(parsed, who, fixed, source, asked, kept, homes, parent, needer)
+    return Want(parsed, who, fixed, source, asked, kept, homes, soft, parent, needer)
 
 
 class Universe:
@@ -1214,7 +1244,8 @@ class Universe:
         """The repositories that may answer for NAME, the first first."""
         package = self.installed.get(name)
         wanted = package.info.get("repository") if package else None
-        return ([one for one in self.repositories if one.name == wanted] or self.repositories)
+        return ([one for one in self.repositories if wanted in (one.name, one.url)]
+                or self.repositories)
 
     def owns(self, package: Package) -> bool:
         """Whether PACKAGE is of the repository that answers for its name: what another one has
@@ -1287,12 +1318,15 @@ class System:
 
     def __init__(self):
         self.chosen = {}
+        self.numbers = {}               # name -> number of the choice that brought the package
         self.answers = {}               # name -> chosen packages that have or provide it
         self.foes = {}                  # name -> chosen packages that conflict with some of it
+        self.lessons = {}               # package -> lists of packages beside which it can't be
 
-    def add(self, package: Package) -> None:
-        """Choose PACKAGE."""
+    def add(self, package: Package, number: int) -> None:
+        """Choose PACKAGE, by the choice NUMBER."""
         self.chosen[package.name] = package
+        self.numbers[package.name] = number
         for name in {name for name, _ in package.names()}:
             self.answers.setdefault(name, []).append(package)
         for relation in package.relations("conflicts"):
@@ -1311,31 +1345,44 @@ class System:
         return any(map(want.met_by, self.answers.get(want.relation.name, ()))) or (
             want.kept is not None and any(map(want.met_by, self.foes.get(want.kept.name, ()))))
 
-    def quarrel(self, package: Package) -> str:
-        """Why PACKAGE can't be beside what is chosen, in words; empty when it can."""
+    def quarrel(self, package: Package) -> tuple:
+        """Why PACKAGE can't be beside what is chosen, in words, and the numbers of the choices that
+        are to blame; nothing when it can."""
         if package.name in self.chosen:
-            return f"{self.chosen[package.name]} is needed as well"
+            other = self.chosen[package.name]
+            return f"{other} is needed as well", {self.numbers[other.name]}
         for relation in package.relations("conflicts"):
             for other in self.answers.get(relation.name, ()):
                 if other.satisfies(relation):
-                    return f"{package} conflicts with {other}"
+                    return f"{package} conflicts with {other}", {self.numbers[other.name]}
         for name, _ in package.names():
             for foe in self.foes.get(name, ()):
                 if any(map(package.satisfies, foe.relations("conflicts"))):
-                    return f"{foe} conflicts with {package}"
-        return ""
+                    return f"{foe} conflicts with {package}", {self.numbers[foe.name]}
+        for others in self.lessons.get(package, ()):
+            if all(self.chosen.get(other.name) is other for other in others):
+                beside = f" beside {' and '.join(map(str, others))}" if others else ""
+                return (f"what it needs can't be had{beside}",
+                        {self.numbers[other.name] for other in others})
+        return ()
+
+    def learn(self, packages: list) -> None:
+        """Remember that PACKAGES, which are chosen, the latest last, can't all be."""
+        if 0 < len(packages) <= LESSON_LENGTH:
+            self.lessons.setdefault(packages[-1], []).append(packages[:-1])
 
 
 def dead_end(want: Want, universe: Universe, system: System) -> str:
     """In words, why WANT can't be satisfied: who wants it, up to the user, and what is in the
     way."""
     name = want.relation.name
-    reasons = [f"{package} won't do: {system.quarrel(package)}"
+    reasons = [f"{package} won't do" + "".join(f": {why}" for why in system.quarrel(package)[:1])
                for package in universe.candidates(want)[:3]]
     if not reasons and universe.named(name):
         reasons = ["there is only " + ", ".join(map(str, universe.named(name)[:3]))]
     if not reasons:
-        reasons = ["no repository has it" + hint(name, universe)]
+        reasons = ["no repository has it" + hint(name, universe) if universe.repositories
+                   else NO_REPOSITORY]
     chain = [f"{want.who} {want.relation.text}"]
     while want.parent and len(chain) < 6:
         want = want.parent
@@ -1360,84 +1407,119 @@ def nearest(word: str, words: object) -> str:
 
 class Choice(Record):
     """A decision: the POSITION of its want, the agenda's LENGTH before it, the NAME of what is
-    chosen now, and the OTHERS that are left to try, the best last."""
-    __slots__ = ("position", "length", "name", "others")
+    chosen now ("" for none), the OTHERS that are left to try, the best last, and the numbers of the
+    earlier choices that are to BLAME for there not being more."""
+    __slots__ = ("position", "length", "name", "others", "blame")
 
 
-def solve(universe: Universe, wants: list, steps: int = SOLVER_STEPS) -> dict:
+def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> dict:
     """NAME -> Package of a system that satisfies WANTS, each in its turn by its best candidate with
     which the rest can be had; Fail, in words, when there is none."""
     agenda = list(wants)
     system = System()
     choices = []
-    hopeless = set()
     position = 0
     complaint = ""
-    for _ in range(steps):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         if position == len(agenda):
             return system.chosen
         want = agenda[position]
         if system.meets(want):
             position += 1
             continue
-        candidates = [one for one in universe.candidates(want) if one not in hopeless]
-        possible = [one for one in candidates if not system.quarrel(one)]
-        if not possible and not complaint:
+        quarrels = [(one, system.quarrel(one)) for one in universe.candidates(want)]
+        possible = [one for one, quarrel in quarrels if not quarrel]
+        if not possible and not complaint and not want.soft:
             complaint = dead_end(want, universe, system)
-        if not candidates and want.needer:
-            hopeless.add(want.needer)
-        choices.append(Choice(position, len(agenda), "", possible[::-1]))
+        blame = set().union(*(quarrel[1] for _, quarrel in quarrels if quarrel))
+        if want.needer:
+            blame.add(system.numbers[want.needer.name])
+        others = [None] * want.soft + possible[::-1]
+        choices.append(Choice(position, len(agenda), "", others, blame))
         position = advance(choices, agenda, system)
         if position < 0:
             raise Fail(complaint)
-    raise Fail(f"too tangled: no answer within {steps} steps; ask for less, or mend this: "
+    raise Fail(f"too tangled: no answer within {seconds:.0f} s; ask for less, or mend this: "
                f"{complaint}")
 
 
 def advance(choices: list, agenda: list, system: System) -> int:
-    """Try the next candidate of the latest choice that has one left: the agenda's position after
-    it, or -1 when no choice has any."""
+    """Try the next candidate of the latest choice that has one left and is to blame for what came
+    after it: the agenda's position after it, or -1 when no choice has any."""
     while choices:
         choice = choices[-1]
-        if choice.name:
-            system.drop(choice.name)
-        choice.name = ""
+        take_back(choice, system)
         del agenda[choice.length:]
         if choice.others:
             package = choice.others.pop()
-            choice.name = package.name
-            system.add(package)
-            parent = agenda[choice.position]
-            agenda.extend(want(relation, f"{package} needs", parent=parent, needer=package)
-                          for relation in package.relations("depends"))
+            if package is not None:
+                choice.name = package.name
+                system.add(package, len(choices) - 1)
+                parent = agenda[choice.position]
+                agenda.extend(want(relation, f"{package} needs", parent=parent, needer=package)
+                              for relation in package.relations("depends"))
             return choice.position + 1
         choices.pop()
+        system.learn([system.chosen[choices[number].name] for number in sorted(choice.blame)])
+        back = max(choice.blame, default=-1)
+        while len(choices) > back + 1:
+            take_back(choices.pop(), system)
+        if choices:
+            choices[-1].blame |= choice.blame - {back}
     return -1
 
 
-def keep(universe: Universe, package: Package, asked: bool = False) -> Want:
-    """The want that an installed PACKAGE stays, in some version."""
+def take_back(choice: Choice, system: System) -> None:
+    """Take what CHOICE has chosen back."""
+    if choice.name:
+        system.drop(choice.name)
+    choice.name = ""
+
+
+def keep(universe: Universe, package: Package, asked: bool = False, soft: bool = False) -> Want:
+    """The want that an installed PACKAGE stays, in some version; see Want."""
     who = "you want" if asked else "what is installed needs"
-    return want(package.name, who, asked=asked, kept=package, homes=universe.home(package.name))
+    return want(package.name, who, asked=asked, kept=package, homes=universe.home(package.name),
+                soft=soft)
 
 
 def remedy(universe: Universe, wants: list) -> str:
-    """What would make a set of WANTS that can't be had possible: one of them to be given up."""
+    """What would make a set of WANTS that can't be had possible: one of them to be given up, with
+    what needs that."""
     asked = [one for one in wants if not one.kept and one.who != "you hold"]
-    for one in wants[-1:-REMEDIES - 1:-1] + wants[:REMEDIES]:
+    hard = [one for one in wants if not one.soft]
+    for one in hard[-1:-REMEDIES - 1:-1] + hard[:REMEDIES]:
         if asked == [one]:
             continue                    # to give that up is no advice
+        going = dependents(universe.installed, one.kept) if one.kept else set()
+        if any(other.relation.name in going for other in asked):
+            continue                    # as little
+        left = [other for other in wants if other is not one
+                and not (other.kept and other.kept.name in going)]
         try:
-            solve(universe, [other for other in wants if other is not one], SOLVER_STEPS // 100)
+            solve(universe, left, SOLVER_SECONDS / 2 / REMEDIES)
         except Fail:
             continue
         name = one.relation.text
         if one.who == "you hold":
             return f"; it would work after `lpkg unhold {name}`"
         if one.kept:
-            return f"; it would work without {name}: `lpkg remove {name}` first"
+            names = " ".join(sorted(going))
+            return f"; it would work after `lpkg remove {names}`"
         return f"; it would work without {name}"
     return ""
+
+
+def dependents(installed: dict, package: Package) -> set:
+    """The names of PACKAGE and of what, of the INSTALLED, could not stay without it."""
+    going = {package.name}
+    while True:
+        stay = [other for name, other in installed.items() if name not in going]
+        more = {other.name for other, _ in unmet(stay)}
+        if not more:
+            return going
+        going |= more
 
 
 # ---- what a change means, path by path ---------------------------------------------------------
@@ -2285,7 +2367,7 @@ def scrypt_mask(data: bytes, password: bytes, salt: bytes, limits: tuple) -> byt
     try:
         stream = hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=(1 << 31) - 1,
                                 dklen=len(data))
-    except (ValueError, MemoryError) as error:
+    except (ValueError, OverflowError, MemoryError) as error:
         raise Fail(f"scrypt: {error}; it wants {human_size(128 * n * r)} of memory") from None
     return bytes(one ^ two for one, two in zip(data, stream))
 
@@ -3032,7 +3114,11 @@ class Root:
     def create(self, path: str, mode: int = 0o600) -> object:
         """The new file PATH, open for writing; nothing may be there."""
         folder, name = self.place(path)
-        return open(os.open(name, NEW_FLAGS, mode, dir_fd=folder), "w+b", buffering=0)
+        try:
+            return open(os.open(name, NEW_FLAGS, mode, dir_fd=folder), "w+b", buffering=0)
+        except OSError as error:
+            error.filename = self.name(path)
+            raise
 
     def remove(self, path: str) -> None:
         """Unlink PATH if it is there."""
@@ -3099,6 +3185,8 @@ def is_vacant(path: str) -> bool:
     allowed = [{part} for part in STATE.split("/")] + [{"lock", "installed"}]
     for names in allowed:
         found = set(os.listdir(path)) if os.path.lexists(path) else set()
+        if names == {"var"}:            # a new ext4 file system is empty, too
+            found.discard("lost+found")
         if found - names:
             return False
         path = os.path.join(path, min(names))
@@ -3168,8 +3256,12 @@ def take_lock(root: Root) -> None:
         time.sleep(0.01)                # it was killed, and its worker is about to notice
     else:
         raise Later(f"{root.path}: a part of the lpkg with pid {pid} still runs; wait for it")
-    os.truncate(root.lock, 0)
-    os.write(root.lock, b"%d\n" % os.getpid())
+    try:
+        os.truncate(root.lock, 0)
+        os.write(root.lock, b"%d\n" % os.getpid())
+    except OSError as error:            # a full disk needn't keep one from removing something
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 def is_running(pid: str) -> bool:
@@ -3220,8 +3312,8 @@ def choices_text(choices: dict) -> bytes:
 class Repository:
     """A folder of packages for several architectures, somewhere; the INDEX of what it offers for
     ARCH, and the HEAD of that as a cache has it, where it is to be kept. OFFLINE: it isn't asked
-    for packages."""
-    __slots__ = ("name", "url", "arch", "index", "head", "offline")
+    for packages; LATE: it couldn't be reached."""
+    __slots__ = ("name", "url", "arch", "index", "head", "offline", "late")
 
     def __init__(self, name: str, url: str, arch: str, index: "Index | None"):
         self.name = name
@@ -3229,7 +3321,7 @@ class Repository:
         self.arch = arch
         self.index = index
         self.head = b""
-        self.offline = False
+        self.offline = self.late = False
 
     def is_remote(self) -> bool:
         """Whether a network is in between."""
@@ -3367,10 +3459,12 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, trusted: list, serials: Serials, known: bytes) -> bytes:
+def load_index(repository: Repository, trusted: list, serials: Serials, known: bytes,
+               again: bool = True) -> bytes:
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
-    offered is the same."""
+    offered is the same. Where the two don't fit, a mirror may be in the middle of its
+    synchronisation, so they are fetched AGAIN."""
     import hashlib
     what = f"{repository.url}/{repository.arch}/index.json"
     signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
@@ -3378,7 +3472,14 @@ def load_index(repository: Repository, trusted: list, serials: Serials, known: b
     if known and seal == known.split(b"\t")[-1].decode():
         return known
     data = fetch_bytes(what, INDEX_LIMIT)
-    key, comment = check_signature(data, signature, trusted, what)
+    try:
+        key, comment = check_signature(data, signature, trusted, what)
+    except Mismatch as error:
+        if not repository.is_remote():
+            raise
+        if not again:
+            raise Later(f"{error}, unless a mirror is being updated: try later") from None
+        return load_index(repository, trusted, serials, known, again=False)
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
     sha256 = hashlib.sha256(data).hexdigest()
@@ -3428,16 +3529,22 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
                       fresh: bool = False) -> list:
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
-    pairs = [(url, url) for url in options.repo]
-    listed = not pairs and root is not None
-    if listed:
-        pairs = parse_repositories(root.read(REPOS).decode(errors="replace"))
+    pairs = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
+    listed = root is not None and not options.repo
+    if options.repo:
+        names = {full_url(url): name for name, url in pairs}
+        pairs = [(names.get(full_url(url), url), url) for url in options.repo]
     found = [Repository(name, url.rstrip("/"), arch, None) for name, url in pairs]
     for repository in found:
         repository.offline = options.offline and repository.is_remote()
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
+
+
+def full_url(url: str) -> str:
+    """URL, or the absolute path that it is, without a slash at its end."""
+    return (url if ":" in url.partition("/")[0] else os.path.abspath(url)).rstrip("/")
 
 
 def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
@@ -3462,13 +3569,25 @@ def ask_repositories(options: "Options", root: "Root | None", found: list, seria
     if found and time.time() < CLOCK_IS_SET:
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
+    failures = []
     for repository in found:
         known = read_cached(root, repository)[0] if listed else b""
-        head = load_index(repository, keys, serials, known)
+        try:
+            head = load_index(repository, keys, serials, known)
+        except Later as error:
+            failures.append(str(error))
+            repository.late = True
+            if not (listed and is_cached(root, repository, serials)):
+                repository.index = Index(b"", repository)
+            continue
         if head == known:
             load_cached(root, repository, serials)
         elif listed:
             repository.head = head
+    if failures and len(failures) == len(found):
+        raise Later(failures[0])
+    for failure in failures:
+        say(f"{failure}; the other repositories are used meanwhile")
 
 
 def trusted_keys(options: "Options", root: "Root | None") -> list:
@@ -3533,6 +3652,9 @@ def machine() -> str:
 
 # ---- the plan ----------------------------------------------------------------------------------
 
+NO_REPOSITORY = "no repository is known; say --repo URL, or `lpkg repo add NAME URL`"
+
+
 class Plan(Record):
     """What a transaction will do, settled and shown before anything is fetched: NEW packages, by
     name; OLD, name -> package that goes; STAY, those that are untouched; WORLD, what is asked for
@@ -3576,8 +3698,7 @@ def plan_install(installed: dict, world: set, offers: list, words: list, local: 
     wants = [want(package.name, "you want", package, asked=True) for package in local]
     wants += parse_words(words, offers)
     universe = Universe(installed, offers, local)
-    stays = [keep(universe, package) for name, package in installed.items() if name not in held]
-    plan = plan_wants(universe, holds(installed, held), wants, stays)
+    plan = plan_wants(universe, holds(installed, held), wants, stays(universe, world, held))
     answers = by_answer(plan.new + plan.stay)
     asked = {package.name for one in wants for package in answers.get(one.relation.name, ())
              if one.met_by(package)}
@@ -3597,12 +3718,19 @@ def by_answer(packages: list) -> dict:
 def plan_upgrade(installed: dict, world: set, offers: list, names: list, held: set) -> Plan:
     """The plan that upgrades NAMES of what is INSTALLED."""
     universe = Universe(installed, offers, [])
-    newest = [keep(universe, installed[name], asked=True) for name in names if name not in held]
-    stays = [keep(universe, package) for name, package in installed.items()
-             if name not in held and name not in names]
-    plan = plan_wants(universe, holds(installed, held), newest, stays)
+    newest = [keep(universe, installed[name], asked=True, soft=name not in world)
+              for name in names if name not in held]
+    rest = stays(universe, world, held.union(names))
+    plan = plan_wants(universe, holds(installed, held), newest, rest)
     plan.world = heirs(plan, world)
     return plan
+
+
+def stays(universe: Universe, world: set, but: set) -> list:
+    """The wants that what is installed, BUT for some names, stays: what came along with others may
+    go if nothing needs it and something is in its way."""
+    return [keep(universe, package, soft=name not in world)
+            for name, package in universe.installed.items() if name not in but]
 
 
 def holds(installed: dict, held: set) -> list:
@@ -3621,11 +3749,12 @@ def heirs(plan: Plan, world: set) -> set:
 
 def plan_wants(universe: Universe, holds: list, wants: list, stays: list) -> Plan:
     """The plan that satisfies all three kinds of wants, in this order of importance; Fail, with
-    what would make it work, when there is none."""
+    what would make it work, when there is none. What may go comes last."""
+    agenda = sorted(holds + wants + stays, key=lambda want: want.soft)
     try:
-        chosen = solve(universe, holds + wants + stays)
+        chosen = solve(universe, agenda)
     except Fail as error:
-        raise Fail(f"{error}{remedy(universe, holds + wants + stays)}") from None
+        raise Fail(f"{error}{remedy(universe, agenda)}") from None
     return plan_system(universe.installed, chosen)
 
 
@@ -3661,17 +3790,24 @@ def plan_autoremove(installed: dict, world: set) -> Plan:
 
 def plan_remove(installed: dict, world: set, names: list) -> Plan:
     """The plan that removes NAMES; Fail, naming them, when others need one."""
-    for name in names:
-        if name not in installed:
+    for name in [name for name in names if name not in installed]:
+        if nearest(name, installed):
             raise Fail(f"{name} is not installed{nearest(name, installed)}")
-    going = set(names)
+        say(f"{name} is not installed")
+    going = installed.keys() & set(names)
     stay = [package for name, package in installed.items() if name not in going]
-    answers = by_answer(stay)
-    for package in stay:
+    for package, relation in unmet(stay):
+        raise Fail(f"{package.name} needs {relation.text}; remove {package.name} as well")
+    return Plan([], {name: installed[name] for name in sorted(going)}, stay, world - going)
+
+
+def unmet(packages: list) -> object:
+    """(package, relation) of what PACKAGES need and none of them is."""
+    answers = by_answer(packages)
+    for package in packages:
         for relation in package.relations("depends"):
             if not any(other.satisfies(relation) for other in answers.get(relation.name, ())):
-                raise Fail(f"{package.name} needs {relation.text}; remove {package.name} as well")
-    return Plan([], {name: installed[name] for name in names}, stay, world - going)
+                yield package, relation
 
 
 def plan_lines(plan: Plan, free: "int | None" = None) -> list:
@@ -3695,6 +3831,11 @@ def lost_services(plan: Plan) -> list:
     """The services of packages that go which no package brings then."""
     kept = {one for package in [*plan.new, *plan.stay] for one in package.info["services"]}
     return sorted({one for package in plan.old.values() for one in package.info["services"]} - kept)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 package`, `2 packages`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def table(rows: list) -> list:
@@ -3772,7 +3913,7 @@ class Transaction:
         self.folders = {}               # directory to make -> where it is staged; parents first
         self.kept = set()               # conffiles that stay as they are, and
         self.beside = set()             # those that get the new version beside them
-        self.owners = {}                # conffile -> its own mode and owner, where they were changed
+        self.owners = {}                # conffile -> its mode and owner, where they were changed
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
                                         # the reverse
         self.links = {}                 # path -> entry of an alternative's symlink that changes
@@ -3822,6 +3963,23 @@ class Transaction:
 def run_transaction(tx: Transaction) -> None:
     """Carry out TX's plan: all of it or, when something is in the way, nothing."""
     try:
+        prepare_change(tx)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or tx.plan.new or not tx.plan.old:
+            raise
+        remove_bare(tx)
+        return
+    try:
+        tx.root.leave()                 # what is walked to now is looked at again
+        finish(tx.root)
+    except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
+        finish(tx.root)
+        raise
+
+
+def prepare_change(tx: Transaction) -> None:
+    """The steps of TX up to its commit; what fails is undone."""
+    try:
         fetch(tx)
         verify(tx)
         stage(tx)
@@ -3832,12 +3990,6 @@ def run_transaction(tx: Transaction) -> None:
         commit(tx)
     except BaseException:
         recover(tx.root, "undoing what was staged")
-        raise
-    try:
-        tx.root.leave()                 # what is walked to now is looked at again
-        finish(tx.root)
-    except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
-        finish(tx.root)
         raise
 
 
@@ -3857,11 +4009,55 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
         for line in journal_lines(data):
             carry_out(root, line)
         forget(root)
+    if "removing" in names:
+        say(f"{root.path}: finishing what an earlier lpkg had begun")
+        finish_removal(root)
     left = [f"{folder}/{name}" for folder, names in ((STATE, names), (INDEXES, root.names(INDEXES)))
             for name in names if name.endswith(".new")]
     for path in (*left, SPOOL, CACHE + "/new"):
         root.remove(path)
     root.leave()                        # some of the folders are gone
+
+
+def remove_bare(tx: Transaction) -> None:
+    """Remove TX's packages on a disk that is too full for a journal: of each, the record serves as
+    one, under another name, until its files are gone. What needs room is written after that."""
+    for package in needed_first(tx.plan.removed())[::-1]:
+        prepare(Transaction(tx.root, Plan([], {package.name: package}, [], set()), {}))
+        tx.root.leave()
+        folder, name = tx.root.place(REMOVING)
+        os.rename(f"installed/{package.name}", name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+        finish_removal(tx.root)
+    for path in (HISTORY, HELD):
+        if path in tx.texts:
+            write_if_room(tx.root, path, tx.texts[path])
+
+
+def finish_removal(root: Root) -> None:
+    """Remove the package whose record is at REMOVING. May be done twice."""
+    package = Package(read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING)), None)
+    stay = list(load_installed(root).values())
+    world = load_names(root, WORLD) - {package.name}
+    tx = Transaction(root, Plan([], {package.name: package}, stay, world), {})
+    verify(tx)
+    for line in tx.removals:
+        carry_out(root, line)
+    for path, entry in tx.links.items():
+        root.remove(path)
+        stage_link(root, path, entry)
+    for path, data in tx.texts.items():
+        write_if_room(root, path, data)
+    os.sync()
+    root.remove(REMOVING)
+
+
+def write_if_room(root: Root, path: str, data: bytes) -> None:
+    """Replace a file of the database that isn't needed: a world may name what is gone."""
+    try:
+        write_state(root, path, data)
+    except OSError as error:
+        say(f"{root.name(path)}: stays as it was: {error.strerror}")
 
 
 def load_modules() -> None:
@@ -3895,6 +4091,8 @@ def finish(root: Root) -> None:
 
 def fetch(tx: Transaction) -> None:
     """Copy the packages' bytes into spools: files without a name, which nobody can change."""
+    if not tx.plan.new:
+        return
     download = sum(package.size for package in tx.plan.new)
     installed = sum(map(Package.installed_size, tx.plan.new))
     if is_one_device(tx.root):          # else where the files go is known once they are fetched
@@ -3939,14 +4137,17 @@ def fetch_packages(packages: list, make_spool: object, root: "Root | None") -> N
         read_manifest(package)
         return {"info": package.info, "start": package.start, "spool": number}
 
-    is_remote = any(isinstance(package.origin, Repository) and package.origin.is_remote()
-                    for package in packages)
-    found = list(map(fetch_one, packages)) if is_remote or caching else share_out(
-        packages, fetch_one, meter)
+    alone = caching or any(map(is_remote, packages))
+    found = list(map(fetch_one, packages)) if alone else share_out(packages, fetch_one, meter)
     for package, one in zip(packages, found):
         package.info, package.start = one["info"], one["start"]
         package.spool = spools[one["spool"]]
     progress("")
+
+
+def is_remote(package: Package) -> bool:
+    """Whether a network is between here and PACKAGE."""
+    return isinstance(package.origin, Repository) and package.origin.is_remote()
 
 
 def cache_path(package: Package) -> str:
@@ -3980,7 +4181,8 @@ def save_cached(root: Root, package: Package) -> None:
 
 
 def how_many(packages: list) -> str:
-    return "1 package" if len(packages) == 1 else f"{len(packages)} packages"
+    """The number of PACKAGES."""
+    return counted(len(packages), "package")
 
 
 def package_url(package: Package) -> str:
@@ -4005,7 +4207,15 @@ def fetch_package(package: Package, spool: object, meter: Meter) -> None:
         raise Later(f"{package}: --offline, and it is not in the cache; `lpkg fetch "
                     f"{package.name}` puts it there, with a network")
     url = package_url(package)
-    append(package, download(url), spool, meter, url)
+    try:
+        append(package, download(url), spool, meter, url)
+    except Mismatch as error:
+        if not is_remote(package):
+            raise
+        try:                            # a mirror may be in the middle of its synchronisation
+            append(package, download(url), spool, meter, url)
+        except Mismatch:
+            raise Later(str(error)) from None
 
 
 def append(package: Package, content: object, spool: object, meter: Meter, what: str) -> None:
@@ -4022,8 +4232,8 @@ def append(package: Package, content: object, spool: object, meter: Meter, what:
         digest.update(piece)
         write_all(spool.fileno(), piece)
     if left or digest.hexdigest() != package.sha256:
-        raise Fail(f"{what}: not the {package.size} bytes that the signed index promises; refused; "
-                   "if the repository has changed, `lpkg update` and try again")
+        raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
+                       "refused; if the repository has changed, `lpkg update` and try again")
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -4276,8 +4486,8 @@ def mount_points(tx: Transaction) -> list:
 
 
 def check_fat(tx: Transaction) -> None:
-    """Fail for what FAT can't hold: symlinks, and two names that differ in small and capital letters
-    only. A removal under another spelling would remove what has just come."""
+    """Fail for what FAT can't hold: symlinks, and two names that differ in small and capital
+    letters only. A removal under another spelling would remove what has just come."""
     tops = tuple(f"{top}/" for top in tx.mounts if is_fat(tx.root.folder(top)))
     names = {}
     for path, (package, entry) in tx.claims.items() if tops else ():
@@ -4295,26 +4505,32 @@ def check_fat(tx: Transaction) -> None:
 
 def check_room(tx: Transaction) -> None:
     """Fail unless each file system has the room for what is staged on it."""
-    sizes = {}                          # folder -> bytes of what comes into it
+    sizes = {}                          # folder -> bytes, and files, of what comes into it
     for package in tx.plan.new:
         for entry in package.files():
             parent = entry["path"].rpartition("/")[0]
-            sizes[parent] = sizes.get(parent, 0) - entry.get("size", 1) // -4096 * 4096
-    needed = {}                         # device -> (bytes, a folder on it)
-    for folder, size in sizes.items():
+            size, files = sizes.get(parent, (0, 0))
+            sizes[parent] = (size - entry.get("size", 1) // -4096 * 4096,
+                             files + (entry["type"] != "dir" or entry["path"] in tx.folders))
+    needed = {}                         # device -> (bytes, files, a folder on it)
+    for folder, more in sizes.items():
         while folder in tx.folders:
             folder = folder.rpartition("/")[0]
-        device = os.fstat(tx.root.folder(folder)).st_dev
-        needed[device] = (needed.get(device, (0, ""))[0] + size, folder)
-    for size, folder in needed.values():
-        check_space(os.fstatvfs(tx.root.folder(folder)), size, tx.root.name(folder))
+        size, files, _ = needed.get(device := tx.root.device(folder), (0, 0, ""))
+        needed[device] = (size + more[0], files + more[1], folder)
+    for size, files, folder in needed.values():
+        check_space(os.fstatvfs(tx.root.folder(folder)), size, tx.root.name(folder), files)
 
 
-def check_space(file_system: object, size: int, what: str) -> None:
-    """Fail unless SIZE bytes fit on FILE_SYSTEM (one without blocks has no limit)."""
+def check_space(file_system: object, size: int, what: str, files: int = 0) -> None:
+    """Fail unless SIZE bytes in so many new FILES fit on FILE_SYSTEM (without blocks, or inodes, it
+    has no limit)."""
     free = file_system.f_bavail * file_system.f_frsize
     if file_system.f_blocks and free < size:
         raise Fail(f"{what}: {human_size(size)} needed, {human_size(free)} free; make room first")
+    if file_system.f_files and file_system.f_favail < files:
+        raise Fail(f"{what}: {counted(files, 'inode')} needed, {file_system.f_favail} free; make "
+                   "room first: remove files, however small")
 
 
 # -- stage
@@ -4469,16 +4685,16 @@ def can_run(tx: Transaction) -> bool:
 def prepare(tx: Transaction) -> None:
     """Run the scripts for before the change; Fail, and so undo all, when one fails. Where there is
     no shell yet, pre-install is in the queue."""
-    if not can_run(tx):
-        return
+    ready = can_run(tx)
     for package, script, arguments in scripts_before(tx.plan):
         path = script_path(package.name, script)
-        status = run_script(tx.root, tx.staged(path) or path, arguments)
-        if status is None:
-            say(f"{package}: its script {script} can't run here and is passed over")
-        elif status:
+        status = run_script(tx.root, tx.staged(path) or path, arguments) if ready else None
+        if status:
+            way_out = f"; to do without it, remove {tx.root.name(path)}" * (not tx.staged(path))
             raise Fail(f"{package}: its script {script} ended with status {status}; nothing was "
-                       "changed")
+                       f"changed{way_out}")
+        if status is None and (ready or script != "pre-install"):
+            say(f"{package}: its script {script} can't run here and is passed over")
 
 
 def stop_services(tx: Transaction) -> None:
@@ -4575,8 +4791,8 @@ def run_queue(root: Root, again: bool = False) -> int:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
     if waiting:
-        say(f"{len(waiting)} scripts can't run here (no shell yet, another architecture, or not "
-            "root); they run when the root boots")
+        say(f"{counted(len(waiting), 'script')} can't run here (no shell yet, another "
+            "architecture, or not root), but will when the root boots")
     return failed
 
 
@@ -4744,18 +4960,29 @@ class State:
         self.options = options
         self.root = open_root(options, change)
         self.installed = load_installed(self.root)
-        self.world = load_names(self.root, WORLD)
+        self.world = load_names(self.root, WORLD) & self.installed.keys()
         self.held = load_names(self.root, HELD)
         self.serials = Serials(self.root.read(SERIALS) if self.root else b"")
         self.found = []                 # the repositories, once they are asked
+        self.is_new = not self.installed and (self.root is None or not (
+            self.root.names(KEYS) or self.root.read(REPOS)))
 
     def repositories(self, local: list = (), fresh: bool = False) -> list:
         """The repositories; LOCAL packages may say for which architecture."""
         arch = choose_arch(self.options, self.installed, local)
         self.found = load_repositories(self.options, self.root, arch, self.serials, fresh)
+        if self.is_new:
+            name_repositories(self.options, self.found)
         if self.root and self.root.lock is not None:
             save_indexes(self.root, self.found, self.serials)
         return self.found
+
+    def known_repositories(self) -> list:
+        """The repositories, asked anew unless --offline; Fail where there is none."""
+        found = self.repositories(fresh=not self.options.offline)
+        if not found:
+            raise Fail(NO_REPOSITORY)
+        return found
 
     def packages(self, names: list) -> list:
         """The installed packages called NAMES, all of them for none; Fail for one that isn't
@@ -4783,7 +5010,7 @@ def read_locals(options: "Options", words: list) -> list:
     if paths and not options.allow_unsigned:
         raise Fail(f"{paths[0]}: a file is not signed; if you trust it, say --allow-unsigned")
     if paths and options.tar is not None and len(paths) == len(words):
-        say(f"{len(paths)} local packages, unsigned")
+        say(f"{counted(len(paths), 'local package')}, unsigned")
     elif paths:
         say(f"WARNING: NOT SIGNED: {', '.join(paths)}: whoever made it decides what runs here")
     return [read_local(path) for path in paths]
@@ -4806,8 +5033,10 @@ def cmd_install(options: "Options") -> int:
     state = State(options)
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
-    plan = plan_install(state.installed, state.world, state.repositories(local), names, local,
-                        state.held)
+    offers = state.repositories(local)
+    if not (options.repo or options.offline) and is_news(state, names):
+        offers = state.repositories(local, fresh=True)
+    plan = plan_install(state.installed, state.world, offers, names, local, state.held)
     if plan.is_empty() and plan.world == state.world:
         return nothing_to_do(options, "it is installed already")
     return change_root(state, plan)
@@ -4817,11 +5046,64 @@ def cmd_upgrade(options: "Options") -> int:
     """Upgrade installed packages, all of them when none is named, with what they need then."""
     state = State(options)
     names = [package.name for package in state.packages(options.words)]
-    offers = state.repositories(fresh=not options.offline)
-    plan = plan_upgrade(state.installed, state.world, offers, names, state.held)
+    plan = plan_upgrade(state.installed, state.world, state.known_repositories(), names, state.held)
+    behind = left_behind(state, plan, names)
+    late = Later.status if any(one.late for one in state.found) else 0
     if plan.is_empty():
-        return nothing_to_do(options, "what is installed is the newest")
-    return change_root(state, plan)
+        reason = "nothing newer can be had now" if behind or late else NEWEST
+        status = nothing_to_do(options, reason)
+    else:
+        status = change_root(state, plan)
+    for name, text in behind.items():
+        say(text)
+        if name not in state.held or name in options.words:
+            status = 1
+    return status or late
+
+
+NEWEST = "what is installed is the newest"
+
+
+def is_news(state: State, words: list) -> bool:
+    """Whether one of WORDS is nothing that is installed or was offered when update looked."""
+    universe = Universe(state.installed, state.found, [])
+    relations = [parse_relation(word.partition("@")[0]) for word in words]
+    return not all(any(package.satisfies(one) for package in universe.named(one.name))
+                   for one in relations)
+
+
+def left_behind(state: State, plan: Plan, names: list) -> dict:
+    """NAME -> why it stays, and what would help, of those of NAMES that PLAN doesn't bring to the
+    newest version."""
+    universe = Universe(state.installed, state.found, [])
+    there = {package.name: package for package in plan.new + plan.stay}
+    behind = {}
+    for name in sorted(there.keys() & set(names)):
+        package = there[name]
+        newer = [other for other in universe.named(name) if other.name == name
+                 and other not in (package, state.installed[name])
+                 and other.version_key() >= package.version_key()]
+        newer = universe.replacing(state.installed[name]) + newer
+        if newer:
+            reason = why_behind(state, universe, plan, newer[0])
+            behind[name] = f"{package} stays, and {newer[0]} is there: {reason}"
+    return behind
+
+
+def why_behind(state: State, universe: Universe, plan: Plan, newer: Package) -> str:
+    """Why PLAN leaves out the package NEWER than what is installed, and what would help."""
+    if newer.name in state.held:
+        return f"you hold it; `lpkg unhold {newer.name}` ends that"
+    it = [want(newer.name, "you want", newer, asked=True)]
+    hold = holds(state.installed, state.held)
+    rest = [want(package.name, "the upgrade brings", package) for package in plan.new
+            if package.name != newer.name]
+    try:
+        plan_wants(universe, hold, it, stays(universe, state.world, state.held))
+        plan_wants(universe, hold, rest + it, [])
+    except Fail as error:
+        return str(error)
+    return "with it, others could not be upgraded"
 
 
 def cmd_downgrade(options: "Options") -> int:
@@ -4851,9 +5133,10 @@ def older(universe: Universe, package: Package) -> str:
 def cmd_update(options: "Options") -> int:
     """Fetch the indexes of the repositories anew."""
     state = existing(options)
-    for repository in state.repositories(fresh=True):
-        say(f"{repository.name}: {repository.url}")
-    return 0
+    for repository in state.known_repositories():
+        if not repository.late:
+            say(f"{repository.name}: {repository.url}")
+    return Later.status if any(one.late for one in state.found) else 0
 
 
 def cmd_fetch(options: "Options") -> int:
@@ -4863,8 +5146,8 @@ def cmd_fetch(options: "Options") -> int:
         plan = plan_install(state.installed, state.world, state.repositories(), options.words, [],
                             state.held)
     else:
-        offers = state.repositories(fresh=True)
-        plan = plan_upgrade(state.installed, state.world, offers, list(state.installed), state.held)
+        plan = plan_upgrade(state.installed, state.world, state.known_repositories(),
+                            list(state.installed), state.held)
     make_folder(state.root, CACHE)
     fetch_packages(plan.new, lambda: nameless(state.root), state.root)
     say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
@@ -4889,7 +5172,7 @@ def cmd_clean(options: "Options") -> int:
     size = sum(state.root.lstat(path).st_size for path in paths)
     for path in paths:
         state.root.remove(path)
-    say(f"{len(paths)} files, {human_size(size)} freed")
+    say(f"{counted(len(paths), 'file')}, {human_size(size)} freed")
     return 0
 
 
@@ -4897,6 +5180,8 @@ def cmd_remove(options: "Options") -> int:
     """Remove packages."""
     state = State(options)
     plan = plan_remove(state.installed, state.world, options.words)
+    if plan.is_empty():
+        return nothing_to_do(options, "nothing of that is installed")
     status = change_root(state, plan)
     before = set(state.installed) - set(reasons(state.installed, state.world))
     rest = {package.name: package for package in plan.stay}
@@ -4946,8 +5231,13 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     made = []
     if root is None:
         root = create_root(options.root, made)
+    if state.is_new:
+        texts = texts or root_texts(options)
     if state.serials.text() != root.read(SERIALS):
         texts[SERIALS] = state.serials.text()
+    ended = state.held.intersection(package.name for package in plan.removed())
+    if ended:
+        texts[HELD] = names_text(state.held - ended)
     if record:
         texts[HISTORY] = history_text(root.read(HISTORY, INFO_LIMIT), plan, state.world,
                                       options.title())
@@ -5005,7 +5295,7 @@ def free_space(path: str) -> "int | None":
 
 def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
-    records = before.decode(errors="replace").split("transaction\t")[1:]
+    records = ("\n" + before.decode(errors="replace")).split("\ntransaction\t")[1:]
     last = records[-1].partition("\t")[0] if records else "0"
     number = int(last[:18]) + 1 if last.isdecimal() else 1
     lines = [f"{number}\t{int(time.time())}\t{escape(title)}"]
@@ -5016,8 +5306,8 @@ def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     lines += ["\t".join(["-", package.name, *stamp(package)]) for package in plan.removed()]
     lines += [f"asked\t{name}" for name in sorted(plan.world - world)]
     lines += [f"unasked\t{name}" for name in sorted(world - plan.world)]
-    records = [*records[1 - HISTORY_LENGTH:], "\n".join(lines) + "\n"]
-    return "".join("transaction\t" + record for record in records).encode(
+    records = [*records[1 - HISTORY_LENGTH:], "\n".join(lines)]
+    return "".join(f"transaction\t{record.rstrip()}\n" for record in records).encode(
         errors="backslashreplace")      # a file's name in the command need not be UTF-8
 
 
@@ -5083,7 +5373,7 @@ def plan_undo(state: State, changes: list) -> Plan:
     offers = state.repositories()
     for word, name, *rest in changes:
         if word in "-=":
-            package = find_old(state, name, *rest[:2])
+            package = find_old(state, name, *rest[:2], exact=True)
             wants.append(want(name, "you undo to", package, asked=True))
     universe = Universe(state.installed, offers, [one.fixed for one in wants])
     back = {one.fixed.name for one in wants}
@@ -5096,18 +5386,21 @@ def plan_undo(state: State, changes: list) -> Plan:
     return plan
 
 
-def find_old(state: State, name: str, version: str, sha256: str) -> Package:
-    """The package that was there once: a repository's of those bytes or, if none has them, of that
-    version; or the cache's."""
+def find_old(state: State, name: str, version: str, sha256: str, exact: bool = False) -> Package:
+    """The package that was there once, a repository's or the cache's, of EXACTly those bytes or, if
+    none has them, of that version."""
     universe = Universe(state.installed, state.found, [])
     offers = [package for one in state.found for package in one.index.find(name)[0]
               if package.sha256 == sha256 or package.version == version and universe.owns(package)]
     offers.sort(key=lambda package: package.sha256 != sha256)
-    if offers:
-        return offers[0]
     cached = f"{CACHE}/{name}-{version}.{sha256[:16]}.lpkg"
-    if not is_sha256(sha256) or state.root.lstat(cached) is None:
-        raise Fail(f"{name} {version} is in no repository any more, and not in the cache")
+    known = is_sha256(sha256)
+    if offers and not (exact and known and offers[0].sha256 != sha256):
+        return offers[0]
+    if not known or state.root.lstat(cached) is None:
+        raise Fail(f"{name} {version}, as it was, is in no repository any more, and not in the "
+                   f"cache ({CACHE}, which `lpkg fetch` makes); if you have its .lpkg file: `lpkg "
+                   "install FILE --allow-unsigned`")
     package = read_local(state.root.name(cached))
     if package.sha256 != sha256:
         raise Fail(f"{state.root.name(cached)}: not what was installed once; remove it")
@@ -5150,7 +5443,8 @@ def cmd_fix(options: "Options") -> int:
         return show_fixes(options, state)
     failed = 0 if options.dry_run else run_queue(state.root, again=True)
     if options.words:
-        return change_root(state, plan_repair(state, options.words)) or bool(failed)
+        plan = plan_repair(state, options.words)    # in the history it would be what undo undoes
+        return change_root(state, plan, record=False) or bool(failed)
     for one in conffile_states(state.root, list(state.installed.values())):
         if one["what"] == "new version":
             fix_conffile(options, state.root, one["path"])
@@ -5313,6 +5607,9 @@ def add_key(options: "Options", root: Root, path: str, names: list) -> int:
     name = os.path.basename(path).removesuffix(".pub") + ".pub"
     if not is_name(name):
         raise Fail(f"{path}: call it NAME.pub, with letters and digits")
+    if name in names and root.read(f"{KEYS}/{name}") == data:
+        say(f"{name[:-4]}: is trusted already")
+        return 0
     if name in names:
         raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name[:-4]}` first")
     say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here")
@@ -5335,7 +5632,9 @@ def cmd_bootstrap(options: "Options") -> int:
     state = vacant_state(options) if options.tar is None else None
     serials = Serials(b"")
     plan = plan_bootstrap(options, words, serials)
-    texts = bootstrap_texts(options, serials)
+    texts = root_texts(options)
+    if serials.seen:
+        texts[SERIALS] = serials.text()
     if options.tar is not None and options.dry_run:
         show_plan(options, plan, None)
     elif options.tar is not None:
@@ -5364,8 +5663,7 @@ def plan_bootstrap(options: "Options", words: list, serials: Serials) -> Plan:
     arch = choose_arch(options, {}, local)
     if names or options.repo:
         offers = load_repositories(options, None, arch, serials)
-        for repository in offers:
-            repository.name = repository_name(options)
+        name_repositories(options, offers)
         return plan_install({}, set(), offers, names, local)
     by_name = {package.name: package for package in local}
     if len(by_name) != len(local):
@@ -5373,23 +5671,45 @@ def plan_bootstrap(options: "Options", words: list, serials: Serials) -> Plan:
     return Plan([package for _, package in sorted(by_name.items())], {}, [], set(by_name))
 
 
-def repository_name(options: "Options") -> str:
-    """What a new root calls its repository: what its key is called."""
-    name = os.path.basename(options.key[0]).removesuffix(".pub") if options.key else "panux"
-    return name if is_name(name) else "panux"
+def name_repositories(options: "Options", found: list) -> None:
+    """Call the repositories FOUND, of --repo, what a new root calls them."""
+    names = [name for name, _ in new_repositories(options)]
+    for number, repository in enumerate(found):
+        repository.name = names[min(number, len(names) - 1)]
 
 
-def bootstrap_texts(options: "Options", serials: Serials) -> dict:
-    """PATH -> bytes of the configuration and the state that a new root begins with."""
+def new_repositories(options: "Options") -> list:
+    """(name, URL) of the repositories of a new root: that of --repo-url, else those of --repo; the
+    first is called as its key is."""
+    name = key_file_name(options.key[0]) if options.key else ""
+    name = name if is_name(name) else "panux"
+    urls = [options.repo_url] if options.repo_url else options.repo
+    return [(name if number == 1 else f"{name}-{number}", url)
+            for number, url in enumerate(urls, 1)]
+
+
+def key_file_name(path: str) -> str:
+    """What the key in the file PATH is called."""
+    return os.path.basename(path).removesuffix(".pub")
+
+
+def root_texts(options: "Options") -> dict:
+    """PATH -> bytes of the configuration of a new root: the keys and the repositories that it was
+    made from. A bootstrapped one may be for another machine, which has no folders of this one."""
     texts = {}
     for path in options.key:
         data = read_file(path)
         parse_public_key(data, path)
-        texts[f"{KEYS}/{os.path.basename(path).removesuffix('.pub')}.pub"] = data
-    if options.repo_url:
-        texts[REPOS] = f"{repository_name(options)} {options.repo_url}\n".encode()
-    if serials.seen:
-        texts[SERIALS] = serials.text()
+        name = place = key_file_name(path)
+        while f"{KEYS}/{place}.pub" in texts:
+            place = f"{name}-{len(texts) + 1}"
+        texts[f"{KEYS}/{place}.pub"] = data
+    lines = []
+    for name, url in new_repositories(options):
+        if options.verb != "bootstrap" or not full_url(url).startswith("/"):
+            lines.append(f"{name} {full_url(url)}\n")
+    if lines and len("".join(lines).split()) == 2 * len(lines):
+        texts[REPOS] = "".join(lines).encode()
     return texts
 
 
@@ -5661,7 +5981,9 @@ def cmd_search(options: "Options") -> int:
     state = State(options, change=False)
     word = options.words[0]
     found = {}
-    for repository in state.repositories():
+    if not state.repositories():
+        raise Fail(NO_REPOSITORY)
+    for repository in state.found:
         for package in repository.index.search(word):
             found.setdefault(package.name, summary(package))
     print_all(options, [found[name] for name in sorted(found)],
@@ -6032,6 +6354,8 @@ def parse_arguments(arguments: list) -> tuple:
     rest = list(arguments)
     while rest and rest[0] != "--":
         word = rest.pop(0)
+        word = {"-h": "--help", "-y": "--yes"}.get(word, word)
+        word = "--help" if word == "help" and not options.words else word
         flag, equals, value = word.partition("=")
         if not word.startswith("-") or word == "-":
             options.words.append(word)
@@ -6044,6 +6368,8 @@ def parse_arguments(arguments: list) -> tuple:
     verb = options.verb = options.words.pop(0) if options.words else None
     if not options.help and not options.version and (verb or given):
         check_arguments(verb, options, given)
+    if options.root == "":
+        raise Usage("--root: an empty name is no directory; the root is /")
     options.root = options.root or "/"
     return verb, options
 
@@ -6066,8 +6392,11 @@ def check_arguments(verb: "str | None", options: Options, given: list) -> None:
         known = nearest(verb, VERBS) if verb else ""
         raise Usage(f"{verb}: no such verb{known}" if verb else "no verb; see lpkg --help")
     known = VERBS[verb]
+    allowed = known.options.split()
+    if "--root" in allowed:             # what an alias, or a habit, may add to any of them
+        allowed += ["--yes", "--key"]
     for flag in given:
-        if flag not in known.options.split():
+        if flag not in allowed:
             raise Usage(f"{flag} doesn't go with {verb}; see lpkg {verb} --help")
     if not known.least <= len(options.words) <= known.most:
         raise Usage(f"write lpkg {verb} {known.words}")
@@ -6106,9 +6435,20 @@ def explain(error: OSError) -> str:
     hints = {errno.ENOENT: "check the path", errno.ENOSPC: "make room and run it again",
              errno.EACCES: forbidden, errno.EPERM: forbidden,
              errno.EROFS: "mount it writable", errno.EIO: "the disk may be failing"}
+    if error.errno == errno.ENOSPC and not inodes_left(error.filename):
+        return f"{error.filename}: no inode is left; make room: remove files, however small"
     where = f"{error.filename}: " if error.filename is not None else ""
     hint = f"; {hints[error.errno]}" if error.errno in hints else ""
     return f"{where}{error.strerror or error}{hint}"
+
+
+def inodes_left(path: object) -> bool:
+    """Whether files can be made where PATH is, or that isn't known."""
+    try:
+        there = os.statvfs(os.path.dirname(path))
+    except (OSError, TypeError):
+        return True
+    return there.f_favail > 0 or not there.f_files
 
 
 def forget_stdout() -> None:
