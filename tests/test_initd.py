@@ -946,6 +946,27 @@ def test_a_static_address_of_each_kind(network):
     assert network.routes() == [] == network.servers()
 
 
+@pytest.mark.parametrize("rules, tells", [
+    ({}, ""),
+    ({"firewall": "good\n", "firewall6": "six\n"}, "iptables: good\nip6tables: six\n"),
+    ({"firewall": "bad\n"}, "iptables: bad\niptables -P INPUT DROP\niptables -P FORWARD DROP\n"
+     "/etc/firewall is not in force, and nothing comes in until it is mended\nstatus 1\n"),
+], ids=["none", "both", "broken"])
+def test_a_firewall_that_can_not_be_set_lets_nothing_in(network, rules, tells):
+    for name, text in rules.items():
+        (network.folder / "etc" / name).write_text(text)
+    for name in ("iptables", "ip6tables"):
+        for program, body in ((name, f'echo "{name} $*"'), (
+                f"{name}-restore", f"read -r rules; echo {name}: $rules; [ $rules != bad ]")):
+            (network.folder / "bin" / program).write_text(f"#!/bin/sh\n{body}\n")
+            (network.folder / "bin" / program).chmod(0o755)
+    output = network.run(network.folder / "sh", "-c", """
+        fail() { echo "$*"; exit 1; }
+        . "$0"
+        (set -e; start) || echo "status $?" """, ROOT / "initd/firewall")
+    assert output == tells
+
+
 # ---- linit-grow ----------------------------------------------------------------------------------
 
 def load_grow():

@@ -1880,7 +1880,7 @@ def test_boot_base_ctrl_alt_del_ends_it(base):
 def states(device):
     """NAME -> (STATE, PID) of the device's services."""
     lines = [line.split() for line in device.check("linitctl list | cat").splitlines()]
-    return {name: (state, pid) for name, state, pid, _ in lines}
+    return {name: (state, pid) for name, state, pid, *_ in lines}
 
 
 def add_service(device, name, body):
@@ -2943,11 +2943,11 @@ def test_s65_a_link_of_another_user_is_not_followed(device):
 
 
 @BOTH
-def test_s65_logs_are_root_s_alone(packages, request):
-    console = request.getfixturevalue("base" if packages == BASE else "device")
-    console.check("logger -p auth.info somebody typed a password for a name; sleep 1")
-    assert "typed a password" in console.check("cat /var/log/messages")
-    status, text = as_nobody(console, "cat /var/log/messages /var/log/linit/*; dmesg")
+def test_s65_logs_are_root_s_alone(index, tmp_path, packages):
+    with booted(packages, tmp_path) as console:
+        console.check("logger -p auth.info somebody typed a password for a name; sleep 1")
+        assert "typed a password" in console.check("cat /var/log/messages")
+        status, text = as_nobody(console, "cat /var/log/messages /var/log/linit/*; dmesg")
     assert status != 0 and "typed" not in text
     assert text.count("denied") + text.count("not permitted") >= 2
 
