@@ -1239,6 +1239,8 @@ export STRIP := $(CROSS_COMPILE)strip
 export CFLAGS := -Os
 export CXXFLAGS := -Os
 export LDFLAGS := -Wl,--as-needed
+# What is built once needs no notes on what depends on what; automake's take long to begin.
+export enable_dependency_tracking := no
 export PKG_CONFIG := pkg-config
 export PKG_CONFIG_SYSROOT_DIR := $(SYSROOT)
 export PKG_CONFIG_LIBDIR := $(SYSROOT)/usr/lib/pkgconfig:$(SYSROOT)/usr/share/pkgconfig

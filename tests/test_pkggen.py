@@ -203,6 +203,10 @@ def test_cxx_is_no_compiler_that_is_not_there(tmp_path, compilers, expected):
     assert os.listdir(tmp_path / "out/a") == [expected]
 
 
+def test_configure_is_told_that_a_build_is_done_once(tmp_path):
+    assert run_script(tmp_path, [": >out/zlib/$$enable_dependency_tracking"]) == ["zlib/no"]
+
+
 def test_shortcuts_do_what_they_say(tmp_path):
     archive(tmp_path / "src/zlib-1.2.10.tar.gz", {"include/zlib.h": "x"}, "zlib-1.2.10/")
     assert run_script(tmp_path, [

@@ -847,9 +847,9 @@ def test_a_shell_at_a_terminal(tree, author):
 
 
 def read_until(reader, wanted):
-    said = b""
+    said, deadline = b"", time.monotonic() + 120
     while wanted not in said:
-        assert select.select([reader], [], [], 60)[0], said
+        assert select.select([reader], [], [], max(0, deadline - time.monotonic()))[0], said
         said += os.read(reader, 4096)
     return said
 
