@@ -1625,8 +1625,12 @@ def is_journal_path(path: str) -> bool:
 
 
 def journal_text(lines: list) -> bytes:
-    """A journal of LINES."""
-    return "".join("\t".join(line) + "\n" for line in lines).encode()
+    """A journal of LINES; Fail for one that is too long to be read again."""
+    text = "".join("\t".join(line) + "\n" for line in lines).encode()
+    if len(text) > INFO_LIMIT:
+        raise Fail(f"a journal of {human_size(len(text))} is too long; change fewer packages at "
+                   "once")
+    return text
 
 
 def parse_repositories(text: str) -> list:
@@ -5515,6 +5519,10 @@ def cmd_alternatives(options: "Options") -> int:
         if words[1] not in names:
             raise Fail(f"/{path}: {words[1]} is no alternative; there are {', '.join(names)}")
         choices[path] = words[1]
+    if options.dry_run:
+        package, entry = winners(list(state.installed.values()), choices)[path]
+        show(f"{path} -> {entry['target']}  {package.name}")
+        return 0
     options.yes = True                  # it was said which
     stay = list(state.installed.values())
     return change_root(state, Plan([], {}, stay, state.world), choices=choices, record=False)

@@ -4519,6 +4519,23 @@ def test_pack_refuses_to_provide_what_has_no_one_version(world, text):
         stdin=build_tar({"a": {"f": b"1"}})).refused("provides", "NAME or NAME=VERSION")
 
 
+def test_a_choice_of_an_alternative_is_shown_first(world):
+    world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}}, a=offers_of(("x", "f", 7)),
+               b=offers_of(("x", "g", 3)))
+    world.index()
+    world.do("install", "a", "b").ok()
+    assert dev(world, "alternatives", "set", "/x", "b", "--dry-run").ok().out == "x -> g  b\n"
+    assert os.readlink(world.root / "x") == "f"
+
+
+def test_a_journal_that_could_not_be_read_again_is_not_written(monkeypatch):
+    lines = [["rm", f"usr/{number}"] for number in range(100)]
+    lpkg.check_journal(lpkg.journal_text(lines), "it")
+    monkeypatch.setattr(lpkg, "INFO_LIMIT", 1000)
+    with pytest.raises(lpkg.Fail, match="too long; change fewer packages"):
+        lpkg.journal_text(lines)
+
+
 def test_a_script_before_removal_that_fails_has_a_way_out_that_works(world, shell):
     world.pack({"a": {"f": b"1"}}, a={"scripts": {"pre-remove": "exit 3"}})
     world.index()
