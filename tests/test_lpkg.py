@@ -4529,7 +4529,7 @@ def test_a_choice_of_an_alternative_is_shown_first(world):
 
 
 def test_a_journal_that_could_not_be_read_again_is_not_written(monkeypatch):
-    lines = [["rm", f"usr/{number}"] for number in range(100)]
+    lines = [["rm", f"usr/{number}"] for number in range(1000)]
     lpkg.check_journal(lpkg.journal_text(lines), "it")
     monkeypatch.setattr(lpkg, "INFO_LIMIT", 1000)
     with pytest.raises(lpkg.Fail, match="too long; change fewer packages"):
