@@ -505,6 +505,7 @@ def check_info(info: dict, what: str) -> None:
         entry["type"], entry["mode"] = kind, sys.intern(entry["mode"])      # each is kept once
         if kind != "dir":
             check_fields(entry, TYPE_FIELDS[kind], f"{what}: {path}")
+            check_is_free(path, what)
         if path <= last:
             raise Fail(f"{what}: {path} is there twice, or out of order")
         if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE and entry["type"] != "dir":
@@ -516,9 +517,17 @@ def check_info(info: dict, what: str) -> None:
             raise Fail(f"{what}: conffile {path} is no file of the package")
     for one in info["alternatives"]:
         path = one["path"]
+        check_is_free(path, what)
         if path in kinds or kinds.get(path.rpartition("/")[0]) != "dir":
             raise Fail(f"{what}: alternative {path} is a file of the package, or in none of its "
                        "folders")
+
+
+def check_is_free(path: str, what: str) -> None:
+    """Fail for the PATH of a file that only lpkg, or its user, makes: what is trusted, and from
+    where, is no package's business."""
+    if path.startswith("etc/lpkg/") or path.endswith(".lpkg-new"):
+        raise Fail(f"{what}: {path} is lpkg's own; a package can't bring it")
 
 
 def setuid_paths(files: list) -> list:
@@ -1624,8 +1633,12 @@ def is_journal_path(path: str) -> bool:
 
 
 def journal_text(lines: list) -> bytes:
-    """A journal of LINES."""
-    return "".join("\t".join(line) + "\n" for line in lines).encode()
+    """A journal of LINES; Fail for one that is too long to be read again."""
+    text = "".join("\t".join(line) + "\n" for line in lines).encode()
+    if len(text) > INFO_LIMIT:
+        raise Fail(f"a journal of {human_size(len(text))} is too long; change fewer packages at "
+                   "once")
+    return text
 
 
 def parse_repositories(text: str) -> list:
@@ -3244,7 +3257,9 @@ def take_lock(root: Root) -> None:
     """Be the only lpkg that changes ROOT; Later, naming the other one, when there is one."""
     folder, name = root.place(LOCK)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    root.lock = os.open(name, flags, 0o644, dir_fd=folder)
+    root.lock = os.open(name, flags, 0o600, dir_fd=folder)
+    if stat.S_IMODE(os.fstat(root.lock).st_mode) != 0o600:
+        os.fchmod(root.lock, 0o600)     # else any user could hold it
     for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(root.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -4438,7 +4453,7 @@ def stale_scripts(plan: Plan) -> set:
 def is_stale(tx: Transaction, path: str) -> bool:
     """Whether beside the conffile PATH lies a version that will not be the installed one."""
     beside = path + ".lpkg-new"
-    there = None if path in tx.beside or beside in tx.claims else content_there(tx.root, beside)
+    there = None if path in tx.beside else content_there(tx.root, beside)
     return bool(there) and not (path in tx.kept
                                 and there == entry_content(tx.claims[path][1]))
 
@@ -5536,6 +5551,10 @@ def cmd_alternatives(options: "Options") -> int:
         if words[1] not in names:
             raise Fail(f"/{path}: {words[1]} is no alternative; there are {', '.join(names)}")
         choices[path] = words[1]
+    if options.dry_run:
+        package, entry = winners(list(state.installed.values()), choices)[path]
+        show(f"{path} -> {entry['target']}  {package.name}")
+        return 0
     options.yes = True                  # it was said which
     stay = list(state.installed.values())
     return change_root(state, Plan([], {}, stay, state.world), choices=choices, record=False)

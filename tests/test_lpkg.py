@@ -4309,6 +4309,31 @@ def test_a_kernel_lives_on_fat(world):
         assert os.listdir(boot) == []
 
 
+@pytest.mark.parametrize("path", ["etc/lpkg/keys/mine.pub", "etc/lpkg/repos", "etc/c.lpkg-new"])
+def test_s54_a_package_brings_nothing_that_lpkg_trusts(world, path):
+    for part in ({path: b"1"}, {path: "-> /tmp/x"}):
+        (world.folder / "meta.json").write_text(json.dumps(meta_of(["a"])))
+        run("pack", "--meta", world.folder / "meta.json", "-o", world.packages,
+            stdin=build_tar({"a": part})).refused(path, "lpkg's own")
+    info = info_of("a", [*[directory(path[:at]) for at, char in enumerate(path) if char == "/"],
+                         regular(path)])
+    world.hostile(info, [member(one, b"x" * (one["type"] == "file")) for one in info["files"]])
+    world.do("install", "a").refused(path, "lpkg's own")
+    assert not world.root.exists()
+    world.pack({"b": {"etc/lpkg/keys": None}})          # the directory is anybody's
+
+
+def test_s56_no_other_user_can_hold_the_lock(world):
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+    world.do("install", "a").ok()
+    lock = world.root / lpkg.LOCK
+    assert mode_of(lock)[0] == 0o600
+    lock.chmod(0o644)
+    dev(world, "hold", "a").ok()
+    assert mode_of(lock)[0] == 0o600
+
+
 def test_root_is_not_told_to_become_root(world):
     def forbidden():
         def fchown(*_):
@@ -4568,6 +4593,23 @@ def test_pack_refuses_to_provide_what_has_no_one_version(world, text):
     (world.folder / "meta.json").write_text(json.dumps(meta_of(["a"], a={"provides": [text]})))
     run("pack", "--meta", world.folder / "meta.json", "-o", world.packages,
         stdin=build_tar({"a": {"f": b"1"}})).refused("provides", "NAME or NAME=VERSION")
+
+
+def test_a_choice_of_an_alternative_is_shown_first(world):
+    world.pack({"a": {"f": b"1"}, "b": {"g": b"1"}}, a=offers_of(("x", "f", 7)),
+               b=offers_of(("x", "g", 3)))
+    world.index()
+    world.do("install", "a", "b").ok()
+    assert dev(world, "alternatives", "set", "/x", "b", "--dry-run").ok().out == "x -> g  b\n"
+    assert os.readlink(world.root / "x") == "f"
+
+
+def test_a_journal_that_could_not_be_read_again_is_not_written(monkeypatch):
+    lines = [["rm", f"usr/{number}"] for number in range(1000)]
+    lpkg.check_journal(lpkg.journal_text(lines), "it")
+    monkeypatch.setattr(lpkg, "INFO_LIMIT", 1000)
+    with pytest.raises(lpkg.Fail, match="too long; change fewer packages"):
+        lpkg.journal_text(lines)
 
 
 def test_a_script_before_removal_that_fails_has_a_way_out_that_works(world, shell):
