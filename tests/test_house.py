@@ -15,7 +15,7 @@ TEXT = [*SHELL, *PYTHON, ROOT / "initd/linit-idle.c", ROOT / "Makefile"]
 ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.py": 1250,
                "initd/linit-idle.c": 200}
 SERVICE_LINES = 25
-SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 130,
+SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 165,
                "linit-sup": 80, "linit-rescue": 110}
 
 
