@@ -58,7 +58,7 @@ REASON_LIMIT = 500                  # characters of a reason
 NAME_LIMIT = 100                    # characters of a service's name
 FILE_POLL = 0.05                    # seconds between two looks at a file that means readiness
 GROUP_POLL = 0.05                   # seconds between two looks at what a main process has left
-CLOCK_TICK = 0.01                   # seconds that a file's time may be behind the clock
+SHORT_RUN = 1.0                     # seconds after which an end may be one in the background
 LONG_RUN = 10.0                     # seconds that a daemon must run for its backoff to begin anew
 LONGEST_PAUSE = 60.0                # seconds between two starts of a daemon
 KILL_GRACE = 5.0                    # seconds that a killed process may take to end
@@ -217,7 +217,7 @@ SETTINGS = {
     "backoff": (0.5, parse_seconds, "seconds"),
     "ready": ("exec", parse_ready, "exec, fd or file:/PATH"),
     "stop_signal": (_signal.SIGTERM, parse_signal, "a signal's name"),
-    "timeout": (60.0, parse_seconds, "seconds"),
+    "timeout": (60.0, parse_seconds, "seconds"),     # 0: it may take as long as it likes
 }
 DEFAULTS = {key: default for key, (default, _, _) in SETTINGS.items()}
 
@@ -316,7 +316,7 @@ class Service:
 
     def grace(self) -> float:
         """Seconds that what its main process has left may take to end."""
-        return self.settings["timeout"]
+        return self.settings["timeout"] or DEFAULTS["timeout"]
 
     def is_reloaded(self) -> bool:
         return self.reloader is None
@@ -470,6 +470,8 @@ def check_script(path: str) -> None:
         raise Fail(f"{path}: {error.strerror}", 5) from None
     if not stat.S_ISREG(status.st_mode):
         raise Fail(f"{path}: it is no file")
+    if not status.st_mode & 0o111:
+        raise Fail(f"{path}: not executable: chmod +x {path}")
     if status.st_uid not in (0, os.geteuid()):
         raise Fail(f"{path}: not run, since it belongs to user {status.st_uid}; chown it")
     forbidden = 0o022 if os.getpid() == 1 else 0o002
@@ -561,12 +563,12 @@ def is_ready(fd: int, event: int = select.POLLIN) -> bool:
 
 
 def file_stamp(path: str) -> tuple:
-    """What changes when PATH is made or written anew."""
+    """What changes when PATH is made or written anew, wherever the clock may stand."""
     try:
         status = os.stat(path)
     except OSError:
         return ()
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def kernel_words() -> list:
@@ -1198,9 +1200,16 @@ class Init:
 
     def give_up(self, service: Service) -> None:
         """It did not start in time, or said something that can't be."""
-        seconds = service.settings["timeout"]
-        service.failure = service.failure or f"it was not ready after {seconds:g} s"
+        after = f"after {service.settings['timeout']:g} s"
+        if not service.failure and self.is_without_program(service):
+            service.failure = f"run has executed no program {after}; write `exec PROGRAM` there, " \
+                              "or for a loop `exec sh -c '...'`"
+        service.failure = service.failure or f"it was not ready {after}"
         self.kill(service)
+
+    def is_without_program(self, service: Service) -> bool:
+        """Whether its `run` was called, and is still the shell's."""
+        return service.is_daemon and service.settings["ready"] == "exec"
 
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
@@ -1253,8 +1262,11 @@ class Init:
         elif service.told:
             self.tell_to_end(service)
 
-    def set_deadline(self, service: Service) -> None:
-        self.set_timer("late", service.name, service.settings["timeout"])
+    def set_deadline(self, service: Service, kind: str = "late") -> None:
+        """None where its timeout is 0."""
+        self.timers.pop((kind, service.name), None)
+        if service.settings["timeout"]:
+            self.set_timer(kind, service.name, service.settings["timeout"])
 
     # -- shells
     #
@@ -1557,7 +1569,10 @@ class Init:
 
     def on_daemon_exit(self, service: Service, status: int) -> None:
         """A daemon ended: `restart` says what now."""
-        service.failure = self.blame(service, "it " + exit_text(status))
+        text = "it " + exit_text(status)
+        if status == 0 and time.monotonic() < service.became_ready + SHORT_RUN:
+            text += " at once; a daemon must stay in the foreground"
+        service.failure = self.blame(service, text)
         restart = service.settings["restart"]
         if self.ending or restart == "never" or restart == "on-failure" and status == 0:
             self.post(service, "fail" if status else "end")
@@ -1715,6 +1730,7 @@ class Init:
             if not each.waiting:
                 seconds = time.monotonic() - each.launched
                 pid = f", pid {each.pid}" if each.pid else ""
+                pid += ", run has executed no program yet" if self.is_without_program(each) else ""
                 text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
                 self.say(": ".join([text, *last_lines(each.tail, 1)]))
         blocked = sum(bool(each.waiting) for each in starting)
@@ -1996,7 +2012,7 @@ class Init:
                     service.reloader = self.run_function(service, "reload")
                 except OSError as error:
                     raise Fail(f"{service.name}: {error.strerror}") from None
-                self.set_timer("reload", service.name, service.settings["timeout"])
+                self.set_deadline(service, "reload")
         self.begin_wait(peer, "reloaded", services)
 
     def end_reload(self, name: str) -> None:
@@ -2161,6 +2177,7 @@ class Init:
         peer.notifies = service.is_daemon and ready == "fd"
         if service.is_daemon and ready.startswith("file:"):
             self.await_file(service, ready[len("file:"):])
+            self.answer(peer, "ok")
 
     def reject(self, service: Service, error: Fail) -> None:
         """Its script said what can't be."""
@@ -2169,11 +2186,9 @@ class Init:
             self.post(service, "late")
 
     def await_file(self, service: Service, path: str) -> None:
-        """It is ready when PATH is made, or written anew."""
+        """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
+        at what is there now."""
         service.ready_stamp = file_stamp(path)
-        began = time.time() - (time.monotonic() - service.launched)
-        if service.ready_stamp and service.ready_stamp[1] > 1e9 * (began - CLOCK_TICK):
-            service.ready_stamp = ()    # made while the shell's line was on its way here
         self.look_for_file(service.name)
 
     def look_for_file(self, name: str) -> None:
@@ -2196,7 +2211,7 @@ class Init:
             self.post(service, "ready")
         else:
             self.read_log(service)
-            what = phase
+            what = "it could not become its user: that" if phase == "user" else phase
             if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
                 is_missing = status in ("126", "127")
                 what = "it" if is_missing else "run came back, it must exec its program; it"
@@ -2217,10 +2232,15 @@ class Init:
             self.fail_to_run(service, error)
 
     def on_script_end(self, service: Service) -> None:
-        """The last descriptor of its FIFO was closed: by executing a daemon, or by ending."""
-        executes = service.is_daemon and service.settings["ready"] == "exec"
-        if executes and not service.failure and service.pid and was_executed(service.pid):
+        """The last descriptor of its FIFO was closed: by executing a daemon, or by ending; or by
+        a daemon that should have written there."""
+        if not service.is_daemon or service.failure or not service.pid \
+                or not was_executed(service.pid):
+            return
+        if service.settings["ready"] == "exec":
             self.post(service, "ready")
+        elif service.settings["ready"] == "fd" and service.state == STARTING:
+            self.reject(service, Fail("it closed descriptor 3 and wrote no newline to it"))
 
     # -- the end
 

@@ -437,7 +437,10 @@ class Kernel:
         return status
 
     def daemon(self, process, spec, ask):
-        self.tell(ask, self.settings(spec))
+        if spec.ready == "file":
+            yield from self.ask(ask, spec.name, self.settings(spec))
+        else:
+            self.tell(ask, self.settings(spec))
         yield self.pause()
         is_flaky = self.flaky[spec.name] > 0
         self.flaky[spec.name] -= is_flaky
@@ -1351,9 +1354,11 @@ class Asleep:
     def sleeps(self):
         return len(read(self.init.folder / "sleeps"))
 
-    def wait(self, count=1):
-        """Until it has slept so often from now on."""
+    def wait(self, count=1, request=""):
+        """Until it has slept so often from now on, which a REQUEST makes it do."""
         goal = self.sleeps() + count
+        if request:
+            self.init.ok(request)
         wait_until(lambda: self.sleeps() >= goal, 20)
 
     def kill(self, name):
@@ -1415,7 +1420,7 @@ class Reality:
         elif verb == "storm":
             self.storm([each for each in words if each[0] in ("start", "stop", "restart", "list")])
         elif verb == "nap":
-            self.asleep.wait()
+            self.asleep.wait(request="list")        # it may be asleep already
         elif verb == "reexec":
             assert self.init.ask("reexec") == ["ok"]
         self.check(verb)
