@@ -42,12 +42,13 @@ READS_AT_THE_END = 16               # of what a process that ended has left in a
 USER_CLIENTS = 64                   # connections of one user
 ALL_CLIENTS = 256                   # connections of all users but root and the owner
 OWNER_CLIENTS = 1024                # connections of root and the owner
-OTHERS_SHARE = 0.02                 # seconds of a turn for requests of others than root and the owner
+OTHERS_SHARE = 0.005                # seconds of a turn for others than root and the owner
 EVENTS_LIMIT = 256 << 10            # bytes of events that a client hasn't read; then it is dropped
 ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptors ran out
 DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
 RESERVE = 8                         # scripts leave one in so many descriptors to clients
 EMFILE, ENFILE = 24, 23             # no descriptors are left, of this process or of all (errno(3))
+ENOSPC = 28                         # no room on the disk
 BATCH = 32                          # scripts that one shell runs
 AT_ONCE = 64                        # scripts that run, and wait for nothing, before others start
 SLOW = 0.1                          # seconds after which one is not counted among these any more
@@ -76,6 +77,7 @@ OUR_SCRIPTS = ("boot", "pre", "linit-supd")
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
+MACHINE = "pid:[4026531836]"        # the PID namespace that is no container's (linux/proc_ns.h)
 GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 
@@ -449,7 +451,8 @@ class Logs:
                 os.rename(path, path + "~")
                 os.close(fd)
                 fd = self.open(path, os.O_EXCL)
-            os.write(fd, data)
+            if os.write(fd, data) < len(data):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
         finally:
             os.close(fd)
 
@@ -480,8 +483,11 @@ def open_console() -> int:
 def check_script(path: str) -> None:
     """Fail unless PATH is a file that nobody but root and this user can have written, nor can put
     another in its place."""
+    paths = (path, os.path.realpath(path)) if os.path.islink(path) else (path,)
+    folders = map(os.path.dirname, paths)
     try:
-        status, folder = os.stat(path), os.stat(os.path.dirname(path))
+        status = os.stat(path)
+        folders = {folder: os.stat(folder) for folder in folders}
     except OSError as error:
         raise Fail(f"{path}: {error.strerror}", 5) from None
     if not stat.S_ISREG(status.st_mode):
@@ -489,8 +495,9 @@ def check_script(path: str) -> None:
     if not status.st_mode & 0o111:
         raise Fail(f"{path}: not executable: chmod +x {path}")
     check_owner(path, status)
-    if not folder.st_mode & stat.S_ISVTX:
-        check_owner(os.path.dirname(path), folder)
+    for folder, status in folders.items():
+        if not status.st_mode & stat.S_ISVTX:
+            check_owner(folder, status)
 
 
 def check_owner(path: str, status: os.stat_result) -> None:
@@ -514,6 +521,7 @@ def befores_in(script: bytes) -> set:
 
 def make_entry(path: str) -> None:
     """An entry in rc.d; `pre` is a folder of such."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.basename(path) == "pre":
         os.makedirs(path, exist_ok=True)
     else:
@@ -1869,17 +1877,23 @@ class Init:
         self.watch(fd, select.EPOLLIN, self.on_connect)
 
     def on_connect(self, mask: int) -> None:
-        """Take one connection; where descriptors have run out, none for a while."""
+        """Take what connections there are; root's may be behind those of others."""
+        for _ in range(USER_CLIENTS):
+            if not self.take_connection():
+                break
+
+    def take_connection(self) -> bool:
+        """Whether there was one; where descriptors have run out, none is taken for a while."""
         listener = _socket.socket(fileno=self.listener)
         try:
             fd, _ = listener._accept()
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self.say(f"a connection could not be taken: {error.strerror}")
             self.epoll.modify(self.listener, 0)
             self.set_timer("accept", "", ACCEPT_PAUSE)
-            return
+            return False
         finally:
             listener.detach()
         uid = peer_user(fd)
@@ -1887,6 +1901,7 @@ class Init:
             os.close(fd)
         else:
             self.add_peer(fd, uid)
+        return True
 
     def accept_again(self, name: str) -> None:
         self.epoll.modify(self.listener, select.EPOLLIN)
@@ -2472,6 +2487,7 @@ class Init:
         kept = {key: getattr(self, key) for key in STATE}
         return {
             **kept,
+            "lost": self.logs.lost,
             "services": [plain(each) for each in self.services.values()],
             "peers": [plain(each) for each in self.peers.values()],
             "batches": [plain(each) for each in self.batches.values()],
@@ -2481,6 +2497,7 @@ class Init:
         """Go on where another linitd was."""
         for key in STATE:
             setattr(self, key, state.get(key, getattr(self, key)))
+        self.logs.lost = state.get("lost", {})
         self.soonest = min(self.timers.values(), default=None)
         for fields in state["services"]:
             service = self.services[fields["name"]] = fill(Service(fields["name"]), fields)
@@ -2546,8 +2563,8 @@ class Init:
 
 
 # What goes from one linitd to the next, besides services, connections and batches.
-STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "boot", "firsts", "stuck_for",
-         "ending", "listener", "descriptors", "log_sizes", "pending")
+STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "boot",
+         "firsts", "stuck_for", "ending", "listener", "descriptors", "log_sizes", "pending")
 
 # A timer's kind: what it does.
 TIMERS = {
@@ -2601,6 +2618,8 @@ HELP = """linitd, the init of Panux
   --rcd DIR        the names that `boot` starts (/etc/rc.d)
   --socket PATH    where clients find it (/run/linit.sock); beside it is a folder PATH.d
   --log DIR        what services print (/var/log/linit)
+  --user           what isn't said above is a user's own: DIRs in ~/.config/linit,
+                   the socket in $XDG_RUNTIME_DIR, logs in ~/.local/state/linit
   --no-boot        don't start `boot`
   --check          only say whether it could run
   --version        print the version
@@ -2609,13 +2628,16 @@ HELP = """linitd, the init of Panux
 
 class Options:
     """The command line, parsed. `resume` is the descriptor of the state of a linitd before."""
-    __slots__ = ("initd", "rcd", "socket", "log", "resume", "no_boot", "check", "help", "version")
+    __slots__ = ("initd", "rcd", "socket", "log", "resume", "user", "no_boot", "check", "help",
+                 "version")
 
     def __init__(self, words: list):
         self.initd, self.rcd = "/etc/init.d", "/etc/rc.d"
         self.socket, self.log, self.resume = SOCKET, "/var/log/linit", ""
-        self.no_boot = self.check = self.help = self.version = False
+        self.user = self.no_boot = self.check = self.help = self.version = False
         words = list(words)
+        if "--user" in words:
+            self.be_a_user_s()
         while words:
             flag, equals, value = words.pop(0).partition("=")
             attribute = flag[2:].replace("-", "_")
@@ -2630,6 +2652,15 @@ class Options:
                 setattr(self, attribute, os.path.abspath(value if equals else words.pop(0)))
             else:
                 setattr(self, attribute, True)
+
+    def be_a_user_s(self) -> None:
+        """The places of the XDG base directories."""
+        home = os.path.expanduser("~")
+        config = os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
+        state = os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+        self.initd, self.rcd = f"{config}/linit/init.d", f"{config}/linit/rc.d"
+        self.socket, self.log = f"{runtime}/linit.sock", f"{state}/linit"
 
     def words(self) -> list:
         """The command line that says where things are."""
@@ -2722,7 +2753,7 @@ def warn_of_host(init: Init) -> None:
 def start_boot(init: Init) -> None:
     """Start what the kernel's command line says, or `boot`."""
     try:
-        if not os.path.exists(init.script(init.boot)):
+        if init.boot != "boot" and not os.path.exists(init.script(init.boot)):
             init.say(f"linit.boot={init.boot}: there is no such service")
             init.boot = "boot"
         init.post(init.service(init.boot), "start")
@@ -2741,12 +2772,22 @@ def end_everything(init: Init) -> None:
     os.sync()
     # umount always complains of what can't go: the root in memory, /dev with the console.
     quiet = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-    for command, actions in ((["umount", "-a", "-r"], quiet), ([init.ending, "-f"], [])):
+    commands = [(["umount", "-a", "-r"], quiet), ([init.ending, "-f"], [])]
+    for command, actions in commands[is_contained():]:
         try:
             pid = os.posix_spawnp(command[0], command, init.environment(), file_actions=actions)
             wait_for(pid, SHUTDOWN_LIMIT)
         except OSError as error:
             init.say(f"{command[0]}: {error.strerror}")
+
+
+def is_contained() -> bool:
+    """Whether this is PID 1 of a container: its file systems are the host's, which `umount -r`
+    would make read-only."""
+    try:
+        return os.readlink("/proc/self/ns/pid") != MACHINE
+    except OSError:
+        return False                    # without /proc, or a kernel without namespaces
 
 
 def has_children() -> bool:

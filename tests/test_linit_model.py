@@ -1096,7 +1096,8 @@ def play(linitd, folder, seed, steps=None, specs=None):
         shutil.rmtree(folder / kind, ignore_errors=True)
         (folder / kind).mkdir()
     for name, spec in specs.items():
-        (folder / "init.d" / name).write_text(f"depends() {{ before {' '.join(spec.befores)}; }}\n")
+        text = f"depends() {{ before {' '.join(spec.befores)}; }}\n"
+        (folder / "init.d" / name).write_text(text)
     world = World(linitd, str(folder), specs, seed)
     world.steps, world.played = drawn if steps is None else steps, 0
     try:
@@ -1174,8 +1175,8 @@ def play_retries(memory):
     specs = specs_of(daemon("a", ready="fd", start="early"),
                      daemon("b", ("dep", ["a"]), restart="always", start="early", ready="fd"))
     steps = [("start", "b"), ("change", "a", "ok"), ("change", "b", "ok"),
-             ("recover", "a", "b"), ("nap",), ("stop", "b"), ("change", "b", "early"), ("start", "b"),
-             ("stop", "b"), ("change", "b", "ok"), ("nap",)]
+             ("recover", "a", "b"), ("nap",), ("stop", "b"), ("change", "b", "early"),
+             ("start", "b"), ("stop", "b"), ("change", "b", "ok"), ("nap",)]
     play(load_linitd(), memory, 1, steps, specs)
 
 
