@@ -741,12 +741,20 @@ def cmd_change(command: "Command") -> int:
     return 0
 
 
+def cmd_signal(command: "Command") -> int:
+    """Send a signal to the main process of a service."""
+    name, signal = command.words
+    check_name(name)
+    Connection(command.socket).ask("signal", name, signal_name(signal))
+    return 0
+
+
 def signal_name(text: str) -> str:
     """TEXT as the protocol has it: TERM, also for SIGTERM, or a number."""
     name = text.upper()
     name = name[3:] if name.startswith("SIG") else name
     if not (name.isascii() and name.isalnum()):
-        raise Fail(f"--signal {text!r}: write a signal's name, as HUP, or its number", USAGE)
+        raise Fail(f"{text!r}: write a signal's name, as HUP, or its number", USAGE)
     return name
 
 
@@ -1113,7 +1121,7 @@ SCRIPT_LIMIT = 1 << 20              # bytes
 FIRST_LINE = "#!/etc/rc.common"
 PROVIDED = ("boot", "pre", "linit-supd")    # are there in any folder
 FUNCTIONS = ("start", "run", "depends", "dependencies")
-ASKING = ("dep", "want", "after", "binds")
+ASKING = ("dep", "want", "after", "before", "binds")
 RESERVED = ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "esac", "!")
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 NAME_LIMIT = 100
@@ -1146,7 +1154,8 @@ def is_user(text: str) -> bool:
 
 # A setting: whether a value is possible, and what it must be.
 SETTINGS = {
-    "restart": (("always", "on-failure", "never").__contains__, "always, on-failure or never"),
+    "restart": (("yes", "always", "on-failure", "never").__contains__,
+                "yes, always, on-failure or never"),
     "backoff": (is_seconds, "seconds, at most 86400"),
     "ready": (lambda text: text in ("exec", "fd") or text.startswith("file:/"),
               "exec, fd or file:/PATH"),
@@ -1159,7 +1168,8 @@ SETTINGS = {
 class Script:
     """What a script says: the functions it defines, the settings outside of them, what it asks
     for; PROBLEMS are those of its file."""
-    __slots__ = ("name", "path", "problems", "text", "functions", "settings", "asks", "execs")
+    __slots__ = ("name", "path", "problems", "text", "functions", "settings", "asks", "execs",
+                 "is_ours")
 
     def __init__(self, name: str, path: str):
         self.name = name
@@ -1169,6 +1179,7 @@ class Script:
         self.functions = {}             # name -> line
         self.settings = []              # (line, name, value as written)
         self.asks = []                  # (line, dep or another, word as written)
+        self.is_ours = False            # whether it is of the system that this runs on
         self.execs = False              # whether it has an exec, or what may have one, anywhere
 
     def note(self, line: int, level: str, text: str) -> None:
@@ -1321,9 +1332,11 @@ def literal(word: str) -> "str | None":
     return "".join("".join(part) for part in parts)
 
 
-def read_script(folder: str, name: str) -> Script:
-    """The script NAME, with the problems of its file; only what is a file is opened."""
+def read_script(folder: str, name: str, is_ours: bool = False) -> Script:
+    """The script NAME, with the problems of its file; only what is a file is opened. IS_OURS: it
+    is of the system that this runs on."""
     script = Script(name, os.path.join(folder, name))
+    script.is_ours = is_ours
     if not is_name(name):
         script.note(1, "error", "no name of a service: letters, digits and _.+:@- only, not . - "
                     f"or @ first, at most {NAME_LIMIT}")
@@ -1338,10 +1351,26 @@ def read_script(folder: str, name: str) -> Script:
         script.note(1, "error", error.strerror or str(error))
         return script
     check_file(script, about)
+    check_syntax(script)
     Reader(script).read()
     check_functions(script)
     check_settings(script)
     return script
+
+
+def check_syntax(script: Script) -> None:
+    """What the shell says of it, which only reads it."""
+    import re
+    reader, writer = os.pipe()
+    pid = os.posix_spawnp("sh", ["sh", "-n", script.path], os.environ, file_actions=[
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writer, 2)])
+    os.close(writer)
+    with open(reader, encoding="utf-8", errors="replace") as said:
+        text = said.read(PIECE)
+    if os.waitpid(pid, 0)[1]:
+        place = re.match(r".*?:(?: line)? (\d+): ", text)      # FILE: 3: Syntax error: ...
+        line, start = (int(place[1]), place.end()) if place else (1, 0)
+        script.note(line, "error", text[start:].partition("\n")[0] or "not shell")
 
 
 def check_file(script: Script, about: os.stat_result) -> None:
@@ -1382,6 +1411,21 @@ def check_settings(script: Script) -> None:
             script.note(line, "dynamic", f"{name}={word} is computed")
         elif not SETTINGS[name][0](value) and (value or name != "user"):
             script.note(line, "error", f"{name}={word}: it must be {SETTINGS[name][1]}")
+        elif name == "user" and value:
+            check_user(script, line, value)
+
+
+def check_user(script: Script, line: int, user: str) -> None:
+    """Whether there is that user, in the system whose init scripts these are."""
+    root = os.path.realpath(script.path).rpartition("/etc/init.d/")[0]
+    try:
+        with open(f"{root}/etc/passwd", encoding="utf-8", errors="replace") as file:
+            if any(entry.startswith(f"{user}:") for entry in file):
+                return
+    except OSError:
+        return                          # it isn't there yet
+    level = "error" if root or script.is_ours else "warning"
+    script.note(line, level, f"user={user}: there is no such user")
 
 
 def base(name: str) -> str:
@@ -1398,19 +1442,21 @@ def check_asks(scripts: dict) -> None:
                 script.note(line, "dynamic", f"{verb} {word} is computed, and not followed")
             elif not is_name(name):
                 script.note(line, "error", f"{verb} {word}: no name of a service")
-            elif verb != "after" and base(name) not in (*scripts, *PROVIDED):
+            elif verb not in ("after", "before") and base(name) not in (*scripts, *PROVIDED):
                 script.note(line, "warning" if verb == "want" else "error",
                             f"{verb} {name}: there is no such script")
 
 
 def check_cycles(scripts: dict) -> None:
-    """Each cycle of `dep`, `want` and `binds`, once. `after` makes none: linitd passes over it."""
+    """Each cycle of `dep`, `want` and `binds`, once. `after` and `before` make none: linitd passes
+    over the one, and what says the other."""
     edges = {}                          # of services that have been looked at: name -> line
 
     def below(name: str) -> list:
         if name not in edges:
             asks = scripts[base(name)].asks if base(name) in scripts else []
-            names = [(literal(word), line) for line, verb, word in asks if verb != "after"]
+            names = [(literal(word), line) for line, verb, word in asks
+                     if verb not in ("after", "before")]
             edges[name] = {other: line for other, line in reversed(names) if other is not None}
         return sorted(edges[name])
 
@@ -1422,10 +1468,19 @@ def check_cycles(scripts: dict) -> None:
                 line, "error", f"a cycle: {', '.join([*cycle, name])}")
 
 
+def folder_of(path: str) -> str:
+    """The folder of init scripts of the linitd at PATH: the system's own needn't run."""
+    if path == SOCKET:
+        return INITD
+    lines = Connection(path).ask("paths")
+    return dict(line.partition(" ")[::2] for line in lines).get("initd") or INITD
+
+
 def cmd_check(command: "Command") -> int:
     """Say what is wrong with the init scripts of a folder."""
-    folder = command.words[0] if command.words else INITD
-    scripts = {name: read_script(folder, name) for name in sorted(os.listdir(folder))}
+    folder = command.words[0] if command.words else folder_of(command.socket)
+    scripts = {name: read_script(folder, name, not command.words)
+               for name in sorted(os.listdir(folder))}
     check_asks(scripts)
     check_cycles(scripts)
     found = [{"file": script.path, "line": line, "level": level, "text": text}
@@ -1534,6 +1589,7 @@ def cmd_completion(command: "Command") -> int:
 # An option: the attribute of Command that it sets, what the help calls its value, its help.
 OPTIONS = {
     "--socket": ("socket", "PATH", f"linitd's socket ($LINITSOCK, or {SOCKET})"),
+    "--user": ("user", "", "the linitd that this user has started with --user"),
     "--json": ("json", "", "print an array of objects; events: an object a line"),
     "--signal": ("signal", "SIGNAL", "what ends the daemon: HUP, 9 (stop)"),
     "-f": ("follow", "", "go on with what is added, until Ctrl-C (log)"),
@@ -1552,6 +1608,7 @@ VERBS = {
              "stop services, and what depends on them before"),
     "restart": (cmd_change, SOME, JSON, "stop and start services, and what depends on them"),
     "reload": (cmd_change, SOME, JSON, "have services read their settings again"),
+    "signal": (cmd_signal, "NAME SIGNAL", (), "send a signal to a service's main process"),
     "status": (cmd_status, SOME, JSON, "show how services are"),
     "list": (cmd_list, "", JSON, "list all services"),
     "log": (cmd_log, "NAME", ("-f",), "print the log of a service"),
@@ -1563,7 +1620,8 @@ VERBS = {
     "plot": (cmd_plot, "", ("-o", "--json"), "draw the boot: an SVG"),
     "blame": (cmd_blame, "", JSON, "show which services took how long to start"),
     "why": (cmd_why, "[NAME...]", JSON, "say what services wait for, or why they failed or run"),
-    "check": (cmd_check, "[DIR]", JSON, f"check the init scripts in a folder ({INITD})"),
+    "check": (cmd_check, "[DIR]", JSON,
+              f"check init scripts ({INITD}, or those of --socket's linitd)"),
     "poweroff": (cmd_change, "", JSON, "stop everything and switch off"),
     "reboot": (cmd_change, "", JSON, "stop everything and boot again"),
     "halt": (cmd_change, "", JSON, "stop everything and halt"),
@@ -1574,8 +1632,8 @@ VERBS = {
 
 class Command:
     """The command line, parsed: the verb, if any, the words after it, the options."""
-    __slots__ = ("verb", "words", "given", "socket", "json", "signal", "follow", "output", "dot",
-                 "version", "help")
+    __slots__ = ("verb", "words", "given", "socket", "user", "json", "signal", "follow", "output",
+                 "dot", "version", "help")
 
     def __init__(self):
         self.verb = None
@@ -1583,7 +1641,7 @@ class Command:
         self.given = []                 # the options' flags
         self.socket = os.environ.get("LINITSOCK") or SOCKET
         self.signal = self.output = None
-        self.json = self.follow = self.dot = self.version = self.help = False
+        self.user = self.json = self.follow = self.dot = self.version = self.help = False
 
 
 def parse_arguments(arguments: list) -> Command:
@@ -1598,6 +1656,9 @@ def parse_arguments(arguments: list) -> Command:
             command.words.append(word)
     command.words += rest[1:]
     command.verb = command.words.pop(0) if command.words else None
+    if command.user:
+        folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+        command.socket = f"{folder}/linit.sock"
     return command
 
 
@@ -1617,7 +1678,8 @@ def set_option(command: Command, word: str, rest: list) -> None:
 
 # What a verb's words say of them: how few and how many, and whether they are names.
 WORDS = {"": (0, 0, False), "NAME": (1, 1, True), "NAME...": (1, MANY, True),
-         "[NAME...]": (0, MANY, True), "[DIR]": (0, 1, False), "SHELL": (1, 1, False)}
+         "[NAME...]": (0, MANY, True), "[DIR]": (0, 1, False), "SHELL": (1, 1, False),
+         "NAME SIGNAL": (2, 2, False)}
 
 
 def check_command(command: Command) -> None:
@@ -1628,7 +1690,7 @@ def check_command(command: Command) -> None:
         raise Fail(f"{what}; see linitctl --help", USAGE)
     _, words, flags, _ = VERBS[verb]
     for flag in command.given:
-        if flag not in ("--socket", *flags):
+        if flag not in ("--socket", "--user", *flags):
             raise Fail(f"{flag} doesn't go with {verb}; see linitctl --help", USAGE)
     least, most, are_names = WORDS[words]
     if not least <= len(command.words) <= most:

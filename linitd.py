@@ -42,11 +42,13 @@ READS_AT_THE_END = 16               # of what a process that ended has left in a
 USER_CLIENTS = 64                   # connections of one user
 ALL_CLIENTS = 256                   # connections of all users but root and the owner
 OWNER_CLIENTS = 1024                # connections of root and the owner
+OTHERS_SHARE = 0.005                # seconds of a turn for others than root and the owner
 EVENTS_LIMIT = 256 << 10            # bytes of events that a client hasn't read; then it is dropped
 ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptors ran out
 DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
 RESERVE = 8                         # scripts leave one in so many descriptors to clients
 EMFILE, ENFILE = 24, 23             # no descriptors are left, of this process or of all (errno(3))
+ENOSPC = 28                         # no room on the disk
 BATCH = 32                          # scripts that one shell runs
 AT_ONCE = 64                        # scripts that run, and wait for nothing, before others start
 SLOW = 0.1                          # seconds after which one is not counted among these any more
@@ -72,8 +74,10 @@ CHECK_LIMIT = 10.0                  # seconds that such a trial may take
 
 # Scripts that may lie beside linit-start, where the folder of init scripts has none of that name.
 OUR_SCRIPTS = ("boot", "pre", "linit-supd")
+HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
+MACHINE = "pid:[4026531836]"        # the PID namespace that is no container's (linux/proc_ns.h)
 GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 
@@ -109,6 +113,7 @@ TRANSITIONS = {
     (STOPPED, "start"): (STARTING, "launch"),
     (FAILED, "start"): (STARTING, "launch"),
     (FAILED, "stop"): (STOPPED, "clear"),
+    (FAILED, "late"): (STARTING, "relaunch"),
     (STARTING, "ready"): (RUNNING, "settle"),
     (STARTING, "fail"): (FAILED, "settle"),
     (STARTING, "die"): (WAITING, "pause"),
@@ -146,6 +151,11 @@ def printable(text: str) -> str:
 def is_name(text: str) -> bool:
     """Whether TEXT may name a service: a file's name, neither hidden nor an option."""
     return 0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@"
+
+
+def check_name(text: str) -> None:
+    if not is_name(text):
+        raise Fail(f"{text[:NAME_LIMIT]}: no name of a service", 2)
 
 
 def exit_text(status: "int | None") -> str:
@@ -213,7 +223,8 @@ def one_of(*words: str):
 SETTINGS = {
     "type": ("start", one_of("start", "run"), "start or run"),
     "stop": ("no", one_of("yes", "no"), "yes or no"),
-    "restart": ("always", one_of("always", "on-failure", "never"), "always, on-failure or never"),
+    "restart": ("yes", one_of("yes", "always", "on-failure", "never"),
+                "yes, always, on-failure or never"),
     "backoff": (0.5, parse_seconds, "seconds"),
     "ready": ("exec", parse_ready, "exec, fd or file:/PATH"),
     "stop_signal": (_signal.SIGTERM, parse_signal, "a signal's name"),
@@ -258,6 +269,7 @@ class Service:
         "name", "state", "since",   # since: when the state began, in monotonic seconds
         "settings", "failure",      # failure: why it is failed, or is about to be
         "again",                    # whether it is to be started once it has stopped
+        "keeps_trying",             # whether that is to be tried again and again when it fails
         "pid", "batch",             # its shell or daemon; who forks that, until pid is known
         "alone",                    # its shell is run for it alone, and leads a session
         "group",                    # that shell's process group and session; None: nothing is left
@@ -266,6 +278,7 @@ class Service:
         "ask", "log", "tail",       # its requests' descriptor; its output's; the end of that
         "needs", "binds", "wants", "afters",    # names: what it asked for in `depends`
         "dependents",               # names: who needs it
+        "befores",                  # names: what comes after it where both are started
         "waiting", "waiters",       # names that its shell waits for; who waits for it: descriptors
         "launched", "met", "became_ready", "ended",     # in monotonic seconds; 0: not yet
         "pause", "restarts", "ready_stamp",     # ready_stamp: the file's, before it was started
@@ -282,11 +295,11 @@ class Service:
         self.settings = DEFAULTS
         self.failure = self.reload_failure = ""
         self.pid = self.batch = self.stopper = self.reloader = self.ask = self.log = None
-        self.again = self.held = self.alone = False
+        self.again = self.keeps_trying = self.held = self.alone = False
         self.group, self.told, self.guests = None, 0.0, set()
         self.tail = b""
         self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
-        self.dependents, self.waiting, self.waiters = set(), set(), set()
+        self.dependents, self.waiting, self.waiters, self.befores = set(), set(), set(), set()
         self.pause, self.restarts, self.kills, self.signal = 0.0, 0, 0, 0
         self.ready_stamp = ()
 
@@ -425,7 +438,11 @@ class Logs:
 
     def open(self, path: str, flags: int = 0) -> int:
         flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        return os.open(path, flags, 0o600)
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:               # somebody has removed it, or mounted over it
+            self.make_folder()
+            return os.open(path, flags, 0o600)
 
     def append(self, path: str, data: bytes) -> None:
         fd = self.open(path)
@@ -434,7 +451,8 @@ class Logs:
                 os.rename(path, path + "~")
                 os.close(fd)
                 fd = self.open(path, os.O_EXCL)
-            os.write(fd, data)
+            if os.write(fd, data) < len(data):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
         finally:
             os.close(fd)
 
@@ -463,15 +481,26 @@ def open_console() -> int:
 
 
 def check_script(path: str) -> None:
-    """Fail unless PATH is a file that nobody but root and this user can have written."""
+    """Fail unless PATH is a file that nobody but root and this user can have written, nor can put
+    another in its place."""
+    paths = (path, os.path.realpath(path)) if os.path.islink(path) else (path,)
+    folders = map(os.path.dirname, paths)
     try:
         status = os.stat(path)
+        folders = {folder: os.stat(folder) for folder in folders}
     except OSError as error:
         raise Fail(f"{path}: {error.strerror}", 5) from None
     if not stat.S_ISREG(status.st_mode):
         raise Fail(f"{path}: it is no file")
     if not status.st_mode & 0o111:
         raise Fail(f"{path}: not executable: chmod +x {path}")
+    check_owner(path, status)
+    for folder, status in folders.items():
+        if not status.st_mode & stat.S_ISVTX:
+            check_owner(folder, status)
+
+
+def check_owner(path: str, status: os.stat_result) -> None:
     if status.st_uid not in (0, os.geteuid()):
         raise Fail(f"{path}: not run, since it belongs to user {status.st_uid}; chown it")
     forbidden = 0o022 if os.getpid() == 1 else 0o002
@@ -479,15 +508,33 @@ def check_script(path: str) -> None:
         raise Fail(f"{path}: not run, since others can write it; chmod go-w")
 
 
+def befores_in(script: bytes) -> set:
+    """The names behind `before` in a SCRIPT, which must be known before it runs."""
+    names = set()
+    if b"before " in script:
+        for line in script.decode(errors="replace").splitlines():
+            for command in line.partition("#")[0].replace("{", ";").replace("}", ";").split(";"):
+                verb, *words = command.split() or [""]
+                names.update(filter(is_name, words) if verb == "before" else ())
+    return names
+
+
 def make_entry(path: str) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
+    """An entry in rc.d; `pre` is a folder of such."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.basename(path) == "pre":
+        os.makedirs(path, exist_ok=True)
+    else:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
 
 
 def remove_entry(path: str) -> None:
-    try:
+    if os.path.isdir(path) and not os.path.islink(path):
+        for name in os.listdir(path):
+            os.unlink(f"{path}/{name}")
+        os.rmdir(path)
+    elif os.path.lexists(path):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def make_fifo(path: str) -> None:
@@ -522,7 +569,7 @@ def list_folder(path: str) -> list:
 def read_file(path: str) -> bytes:
     """What is in a small file; nothing where there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return b""
     try:
@@ -571,9 +618,10 @@ def file_stamp(path: str) -> tuple:
     return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
-def kernel_words() -> list:
-    """The words of the kernel's command line, for PID 1."""
-    return read_file("/proc/cmdline").decode(errors="replace").split() if os.getpid() == 1 else []
+def kernel_values(key: str) -> list:
+    """What KEY=VALUE words of the kernel's command line say, for PID 1."""
+    words = read_file("/proc/cmdline").decode(errors="replace").split() if os.getpid() == 1 else []
+    return [word[len(key) + 1:] for word in words if word.startswith(key + "=")]
 
 
 def places_of(name: str) -> list:
@@ -777,8 +825,9 @@ def idle_table(rows: list, deadline: int, paths: list, *commands: list) -> bytes
 
 
 def wanted_signals() -> list:
-    """The signals that linitd does something about."""
-    return [_signal.SIGCHLD, *(PID_1_SIGNALS if os.getpid() == 1 else USER_SIGNALS)]
+    """The signals that linitd does something about. Any has it look for its socket."""
+    mine = [*PID_1_SIGNALS, _signal.SIGHUP] if os.getpid() == 1 else USER_SIGNALS
+    return [_signal.SIGCHLD, *mine]
 
 
 def block_signals(how: int) -> None:
@@ -833,12 +882,13 @@ class Init:
         self.to_launch = []         # names of services whose shells are started at the turn's end
         self.peers = {}             # descriptor: Peer
         self.followers = set()      # descriptors of those who want all events
-        self.answered = set()       # descriptors of peers whose next request may be there already
+        self.to_serve = {}          # descriptors of peers whose next request may be there, in order
         self.queue = []             # (Service, event): what happens next
         self.is_working = False     # through the queue
         self.denied = set()         # users that were told no
-        self.skipped = {word[len("linit.skip="):] for word in kernel_words()
-                        if word.startswith("linit.skip=")}
+        self.firsts = set()         # names of services that said `before`
+        self.skipped = set(kernel_values("linit.skip"))
+        self.boot = [*kernel_values("linit.boot"), "boot"][0]
         self.stuck_for = STUCK      # seconds without progress, before the console tells of it again
         self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
         self.has_ended = False
@@ -882,12 +932,9 @@ class Init:
             if self.handlers.get(fd) is handler:
                 self.attempt(handler, mask)
         is_due = self.attempt(self.run_timers)
-        if is_due or self.answered or any(fd not in self.outputs for fd, _ in events):
+        if is_due or self.to_serve or any(fd not in self.outputs for fd, _ in events):
             self.worked_at = time.monotonic()
-        answered, self.answered = self.answered, set()
-        for fd in answered:
-            if fd in self.peers:        # the one before may have closed it
-                self.attempt(self.serve, self.peers[fd])
+        self.attempt(self.serve_peers)
         self.attempt(self.kill_late)
         self.attempt(self.launch_batches)
         if self.ending and all(service.is_down() for service in self.services.values()):
@@ -928,7 +975,7 @@ class Init:
             self.soonest = when
 
     def time_left(self) -> "float | None":
-        if self.answered or self.has_ended or self.is_to_reexec:
+        if self.to_serve or self.has_ended or self.is_to_reexec:
             return 0
         now = time.monotonic()
         when = max(now, self.worked_at + NAP)       # it may sleep then, unless a timer is near
@@ -984,7 +1031,7 @@ class Init:
     def on_late(self, name: str) -> None:
         """The time of a service to start, to stop or to stay down is over."""
         service = self.services[name]
-        if service.state == WAITING and self.is_left(service):
+        if service.state in (WAITING, FAILED) and self.is_left(service):
             self.set_timer("late", name, GROUP_POLL)
         else:
             self.post(service, "late")
@@ -993,6 +1040,7 @@ class Init:
         """Start it for the first time, or after it was down."""
         service.restarts = 0
         service.pause = 0.0
+        service.keeps_trying = False
         self.relaunch(service)
 
     def relaunch(self, service: Service) -> None:
@@ -1007,6 +1055,13 @@ class Init:
         service.settings = DEFAULTS
         service.launched = time.monotonic()
         service.met = service.ended = 0.0
+        service.waiting = {each.name for each in map(self.services.get, self.firsts)
+                           if service.name in each.befores and each.state == STARTING
+                           and not self.cycle(service, each)}
+        if not service.waiting:
+            self.begin(service)
+
+    def begin(self, service: Service) -> None:
         try:
             check_script(self.script(service.name))
             self.begin_shell(service)
@@ -1017,6 +1072,15 @@ class Init:
             self.fail_to_run(service, error)
         else:
             self.set_deadline(service)
+
+    def begin_afters(self, service: Service) -> None:
+        """Begin what has waited for SERVICE, which said `before`, to begin."""
+        for each in map(self.services.get, sorted(service.befores)):
+            is_held = each and each.state == STARTING and each.ask is None
+            if is_held and service.name in each.waiting and service.is_up():
+                each.waiting.discard(service.name)
+                if not each.waiting:
+                    self.begin(each)
 
     def fail_to_run(self, service: Service, error: OSError) -> None:
         """A daemon that ran before is tried again."""
@@ -1033,16 +1097,21 @@ class Init:
         else:
             service.ended = time.monotonic()
             self.stop_binders(service)
+        if service.ask is None:
+            service.waiting = set()             # for what it comes after
         service.again = service.again and not self.ending
         if service.state == FAILED and service.again:
             self.remark(service, f"{service.failure}; starting it anyway")
         self.tell_waiters(service)
+        self.begin_afters(service)
         if service.is_down():
             for name in service.needs:
                 self.stop_if_free(self.services[name])
         if service.is_down() and service.again:
             self.post(service, "start")
-        if service.name == "boot" and self.is_first:
+        elif service.state == FAILED and service.keeps_trying and not self.ending:
+            self.pause_start(service, "")
+        if service.name == self.boot and self.is_first:
             self.on_boot_settled(service)
 
     def on_boot_settled(self, boot: Service) -> None:
@@ -1053,6 +1122,7 @@ class Init:
 
     def clear(self, service: Service) -> None:
         """It had failed. What a script says of its end need not be true."""
+        service.keeps_trying = False
         self.kill_processes(service)
         self.settle(service)
 
@@ -1065,18 +1135,22 @@ class Init:
             self.note(service, text)
 
     def pause(self, service: Service) -> None:
-        """A daemon ended: start it again, later each time unless it ran for long."""
+        """A daemon ended: start it again."""
+        self.pause_start(service, f"{service.failure}; ")
+        service.restarts += 1
+        for each in self.stop_binders(service):
+            self.post(each, "start")
+
+    def pause_start(self, service: Service, why: str) -> None:
+        """Start it later, and later each time unless it ran for long."""
         ran = time.monotonic() - service.became_ready if service.came_up() else 0
         if ran >= LONG_RUN or not service.pause:
             service.pause = service.settings["backoff"]
-        text = f"{service.failure}; it is started again in {service.pause:g} s"
+        text = f"{why}it is started again in {service.pause:g} s"
         self.say(f"{service.name}: {text}")
         self.note(service, text)
         self.set_timer("late", service.name, service.pause)
         service.pause = min(max(2 * service.pause, 0.1), LONGEST_PAUSE)
-        service.restarts += 1
-        for each in self.stop_binders(service):
-            self.post(each, "start")
 
     def stop_binders(self, service: Service) -> list:
         """Stop what runs and said `binds` to it; SERVICE ran, and went down by itself. All that ran
@@ -1254,7 +1328,7 @@ class Init:
 
     def stay_down(self, service: Service) -> None:
         """Somebody wants it stopped while it stops, maybe by another signal."""
-        service.again = False
+        service.again = service.keeps_trying = False
         if service.held or not service.signal:
             return
         if service.signal == _signal.SIGKILL:
@@ -1286,6 +1360,7 @@ class Init:
     def begin_shell(self, service: Service) -> None:
         """Let its script be run, alone or with others that are started in this turn: not where its
         last life has the log still, which may end it before the new one has opened it."""
+        self.keep_socket()
         is_for_batch = self.is_first and not service.alone and service.log is None
         self.open_fifos(service)
         if self.groups:
@@ -1302,6 +1377,8 @@ class Init:
         path = f"{self.fifos}/{service.name}"
         if service.ask is not None:
             self.drop(self.peers[service.ask])
+        if not os.path.isdir(self.fifos):       # somebody has removed it
+            self.make_folder(self.options.socket)
         make_fifo(path + ".ask")
         make_fifo(path + ".answer")
         service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
@@ -1344,7 +1421,8 @@ class Init:
     def run_function(self, service: Service, function: str) -> int:
         """Run the `stop` or `reload` of its script; the shell's pid."""
         self.open_log(service)
-        pid = self.spawn([f"--{function}", service.name], f"{self.fifos}/{service.name}.log")
+        # Where somebody has removed the FIFO, a daemon and this still have it.
+        pid = self.spawn([f"--{function}", service.name], f"/proc/self/fd/{service.log}")
         self.processes[pid] = service.name
         return pid
 
@@ -1494,6 +1572,7 @@ class Init:
 
     def heed_pending(self) -> None:
         numbers, self.pending = set(self.pending), b""
+        self.keep_socket()
         if _signal.SIGCHLD in numbers:
             self.reap()
         wanted = PID_1_SIGNALS if self.is_first else USER_SIGNALS
@@ -1606,8 +1685,7 @@ class Init:
         """The same, for who only looks: a service that nobody has asked for is not kept."""
         if name in self.services:
             return self.services[name]
-        if not is_name(name):
-            raise Fail(f"{name[:NAME_LIMIT]}: no name of a service", 2)
+        check_name(name)
         if not os.path.exists(self.script(name)):
             raise Fail(f"{name}: there is no such service", 5)
         service = Service(name)
@@ -1772,6 +1850,16 @@ class Init:
             raise Fail(f"{path}: no socket can be made there: {error.strerror or error}") from None
         self.add_listener(listener.detach())
 
+    def keep_socket(self) -> None:
+        """Make the socket again where somebody has removed it."""
+        if self.listener is not None and not os.path.lexists(self.options.socket):
+            self.forget(self.listener)
+            self.listener = None
+            try:
+                self.listen(self.options.socket)
+            except Fail as error:
+                self.say(str(error))
+
     def make_folder(self, path: str) -> None:
         """The folder of FIFOs beside the socket. PID 1 can't end where a foreign one is there."""
         try:
@@ -1789,17 +1877,23 @@ class Init:
         self.watch(fd, select.EPOLLIN, self.on_connect)
 
     def on_connect(self, mask: int) -> None:
-        """Take one connection; where descriptors have run out, none for a while."""
+        """Take what connections there are; root's may be behind those of others."""
+        for _ in range(USER_CLIENTS):
+            if not self.take_connection():
+                break
+
+    def take_connection(self) -> bool:
+        """Whether there was one; where descriptors have run out, none is taken for a while."""
         listener = _socket.socket(fileno=self.listener)
         try:
             fd, _ = listener._accept()
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self.say(f"a connection could not be taken: {error.strerror}")
             self.epoll.modify(self.listener, 0)
             self.set_timer("accept", "", ACCEPT_PAUSE)
-            return
+            return False
         finally:
             listener.detach()
         uid = peer_user(fd)
@@ -1807,6 +1901,7 @@ class Init:
             os.close(fd)
         else:
             self.add_peer(fd, uid)
+        return True
 
     def accept_again(self, name: str) -> None:
         self.epoll.modify(self.listener, select.EPOLLIN)
@@ -1854,7 +1949,26 @@ class Init:
             self.flush(peer)
         if mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
             self.receive(peer)
-        self.serve(peer)
+        if peer.service:
+            self.serve(peer)
+        elif peer.gone and not self.is_owner(peer.uid):
+            self.drop(peer)             # it could only look, and doesn't any more
+        else:
+            self.to_serve[peer.fd] = None
+
+    def serve_peers(self) -> None:
+        """Give each its turn: first root and the owner, then others as long as they take little
+        time; the rest of them come first in the next turn."""
+        waiting, self.to_serve = self.to_serve, {}
+        peers = [self.peers[fd] for fd in waiting if fd in self.peers]
+        for peer in [each for each in peers if self.is_owner(each.uid)]:
+            if peer.fd in self.peers:       # the one before may have closed it
+                self.attempt(self.serve, peer)
+        others = [each for each in peers if not self.is_owner(each.uid)]
+        end = time.monotonic() + OTHERS_SHARE
+        while others and time.monotonic() < end:
+            self.attempt(self.serve, others.pop(0))
+        self.to_serve = {**{each.fd: None for each in others}, **self.to_serve}
 
     def receive(self, peer: Peer) -> None:
         try:
@@ -1900,7 +2014,7 @@ class Init:
         """Send LINES; what isn't taken now is sent later, and until then no request is read."""
         peer.output += "".join(f"{line}\n" for line in lines).encode(errors="replace")
         self.flush(peer)
-        self.answered.add(peer.fd)
+        self.to_serve[peer.fd] = None
 
     def refuse(self, peer: Peer, error: Fail) -> None:
         self.answer(peer, f"error {error.code} {printable(str(error))}")
@@ -1924,7 +2038,7 @@ class Init:
         for peer in list(self.peers.values()):
             if peer.service and peer.output:
                 self.flush(peer)
-                self.answered.add(peer.fd)
+                self.to_serve[peer.fd] = None
 
     def open_answers(self, peer: Peer) -> None:
         """For reading as well: what is written stays there until the shell has opened it."""
@@ -1944,6 +2058,9 @@ class Init:
             if verb not in table:
                 raise Fail(f"{verb[:NAME_LIMIT]}: no such request", 2)
             request, needs_owner, least = table[verb]
+            if peer.gone and not peer.service and not needs_owner:
+                self.to_serve[peer.fd] = None       # nobody looks at what it would show
+                return
             if needs_owner and not self.is_owner(peer.uid):
                 self.deny(peer.uid, verb)
             if len(words) < least:
@@ -1973,10 +2090,19 @@ class Init:
 
     def request_start(self, peer: Peer, names: list) -> None:
         self.refuse_at_the_end()
-        services = [self.service(name) for name in names]
+        services = self.in_order([self.service(name) for name in names])
         for service in services:
             self.post(service, "start")
         self.begin_wait(peer, "up", services)
+
+    def in_order(self, services: list) -> list:
+        """SERVICES, those first whose scripts say `before`, which is read here: when their shells
+        could say it, others would have begun."""
+        for service in services:
+            if service.is_down():
+                service.befores = befores_in(read_file(self.script(service.name)))
+                self.firsts |= {service.name} if service.befores else set()
+        return sorted(services, key=lambda each: not each.befores)
 
     def request_stop(self, peer: Peer, words: list) -> None:
         """`stop NAME...` or `stop -SIGNAL NAME...`."""
@@ -2000,6 +2126,17 @@ class Init:
         for each in affected.values():
             self.post(each, "start")
         self.begin_wait(peer, "up", list(affected.values()))
+
+    def request_signal(self, peer: Peer, words: list) -> None:
+        """`signal NAME SIGNAL`: to the main process of what runs."""
+        service = self.look_up(words[0])
+        number = signal_option("-" + "".join(words[1:2]))
+        if not number:
+            raise Fail("signal: write signal NAME SIGNAL, as HUP or 1", 2)
+        if service.shown_pid() == "-":
+            raise Fail(f"{service.name}: it has no process", 7)
+        send_signal(service.pid, number)
+        self.answer(peer, "ok")
 
     def request_reload(self, peer: Peer, names: list) -> None:
         services = [self.service(name) for name in names]
@@ -2090,14 +2227,19 @@ class Init:
         self.answer(peer, *(f" {each}" for each in paths), "ok")
 
     def request_enable(self, peer: Peer, names: list) -> None:
+        for name in names:
+            self.look_up(name)
         self.change_entries(peer, names, make_entry)
 
     def request_disable(self, peer: Peer, names: list) -> None:
+        """Also of a service whose script is gone."""
+        for name in names:
+            check_name(name)
         self.change_entries(peer, names, remove_entry)
 
     def change_entries(self, peer: Peer, names: list, change) -> None:
-        for service in [self.look_up(name) for name in names]:
-            path = f"{self.options.rcd}/{service.name}"
+        for name in names:
+            path = f"{self.options.rcd}/{name}"
             try:
                 change(path)
             except OSError as error:
@@ -2107,6 +2249,11 @@ class Init:
     def request_end(self, peer: Peer, kind: str) -> None:
         self.answer(peer, "ok")
         self.shut_down(kind if self.is_first else "exit")
+
+    def request_paths(self, peer: Peer, words: list) -> None:
+        options = self.options
+        self.answer(peer, f" initd {options.initd}", f" rcd {options.rcd}", f" log {options.log}",
+                    "ok")
 
     def request_reexec(self, peer: Peer, words: list) -> None:
         """It is answered by the next linitd."""
@@ -2138,10 +2285,10 @@ class Init:
                     services.append(self.needed(service, self.service(name)))
             except Fail as error:
                 problems.append(str(error))
-        for each in services:
+        for each in self.in_order(services):
             noted.add(each.name)
-            # `boot` isn't undone and done again when one of all that it starts is.
-            if not soft and service.name != "boot":
+            # It isn't undone and done again when one of all that it starts is.
+            if not soft and service.name != self.boot:
                 each.dependents.add(service.name)
             # What has failed since this one was started would only fail again.
             if not each.cannot_start() or each.since < service.launched:
@@ -2173,6 +2320,7 @@ class Init:
         service.met = service.met or service.launched       # it has asked for nothing
         if service.state == STARTING:
             self.set_deadline(service)
+        service.keeps_trying = service.is_daemon and service.settings["restart"] == "always"
         ready = service.settings["ready"]
         peer.notifies = service.is_daemon and ready == "fd"
         if service.is_daemon and ready.startswith("file:"):
@@ -2201,9 +2349,11 @@ class Init:
                 self.set_timer("file", name, FILE_POLL)
 
     def script_end(self, peer: Peer, words: list) -> None:
-        """The shell reports how far it came, and with which status: `end start 0`."""
+        """The shell reports how far it came, with which status, and its `restart` if it has a
+        `run`: `end start 0`, `end depends 1 always`."""
         service = self.services[peer.service]
-        phase, status = (*words, "")[:2]
+        phase, status, restart = (*words, "", "")[:3]
+        service.keeps_trying = service.keeps_trying or restart == "always"
         if phase == "alone":
             self.start_alone(service)
         elif phase == "start" and status == "0":
@@ -2258,6 +2408,8 @@ class Init:
         self.set_timer("end", "", SHUTDOWN_LIMIT)
         for service in self.services.values():
             service.again = False
+            if service.state == FAILED:
+                self.timers.pop(("late", service.name), None)
             if not service.is_down():
                 self.post(service, "stop")
 
@@ -2335,6 +2487,7 @@ class Init:
         kept = {key: getattr(self, key) for key in STATE}
         return {
             **kept,
+            "lost": self.logs.lost,
             "services": [plain(each) for each in self.services.values()],
             "peers": [plain(each) for each in self.peers.values()],
             "batches": [plain(each) for each in self.batches.values()],
@@ -2344,6 +2497,7 @@ class Init:
         """Go on where another linitd was."""
         for key in STATE:
             setattr(self, key, state.get(key, getattr(self, key)))
+        self.logs.lost = state.get("lost", {})
         self.soonest = min(self.timers.values(), default=None)
         for fields in state["services"]:
             service = self.services[fields["name"]] = fill(Service(fields["name"]), fields)
@@ -2355,7 +2509,7 @@ class Init:
         if self.listener is not None:
             self.add_listener(self.listener)
         for peer in self.peers.values():
-            self.answered.add(peer.fd)
+            self.to_serve[peer.fd] = None
             if peer.goal == "reexec":
                 peer.goal = ""
                 self.answer(peer, "ok")
@@ -2409,8 +2563,8 @@ class Init:
 
 
 # What goes from one linitd to the next, besides services, connections and batches.
-STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "stuck_for",
-         "ending", "listener", "descriptors", "log_sizes", "pending")
+STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "boot",
+         "firsts", "stuck_for", "ending", "listener", "descriptors", "log_sizes", "pending")
 
 # A timer's kind: what it does.
 TIMERS = {
@@ -2431,6 +2585,7 @@ CLIENT_REQUESTS = {
     "stop": (Init.request_stop, True, 1),
     "restart": (Init.request_restart, True, 1),
     "reload": (Init.request_reload, True, 1),
+    "signal": (Init.request_signal, True, 1),
     "enable": (Init.request_enable, True, 1),
     "disable": (Init.request_disable, True, 1),
     "log": (Init.request_log, True, 1),
@@ -2438,6 +2593,7 @@ CLIENT_REQUESTS = {
     "wait": (Init.request_wait, False, 1),
     "list": (Init.request_list, False, 0),
     "graph": (Init.request_graph, False, 0),
+    "paths": (Init.request_paths, False, 0),
     "events": (Init.request_events, False, 0),
     "poweroff": (lambda init, peer, _: init.request_end(peer, "poweroff"), True, 0),
     "reboot": (lambda init, peer, _: init.request_end(peer, "reboot"), True, 0),
@@ -2462,6 +2618,8 @@ HELP = """linitd, the init of Panux
   --rcd DIR        the names that `boot` starts (/etc/rc.d)
   --socket PATH    where clients find it (/run/linit.sock); beside it is a folder PATH.d
   --log DIR        what services print (/var/log/linit)
+  --user           what isn't said above is a user's own: DIRs in ~/.config/linit,
+                   the socket in $XDG_RUNTIME_DIR, logs in ~/.local/state/linit
   --no-boot        don't start `boot`
   --check          only say whether it could run
   --version        print the version
@@ -2470,13 +2628,16 @@ HELP = """linitd, the init of Panux
 
 class Options:
     """The command line, parsed. `resume` is the descriptor of the state of a linitd before."""
-    __slots__ = ("initd", "rcd", "socket", "log", "resume", "no_boot", "check", "help", "version")
+    __slots__ = ("initd", "rcd", "socket", "log", "resume", "user", "no_boot", "check", "help",
+                 "version")
 
     def __init__(self, words: list):
         self.initd, self.rcd = "/etc/init.d", "/etc/rc.d"
         self.socket, self.log, self.resume = SOCKET, "/var/log/linit", ""
-        self.no_boot = self.check = self.help = self.version = False
+        self.user = self.no_boot = self.check = self.help = self.version = False
         words = list(words)
+        if "--user" in words:
+            self.be_a_user_s()
         while words:
             flag, equals, value = words.pop(0).partition("=")
             attribute = flag[2:].replace("-", "_")
@@ -2491,6 +2652,15 @@ class Options:
                 setattr(self, attribute, os.path.abspath(value if equals else words.pop(0)))
             else:
                 setattr(self, attribute, True)
+
+    def be_a_user_s(self) -> None:
+        """The places of the XDG base directories."""
+        home = os.path.expanduser("~")
+        config = os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
+        state = os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+        self.initd, self.rcd = f"{config}/linit/init.d", f"{config}/linit/rc.d"
+        self.socket, self.log = f"{runtime}/linit.sock", f"{state}/linit"
 
     def words(self) -> list:
         """The command line that says where things are."""
@@ -2569,11 +2739,27 @@ def begin(init: Init) -> None:
                 raise
             init.say(str(error))
     if not options.no_boot:
-        try:
-            init.post(init.service("boot"), "start")
-        except Fail:
-            init.say(f"{options.initd}/boot: it isn't there; nothing is started")
-            init.offer_rescue()
+        warn_of_host(init)
+        start_boot(init)
+
+
+def warn_of_host(init: Init) -> None:
+    """Scripts for a system of their own, started beside another init, set up the host's."""
+    names = [name for name in HOST_SCRIPTS if os.path.exists(f"{init.options.rcd}/{name}")]
+    if names and not init.is_first and os.geteuid() == 0:
+        init.say(f"not PID 1, but root: {', '.join(names)} will change this very machine")
+
+
+def start_boot(init: Init) -> None:
+    """Start what the kernel's command line says, or `boot`."""
+    try:
+        if init.boot != "boot" and not os.path.exists(init.script(init.boot)):
+            init.say(f"linit.boot={init.boot}: there is no such service")
+            init.boot = "boot"
+        init.post(init.service(init.boot), "start")
+    except Fail:
+        init.say(f"{init.options.initd}/boot: it isn't there; nothing is started")
+        init.offer_rescue()
 
 
 def end_everything(init: Init) -> None:
@@ -2586,12 +2772,22 @@ def end_everything(init: Init) -> None:
     os.sync()
     # umount always complains of what can't go: the root in memory, /dev with the console.
     quiet = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-    for command, actions in ((["umount", "-a", "-r"], quiet), ([init.ending, "-f"], [])):
+    commands = [(["umount", "-a", "-r"], quiet), ([init.ending, "-f"], [])]
+    for command, actions in commands[is_contained():]:
         try:
             pid = os.posix_spawnp(command[0], command, init.environment(), file_actions=actions)
             wait_for(pid, SHUTDOWN_LIMIT)
         except OSError as error:
             init.say(f"{command[0]}: {error.strerror}")
+
+
+def is_contained() -> bool:
+    """Whether this is PID 1 of a container: its file systems are the host's, which `umount -r`
+    would make read-only."""
+    try:
+        return os.readlink("/proc/self/ns/pid") != MACHINE
+    except OSError:
+        return False                    # without /proc, or a kernel without namespaces
 
 
 def has_children() -> bool:

@@ -173,6 +173,73 @@ def test_a_daemon_that_ignores_term_is_killed(services):
     assert not is_alive(pid)
 
 
+def test_a_daemon_whose_script_was_broken_or_removed_is_stopped(services):
+    for name in ("broken", "removed"):
+        services.add(name, "run() { exec sleep 1000; }")
+        assert services.run(name, "start")[0] == 0
+        wait_until(lambda name=name: is_alive(services.pid(name)))
+    pids = [services.pid(name) for name in ("broken", "removed")]
+    services.add("broken", "run( { exec sleep 1000; }")
+    (services.folder / "removed").unlink()
+    for name, verb in (("broken", "restart"), ("removed", "stop")):
+        done = subprocess.run(
+            [services.folder / "linit-alone", verb, name], timeout=30, check=False,
+            env={**services.environment(), "LINIT_INITD": str(services.folder)})
+        assert done.returncode == 1
+    assert not any(map(is_alive, pids))
+    assert services.run("broken", "status")[1] == "broken is failed\n"
+
+
+def test_a_stop_that_fails_keeps_no_restart(services):
+    services.add("it", f"start() {{ {trace(services, '+')}; }}\nstop() {{ false; }}")
+    assert services.run("it", "start")[0] == 0
+    status, text = services.run("it", "restart")
+    assert status == 0 and "its stop ended with status 1" in text
+    assert services.trace() == ["+", "+"]
+
+
+def test_the_job_of_a_loop_ends_with_it(services):
+    job = f"trap \"{trace(services, 'saved')}; exit\" TERM; : >{services.folder}/up"
+    services.add("loop", "run() { exec sh -c 'sh -c \"$0\"; sleep 60' "
+                 f"'{job}; while :; do sleep 0.1; done'; }}")
+    assert services.run("loop", "start")[0] == 0
+    wait_until((services.folder / "up").exists)
+    assert services.run("loop", "stop")[0] == 0
+    wait_until(lambda: services.trace() == ["saved"])
+
+
+def test_what_failed_is_tried_once_in_a_boot(services):
+    services.add("base", f"start() {{ {trace(services, 'try')}; false; }}")
+    for name in ("a", "b", "c"):
+        services.add(name, "depends() { dep base; }")
+        (services.rcd / name).touch()
+    for tries in (1, 2):
+        assert services.run("boot", "start")[0] == 1
+        assert services.trace() == ["try"] * tries
+
+
+def test_before_comes_first(services):
+    for name, text in (("a", ""), ("b", "before a"), ("c", "before b; dep a")):
+        services.add(name, f"depends() {{ {text or ':'}; }}")
+        with open(services.folder / name, "a", encoding="utf-8") as file:
+            file.write(f"start() {{ {trace(services, name)}; }}\n")
+        (services.rcd / name).touch()
+    services.run("boot", "start")
+    assert services.trace()[:2] == ["b", "a"] and len(services.trace()) == 3
+
+
+def test_what_is_started_by_hand_has_nothing_of_its_caller_s(services, monkeypatch):
+    monkeypatch.setenv("SECRET", "of mine")
+    services.add("it", f"start() {{ env >{services.folder}/env; umask >>{services.folder}/env; }}")
+    old = os.umask(0o077)
+    try:
+        assert services.run("it", "start")[0] == 0
+    finally:
+        os.umask(old)
+    text = (services.folder / "env").read_text()
+    assert "SECRET" not in text and "HOME=" not in text and text.endswith("0022\n")
+
+
 def test_enable_and_disable(services):
     services.add("some", "start() { :; }")
     services.run("some", "enable")
@@ -706,8 +773,8 @@ def test_a_script_s_own_helpers_disturb_nothing(device):
 @pytest.mark.parametrize("program", ["su", "setpriv"])
 def test_a_daemon_of_another_user_is_in_all_its_groups(device, program):
     if program == "su":                 # as busybox has it, whose setpriv can't do that
-        device.program("su", 'echo "$7" >>/run/asked', '[ "$1 $2 $3 $4 $6" = "-m -s /bin/sh -c --" ]'
-                       " || exit", "user=$7 command=$5", "shift 7",
+        device.program("su", 'echo "$7" >>/run/asked', "user=$7 command=$5",
+                       '[ "$1 $2 $3 $4 $6" = "-m -s /bin/sh -c --" ] || exit', "shift 7",
                        f'exec {shutil.which("setpriv")} --reuid="$user" --regid=nogroup '
                        '--init-groups sh -c "$command" "$@"')
         device.program("setpriv", "exit 1")

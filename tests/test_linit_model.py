@@ -58,10 +58,11 @@ class Spec:
     stop: str = "none"              # or ok, fail, hang: its own
     obeys: bool = True              # it ends on TERM
     ready: str = "exec"             # or fd, file
-    restart: str = "always"
+    restart: str = "yes"
     reload: str = "ok"
     helper: bool = False            # it has started another process
     flaky: int = 0                  # starts that fail after it has died
+    befores: tuple = ()             # names that come after it
 
     def asked(self, *verbs):
         return [name for verb, names in self.asks if verb in verbs for name in names]
@@ -132,7 +133,7 @@ class Model:
         restart = self.specs[name].restart
         binders = [each for each in self.specs if name in self.binds[each]
                    and self.states[each] == "running"]
-        if restart == "always" or restart == "on-failure" and status:
+        if restart == "yes" or restart == "on-failure" and status:
             self.states[name] = "stopped"
             self.restart(binders, [*self.active(binders), name])
         else:
@@ -391,7 +392,7 @@ class Kernel:
             yield self.pause()
             answer = yield from self.ask(ask, spec.name, f"{verb} {' '.join(names)}")
             if answer != "ok" and verb in ("dep", "binds"):
-                self.tell(ask, "end depends 1")
+                self.tell(ask, f"end depends 1 {spec.restart if spec.daemon else 'never'}")
                 return 1
         yield self.pause()
         with contextlib.suppress(BlockingIOError):
@@ -812,13 +813,18 @@ class World:
         if not found or states[name] != "running":
             return False
         spec = self.specs[name]
-        if spec.restart == "always" or spec.restart == "on-failure" and status:
+        if spec.restart == "yes" or spec.restart == "on-failure" and status:
             self.kernel.flaky[name] = spec.flaky
         self.kernel.end(found[0], status)
         return True
 
     def do_change(self, name, start):
         self.specs[name].start = start
+
+    def do_recover(self, *names):
+        """What can start by now is tried again in a while."""
+        self.kernel.now += 100
+        self.model.states.update(dict.fromkeys(names, "running"))
 
     def do_nap(self):
         """Let it sleep, if it will."""
@@ -1032,9 +1038,11 @@ def random_specs(chance):
         if chance.random() < 0.04:
             asks.append(("dep", [chance.choice(names[number:])]))
         specs[name] = random_spec(chance, name, asks)
+        specs[name].befores = [each for each in names[number + 1:] if chance.random() < 0.1]
     if any(other >= name for name in specs for other in specs[name].asked("dep")):
         for spec in specs.values():         # what else waits decides who finds the cycle
             spec.asks = [ask for ask in spec.asks if ask[0] in ("dep", "binds")]
+            spec.befores = []
     return specs
 
 
@@ -1045,7 +1053,7 @@ def random_spec(chance, name, asks):
         name, daemon, asks, ready=ready, start=random_start(chance, daemon, ready),
         stop=chance.choice(["none"] * 6 + ["ok"] * 2 + ["fail", "hang"]),
         obeys=chance.random() < 0.85,
-        restart=chance.choice(["always", "always", "on-failure", "never"]),
+        restart=chance.choice(["yes", "yes", "on-failure", "never"]),
         reload=chance.choice(["ok", "fail"]), helper=daemon and chance.random() < 0.2,
         flaky=chance.choice([0, 0, 1, 2]))
 
@@ -1087,8 +1095,9 @@ def play(linitd, folder, seed, steps=None, specs=None):
     for kind in ("init.d", "rc.d"):
         shutil.rmtree(folder / kind, ignore_errors=True)
         (folder / kind).mkdir()
-    for name in specs:
-        (folder / "init.d" / name).touch()
+    for name, spec in specs.items():
+        text = f"depends() {{ before {' '.join(spec.befores)}; }}\n"
+        (folder / "init.d" / name).write_text(text)
     world = World(linitd, str(folder), specs, seed)
     world.steps, world.played = drawn if steps is None else steps, 0
     try:
@@ -1161,7 +1170,18 @@ def check_sequences(memory, seeds):
     assert not missing or len(seeds) == 1, f"never taken: {missing}"
 
 
+def play_retries(memory):
+    """restart=always tries until it can start, also what it needs; not after a stop."""
+    specs = specs_of(daemon("a", ready="fd", start="early"),
+                     daemon("b", ("dep", ["a"]), restart="always", start="early", ready="fd"))
+    steps = [("start", "b"), ("change", "a", "ok"), ("change", "b", "ok"),
+             ("recover", "a", "b"), ("nap",), ("stop", "b"), ("change", "b", "early"),
+             ("start", "b"), ("stop", "b"), ("change", "b", "ok"), ("nap",)]
+    play(load_linitd(), memory, 1, steps, specs)
+
+
 def test_sequences_end_as_the_model_says_and_take_every_transition(memory):
+    play_retries(memory)
     seed = os.environ.get("LINIT_SEED")
     check_sequences(memory, [int(seed)] if seed else range(SEQUENCES))
 
@@ -1302,7 +1322,8 @@ def test_a_shell_that_is_in_no_cgroup_yet_is_killed(world):
 
 def shell_of(spec, folder):
     """The lines of an init script that does what SPEC says."""
-    asks = "; ".join(f"{verb} {' '.join(names)}" for verb, names in spec.asks)
+    asks = [*spec.asks, *([("before", spec.befores)] if spec.befores else [])]
+    asks = "; ".join(f"{verb} {' '.join(names)}" for verb, names in asks)
     lines = [f"depends() {{ {asks or ':'}; }}", "backoff=0.05", "timeout=0.7",
              f"restart={spec.restart}",
              f"reload() {{ {'false' if spec.reload == 'fail' else ':'}; }}"]

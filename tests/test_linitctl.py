@@ -1478,7 +1478,7 @@ def problems(write, text, **others):
     HEAD + "dependencies() {\n\tdep linit-supd b\n}\n"
     "start() {\n\tlinit-sup --name a -- httpd -f\n}\nstop() {\n\tlinit-sup-stop a\n}\n",
     HEAD + "restart=on-failure\nbackoff=0.5\nready=file:/run/a\nstop_signal=HUP\ntimeout=\"90\"\n"
-    "user='http'\nrun() {\n\texec a\n}\n",
+    "user='root'\nrun() {\n\texec a\n}\n",
     HEAD + "run() {\n\tif x; then\n\t\tA=1 exec a >/dev/null 2>&1 &\n\tfi\n}\n",
     HEAD + "start() {\n\ttimeout=soon\n\tcase $x in\n\trestart) echo dep nothing ;;\n\tesac\n}\n",
     HEAD + "start() {\n\tcat <<-END >x\n\t\tdep nothing\n\tEND\n\techo \"\ndep nothing\"\n}\n",
@@ -1501,7 +1501,11 @@ def test_check_of_what_is_right(scripts, text):
     (HEAD + "start() { :; }\nrun() { exec a; }\n", ["3: start and run; a service has one of them"]),
     (HEAD + "\nrun() {\n\thttpd -f\n}\n",
      ["3: run without exec: linitd would watch the shell, not the daemon"]),
-    (GOOD + "restart=yes\n", ["3: restart=yes: it must be always, on-failure or never"]),
+    (GOOD + "restart=no\n", ["3: restart=no: it must be yes, always, on-failure or never"]),
+    (GOOD + "user=nonesuch\n", ["3: warning: user=nonesuch: there is no such user"]),
+    (GOOD + "run() {\n", ["3: run without exec: linitd would watch the shell, not the daemon",
+                          "3: start and run; a service has one of them",
+                          "4: Syntax error: end of file unexpected (expecting \"}\")"]),
     (GOOD + "backoff=-1\n", ["3: backoff=-1: it must be seconds, at most 86400"]),
     (GOOD + "timeout=1m\n", ["3: timeout=1m: it must be seconds, at most 86400"]),
     (GOOD + "timeout=86401\n", ["3: timeout=86401: it must be seconds, at most 86400"]),
@@ -1527,7 +1531,7 @@ def test_check_of_what_is_right(scripts, text):
     (GOOD + "depends() { dep '\033[2J'; }\n", ["3: dep '\\x1b[2J': no name of a service"]),
     (GOOD + "depends() { if dep c; then :; fi; }\n", ["3: dep c: there is no such script"]),
     (GOOD + "depends() { x='\n' dep c; }\n", ["3: dep c: there is no such script"]),
-    (GOOD + "x='\ndep c\n", [])])
+    (GOOD + "x='\ndep c\n", ["5: Syntax error: Unterminated quoted string"])])
 def test_check_of_what_is_wrong(scripts, text, found):
     assert problems(scripts, text) == found
 
@@ -1535,7 +1539,7 @@ def test_check_of_what_is_wrong(scripts, text, found):
 @pytest.mark.parametrize("text", [
     'echo "${x:-it\'s}"', "echo 'a\"b'", 'echo "a\'b"', "echo \\\" \\'", "echo \"\\\"\"",
     "echo $(x $((1 + (2))) ')')", "echo \"$(x \"a 'b'\" ')')\"", "echo `x 'y z'` ${x#'}'}",
-    "cat <<-END >x\n\tit's\n\tEND", "cat <<'A B' <<\\C\nit's\nA B\n\"\nC", "# it's",
+    "cat <<-END >x\n\tit's\n\tEND", "cat <<'A B' <<\\C\nit's\nA B\n\"\nC", "# it's\n:",
     "case $x in\na | \"b\") x ;;\nesac", "x=$(cat <y) z='\n'"])
 def test_the_reader_of_shell_finds_its_way_out_of(scripts, text):
     script = f"{HEAD}start() {{\n{text}\n}}\ntimeout=soon\n"

@@ -17,7 +17,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, environment, load_tool, pythons, wait_until
+from conftest import ROOT, environment, load_tool, pythons, run_tool, wait_until
 from test_initd import SHELLS, install, is_alive
 
 NOBODY = 65534
@@ -88,6 +88,12 @@ class Linitd:
     def does(self, word):
         """Shell that leaves WORD in the trace."""
         return f"echo {word} >>{self.folder}/trace"
+
+    def alter(self, old, new):
+        """Another constant in this copy of linitd."""
+        text = self.program.read_text()
+        assert text.count(old) == 1, old
+        self.program.write_text(text.replace(old, new))
 
     # its life
 
@@ -201,7 +207,7 @@ def can_connect(path):
 
 def commands():
     """The command line of each process, words apart by blanks."""
-    return {int(path.name): read(path / "cmdline").replace(b"\0", b" ").decode().strip()
+    return {int(path.name): os.fsdecode(read(path / "cmdline").replace(b"\0", b" ")).strip()
             for path in pathlib.Path("/proc").glob("[0-9]*")}
 
 
@@ -292,6 +298,15 @@ def test_a_diamond_starts_once_and_in_order(init):
     trace = init.trace()
     assert trace[0] == "base" and sorted(trace[1:3]) == ["left", "right"] and trace[3:] == ["top"]
     assert init.status("top")["needs"] == "left right"
+
+
+def test_dep_within_start_finds_linitctl_beside_it(init):
+    """linitd.py, linitctl.py and initd/ copied side by side, and nothing installed."""
+    (init.bin / "linitctl").unlink()
+    shutil.copy(ROOT / "linitctl.py", init.folder)
+    init.add("other", "start() { :; }")
+    init.add("asker", "start() { dep other; }")
+    assert init.ask("start asker") == ["ok"] and init.state("other") == "running"
 
 
 def test_dep_within_start_asks_by_linitctl(init):
@@ -404,6 +419,49 @@ def test_transcripts_of_a_script(init, text):
     assert heard == [line for _, lines in parts for line in lines]
 
 
+BEFORE = {
+    "one request": "start late other early",
+    "boot": "start boot",
+    "what is needed": "start top",
+}
+
+
+@pytest.mark.parametrize("request_line", BEFORE.values(), ids=BEFORE)
+def test_before_holds_up_what_is_started_as_well(cold, request_line):
+    """Without a word in the script that comes later; `before` starts nothing."""
+    cold.add("early", "# before other", "depends() { dep other", "\tbefore late absent; }",
+             f"start() {{ sleep 0.4; {cold.does('early')}; }}")
+    cold.add("late", f"start() {{ {cold.does('late')}; }}")
+    cold.add("other", f"start() {{ {cold.does('other')}; }}")
+    cold.add("top", "depends() { dep late early; }", "start() { :; }")
+    cold.add_boot("late", "other", "early")
+    cold.start("--no-boot")
+    assert cold.ask(request_line) == ["ok"]
+    assert cold.trace() == ["other", "early", "late"]
+    assert cold.ask("stop late early") == cold.ask("start late") == ["ok"]
+    assert cold.state("early") == "stopped"
+
+
+def test_before_what_it_needs_is_a_cycle(init):
+    init.add("early", "depends() { before late; dep late; }", "start() { :; }")
+    init.add("late", "start() { :; }")
+    [answer] = init.ask("start late early")
+    assert "early: it needs late: a cycle: early, late, early" in answer
+    assert init.states() == {"early": "failed", "late": "running"}
+
+
+def test_what_waits_for_another_before_can_be_stopped(init):
+    init.add("early", "depends() { before late; }", "start() { sleep 0.5; }")
+    init.add("late", f"start() {{ {init.does('late')}; }}")
+    client = init.connect()
+    client.send("start late early")
+    wait_until(lambda: init.states() == {"early": "starting", "late": "starting"})
+    assert " late " in str(init.ok("graph")) and "waits=early" in str(init.ok("graph"))
+    assert init.ask("stop late") == ["ok"]
+    assert client.answer() == ["error 1 late: it was stopped"]
+    assert init.state("early") == "running" and init.trace() == []
+
+
 # ---- failures ------------------------------------------------------------------------------------
 
 def test_a_failed_dependency_fails_all_above_it_with_the_reason(init):
@@ -422,7 +480,7 @@ FAILURES = {
                              "depends ended with status "),
     "set -e": ("start() { false; echo more; }", "start ended with status 1"),
     "an exit": ("start() { echo oh; exit 7; }", "start ended with status 7: oh"),
-    "a wrong restart": ("restart=sometimes\n" + SLEEP, "restart=sometimes: it must be always,"),
+    "a wrong restart": ("restart=sometimes\n" + SLEEP, "restart=sometimes: it must be yes,"),
     "a wrong signal": ("stop_signal=BOO\n" + SLEEP, "stop_signal=BOO: it must be a signal's name"),
     "a wrong timeout": ("timeout=nan\nstart() { :; }", "timeout=nan: it must be seconds"),
     "a relative file": ("ready=file:x\n" + SLEEP, "ready=file:x: it must be exec, fd or file:"),
@@ -469,9 +527,7 @@ def test_a_start_that_takes_too_long_is_killed_with_its_children(init):
 
 
 def test_others_time_is_not_its_own(one):
-    text = one.program.read_text()
-    assert '"timeout": (60.0,' in text
-    one.program.write_text(text.replace('"timeout": (60.0,', '"timeout": (0.4,'))
+    one.alter('"timeout": (60.0,', '"timeout": (0.4,')
     one.add("slow", "timeout=9", "start() { sleep 0.8; }")
     one.add("top", "depends() { dep slow; }")
     one.start("--no-boot")
@@ -514,6 +570,30 @@ def test_s32_a_script_that_others_can_write_is_not_run(up, mode, uid):
     assert up.trace() == []
     os.chown(up.initd / "it", 0, 0)
     (up.initd / "it").chmod(0o755)
+    assert up.ask("start it") == ["ok"]
+
+
+def test_s63_a_link_to_a_folder_that_others_can_write_is_not_followed(up):
+    (up.folder / "other").mkdir()
+    up.add("it", f"start() {{ {up.does('it')}; }}")
+    (up.initd / "it").rename(up.folder / "other/it")
+    (up.initd / "it").symlink_to(up.folder / "other/it")
+    assert up.ask("start it") == ["ok"] == up.ask("stop it")
+    (up.folder / "other").chmod(0o777)
+    assert "others can write it" in up.ask("start it")[0] and up.trace() == ["it"]
+
+
+@pytest.mark.parametrize("mode, uid", [(0o757, 0), (0o777, 0), (0o755, NOBODY)])
+def test_s63_no_script_of_a_folder_that_others_can_write_is_run(up, mode, uid):
+    """They could put another in its place once it was looked at."""
+    up.add("it", f"start() {{ {up.does('it')}; }}")
+    os.chown(up.initd, uid, 0)
+    up.initd.chmod(mode)
+    [answer] = up.ask("start it")
+    assert re.match(f"error 1 it: {up.initd}: not run, since (it belongs|others can)", answer)
+    assert up.trace() == []
+    os.chown(up.initd, 0, 0)
+    up.initd.chmod(0o1777)              # as /tmp: nobody replaces another's file there
     assert up.ask("start it") == ["ok"]
 
 
@@ -566,9 +646,7 @@ def test_the_pause_doubles(init):
 
 
 def test_the_pause_doubles_also_where_a_daemon_is_never_ready_again(one):
-    text = one.program.read_text()
-    assert "LONG_RUN = 10.0" in text
-    one.program.write_text(text.replace("LONG_RUN = 10.0", "LONG_RUN = 0.5"))
+    one.alter("LONG_RUN = 10.0", "LONG_RUN = 0.5")
     one.add("daemon", "ready=fd", "backoff=0.2", f"run() {{ [ ! -e {one.folder}/broken ] || exit 1"
             "; exec sh -c 'echo >&3; exec sleep 1000'; }")
     one.start("--no-boot")
@@ -579,8 +657,29 @@ def test_the_pause_doubles_also_where_a_daemon_is_never_ready_again(one):
     wait_until(lambda: re.findall(r"again in (\S+) s", one.console()) == pauses)
 
 
+def test_restart_always_is_a_promise_also_where_the_start_fails(init):
+    """Also where what it needs fails; `start` says so at once, and `stop` ends it."""
+    init.add("base", f"start() {{ [ -e {init.folder}/repaired ]; }}")
+    init.add("daemon", "restart=always", "backoff=0.1", "depends() { dep base; }",
+             f"run() {{ {init.does('run')}; [ -e {init.folder}/mended ]; exec sleep 1000; }}")
+    init.add("once", f"run() {{ {init.does('once')}; [ -e {init.folder}/never ]; exec sleep 1; }}")
+    assert init.ask("start daemon")[0].startswith("error 1 daemon: it needs base: ")
+    assert init.ask("start once")[0].startswith("error 1 once: run came back")
+    (init.folder / "repaired").touch()
+    wait_until(lambda: init.trace().count("run") > 1)
+    assert init.state("base") == "running"
+    (init.folder / "mended").touch()
+    wait_until(lambda: init.state("daemon") == "running")
+    (init.folder / "mended").unlink()
+    assert init.ask("restart daemon")[0].startswith("error 1 daemon: run came back")
+    assert init.ask("stop daemon") == ["ok"]
+    runs = init.trace()
+    time.sleep(0.5)
+    assert init.trace() == runs and runs.count("once") == 1
+
+
 def test_a_daemon_that_runs_for_long_begins_anew(one):
-    one.program.write_text(one.program.read_text().replace("LONG_RUN = 10.0", "LONG_RUN = 0.5"))
+    one.alter("LONG_RUN = 10.0", "LONG_RUN = 0.5")
     one.add("daemon", "backoff=0.1", "run() { exec sleep 0.7; }")
     one.start("--no-boot")
     one.ask("start daemon")
@@ -640,9 +739,7 @@ def test_a_ready_descriptor_that_is_closed_without_a_newline_is_a_failure(init):
 
 def test_no_timeout(one):
     """0: neither a start nor a stop ends because of its time."""
-    text = one.program.read_text()
-    assert '"timeout": (60.0,' in text
-    one.program.write_text(text.replace('"timeout": (60.0,', '"timeout": (0.2,'))
+    one.alter('"timeout": (60.0,', '"timeout": (0.2,')
     one.add("slow", "timeout=0", "start() { sleep 0.6; }", "stop() { sleep 0.6; }")
     one.add("daemon", "timeout=0", "run() { exec sh -c 'trap \"sleep 0.6; exit\" TERM; echo up; "
             "while :; do sleep 0.1; done'; }", f"reload() {{ sleep 0.6; {one.does('reloaded')}; }}")
@@ -654,9 +751,7 @@ def test_no_timeout(one):
 
 def test_a_run_without_a_program_is_said(one):
     """The first service of many: a loop in `run`."""
-    text = one.program.read_text()
-    assert "STUCK = 5.0 " in text
-    one.program.write_text(text.replace("STUCK = 5.0 ", "STUCK = 0.2 "))
+    one.alter("STUCK = 5.0 ", "STUCK = 0.2 ")
     one.add("loop", "timeout=1", "run() { while :; do sleep 0.1; done; }")
     one.start("--no-boot")
     assert one.ask("start loop") == [
@@ -666,13 +761,12 @@ def test_a_run_without_a_program_is_said(one):
 
 
 def test_a_daemon_that_goes_to_the_background_is_told_so(init):
-    init.add("forks", "restart=never", "run() { exec sh -c 'setsid sleep 0.3 & exit 0'; }")
-    init.add("fails", "restart=never", "run() { exec sh -c 'exit 3'; }")
+    init.add("forks", "run() { exec sh -c 'setsid sleep 0.3 & exit 0'; }")
+    init.add("fails", "run() { exec sh -c 'exit 3'; }")
     init.ask("start forks fails")
     text = "it ended with status 0 at once; a daemon must stay in the foreground"
-    wait_until(lambda: text in read(init.logs / "forks").decode())
-    wait_until(lambda: init.state("fails") == "failed")
-    assert "foreground" not in init.status("fails")["reason"]
+    wait_until(lambda: f"forks: {text}" in init.console())
+    wait_until(lambda: "fails: it ended with status 3; " in init.console())
 
 
 def test_a_stale_file_is_no_readiness(init):
@@ -715,6 +809,21 @@ def test_a_signal_for_once(init):
     time.sleep(0.1)
     assert init.ask("stop -HUP daemon") == ["ok"] and init.trace() == ["hup"]
     assert init.ask("stop -HUP") == ["error 2 stop: it needs the name of a service"]
+
+
+def test_a_signal_for_what_runs(init):
+    init.add("daemon", f"run() {{ exec sh -c 'trap \"{init.does('hup')}\" HUP; echo up; "
+             "while :; do sleep 0.02; done'; }")
+    init.add("oneshot", "start() { :; }")
+    assert init.ask("signal daemon HUP") == ["error 7 daemon: it has no process"]
+    assert init.ask("start daemon oneshot") == ["ok"]
+    wait_until(lambda: init.status("daemon")["tail"] == ["up"])
+    assert init.ask("signal daemon HUP") == ["ok"]
+    wait_until(lambda: init.trace() == ["hup"])
+    assert init.state("daemon") == "running"
+    assert init.ask("signal oneshot 1") == ["error 7 oneshot: it has no process"]
+    for line in ("signal daemon", "signal daemon BOO"):
+        assert init.ask(line) == ["error 2 signal: write signal NAME SIGNAL, as HUP or 1"]
 
 
 def test_reload(init):
@@ -789,12 +898,10 @@ def test_restart_brings_back_what_ran_and_nothing_else(cold):
     assert cold.trace() == ["stopped"]
 
 
-SAVES = """trap "sleep 0.4; echo saved >>{0}/trace; exit" TERM; echo up; while :; do sleep 0.05; done"""
-
-
 def saves(init):
     """A program that takes some time to end in order."""
-    init.add_program("saver", SAVES.format(init.folder))
+    init.add_program("saver", f'trap "sleep 0.4; {init.does("saved")}; exit" TERM', "echo up",
+                     "while :; do sleep 0.05; done")
     return "saver"
 
 
@@ -826,6 +933,22 @@ def test_what_a_daemon_leaves_and_does_not_end_is_killed(init):
     os.kill(init.pid("dies"), signal.SIGKILL)
     assert init.ask("stop stubborn") == ["ok"]
     wait_until(lambda: "sleep 99.5" not in init.left_behind().values())
+
+
+def test_what_is_deaf_to_its_stop_is_killed_by_few_looks_at_all_processes(one):
+    """One for each would leave PID 1 deaf for seconds, where there are many."""
+    for number in range(40):
+        one.add(f"deaf-{number}", "timeout=1", "run() { exec sh -c 'trap \"\" TERM; echo up; "
+                "while :; do sleep 1; done'; }")
+    one.alter("def process_table() -> dict:", "def process_table() -> dict:\n"
+              f"    open('{one.folder}/looks', 'a').write('x')")
+    one.start("--no-boot")
+    names = " ".join(f"deaf-{number}" for number in range(40))
+    assert one.ask(f"start {names}") == ["ok"]
+    for name in names.split():
+        wait_until(lambda name=name: one.status(name)["tail"] == ["up"])
+    assert one.ask(f"stop {names}") == ["ok"]
+    assert len(read(one.folder / "looks")) < 40 and not one.left_behind()
 
 
 def test_what_is_suspended_hears_of_its_stop(init):
@@ -1207,9 +1330,9 @@ class Before:
 
     def __init__(self, init):
         self.init = init
-        time.sleep(0.1)                 # those who have asked before are gone
-        self.descriptors = init.descriptors()
         self.states = init.states()
+        time.sleep(0.3)                 # those who have asked before are gone
+        self.descriptors = init.descriptors()
 
     def is_back(self):
         return self.init.descriptors() == self.descriptors and self.init.states() == self.states
@@ -1322,6 +1445,7 @@ def test_s30_a_reader_that_never_reads_holds_up_nobody(up, before):
     with contextlib.suppress(BlockingIOError):
         for _ in range(100):
             client.socket.sendall(b"list\n" * 1000)
+    wait_until(lambda: len(up.descriptors()) == len(before.descriptors) + 1)
     before.descriptors = up.descriptors()
     before.check()
     client.close()
@@ -1345,6 +1469,67 @@ def test_s30_many_requests_of_one_hold_up_no_other(up, before):
         reading.kill()
         reading.wait()
         writer.close()
+    before.check()
+
+
+def work_before_an_answer(init):
+    """What linitd works at most, in hundredths of a second, before root has an answer."""
+    most = 0
+    for _ in range(20):
+        began = init.ticks()
+        assert init.ask("status it")[-1] == "ok"
+        most = max(most, init.ticks() - began)
+    return most
+
+
+def test_s64_requests_of_who_is_gone_cost_nothing(up, before):
+    """44,000 times `graph` on 60 connections, which are closed at once."""
+    for number in range(100):
+        up.add(f"service-{number}", "start() { :; }")
+    assert up.ask(" ".join(["start", *(f"service-{number}" for number in range(100))])) == ["ok"]
+    before.states = up.states()
+    for _ in range(60):
+        with as_user(1000):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect("socket")
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            client.sendall(b"graph\n" * 734)
+        client.close()
+    ticks = up.ticks()
+    assert work_before_an_answer(up) < 10
+    time.sleep(0.5)
+    assert up.ticks() - ticks < 30
+    before.check()
+
+
+def test_s64_one_user_s_requests_leave_most_of_each_turn_to_root(up, before):
+    """60 connections that ask for all and read all, as fast as they can."""
+    for number in range(300):
+        up.add(f"service-{number}", "start() { :; }")
+    before.states = up.states()
+    flood = """import os, selectors, socket, sys
+os.setresuid(1000, 1000, 1000)
+clients = selectors.DefaultSelector()
+for _ in range(60):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(sys.argv[1])
+    client.sendall(b"list\\n" * 20)
+    clients.register(client, selectors.EVENT_READ)
+print(flush=True)
+while True:
+    for key, _ in clients.select():
+        lines = key.fileobj.recv(1 << 20).count(b"\\nok")
+        key.fileobj.send(b"list\\n" * lines)
+"""
+    process = subprocess.Popen([sys.executable, "-c", flood, "socket"], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.read(1) == b"\n"
+        assert work_before_an_answer(up) < 10
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
     before.check()
 
 
@@ -1418,7 +1603,8 @@ def test_s30_a_daemon_comes_back_when_there_are_descriptors_again(up):
     daemon = up.pid("daemon")
     resource.prlimit(up.process.pid, resource.RLIMIT_NOFILE, (30, 4096))
     crowd = [Client(up.socket) for _ in range(40)]
-    wait_until(lambda: "could not be taken: Too many open files" in up.console())
+    # The second time what closed in the meantime is taken, too.
+    wait_until(lambda: up.console().count("could not be taken: Too many open files") > 1)
     os.kill(daemon, signal.SIGKILL)
     wait_until(lambda: "daemon: it could not be run: Too many open files" in up.console())
     for client in crowd:
@@ -1477,6 +1663,27 @@ def test_usage(one, options, text):
     assert run(one, *options) == (2, "", f"linitd: {text}\n")
 
 
+def test_a_user_s_own(one, monkeypatch):
+    """Below XDG_RUNTIME_DIR and ~/.config; linitctl --user finds it."""
+    for name in ("CONFIG_HOME", "STATE_HOME"):
+        monkeypatch.delenv(f"XDG_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(one.folder))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(one.folder))
+    one.socket = one.folder / "linit.sock"
+    one.initd = one.folder / ".config/linit/init.d"
+    one.initd.mkdir(parents=True)
+    monkeypatch.setattr(one, "command", lambda *options, python: [
+        python, "-I", "-S", str(one.program), "--user", *options])
+    shutil.copy(ROOT / "initd/boot", one.folder)
+    one.add("it", "start() { echo said; }")
+    one.start()
+    wait_until(lambda: one.state("boot") == "running")
+    run_tool("linitctl", "--user", "start", "it")
+    run_tool("linitctl", "enable", "it", "--user")
+    assert (one.folder / ".config/linit/rc.d/it").exists()
+    assert b"said" in read(one.folder / ".local/state/linit/it")
+
+
 def test_without_linit_start(one):
     (one.folder / "linit-start").unlink()
     status, _, text = run(one, "--check")
@@ -1524,6 +1731,49 @@ def test_a_socket_that_somebody_removed_does_not_matter_at_the_end(one):
     assert one.wait() == 0 and "Traceback" not in one.console()
 
 
+def test_disable_of_a_script_that_is_gone(up):
+    (up.rcd / "gone").touch()
+    assert up.ask("disable gone") == ["ok"] and not (up.rcd / "gone").exists()
+    assert up.ask("enable gone")[0].startswith("error 5 ")
+
+
+def test_the_entry_pre_is_a_folder(up):
+    up.add("pre", (ROOT / "initd/pre").read_text().partition("\n")[2])
+    assert up.ask("enable pre") == ["ok"] and (up.rcd / "pre").is_dir()
+    (up.rcd / "pre/some").touch()
+    assert up.ask("enable pre") == up.ask("disable pre") == ["ok"]
+    assert not (up.rcd / "pre").exists()
+
+
+def test_what_was_removed_comes_back(up):
+    """The socket by any signal, or by a start; folders by a start."""
+    up.add("daemon", "run() { exec sh -c 'echo said; exec sleep 1000'; }",
+           f"stop() {{ {up.does('stop')}; echo stopping; }}")
+    assert up.ask("start daemon") == ["ok"]
+    old = up.connect()
+    up.socket.unlink()
+    up.process.send_signal(signal.SIGCHLD)
+    wait_until(lambda: can_connect(up.socket))
+    up.socket.unlink()
+    shutil.rmtree(f"{up.socket}.d")
+    shutil.rmtree(up.logs)
+    assert old.ask("restart daemon") == ["ok"] and up.trace() == ["stop"]
+    assert up.status("daemon")["tail"][-2:] == ["stopping", "said"]
+    wait_until(lambda: b"said" in read(up.logs / "daemon"))
+    assert "should not happen" not in up.console()
+
+
+def test_beside_another_init_scripts_for_a_whole_system_are_warned_of(one):
+    one.add_boot("network")
+    one.add("network", "start() { :; }")
+    one.start()
+    assert "not PID 1, but root: network will change this very machine" in one.console()
+
+
+def test_paths(up):
+    assert up.ok("paths") == [f" initd {up.initd}", f" rcd {up.rcd}", f" log {up.logs}"]
+
+
 def test_enable_and_disable(up):
     up.add("it", "start() { :; }")
     assert up.ask("enable it") == ["ok"] and (up.rcd / "it").exists()
@@ -1563,12 +1813,18 @@ class First(Linitd):
 
     def start(self, *options, **keywords):
         mount = f"mount --bind '{self.folder}/screen' /dev/console && exec \"$@\""
+        if (self.folder / "cmdline").exists():      # what the kernel was booted with
+            mount = f"mount --bind '{self.folder}/cmdline' /proc/cmdline && {mount}"
         before = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child",
                   "sh", "-c", mount, "sh"]
         super().start(*options, before=before, **keywords)
         [child] = read(f"/proc/{self.process.pid}/task/{self.process.pid}/children").split()
         self.first = int(child)
         return self
+
+    def be_a_machine_s(self):
+        """Let it take its namespace for that of no container."""
+        self.alter('"pid:[4026531836]"', 'os.readlink("/proc/self/ns/pid")')
 
     def calls(self):
         return read(self.folder / "calls").decode().splitlines()
@@ -1592,6 +1848,7 @@ def first(tmp_path):
     (signal.SIGUSR2, "poweroff"), (signal.SIGUSR1, "halt"), (signal.SIGTERM, "reboot"),
     (signal.SIGINT, "reboot")])
 def test_pid_1_goes_by_signals(first, number, program):
+    first.be_a_machine_s()
     first.add("it", "start() { :; }", f"stop() {{ {first.does('stopped')}; }}")
     first.add_boot("it")
     first.start()
@@ -1605,12 +1862,27 @@ def test_pid_1_goes_by_signals(first, number, program):
 
 @pytest.mark.parametrize("verb", ["poweroff", "reboot", "halt"])
 def test_pid_1_goes_by_requests(first, verb):
+    """In a container, whose file systems are another's, it unmounts none."""
     first.start("--no-boot")
     client = first.connect()
     first.socket.unlink()               # an exception would be the kernel's panic
     os.kill(first.first, signal.SIGHUP)
     assert client.ask(verb) == ["ok"]
-    assert first.wait() == 0 and first.calls() == ["umount -a -r", f"{verb} -f"]
+    assert first.wait() == 0 and first.calls() == [f"{verb} -f"]
+
+
+@pytest.mark.parametrize("word, running", [
+    ("linit.boot=rescue", {"boot": "stopped", "it": "stopped", "rescue": "running"}),
+    ("linit.boot=absent", {"boot": "running", "it": "running", "rescue": "stopped"}),
+    ("linit.skip=it", {"boot": "running", "it": "stopped", "rescue": "stopped"})])
+def test_words_of_the_kernel_s_command_line(first, word, running):
+    (first.folder / "cmdline").write_text(f"quiet {word} panic=10\n")
+    first.add("it", "start() { :; }")
+    first.add("rescue", "start() { :; }")
+    first.add_boot("it")
+    first.start()
+    wait_until(lambda: first.states() == running)
+    assert ("linit.boot=absent: there is no such service" in first.screen()) == ("absent" in word)
 
 
 def test_pid_1_reaps_orphans(first):
@@ -1633,7 +1905,7 @@ def test_pid_1_ends_what_is_left(first):
     assert first.ask("start forks") == ["ok"]
     assert first.ask("poweroff") == ["ok"]
     assert first.wait() == 0
-    assert first.trace() == ["left"] and first.calls() == ["umount -a -r", "poweroff -f"]
+    assert first.trace() == ["left"] and first.calls() == ["poweroff -f"]
     assert "sleep 98" not in first.left_behind().values()
 
 

@@ -4032,14 +4032,8 @@ def transactions(world):
             "remove": ("full", ("remove", "a", "b"))}
 
 
-def shell_finish():
-    """What initd/init does with a journal, for `sh -c`; its argument is the root's folder."""
-    text = (ROOT / "initd/init").read_text()
-    function = re.search(r"^finish_journal\(\) \{.*?^\}\n", text, re.DOTALL | re.MULTILINE)
-    return f'{function[0]}cd "$1" && finish_journal\n'
-
-
-SHELL_FINISH = shell_finish()
+# What /sbin/init does with a journal, for `sh -c`; its argument is the root's directory.
+SHELL_FINISH = (ROOT / "initd/lpkg-finish").read_text()
 
 
 # ---- the result depends on what is installed, not on how it came about -------------------------

@@ -469,7 +469,7 @@ def is_settled(path):
 
 
 def run_shell_part(root):
-    """initd/init's finish_journal in ROOT, with busybox and nothing else."""
+    """initd/lpkg-finish in ROOT, with busybox and nothing else."""
     applets = root.parent / "applets"
     if not applets.exists():
         applets.mkdir()

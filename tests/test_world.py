@@ -2113,7 +2113,7 @@ def test_boot_finishes_what_lpkg_left(index, tmp_path, packages):
     }
     with booted(packages, tmp_path, *with_more(packages, tmp_path, files)) as console:
         assert console.check("cat /etc/new") == "new\n"
-        assert "init: finishing what an earlier lpkg had begun" in console.text
+        assert "lpkg-finish: finishing what an earlier lpkg had begun" in console.text
         assert console.check("cat /tmp/ran") == "1.0|with blank|gone\n"
         left = console.check(f"ls -A /etc/old /etc/.lpkg* /{state} /{state}/scripts 2>&1 | cat")
         words = left.split()
@@ -3131,7 +3131,7 @@ def test_boot_finishes_what_lpkg_left_on_a_disk(index, tmp_path):
             "rm\tetc/.lpkg.0.0\n", 0o644),
         f"{state}/journal": ("mv\tetc/.lpkg.0.0\tetc/new\n", 0o644)})
     with disk.booted() as console:
-        assert "init: finishing what an earlier lpkg had begun" in console.text
+        assert "lpkg-finish: finishing what an earlier lpkg had begun" in console.text
         assert console.check("cat /etc/new") == "new\n"
         assert console.run(f"ls /{state}/journal /{state}/staged 2>/dev/null") == (1, "")
 
