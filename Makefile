@@ -59,12 +59,12 @@ full_services = $(base_services)
 # pc: on a disk, with ssh, editors and what a laptop needs
 pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear opendoas \
 	nano less htop curl iw wpa_supplicant
-pc_services = $(services) dropbear
+pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
 
 # router: addresses and names for a network, a firewall, ssh
 router = $(full) dnsmasq iptables dropbear
-router_services = $(services) dropbear dnsmasq
+router_services = $(services) firewall dropbear dnsmasq
 
 SYSTEM ?= full
 KERNEL ?= $(or $($(SYSTEM)_kernel),linux-tiny)
