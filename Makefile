@@ -65,6 +65,7 @@ pc_kernel = linux
 # router: addresses and names for a network, a firewall, ssh
 router = $(full) dnsmasq iptables dropbear
 router_services = $(services) firewall dropbear dnsmasq
+router_kernel = linux
 
 SYSTEM ?= full
 KERNEL ?= $(or $($(SYSTEM)_kernel),linux-tiny)
