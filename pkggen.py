@@ -3249,9 +3249,8 @@ def lint_sources(recipe: Recipe, reader: Linter, nodes: Dict[str, Any]) -> None:
 
 def lint_packages(recipe: Recipe, reader: Linter, node: Any) -> None:
     """Find packages that stay empty; one without any script has dependencies alone."""
-    some_package = r"\bout(/[\w+.-]*\$|/?[\s\"'*]|$)"
-    if not recipe.script or re.search(some_package, recipe.script, re.MULTILINE):
-        return  # `cd out`, or a shell variable in the package's name: there is no telling
+    if not recipe.script or re.search(r"\bout(/\$|/?[\s\"'*]|$)", recipe.script, re.MULTILINE):
+        return  # `cd out`, or a shell variable for the package's name: there is no telling
     for key, _ in node.value:
         if not re.search(rf"(\bout|\.\.)/{re.escape(key.value)}(?![\w+.-])", recipe.script):
             reader.add(key, f"nothing in the script installs into out/{key.value}")
