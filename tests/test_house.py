@@ -25,7 +25,7 @@ ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.
 SERVICE_LINES = 25
 RECIPE_LINES = 80
 SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 175,
-               "linit-sup": 80, "linit-rescue": 110, "udhcpc.script": 110}
+               "linit-sup": 80, "linit-rescue": 110, "lpkg-finish": 30, "udhcpc.script": 110}
 
 
 def names(paths):
@@ -135,7 +135,8 @@ def test_a_recipe_renders_and_says_what_it_is(path):
     options = argparse.Namespace(arch="x86_64", hostarch=None, lenient=False, data={})
     recipe = pkggen.load_recipe(str(path), options)
     assert "define SCRIPT" in pkggen.build_mk(recipe)
-    assert recipe.fields["summary"] and recipe.fields["license"]
+    packages = pkggen.metadata(recipe)["packages"].values()
+    assert all(package["summary"] for package in packages) and recipe.fields["license"]
     assert len(path.read_text().splitlines()) <= RECIPE_LINES
     pkggen.check_hashes(recipe)
     for source in recipe.sources:
