@@ -189,6 +189,22 @@ def run_on_terminal(command, text, *typed):
     os.close(keyboard)
 
 
+def test_the_readme_has_the_sizes_of_what_was_built(index):
+    """Of the images, as `make help` has them, and of the packages in its example."""
+    readme = (ROOT / "README.md").read_text()
+    status, text = output_of("make", "help", cwd=ROOT)
+    made = dict(re.findall(r"^  (\w+) +([0-9.]+ MB) ", text, re.MULTILINE))
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([0-9.]+ MB) \|", readme, re.MULTILINE))
+    assert status == 0 and {"base", "full"} <= made.keys()
+    assert {name: shown[name] for name in made} == made
+    lpkg = load_tool("lpkg")
+    example = re.findall(r"^install +(\S+) +(\S+) +([0-9.]+ .B) +\+", readme, re.MULTILINE)
+    assert example
+    for name, version, size in example:
+        info = info_of(index, name)
+        assert (info["version"], lpkg.human_size(info["size"])) == (version, size)
+
+
 # ---- lpkg.py copied alone, over http -------------------------------------------------------------
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
