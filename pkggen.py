@@ -970,7 +970,7 @@ def shortcuts(recipe: Recipe) -> Dict[str, Callable[..., str]]:
     def dev(package: str) -> str:
         # A link lib*.so is the linker's; a file of that name is a library for dlopen.
         links = "$$(find . -maxdepth 3 -type l -path './usr/lib/lib*.so')"
-        return (f"find out/{package} -path '*/usr/lib/*.la' -type f -exec rm {{}} +\n" +
+        return (f"find out/{package} -path '*/usr/lib/*.la' ! -type d -exec rm {{}} +\n" +
                 split(package, "dev", f"{links} usr/include usr/lib/*.a usr/lib/pkgconfig "
                       "usr/share/pkgconfig usr/lib/cmake usr/share/aclocal usr/bin/*-config"))
 

@@ -242,6 +242,7 @@ def test_dev_and_doc_split_a_package(tmp_path):
         "usr/lib/libz.so.1": "-> libz.so.1.2", "usr/lib/libz.so": "-> libz.so.1",
         "usr/lib/libz2.so": "-> libz.so", "usr/lib/libz3.so": "-> libz2.so",
         "usr/lib/libplugin.so": "", "usr/lib/libz.a": "", "usr/lib/libz.la": "",
+        "usr/lib/libz2.la": "-> libz.la",
         "usr/lib/pkgconfig/z.pc": "", "usr/include/z.h": "", "usr/share/man/man1/z.1": "",
         "usr/share/doc/z/README": "", "usr/share/z/data": ""}
     archive(tmp_path / "src/z.tgz", inside)
@@ -249,7 +250,7 @@ def test_dev_and_doc_split_a_package(tmp_path):
     doc = {"usr/share/man/man1/z.1", "usr/share/doc/z/README"}
     dev = {"usr/bin/z-config", "usr/lib/libz.so", "usr/lib/libz2.so", "usr/lib/libz3.so",
            "usr/lib/libz.a", "usr/lib/pkgconfig/z.pc", "usr/include/z.h"}
-    rest = set(inside) - doc - dev - {"usr/lib/libz.la"}
+    rest = set(inside) - doc - dev - {"usr/lib/libz.la", "usr/lib/libz2.la"}
     assert run_script(tmp_path, script) == sorted(
         [*(f"zlib/{path}" for path in rest), *(f"zlib-dev/{path}" for path in dev),
          *(f"zlib-doc/{path}" for path in doc)])
