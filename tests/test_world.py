@@ -200,9 +200,10 @@ def test_the_readme_has_the_sizes_of_what_was_built(index):
     lpkg = load_tool("lpkg")
     example = re.findall(r"^install +(\S+) +(\S+) +([0-9.]+ .B) +\+", readme, re.MULTILINE)
     assert example
+    entries = {entry["name"]: entry for entry in index["packages"]}
     for name, version, size in example:
-        info = info_of(index, name)
-        assert (info["version"], lpkg.human_size(info["size"])) == (version, size)
+        entry = entries[name]
+        assert (entry["version"], lpkg.human_size(entry["size"])) == (version, size)
 
 
 # ---- lpkg.py copied alone, over http -------------------------------------------------------------
@@ -274,7 +275,8 @@ def test_lpkg_refuses_a_flipped_bit(index, serve, tmp_path):
         "/usr/bin/python3", "-I", "lpkg.py", "--root", "R", "--repo", serve(tmp_path / "repo"),
         "--key", tmp_path / "repo/panux.pub", "--yes", "install", "busybox", cwd=tmp_path,
     )
-    assert status == 1 and "refused" in text and "Traceback" not in text
+    # 3: over the network it may be a mirror in the middle of a change.
+    assert status == 3 and "refused" in text and "Traceback" not in text
     assert not (tmp_path / "R/bin").exists()
     assert not list((tmp_path / "R").rglob("*.lpkg"))
 
