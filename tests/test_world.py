@@ -28,6 +28,7 @@ import termios
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from xml.etree import ElementTree
 
@@ -90,7 +91,7 @@ def test_every_recipe_is_a_package_of_the_index(index):
     assert {*FULL, "musl", "zlib", "linux-headers"} <= found <= expected
     for entry in index["packages"]:
         assert entry["summary"], f"{entry['name']} has no summary"
-        data = (REPOSITORY / entry["file"]).read_bytes()
+        data = (REPOSITORY / urllib.parse.unquote(entry["file"])).read_bytes()
         assert hashlib.sha256(data).hexdigest() == entry["sha256"]
 
 
