@@ -427,6 +427,7 @@ def test_s33_planted_fifos_are_replaced(up, suffix, kind):
     victim = up.folder / "victim"
     victim.write_text("mine")
     path = up.folder / f"socket.d/it.{suffix}"
+    wait_until(path.parent.is_dir)
     {"symlink": lambda: path.symlink_to(victim), "file": lambda: path.write_text("end start 0\n"),
      "folder": path.mkdir, "fifo": lambda: os.mkfifo(path)}[kind]()
     up.add("it", "start() { echo said; return 3; }")

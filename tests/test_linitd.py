@@ -1758,7 +1758,7 @@ def test_what_was_removed_comes_back(up):
     shutil.rmtree(f"{up.socket}.d")
     shutil.rmtree(up.logs)
     assert old.ask("restart daemon") == ["ok"] and up.trace() == ["stop"]
-    assert up.status("daemon")["tail"][-2:] == ["stopping", "said"]
+    wait_until(lambda: up.status("daemon")["tail"][-2:] == ["stopping", "said"])
     wait_until(lambda: b"said" in read(up.logs / "daemon"))
     assert "should not happen" not in up.console()
 
