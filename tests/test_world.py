@@ -2668,15 +2668,22 @@ DEAF = "trap '' TERM; while :; do sleep 1; done"
 
 @pytest.mark.parametrize("script", [
     f'run() {{ exec sh -c "{DEAF}" tenacious; }}',
-    'run() { exec sh -c "kill -STOP \\$\\$; sleep 1000" tenacious; }',
     f'start() {{ :; }}\nstop() {{ sh -c "{DEAF}" tenacious; }}',
-], ids=["deaf", "stopped", "its own stop"])
+], ids=["deaf", "its own stop"])
 def test_s37_a_stop_that_is_ignored_is_killed_at_its_timeout(device, script):
     add_service(device, "stays", "timeout=2\n" + script)
     device.check("linitctl start stays 2>/dev/null; sleep 1")
     assert 1.9 < seconds_of_stop(device, "stays") < 8
     assert states(device)["stays"][0] in ("stopped", "failed")
     assert device.run("pgrep -f '[t]enacious'")[0] == 1
+
+
+def test_s37_a_daemon_that_is_stopped_hears_that_it_is_to_end(device):
+    """After the stop signal it is continued."""
+    add_service(device, "stays", 'timeout=20\nrun() { exec sh -c "kill -STOP \\$\\$; sleep 999"; }')
+    device.check("linitctl start stays 2>/dev/null; sleep 1")
+    assert seconds_of_stop(device, "stays") < 8
+    assert states(device)["stays"][0] in ("stopped", "failed")
 
 
 def test_s37_what_left_its_session_ends_with_its_daemon(device):
