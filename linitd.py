@@ -440,7 +440,7 @@ class Logs:
         flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             return os.open(path, flags, 0o600)
-        except FileNotFoundError:               # somebody has removed it, or mounted over it
+        except FileNotFoundError:               # removed, or mounted over
             self.make_folder()
             return os.open(path, flags, 0o600)
 
@@ -1224,7 +1224,7 @@ class Init:
             send_signal(pid, not is_daemon and service.signal or _signal.SIGTERM)
             send_signal(pid, _signal.SIGCONT)
             if self.processes_now.get(pid, (0, 0, 0, 0))[3]:
-                send_signal(pid, _signal.SIGHUP)    # a shell that somebody uses ignores TERM
+                send_signal(pid, _signal.SIGHUP)    # an interactive shell ignores TERM
         service.guests = others if is_daemon else set()
 
     def family_of(self, service: Service) -> set:
@@ -1323,11 +1323,11 @@ class Init:
             kill_families(leaders, sessions)
 
     def turn_back(self, service: Service) -> None:
-        """Somebody needs it while it stops."""
+        """It is needed while it stops."""
         service.again = True
 
     def stay_down(self, service: Service) -> None:
-        """Somebody wants it stopped while it stops, maybe by another signal."""
+        """Asked to stop while it stops, maybe by another signal."""
         service.again = service.keeps_trying = False
         if service.held or not service.signal:
             return
@@ -1377,7 +1377,7 @@ class Init:
         path = f"{self.fifos}/{service.name}"
         if service.ask is not None:
             self.drop(self.peers[service.ask])
-        if not os.path.isdir(self.fifos):       # somebody has removed it
+        if not os.path.isdir(self.fifos):       # removed
             self.make_folder(self.options.socket)
         make_fifo(path + ".ask")
         make_fifo(path + ".answer")
@@ -1421,7 +1421,7 @@ class Init:
     def run_function(self, service: Service, function: str) -> int:
         """Run the `stop` or `reload` of its script; the shell's pid."""
         self.open_log(service)
-        # Where somebody has removed the FIFO, a daemon and this still have it.
+        # Where the FIFO was removed, a daemon and this still have it.
         pid = self.spawn([f"--{function}", service.name], f"/proc/self/fd/{service.log}")
         self.processes[pid] = service.name
         return pid
@@ -1851,7 +1851,7 @@ class Init:
         self.add_listener(listener.detach())
 
     def keep_socket(self) -> None:
-        """Make the socket again where somebody has removed it."""
+        """Make the socket again where it was removed."""
         if self.listener is not None and not os.path.lexists(self.options.socket):
             self.forget(self.listener)
             self.listener = None

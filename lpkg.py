@@ -6388,7 +6388,7 @@ def parse_arguments(arguments: list) -> tuple:
     if not options.help and not options.version and (verb or given):
         check_arguments(verb, options, given)
     if options.root == "":
-        raise Usage("--root: an empty name is no directory; the root is /")
+        raise Usage("--root: an empty name is not a directory; the root is /")
     options.root = options.root or "/"
     return verb, options
 
