@@ -43,7 +43,6 @@ import os
 import re
 import signal
 import stat
-import textwrap
 import time
 import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
@@ -69,6 +68,7 @@ class Lazy:
 
 hashlib, json, shlex = Lazy("hashlib"), Lazy("json"), Lazy("shlex")
 subprocess, tarfile, tempfile = Lazy("subprocess"), Lazy("tarfile"), Lazy("tempfile")
+textwrap = Lazy("textwrap")
 
 VERSION = "0.1"
 HERE = os.path.dirname(os.path.abspath(__file__))
