@@ -1778,7 +1778,7 @@ class Init:
     def end_wait(self, peer: Peer) -> None:
         peer.goal = ""
         remarks, peer.remarks = peer.remarks, []
-        problems = [] if peer.soft else peer.problems
+        problems = [] if peer.soft else sorted(peer.problems)
         if peer.service:
             service = self.services[peer.service]
             service.waiting = set()
