@@ -803,10 +803,8 @@ def cmd_status(command: "Command") -> int:
 
 
 def cmd_log(command: "Command") -> int:
-    """Print a service's log as one text: a line may begin in one file and end in the next."""
+    """Print a log as one text: a line may begin in one file and end in the next."""
     paths = Connection(command.socket).ask("log", *command.words)
-    if command.follow and not paths:
-        raise Fail(f"{command.words[0]}: it has no log yet; try again when it has")
     rest = b""
     for path in paths:
         for piece in read_log(path, command.follow and path == paths[-1]):
@@ -1161,6 +1159,7 @@ SETTINGS = {
               "exec, fd or file:/PATH"),
     "stop_signal": (is_signal, "a signal's name, as TERM"),
     "timeout": (is_seconds, "seconds, at most 86400"),
+    "log_times": (("yes", "no").__contains__, "yes or no"),
     "user": (is_user, "a user's name"),
 }
 
@@ -1611,7 +1610,7 @@ VERBS = {
     "signal": (cmd_signal, "NAME SIGNAL", (), "send a signal to a service's main process"),
     "status": (cmd_status, SOME, JSON, "show how services are"),
     "list": (cmd_list, "", JSON, "list all services"),
-    "log": (cmd_log, "NAME", ("-f",), "print the log of a service"),
+    "log": (cmd_log, "[NAME]", ("-f",), "print the log of a service, or linitd's own"),
     "enable": (cmd_change, SOME, JSON, "let services start at boot"),
     "disable": (cmd_change, SOME, JSON, "don't let services start at boot"),
     "wait": (cmd_change, SOME, JSON, "wait until services run, and start nothing"),
@@ -1677,7 +1676,7 @@ def set_option(command: Command, word: str, rest: list) -> None:
 
 
 # What a verb's words say of them: how few and how many, and whether they are names.
-WORDS = {"": (0, 0, False), "NAME": (1, 1, True), "NAME...": (1, MANY, True),
+WORDS = {"": (0, 0, False), "[NAME]": (0, 1, True), "NAME...": (1, MANY, True),
          "[NAME...]": (0, MANY, True), "[DIR]": (0, 1, False), "SHELL": (1, 1, False),
          "NAME SIGNAL": (2, 2, False)}
 

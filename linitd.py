@@ -7,9 +7,9 @@
 
 It reads /etc/init.d/NAME (the services) and /etc/rc.d (what `boot` starts), listens at
 /run/linit.sock (docs/protocol.md), has a folder of FIFOs for the scripts beside that, and keeps
-what services print in /var/log/linit/NAME. It runs linit-start, a shell script, and, when there is
-nothing to do, becomes linit-idle, which becomes linitd again. Both are looked for beside this file,
-in initd/ there, and in /sbin.
+what services print in /var/log/linit/NAME. It runs linit-start, a shell script; linit-log, which
+writes those logs; and, when there is nothing to do, becomes linit-idle, which becomes linitd again.
+They are looked for beside this file, in initd/ there, and in /sbin.
 
 The invariant: one loop, which waits in epoll alone. Whatever a client, a service or a disk does is
 one line on the console; nothing that they do makes it wait, grow without bound, or end. All that it
@@ -48,12 +48,15 @@ ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptor
 DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
 RESERVE = 8                         # scripts leave one in so many descriptors to clients
 EMFILE, ENFILE = 24, 23             # no descriptors are left, of this process or of all (errno(3))
-ENOSPC = 28                         # no room on the disk
 BATCH = 32                          # scripts that one shell runs
 AT_ONCE = 64                        # scripts that run, and wait for nothing, before others start
 SLOW = 0.1                          # seconds after which one is not counted among these any more
-LOG_LIMIT = 256 << 10               # bytes of a log; then it becomes NAME~ and a new one begins
+LOG_PIECE = 1024                    # bytes of a log that linit-log takes at a time
+LOG_LIMIT = 256 << 10               # bytes that wait for linit-log; then what is said is lost
+LOG_PAUSE = 1.0                     # seconds after which linit-log is started again
 TAIL_LIMIT = 2048                   # bytes of a log's end that are kept in memory
+HEAD_SIZE = 104                     # bytes of what begins a message to linit-log, in linit-idle
+OUTPUT_SIZE = 16 + HEAD_SIZE + TAIL_LIMIT       # bytes of what it keeps for each output
 TAIL_LINES = 8                      # of which status shows so many lines
 SAID_LIMIT = 1000                   # characters of a message on the console
 REASON_LIMIT = 500                  # characters of a reason
@@ -72,6 +75,7 @@ NAP = 1.0                           # seconds with nothing to do; then it sleeps
 CHECK_AGAIN = 10.0                  # seconds between two trials of a linitd that doesn't run
 CHECK_LIMIT = 10.0                  # seconds that such a trial may take
 
+OWN_LOG = "linitd"                  # the log of linitd's own messages, and so no service's name
 # Scripts that may lie beside linit-start, where the folder of init scripts has none of that name.
 OUR_SCRIPTS = ("boot", "pre", "linit-supd")
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
@@ -150,7 +154,8 @@ def printable(text: str) -> str:
 
 def is_name(text: str) -> bool:
     """Whether TEXT may name a service: a file's name, neither hidden nor an option."""
-    return 0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@"
+    return 0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@" \
+        and text != OWN_LOG
 
 
 def check_name(text: str) -> None:
@@ -229,6 +234,7 @@ SETTINGS = {
     "ready": ("exec", parse_ready, "exec, fd or file:/PATH"),
     "stop_signal": (_signal.SIGTERM, parse_signal, "a signal's name"),
     "timeout": (60.0, parse_seconds, "seconds"),     # 0: it may take as long as it likes
+    "log_times": ("no", one_of("yes", "no"), "yes or no"),
 }
 DEFAULTS = {key: default for key, (default, _, _) in SETTINGS.items()}
 
@@ -331,6 +337,10 @@ class Service:
         """Seconds that what its main process has left may take to end."""
         return self.settings["timeout"] or DEFAULTS["timeout"]
 
+    def log_kind(self) -> str:
+        """How linit-log writes what it prints."""
+        return "+" if self.settings["log_times"] == "yes" else " "
+
     def is_reloaded(self) -> bool:
         return self.reloader is None
 
@@ -405,69 +415,73 @@ class Batch:
 
 # ---- files ---------------------------------------------------------------------------------------
 
-class Logs:
-    """A folder with a bounded log for each service: NAME, and NAME~, the one before."""
+class Logger:
+    """The way to linit-log, which writes what services print to FOLDER: a disk that hangs holds up
+    that process alone. What it hasn't taken waits here, and meanwhile no service is read."""
 
-    def __init__(self, folder: str, say):
+    def __init__(self, folder: str):
         self.folder = folder
-        self.say = say
-        self.lost = {}              # name: why what it said last is lost
+        self.fd = None              # a socket, whose messages docs/protocol.md has
+        self.is_there = True        # a program, or one that will be started again
+        self.waiting = []           # messages that it hasn't taken yet
+        self.size = 0               # their bytes
 
-    def make_folder(self) -> None:
+    def start(self) -> None:
+        """Run linit-log; Fail where that can't be."""
+        names = ("linit-log", "linit-log.py")
+        program = next(filter(None, map(find_program, names)), names[0])
+        words = [sys.executable, "-I", "-S", program] if program.endswith(".py") else [program]
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                   (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
         try:
-            os.makedirs(self.folder, 0o700, exist_ok=True)
+            os.posix_spawn(words[0], [*words, self.folder], {}, file_actions=actions, setsid=True,
+                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         except OSError as error:
-            self.lose("", error)
-
-    def path(self, name: str) -> str:
-        return f"{self.folder}/{name}"
-
-    def write(self, name: str, data: bytes) -> None:
-        """Append DATA. It is lost where the disk can't take it."""
-        try:
-            self.append(self.path(name), data)
-            self.lost.pop(name, None)
-        except OSError as error:
-            self.lose(name, error)
-
-    def lose(self, name: str, error: OSError) -> None:
-        """One line on the console, for each reason as long as it lasts."""
-        if error.strerror not in self.lost.values():
-            self.say(f"{self.path(name)}: {error.strerror}; what services say is lost")
-        self.lost[name] = error.strerror
-
-    def open(self, path: str, flags: int = 0) -> int:
-        flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        try:
-            return os.open(path, flags, 0o600)
-        except FileNotFoundError:               # removed, or mounted over
-            self.make_folder()
-            return os.open(path, flags, 0o600)
-
-    def append(self, path: str, data: bytes) -> None:
-        fd = self.open(path)
-        try:
-            if os.fstat(fd).st_size + len(data) > LOG_LIMIT:
-                os.rename(path, path + "~")
-                os.close(fd)
-                fd = self.open(path, os.O_EXCL)
-            if os.write(fd, data) < len(data):
-                raise OSError(ENOSPC, os.strerror(ENOSPC))
+            self.is_there = False
+            raise Fail(f"linit-log: {error.strerror}; what services say is lost") from None
         finally:
-            os.close(fd)
+            theirs.close()
+        self.fd = ours.detach()
 
-    def read_from(self, name: str, start: int) -> bytes:
-        """The end of what has been added to a log since its size was START."""
+    def write(self, kind: str, name: str, data: bytes) -> bool:
+        """Append DATA to a log, as it is (KIND " "), or its lines with the time ("+"), or as one of
+        linitd's own ("-"). Whether there is room for it."""
+        head = log_head(kind, name)
+        has_room = self.size < LOG_LIMIT
+        if has_room and self.is_there:
+            pieces = [data[at:at + LOG_PIECE] for at in range(0, len(data), LOG_PIECE)]
+            self.waiting += [head + piece for piece in pieces]
+            self.size += len(data) + len(head) * len(pieces)
+            self.flush()
+        return has_room
+
+    def flush(self) -> None:
+        """Send what it takes."""
+        count = 0
         try:
-            fd = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            while self.fd is not None and count < len(self.waiting):
+                self.size -= os.write(self.fd, self.waiting[count])
+                count += 1
         except OSError:
-            return b""
-        try:
-            return os.pread(fd, TAIL_LIMIT, max(start, os.fstat(fd).st_size - TAIL_LIMIT))
-        except OSError:
-            return b""
-        finally:
-            os.close(fd)
+            pass                    # it takes no more now, or has ended, which the loop sees
+        del self.waiting[:count]
+
+    def end(self) -> None:
+        """Let it write what it has, as long as that doesn't take too long."""
+        limit = time.monotonic() + LAST_GRACE
+        while self.waiting and self.fd is not None and time.monotonic() < limit:
+            is_ready(self.fd, select.POLLOUT, limit - time.monotonic())
+            self.flush()
+        if self.fd is not None:
+            socket = _socket.socket(fileno=self.fd)
+            socket.shutdown(_socket.SHUT_WR)
+            is_ready(socket.fileno(), select.POLLIN, max(0.0, limit - time.monotonic()))
+
+
+def log_head(kind: str, name: str) -> bytes:
+    """What begins a message to linit-log."""
+    return f"{kind}{name}\n".encode()
 
 
 def open_console() -> int:
@@ -537,13 +551,12 @@ def remove_entry(path: str) -> None:
         os.unlink(path)
 
 
-def make_fifo(path: str) -> None:
+def make_fifo(path: str, mode: int = 0o600) -> None:
     """A FIFO that nobody holds."""
-    try:
-        os.mkfifo(path, 0o600)
-    except FileExistsError:
+    if os.path.lexists(path):
         os.unlink(path)
-        os.mkfifo(path, 0o600)
+    os.mkfifo(path)
+    os.chmod(path, mode)
 
 
 def make_private_folder(path: str) -> None:
@@ -602,11 +615,11 @@ def is_socket(path: str) -> bool:
         return False
 
 
-def is_ready(fd: int, event: int = select.POLLIN) -> bool:
-    """Whether something, or the end, can be read from FD now; or EVENT is true of it."""
+def is_ready(fd: int, event: int = select.POLLIN, seconds: float = 0) -> bool:
+    """Whether something, or the end, can be read from FD, or EVENT is true of it, in SECONDS."""
     poll = select.poll()
     poll.register(fd, event)
-    return bool(poll.poll(0))
+    return bool(poll.poll(1000 * seconds))
 
 
 def file_stamp(path: str) -> tuple:
@@ -799,29 +812,50 @@ def file_numbers(path: str) -> tuple:
 
 
 def remember_good_start() -> None:
-    """Let the next initd/init know that linitd ran, and loaded from what; else it tries first."""
+    """Let the next initd/init know that linitd ran, and loaded from what; else it tries first. A
+    child does it, for the disk may hang; one that can't be written costs a trial."""
     lines = [" ".join(map(str, (*file_numbers(path)[:2], path))) for path in loaded_files()]
+    script = 'mkdir -p "${1%/*}" && printf "%s\\n" "$2" >"$1.new" && mv "$1.new" "$1"'
     try:
-        os.makedirs(os.path.dirname(GOOD_START), exist_ok=True)
-        fd = os.open(GOOD_START + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
-        os.write(fd, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
-        os.close(fd)
-        os.rename(GOOD_START + ".new", GOOD_START)
+        os.posix_spawn("/bin/sh", ["sh", "-c", script, "sh", GOOD_START, "\n".join(lines)],
+                       os.environ, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
     except OSError:
-        pass                        # a disk that can't be written costs a trial at the next boot
+        pass
 
 
-def idle_table(rows: list, deadline: int, paths: list, *commands: list) -> bytes:
-    """What linit-idle reads (docs/protocol.md): ROWS of descriptor, log file or -1, bytes that it
-    still takes; a DEADLINE in monotonic nanoseconds or -1; the files that must be the same; the
-    COMMANDS to wake, to check and to rescue."""
+def idle_table(heads: dict, logger: "int | None", deadline: int, paths: list,
+               *commands: list) -> tuple:
+    """What linit-idle reads (docs/protocol.md): descriptors, each with the head of the messages
+    that what comes there becomes for the LOGGER, or none: then it wakes; a DEADLINE in monotonic
+    nanoseconds or -1; the files that must be the same; the COMMANDS to wake, to check and to
+    rescue. And at what offset it keeps what came at which descriptor."""
+    stamps = [file_numbers(path) for path in paths]
+    words = b"".join(os.fsencode(word) + b"\0" for each in (paths, *commands) for word in each)
+    size = 8 * (9 + 3 * len(heads) + 3 * len(stamps)) + len(words)
+    padding = bytes(-size % 8)
+    first = size + len(padding)
+    offsets = {fd: first + number * OUTPUT_SIZE
+               for number, fd in enumerate(fd for fd, head in heads.items() if head)}
+    rows = [(fd, offsets.get(fd, -1), logger or 0) for fd in heads]
     signals = sum(1 << number - 1 for number in wanted_signals())
-    header = (1, len(rows), deadline, signals, len(paths), *map(len, commands),
+    header = (2, len(rows), deadline, signals, len(paths), *map(len, commands),
               int(1000 * CHECK_AGAIN))
-    numbers = [number for row in (header, *rows, *map(file_numbers, paths)) for number in row]
-    words = [word for each in (paths, *commands) for word in each]
-    return b"".join(number.to_bytes(8, sys.byteorder, signed=True) for number in numbers) \
-        + b"".join(os.fsencode(word) + b"\0" for word in words)
+    outputs = [number_bytes(0, len(heads[fd])) + heads[fd].ljust(HEAD_SIZE + TAIL_LIMIT, b"\0")
+               for fd in offsets]
+    numbers = number_bytes(*(number for row in (header, *rows, *stamps) for number in row))
+    return numbers + words + padding + b"".join(outputs), offsets
+
+
+def number_bytes(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(8, sys.byteorder, signed=True) for number in numbers)
+
+
+def copied_output(table: int, offset: int) -> bytes:
+    """The end of what linit-idle has sent to the logger, which it keeps in a ring."""
+    output = os.pread(table, OUTPUT_SIZE, offset)
+    count, ring = int.from_bytes(output[:8], sys.byteorder), output[-TAIL_LIMIT:]
+    at = count % TAIL_LIMIT
+    return ring[:count] if count <= TAIL_LIMIT else ring[at:] + ring[:at]
 
 
 def wanted_signals() -> list:
@@ -863,7 +897,7 @@ class Init:
         self.linit_idle = find_program("linit-idle") if os.path.exists("/proc/self/fd") else ""
         self.fifos = options.socket + ".d"
         self.console = open_console()
-        self.logs = Logs(options.log, self.say)
+        self.logger = Logger(options.log)
         self.owner = os.geteuid()
         self.is_first = os.getpid() == 1
         self.groups = make_groups()
@@ -894,26 +928,72 @@ class Init:
         self.has_ended = False
         self.is_to_reexec = False
         self.listener = None        # its descriptor
-        self.log_sizes = {}         # name: bytes, while linit-idle copies to the log
+        self.paused = set()         # descriptors of outputs that wait for linit-log
+        self.is_losing = False      # what services print, since linit-log doesn't take it
+        self.table = None           # the descriptor of linit-idle's table, and where it has kept
+        self.copied = {}            # what came meanwhile: output's descriptor: offset
         self.pending = b""          # the numbers of signals that came, and weren't heeded yet
         self.to_kill = set()        # names of services that are killed at the turn's end
 
     # -- talk
 
     def say(self, text: str) -> None:
-        """One line on the console; lost where that takes none. A pipe or a terminal that says
-        POLLOUT takes this much at once."""
-        line = f"linitd: {printable(text)[:SAID_LIMIT]}\n".encode(errors="replace")
+        """One line in linitd's own log, and on the console; lost there where that takes none. A
+        pipe or a terminal that says POLLOUT takes this much at once."""
+        line = f"{printable(text)[:SAID_LIMIT]}\n".encode(errors="replace")
         try:
             if is_ready(self.console, select.POLLOUT):
-                os.write(self.console, line)
+                os.write(self.console, b"linitd: " + line)
         except OSError:
             pass
+        self.log("+", OWN_LOG, line)
 
     def note(self, service: Service, text: str) -> None:
-        """One line in the log of SERVICE, between what it says itself."""
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.logs.write(service.name, f"-- {now} {text}\n".encode())
+        """One line in the log of SERVICE, behind what it has said itself."""
+        self.read_log(service)
+        self.log("-", service.name, f"{printable(text)}\n".encode())
+
+    def log(self, kind: str, name: str, data: bytes) -> None:
+        was_losing, self.is_losing = self.is_losing, not self.logger.write(kind, name, data)
+        if self.logger.waiting and self.logger.fd is not None:
+            self.epoll.modify(self.logger.fd, select.EPOLLIN | select.EPOLLOUT)
+        if self.is_losing and not was_losing:
+            self.say(f"{self.logger.folder}: the disk is too slow; what services say is lost")
+
+    def start_logger(self, name: str = "") -> None:
+        try:
+            self.logger.start()
+        except Fail as error:
+            self.say(str(error))
+        else:
+            self.watch_logger()
+
+    def watch_logger(self) -> None:
+        self.watch(self.logger.fd, select.EPOLLIN | select.EPOLLOUT, self.on_logger)
+        self.outputs.add(self.logger.fd)
+
+    def on_logger(self, mask: int) -> None:
+        """linit-log takes more, or has lost something, or has ended."""
+        fd = self.logger.fd
+        if mask & ~select.EPOLLOUT:
+            try:
+                data = os.read(fd, READ_SIZE)
+            except OSError:
+                data = b""
+            if data:
+                path = f"{self.logger.folder}/{data[1:].decode(errors='replace')}"
+                self.say(f"{path}: {os.strerror(data[0])}; what services say is lost")
+            else:
+                self.forget(fd)
+                self.logger.fd = None
+                self.set_timer("logger", "", LOG_PAUSE)
+                return
+        self.logger.flush()
+        if not self.logger.waiting:
+            self.epoll.modify(fd, select.EPOLLIN)
+            for each in self.paused:
+                self.epoll.register(each, select.EPOLLIN)
+            self.paused = set()
 
     # -- the loop
 
@@ -962,7 +1042,10 @@ class Init:
         self.handlers[fd] = handler
 
     def forget(self, fd: int) -> None:
-        self.epoll.unregister(fd)
+        if fd not in self.paused:
+            self.epoll.unregister(fd)
+        self.paused.discard(fd)
+        self.outputs.discard(fd)
         del self.handlers[fd]
         os.close(fd)
 
@@ -1400,17 +1483,18 @@ class Init:
                 pass
 
     def open_log(self, service: Service) -> None:
-        """Read what it prints. Processes of its last life may go on printing."""
+        """Read what it prints. Processes of its last life may go on printing. /dev/stderr opens it
+        again, as whoever it runs as; its folder is closed to others."""
         if service.log is None:
             path = f"{self.fifos}/{service.name}.log"
-            make_fifo(path)
+            make_fifo(path, 0o622)
             service.log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             self.watch_log(service)
 
     def watch_log(self, service: Service) -> None:
         fd = service.log
         self.outputs.add(fd)
-        self.watch(fd, select.EPOLLIN, lambda mask: self.on_output(service, fd))
+        self.watch(fd, select.EPOLLIN, lambda mask: self.on_output(service))
 
     def run_alone(self, service: Service) -> None:
         service.alone = True
@@ -1551,19 +1635,29 @@ class Init:
         """End all that is in its cgroup; whether that could be done."""
         return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
 
-    def on_output(self, service: Service, fd: int) -> None:
+    def on_output(self, service: Service) -> None:
+        """A service printed something: it is read if linit-log takes it, and after its settings,
+        which may have come at the same time."""
+        if service.ask is not None and is_ready(service.ask):
+            self.on_peer(self.peers[service.ask], select.EPOLLIN)
+        if service.log is not None and self.logger.waiting:
+            self.epoll.unregister(service.log)
+            self.paused.add(service.log)
+        elif service.log is not None:
+            self.read_output(service)
+
+    def read_output(self, service: Service) -> None:
         """What a service printed goes to its log."""
         try:
-            data = os.read(fd, READ_SIZE)
+            data = os.read(service.log, READ_SIZE)
         except BlockingIOError:
             return
         if not data:
-            self.forget(fd)
-            self.outputs.discard(fd)
+            self.forget(service.log)
             service.log = None
             return
         service.tail = (service.tail + data)[-TAIL_LIMIT:]
-        self.logs.write(service.name, data)
+        self.log(service.log_kind(), service.name, data)
 
     def on_signal(self, fd: int) -> None:
         """The numbers of the signals that came are the bytes of a pipe."""
@@ -1673,7 +1767,7 @@ class Init:
     def read_log(self, service: Service) -> None:
         for _ in range(READS_AT_THE_END):
             if service.log is not None and is_ready(service.log):
-                self.on_output(service, service.log)
+                self.read_output(service)
 
     # -- dependences
 
@@ -2222,9 +2316,10 @@ class Init:
                 self.drop(peer)
 
     def request_log(self, peer: Peer, names: list) -> None:
-        path = self.logs.path(self.service(names[0]).name)
-        paths = [each for each in (path + "~", path) if os.path.exists(each)]
-        self.answer(peer, *(f" {each}" for each in paths), "ok")
+        """Where the log of a service is, or linitd's own; whether there is one, others may see."""
+        name = self.look_up(names[0]).name if names else OWN_LOG
+        path = f"{self.logger.folder}/{name}"
+        self.answer(peer, f" {path}~", f" {path}", "ok")
 
     def request_enable(self, peer: Peer, names: list) -> None:
         for name in names:
@@ -2435,7 +2530,8 @@ class Init:
         copies as well."""
         now = time.monotonic()
         is_near = self.soonest is not None and self.soonest < now + NAP
-        return now >= self.worked_at + NAP and not is_near and not self.ending
+        is_quiet = not self.logger.waiting and not self.ending
+        return now >= self.worked_at + NAP and not is_near and is_quiet
 
     def sleep(self) -> None:
         if all(each.state != STARTING for each in self.services.values()):
@@ -2473,7 +2569,7 @@ class Init:
         except MemoryError:                 # later it may be there
             self.worked_at = time.monotonic()
         os.close(state)
-        self.idle_epoll = None
+        self.idle_epoll, self.table, self.copied = None, None, {}
         keep_from_services(kept)
         block_signals(_signal.SIG_UNBLOCK)
         self.heed_pending()
@@ -2487,7 +2583,7 @@ class Init:
         kept = {key: getattr(self, key) for key in STATE}
         return {
             **kept,
-            "lost": self.logs.lost,
+            "logger": self.logger.fd,
             "services": [plain(each) for each in self.services.values()],
             "peers": [plain(each) for each in self.peers.values()],
             "batches": [plain(each) for each in self.batches.values()],
@@ -2497,7 +2593,11 @@ class Init:
         """Go on where another linitd was."""
         for key in STATE:
             setattr(self, key, state.get(key, getattr(self, key)))
-        self.logs.lost = state.get("lost", {})
+        self.logger.fd = state.get("logger")
+        if self.logger.fd is None:
+            self.start_logger()
+        else:
+            self.watch_logger()
         self.soonest = min(self.timers.values(), default=None)
         for fields in state["services"]:
             service = self.services[fields["name"]] = fill(Service(fields["name"]), fields)
@@ -2508,6 +2608,9 @@ class Init:
             self.add_batch(fill(Batch(fields["fd"], fields["pid"], fields["names"]), fields))
         if self.listener is not None:
             self.add_listener(self.listener)
+        if self.table is not None:
+            os.close(self.table)
+        self.table, self.copied = None, {}
         for peer in self.peers.values():
             self.to_serve[peer.fd] = None
             if peer.goal == "reexec":
@@ -2522,8 +2625,8 @@ class Init:
             service.group = service.pid         # as the linitd of an earlier version left it
         if service.log is not None:
             self.watch_log(service)
-        if service.name in self.log_sizes:
-            copied = self.logs.read_from(service.name, self.log_sizes.pop(service.name))
+        if service.log in self.copied:
+            copied = copied_output(self.table, self.copied[service.log])
             service.tail = (service.tail + copied)[-TAIL_LIMIT:]
 
     def own_command(self, *words: str) -> list:
@@ -2533,38 +2636,30 @@ class Init:
     def idle_command(self, state: int, deadline: "float | None") -> list:
         """linit-idle, with its table and what it waits in."""
         self.idle_epoll = select.epoll()        # which would be closed with its object
-        logs = {each.log: each for each in self.services.values() if each.log is not None}
-        rows = []
-        for fd in self.handlers.keys() - {self.signals}:
+        heads = {each.log: log_head(each.log_kind(), each.name) for each in self.services.values()
+                 if each.log is not None and self.logger.fd is not None}
+        rows = {fd: heads.get(fd, b"") for fd in self.handlers.keys() - {self.signals}}
+        for fd in rows:
             peer = self.peers.get(fd)
             self.idle_epoll.register(fd, peer.mask if peer else select.EPOLLIN)
-            rows.append(self.log_row(logs[fd]) if fd in logs else (fd, -1, 0))
         rescue = find_program("linit-rescue") if self.is_first else ""
-        table = os.memfd_create("linit-idle")
-        os.write(table, idle_table(
-            rows, 0 if self.pending else -1 if deadline is None else int(1e9 * deadline),
-            loaded_files(),
+        table, self.copied = idle_table(
+            rows, self.logger.fd, 0 if self.pending else -1 if deadline is None
+            else int(1e9 * deadline), loaded_files(),
             self.own_command("--resume", str(state)),
             ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")],
-            [rescue] if rescue else []))
-        for fd in (table, self.idle_epoll.fileno()):
+            [rescue] if rescue else [])
+        self.table = os.memfd_create("linit-idle")
+        os.write(self.table, table)
+        for fd in (self.table, self.idle_epoll.fileno()):
             os.set_inheritable(fd, True)
-        return [self.linit_idle, str(table), str(self.idle_epoll.fileno())]
-
-    def log_row(self, service: Service) -> tuple:
-        """A service's log, which linit-idle copies as long as it isn't full."""
-        try:
-            file = self.logs.open(self.logs.path(service.name))
-        except OSError:
-            return service.log, -1, 0
-        os.set_inheritable(file, True)
-        size = self.log_sizes[service.name] = os.fstat(file).st_size
-        return service.log, file, max(0, LOG_LIMIT - size)
+        return [self.linit_idle, str(self.table), str(self.idle_epoll.fileno())]
 
 
 # What goes from one linitd to the next, besides services, connections and batches.
 STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "boot",
-         "firsts", "stuck_for", "ending", "listener", "descriptors", "log_sizes", "pending")
+         "firsts", "stuck_for", "ending", "listener", "descriptors", "table", "copied",
+         "pending")
 
 # A timer's kind: what it does.
 TIMERS = {
@@ -2577,6 +2672,7 @@ TIMERS = {
     "reload": Init.end_reload,
     "end": Init.end_now,
     "groups": Init.look_for_groups,
+    "logger": Init.start_logger,
 }
 
 # Request: what carries it out, whether only the owner may, and how many words it needs at least.
@@ -2588,7 +2684,7 @@ CLIENT_REQUESTS = {
     "signal": (Init.request_signal, True, 1),
     "enable": (Init.request_enable, True, 1),
     "disable": (Init.request_disable, True, 1),
-    "log": (Init.request_log, True, 1),
+    "log": (Init.request_log, True, 0),
     "status": (Init.request_status, False, 1),
     "wait": (Init.request_wait, False, 1),
     "list": (Init.request_list, False, 0),
@@ -2687,6 +2783,7 @@ def descriptors_of(state: dict) -> set:
     """Those that the next linitd takes over."""
     services, peers, batches = state["services"], state["peers"], state["batches"]
     found = {each["log"] for each in services} | {each["writes_to"] for each in peers}
+    found |= {state.get("logger"), state.get("table")}
     return found | {each["fd"] for each in peers + batches} | {state["listener"]}
 
 
@@ -2730,7 +2827,7 @@ def catch_signals(init: Init) -> None:
 def begin(init: Init) -> None:
     """Make what the daemon needs outside, and start `boot`."""
     options = init.options
-    init.logs.make_folder()
+    init.start_logger()
     for make in (init.listen, init.make_folder):
         try:
             make(options.socket)
@@ -2817,6 +2914,7 @@ def main(argv: "list | None" = None) -> int:
         return error.code
     init.run()
     init.kill_rest()
+    init.logger.end()
     if init.listener is not None:
         init.attempt(remove_entry, options.socket)
     if init.is_first:

@@ -1,12 +1,9 @@
 /* linit-idle: what linitd, the first process, becomes while it has nothing to do.
- *
  *     cc -Os -s -static -nostdlib -ffreestanding -fno-pie -fno-asynchronous-unwind-tables \
  *     -fno-stack-protector -Wl,--no-relax,-z,noseparate-code -o linit-idle linit-idle.c
- *
- * `linit-idle TABLE EPOLL` gets a memfd (struct table; behind it the stamps; then, each with a NUL,
- * their paths and the words of three commands) and an epoll instance with the table's descriptors.
- * When there is something to do it executes the first command, linitd. What a service prints is not
- * while its log has room: it is copied here. If a file of linitd's has changed, a child tries the
+ * `linit-idle TABLE EPOLL` gets a memfd (docs/protocol.md) and an epoll instance with the table's
+ * descriptors. When there is something to do it executes the first command, linitd. What services
+ * print goes to linit-log, and its end is kept. If a file of linitd's has changed, a child tries a
  * second command first. Where that fails it stays: the third gives a shell, or ends the system.
  *
  * The invariant: it never exits, and waits for epoll and, ten seconds at most, that child alone.
@@ -16,20 +13,19 @@
 #include <linux/errno.h>
 #include <linux/eventpoll.h>
 #include <linux/mman.h>
+#include <linux/poll.h>
 #include <linux/signal.h>
 #include <linux/signalfd.h>
 #include <linux/stat.h>
 #include <linux/time.h>
-#include <linux/wait.h>
-
+#include <linux/uio.h>
+/* ---- the same in linit-idle.c and linit-log.c: sys(number, at most five arguments) ---- */
 #ifndef __NR_clock_gettime64    /* only where a long has 32 bits are these two others */
 #define __NR_clock_gettime64 __NR_clock_gettime
 #define __NR_mmap2 __NR_mmap
 #endif
-/* sys(number, one to five arguments) calls the kernel; a sixth is 0. `call` has most in place. */
 #define sys(...) pad(__VA_ARGS__, 0, 0, 0, 0, 0)
 #define pad(n, a, b, c, d, e, ...) call((long)(a), (long)(b), (long)(c), (long)(d), (long)(e), n)
-#define say(line) sys(__NR_write, 2, line, sizeof line - 1)
 long call(long a, long b, long c, long d, long e, long number);
 __asm__(".text\n.globl _start, call\n"
 #if defined __x86_64__
@@ -47,9 +43,12 @@ __asm__(".text\n.globl _start, call\n"
 "_start: mv a0, sp; call begin\ncall: mv a7, a5; li a5, 0; ecall; ret\n"
 #endif
 );
+/* ---- end of what is the same ---- */
 
-enum { WAKE, CHECK, RESCUE };                   /* the commands */
-struct entry { __s64 fd, file, left; };         /* file -1: any event wakes; else fd is its pipe */
+#define say(line) sys(__NR_write, 2, line, sizeof line - 1)
+enum { WAKE, CHECK, RESCUE, TAIL = 2048, CHUNK = 1024 };    /* the commands; bytes */
+struct entry { __s64 fd, output, logger; };     /* output -1: any event wakes; else where it is */
+struct output { __s64 count, length; char head[104], tail[TAIL]; };
 struct stamp { __s64 inode, seconds, nanoseconds; };
 struct table {
     __s64 version, descriptors, deadline;       /* deadline: monotonic nanoseconds, -1 for none */
@@ -121,7 +120,7 @@ static void wake(struct sleeper *it) {
             child = run(it, CHECK, 0);
     if (child == 0 || (child > 0 && sys(__NR_wait4, child, &status) == child && status == 0))
         execute(it, WAKE, 0);
-    if (it->shell <= 0 || sys(__NR_wait4, it->shell, 0, WNOHANG) != 0)
+    if (it->shell <= 0 || sys(__NR_wait4, it->shell, 0, 1 /* WNOHANG */) != 0)
         it->shell = run(it, RESCUE, "shell");
     it->table->deadline = it->table->retry * 1000000 - time_until(0);
     it->table->signals &= (1 << SIGTERM | 1 << SIGINT | 1 << SIGUSR1 | 1 << SIGUSR2) >> 1;
@@ -137,19 +136,22 @@ static void end_system(struct sleeper *it) {
     sys(__NR_rt_sigprocmask, SIG_BLOCK, &it->table->signals, 0, 8);
 }
 
-/* Whether an event of FD is linitd's affair. Of a log's pipe no more is read than its log has room
- * for, so the rest is still there for linitd; what a full disk refuses is lost. */
+/* Whether an event of FD is linitd's affair: not what a service prints, if linit-log takes it. */
 static int is_for_linitd(struct sleeper *it, int fd) {
     struct entry *entry = it->table->entries, *end = entry + it->table->descriptors;
-    char chunk[1024];                           /* a larger one would take more pages */
     while (entry < end && entry->fd != fd)
         entry++;
-    long count = entry == end || entry->file < 0 || entry->left <= 0 ? 0
-        : sys(__NR_read, fd, chunk, entry->left < 1024 ? entry->left : 1024);
-    if (count <= 0)
-        return count != -EAGAIN;
-    entry->left -= count;
-    return sys(__NR_write, entry->file, chunk, count) != count;
+    if (entry == end || entry->output < 0 || it->table->version == 1)     /* its output is a file */
+        return 1;
+    struct output *output = (void *)((char *)it->table + entry->output);
+    struct pollfd logger = {entry->logger, POLLOUT, 0};
+    char chunk[CHUNK];
+    long is_full = sys(__NR_ppoll, &logger, 1, ((long[]){0, 0})) != 1 || logger.revents != POLLOUT;
+    long count = is_full ? 0 : sys(__NR_read, fd, chunk, CHUNK);
+    for (long i = 0; i < count; i++)
+        output->tail[output->count++ & (TAIL - 1)] = chunk[i];
+    struct iovec parts[] = {{output->head, output->length}, {chunk, count}};
+    return count <= 0 ? count != -EAGAIN : sys(__NR_writev, entry->logger, parts, 2) < 0;
 }
 
 /* Wait for what is linitd's affair, or its deadline. It returns where nothing can be waited for. */
@@ -182,15 +184,13 @@ __attribute__((noreturn)) void begin(long *stack) {
             fd[i] = 10 * fd[i] + *digit - '0';
     long size = sys(__NR_lseek, fd[0], 0, 2 /* SEEK_END */);
     struct table *table = (void *)sys(__NR_mmap2, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd);
-    if ((unsigned long)table < -4096UL && table->version == 1
+    if ((unsigned long)table < -4096UL && (table->version == 1 || table->version == 2)
             && (table->descriptors | table->stamps) >> 16 == 0) {
         struct sleeper it = {table, (char *)(table->entries + table->descriptors + table->stamps),
                              (char **)stack + *stack + 2, fd[1], 0, 0};
         __s64 missing = table->stamps + table->words[0] + table->words[1] + table->words[2];
         for (char *text = it.paths; text < (char *)table + size; text++)
             missing -= !*text;
-        sys(__NR_close, fd[0]);
-        sys(__NR_fcntl, it.epoll, F_SETFD, FD_CLOEXEC);
         if (missing <= 0 && it.paths < (char *)table + size)
             sleep(&it, size);
     }

@@ -1,14 +1,17 @@
 """What the tests share: where the tree is, how a tool is loaded as a module or run as a program."""
 import contextlib
+import functools
 import http.server
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -43,6 +46,28 @@ def pythons():
             if path:
                 found.setdefault(f"3.{minor}", str(path))
     return found
+
+
+def compile_line(name):
+    """The words of the command at the top of initd/NAME.c."""
+    text = (ROOT / f"initd/{name}.c").read_text()
+    found = re.search(rf"^ \* +(cc (.*\\\n)*.*{name}\.c)$", text, re.MULTILINE)
+    return re.sub(r"\\\n \*", " ", found[1]).split()
+
+
+def compile_program(name, folder, compiler="cc"):
+    """initd/NAME.c as a program in FOLDER."""
+    shutil.copy(ROOT / f"initd/{name}.c", folder)
+    command = [compiler, "-Wall", "-Wextra", "-Werror", *compile_line(name)[1:]]
+    subprocess.run(command, cwd=folder, check=True)
+    return pathlib.Path(folder, name)
+
+
+@functools.lru_cache(maxsize=None)
+def compiled(name):
+    """The program of initd/NAME.c, compiled once."""
+    compiled.folder = getattr(compiled, "folder", None) or tempfile.TemporaryDirectory()
+    return compile_program(name, compiled.folder.name)
 
 
 def environment(**changes):

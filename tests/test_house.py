@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, load_tool, run_tool
 
 OTHER_PYTHON = [ROOT / name for name in (
-    "world/pkggen", "world/progress", "world/sizes", "initd/linit-grow")]
+    "world/pkggen", "world/progress", "world/sizes", "initd/linit-grow",
+    "initd/linit-log.py")]
 SHELL = sorted(
     path for folder in ("world", "initd") for path in (ROOT / folder).iterdir()
     if path.is_file() and path.suffix != ".c" and path not in OTHER_PYTHON
@@ -18,10 +19,10 @@ SERVICES = [*(path for path in SHELL if path.parent.name == "initd"),
              *sorted((ROOT / "recipes").glob("*/*/*.init"))]
 PYTHON = sorted([*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), *OTHER_PYTHON])
 RECIPES = sorted(ROOT.glob("recipes/*/*/pkgen.yaml"))
-TEXT = [*SHELL, *PYTHON, ROOT / "initd/linit-idle.c", ROOT / "Makefile"]
+TEXT = [*SHELL, *PYTHON, *ROOT.glob("initd/*.c"), ROOT / "Makefile"]
 # About what one sitting takes (docs/HACKING.md). What is over is said, and does not fail.
 ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.py": 1250,
-               "initd/linit-idle.c": 200}
+               "initd/linit-idle.c": 200, "initd/linit-log.c": 200}
 SERVICE_LINES = 25
 RECIPE_LINES = 80
 SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 175,
@@ -39,6 +40,12 @@ def shared_block(script):
 
 def test_the_shared_block_is_the_same_byte_for_byte():
     assert shared_block("pkggen.py") == shared_block("lpkg.py")
+
+
+def test_what_two_programs_in_c_share_is_the_same_byte_for_byte():
+    block = re.compile(r"^/\* ---- the same in .*^/\* ---- end of ", re.MULTILINE | re.DOTALL)
+    first, second = [block.search(path.read_text())[0] for path in ROOT.glob("initd/*.c")]
+    assert first == second and len(first) > 1000
 
 
 @pytest.mark.parametrize("path", TEXT, ids=names(TEXT))

@@ -17,12 +17,14 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, wait_until
+from conftest import (
+    ROOT, compile_line, compile_program, compiled, load_tool, wait_until)
 
 SOURCE = ROOT / "initd/linit-idle.c"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD]
 ENDING = SIGNALS[:4]
-COPIED_AT_A_TIME = 1024
+SENT_AT_A_TIME = 1024
+HEAD, TAIL = 104, 2048              # bytes of an output in the table
 
 # RECORD STATUS WORD...: writes a line of JSON to RECORD, and ends with STATUS, or not at all.
 RECORDER = """
@@ -53,23 +55,9 @@ sys.exit(int(sys.argv[2]))
 """
 
 
-def compile_line():
-    """The words of the command at the top of the source."""
-    text = SOURCE.read_text()
-    found = re.search(r"^ \* +(cc (.*\\\n)*.*linit-idle\.c)$", text, re.MULTILINE)
-    return re.sub(r"\\\n \*", " ", found[1]).split()
-
-
-def compile_sleeper(folder, compiler="cc"):
-    shutil.copy(SOURCE, folder)
-    command = [compiler, "-Wall", "-Wextra", "-Werror", *compile_line()[1:]]
-    subprocess.run(command, cwd=folder, check=True)
-    return folder / "linit-idle"
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    return compile_sleeper(tmp_path_factory.mktemp("linit-idle"))
+    return compile_program("linit-idle", tmp_path_factory.mktemp("linit-idle"))
 
 
 def now():
@@ -90,7 +78,10 @@ class Sleeper:
         self.recorder = folder / "recorder.py"
         self.recorder.write_text(RECORDER)
         self.epoll = select.epoll()
-        self.entries, self.stamps, self.closing = [], [], []
+        self.entries, self.stamps, self.closing, self.heads = [], [], [], []
+        self.logger, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.writer = subprocess.Popen([compiled("linit-log"), folder / "logs"], stdin=theirs)
+        theirs.close()
         self.commands = {"wake": self.command("wake", 0), "check": self.command("check", 0),
                          "rescue": self.command("rescue", 0)}
         self.process = None
@@ -101,20 +92,30 @@ class Sleeper:
         return [sys.executable, "-I", "-S", str(self.recorder), str(self.folder / name),
                 str(status), *words]
 
-    def add(self, fd, file=-1, left=1 << 18, close=True):
-        """Let FD wake it, or be copied to FILE, at most LEFT bytes."""
+    def add(self, fd, head=b"", close=True):
+        """Let FD wake it, or become messages for the logger that begin with HEAD."""
         os.set_blocking(fd, False)
-        self.entries.append((fd, file, left))
+        self.entries.append(fd)
+        self.heads.append(head)
         self.epoll.register(fd, select.EPOLLIN)
-        if close:
-            self.closing += [each for each in (fd, file) if each >= 0]
+        self.closing += [fd] if close else []
 
-    def add_log(self, left=1 << 18, path=None):
+    def add_log(self):
         """The write end of a service's pipe, and its log."""
         reader, writer = os.pipe()
-        path = path or self.folder / f"log{len(self.entries)}"
-        self.add(reader, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), left)
+        path = self.folder / "logs" / f"log{len(self.entries)}"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        self.add(reader, f" {path.name}\n".encode())
         return os.fdopen(writer, "wb", buffering=0), path
+
+    def let_the_logger_hang(self):
+        """One that takes little, and whose other end is the test's."""
+        self.logger.close()
+        self.logger, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.logger.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+        theirs.setblocking(False)
+        return theirs
 
     def add_socket(self):
         ours, theirs = socket.socketpair()
@@ -126,24 +127,33 @@ class Sleeper:
         path.touch()
         self.stamps.append((str(path), 1, 2, 3))
 
-    def table(self, deadline=-1, signals=SIGNALS, retry=60_000, version=1):
+    def table(self, deadline=-1, signals=SIGNALS, retry=60_000, version=2):
+        """A table; `outputs` is where its outputs begin."""
         mask = sum(1 << (number - 1) for number in signals)
         counts = [len(words) for words in self.commands.values()]
         header = struct.pack("=9q", version, len(self.entries), deadline, mask, len(self.stamps),
                              *counts, retry)
-        numbers = [struct.pack("=3q", *each) for each in self.entries]
+        words = [each[0] for each in self.stamps] + sum(self.commands.values(), [])
+        strings = b"".join(os.fsencode(each) + b"\0" for each in words)
+        self.outputs = 72 + 24 * len(self.entries) + 24 * len(self.stamps) + len(strings)
+        numbers = [struct.pack("=3q", fd, self.offset(fd), self.logger.fileno())
+                   for fd in self.entries]
         numbers += [struct.pack("=3q", *each[1:]) for each in self.stamps]
-        strings = [each[0] for each in self.stamps] + sum(self.commands.values(), [])
-        return b"".join([header, *numbers, *(os.fsencode(each) + b"\0" for each in strings)])
+        outputs = [struct.pack(f"=2q{HEAD}s{TAIL}x", 0, len(head), head) for head in self.heads]
+        return b"".join([header, *numbers, strings, *outputs])
+
+    def offset(self, fd):
+        number = self.entries.index(fd)
+        return self.outputs + number * (16 + HEAD + TAIL) if self.heads[number] else -1
 
     # its life
 
     def start(self, table=None, epoll=None, prepare=lambda: None, **options):
         """Execute it as linitd would: signals blocked, SIGPIPE and SIGXFSZ ignored."""
-        memfd = os.memfd_create("table", 0)
+        memfd = self.memfd = os.memfd_create("table", 0)
         os.write(memfd, self.table(**options) if table is None else table)
         epoll = self.epoll.fileno() if epoll is None else epoll
-        passed = {memfd, epoll, *(fd for entry in self.entries for fd in entry[:2] if fd >= 0)}
+        passed = {memfd, epoll, self.logger.fileno(), *self.entries}
 
         def before_exec():
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -154,7 +164,7 @@ class Sleeper:
                 [*self.program, str(memfd), str(epoll)], pass_fds=passed, stderr=console,
                 stdin=subprocess.DEVNULL, preexec_fn=before_exec, restore_signals=False,
                 env={"PATH": os.environ["PATH"], "WORD": "passed on"})
-        os.close(memfd)
+        self.closing.append(memfd)
         return self
 
     def end(self):
@@ -165,6 +175,8 @@ class Sleeper:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each["pid"], signal.SIGKILL)
         self.epoll.close()
+        self.logger.close()
+        self.writer.wait(timeout=10)
         for fd in self.closing:
             os.close(fd)
 
@@ -230,9 +242,10 @@ def test_it_is_short():
     assert len(lines) <= 200 and max(map(len, lines)) <= 100
 
 
-def test_the_recipe_compiles_it_as_it_says_itself():
+@pytest.mark.parametrize("name", ["linit-idle", "linit-log"])
+def test_the_recipe_compiles_it_as_it_says_itself(name):
     recipe = (ROOT / "recipes/core/linit/pkgen.yaml").read_text().replace("\\\n", "").split()
-    flags = [word for word in compile_line()[1:] if word.startswith("-") and word != "-o"]
+    flags = [word for word in compile_line(name)[1:] if word.startswith("-") and word != "-o"]
     first = recipe.index(flags[0])
     assert recipe[first:first + len(flags)] == flags
 
@@ -286,7 +299,7 @@ def test_a_client_wakes_it_and_its_byte_is_still_there(sleeper, what):
     else:
         client.shutdown(socket.SHUT_WR)
     sleeper.woken()
-    assert os.read(sleeper.entries[0][0], 10) == (b"x" if what == "a byte" else b"")
+    assert os.read(sleeper.entries[0], 10) == (b"x" if what == "a byte" else b"")
     client.close()
 
 
@@ -317,8 +330,8 @@ def test_linitd_gets_its_descriptors_its_environment_and_its_words(sleeper):
     sleeper.start()
     client.send(b"x")
     record = sleeper.woken()
-    given = {fd for entry in sleeper.entries for fd in entry[:2] if fd >= 0}
-    assert set(record["open"]) == {0, 1, 2, *given}      # neither table nor epoll
+    given = {*sleeper.entries, sleeper.logger.fileno(), sleeper.memfd, sleeper.epoll.fileno()}
+    assert set(record["open"]) == {0, 1, 2, *given}
     assert record["word"] == "passed on" and record["words"] == ["two words", ""]
     assert path.stat().st_size == 0 and not record["zombie"] and not sleeper.console()
     client.close()
@@ -359,10 +372,15 @@ def test_a_deadline_far_away_is_one_sleep(sleeper, milliseconds):
 
 # ---- logs ---------------------------------------------------------------------------------------
 
-def test_what_services_print_is_copied_and_wakes_nothing(sleeper):
+def noise(length):
+    """Bytes in which the logger changes nothing."""
+    return os.urandom(length).replace(b"-", b"_")
+
+
+def test_what_services_print_is_sent_and_wakes_nothing(sleeper):
     logs = [sleeper.add_log() for _ in range(3)]
     sleeper.start()
-    texts = [os.urandom(length) for length in (1, COPIED_AT_A_TIME, COPIED_AT_A_TIME + 1, 60_000)]
+    texts = [noise(length) for length in (1, SENT_AT_A_TIME, SENT_AT_A_TIME + 1, 30_000)]
     for text in texts:
         for writer, _ in logs:
             writer.write(text)
@@ -390,51 +408,61 @@ def test_many_logs_and_clients_are_told_apart(sleeper):
         client.close()
 
 
-@pytest.mark.parametrize("room", [0, -1, 1, 1000, COPIED_AT_A_TIME, 5000])
-def test_a_full_log_wakes_it_and_nothing_is_lost(sleeper, room):
-    writer, path = sleeper.add_log(left=room)
-    text = os.urandom(room + 1 if room > 0 else 10)
+def test_a_logger_that_takes_no_more_wakes_it_and_nothing_is_lost(sleeper):
+    theirs = sleeper.let_the_logger_hang()
+    writer, _ = sleeper.add_log()
+    text = noise(20_000)
     sleeper.start()
-    for start in range(0, len(text), 700):
-        writer.write(text[start:start + 700])
+    writer.write(text)
     sleeper.woken()
-    assert path.read_bytes() == text[:max(room, 0)]
-    assert os.read(sleeper.entries[0][0], 10_000) == text[max(room, 0):]
+    sent = b""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            head, _, data = theirs.recv(2000).partition(b"\n")
+            assert head == b" log0"
+            sent += data
+    assert 0 < len(sent) < len(text)
+    assert sent + os.read(sleeper.entries[0], 100_000) == text
 
 
-def test_a_log_that_is_just_full_wakes_nothing_yet(sleeper):
-    writer, path = sleeper.add_log(left=2000)
+def test_a_logger_that_has_ended_wakes_it(sleeper):
+    sleeper.add(sleeper.logger.fileno(), close=False)
+    writer, _ = sleeper.add_log()
+    sleeper.start().asleep()
+    sleeper.writer.kill()
+    sleeper.woken()
+    writer.close()
+
+
+@pytest.mark.parametrize("length", [1, TAIL - 1, TAIL, TAIL + 1, 3 * TAIL + 7])
+def test_the_end_of_what_it_sent_is_kept_for_linitd(sleeper, length):
+    texts = [noise(length), noise(10)]
+    outputs = [sleeper.add_log() for _ in texts]
     sleeper.start()
-    writer.write(b"x" * 2000)
+    for text, (writer, _) in zip(texts, outputs):
+        writer.write(text)
     sleeper.asleep()
-    assert path.stat().st_size == 2000
+    for text, fd in zip(texts, sleeper.entries):
+        kept = load_tool("linitd").copied_output(sleeper.memfd, sleeper.offset(fd))
+        assert kept == text[-TAIL:]
+
+
+def test_for_the_table_of_an_earlier_linitd_it_copies_nothing(sleeper):
+    """Its logs wake it."""
+    writer, _ = sleeper.add_log()
+    sleeper.start(version=1).asleep()
+    writer.write(b"x")
+    sleeper.woken()
+    assert os.read(sleeper.entries[0], 10) == b"x"
 
 
 def test_the_end_of_a_service_wakes_it_after_its_last_words(sleeper):
     writer, path = sleeper.add_log()
-    text = os.urandom(5000)
+    text = noise(5000)
     writer.write(text)
     writer.close()
     sleeper.start().woken()
-    assert path.read_bytes() == text
-
-
-def test_a_full_disk_wakes_it(sleeper):
-    writer, _ = sleeper.add_log(path="/dev/full")
-    sleeper.start().asleep()
-    writer.write(b"x" * 100)
-    sleeper.woken()
-
-
-def test_a_disk_that_has_room_for_a_part_wakes_it(sleeper):
-    writer, path = sleeper.add_log()
-    limit = (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    sleeper.start(prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    writer.write(b"x" * 600)
-    sleeper.asleep()
-    writer.write(b"x" * 600)
-    sleeper.woken()
-    assert path.stat().st_size == 1000
+    wait_until(lambda: path.read_bytes() == text)
 
 
 # ---- a linitd that has changed ------------------------------------------------------------------
@@ -589,27 +617,25 @@ def test_a_shell_that_ended_is_offered_again_without_a_word(broken):
     assert len(broken.console()) == 1
 
 
-def test_logs_are_copied_meanwhile_and_nothing_spins(broken):
-    """Not the client that woke it, nor a full log, nor an end, nor a child's."""
-    (writer, path), (full, full_path), (ended, _) = (
-        broken.add_log(), broken.add_log(left=5), broken.add_log())
+def test_logs_go_on_meanwhile_and_nothing_spins(broken):
+    """Not the client that woke it, nor an end, nor a child's."""
+    (writer, path), (ended, _) = broken.add_log(), broken.add_log()
     broken.start().stays()
     writer.write(b"first")
-    full.write(b"too much")
     ended.close()
     broken.process.send_signal(signal.SIGCHLD)
-    wait_until(lambda: path.read_bytes() == b"first" and full_path.read_bytes() == b"too m")
+    wait_until(lambda: path.read_bytes() == b"first")
     broken.asleep()
     writer.write(b"second")
     wait_until(lambda: path.read_bytes() == b"firstsecond")
     broken.process.send_signal(signal.SIGCHLD)
     broken.asleep()
-    assert os.read(broken.entries[2][0], 10) == b"uch"
 
 
 def test_logs_that_never_rest_don_t_put_off_the_retry(broken):
-    writer, _ = broken.add_log(left=1 << 30)
-    subprocess.Popen(["yes"], stdout=writer, stderr=subprocess.DEVNULL)
+    writer, _ = broken.add_log()
+    subprocess.Popen(["sh", "-c", "while echo said; do :; done"], stdout=writer,
+                     stderr=subprocess.DEVNULL)
     broken.start(retry=100).stays(3)
 
 
@@ -648,7 +674,7 @@ def bad_tables(sleeper):
     def with_word(index, value):
         return struct.pack("=9q", *words[:index], value, *words[index + 1:]) + good[72:]
 
-    return [b"", good[:20], good[:72], good[:-1], with_word(0, 2), with_word(0, 0),
+    return [b"", good[:20], good[:72], good[:-1], with_word(0, 3), with_word(0, 0),
             with_word(1, -1), with_word(1, 1 << 40), with_word(4, -1), with_word(4, 1 << 62),
             with_word(4, 1000), with_word(7, 1000)]
 
@@ -679,6 +705,34 @@ def test_without_a_table_it_stays(program, words):
         process.kill()
 
 
+# ---- linit-log ---------------------------------------------------------------------------------
+
+def test_the_logger_takes_four_pages_and_nothing_while_all_is_quiet(sleeper, tmp_path):
+    sleeper.start()
+    for number in range(3000):
+        name = f"it{number % 7}"
+        sleeper.logger.send(f"{' +-'[number % 3]}{name}\n{'x' * (number % 999)}\n".encode())
+    pid = sleeper.writer.pid
+    wait_until(lambda: (tmp_path / "logs/it3").exists())
+    time.sleep(0.5)
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        assert int(re.search(r"Rss: +(\d+)", file.read())[1]) <= 16
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        before = file.read()
+    time.sleep(1)
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        assert file.read() == before
+
+
+@pytest.mark.parametrize("message", [
+    b" ", b" name", b" \n", b"\n", b"+\nx", b" it\n", b"-it\n", b"?it\nx", b" " + b"n" * 1199])
+def test_the_logger_outlives_what_is_no_message(sleeper, tmp_path, message):
+    sleeper.start()
+    sleeper.logger.send(message)
+    sleeper.logger.send(b" good\nx")
+    wait_until(lambda: (tmp_path / "logs/good").exists())
+
+
 # ---- elsewhere ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("compiler, emulator", [
@@ -688,7 +742,7 @@ def test_without_a_table_it_stays(program, words):
     pytest.param("riscv64-linux-gnu-gcc", "qemu-riscv64-static", marks=pytest.mark.long),
 ])
 def test_it_is_the_same_on_other_machines(tmp_path, compiler, emulator):
-    sleeper = Sleeper(tmp_path, compile_sleeper(tmp_path, compiler))
+    sleeper = Sleeper(tmp_path, compile_program("linit-idle", tmp_path, compiler))
     sleeper.program = ([emulator] if emulator else []) + sleeper.program
     sleeper.commands["check"] = sleeper.command("check", 3)
     sleeper.commands["rescue"] = sleeper.command("rescue", 0)

@@ -27,9 +27,8 @@ import time
 import types
 
 import pytest
-from conftest import ROOT, wait_until
+from conftest import ROOT, compile_program, wait_until
 from test_initd import is_alive
-from test_linit_idle import compile_sleeper
 from test_linitd import First, Linitd, read
 
 PROGRAM = pathlib.Path(os.environ.get("LINITD", ROOT / "linitd.py"))
@@ -637,15 +636,18 @@ class World:
     def begin(self):
         """A new linitd, as `started` makes one."""
         self.init = self.linitd.Init(self.options)
-        self.init.say = self.init.logs.say = self.said.append
+        self.init.say = self.said.append
+        # Its logs are not of this world.
+        self.init.start_logger = self.init.watch_logger = lambda: None
+        self.init.logger.is_there, self.init.logger.fd = False, -1
         self.init.epoll = Epoll(self.init.epoll)
         reader, self.signals = os.pipe()
         self.init.signals = reader
         self.init.watch(reader, select.EPOLLIN, lambda mask: self.init.on_signal(reader))
 
-    def keep_table(self, rows, deadline, *_):
-        self.sleeping = (rows, deadline)
-        return b"x"
+    def keep_table(self, heads, logger, deadline, *_):
+        self.sleeping = (heads, deadline)
+        return b"x", {}
 
     def turn(self):
         """Let linitd, or linit-idle, do what there is; whether it did anything."""
@@ -667,7 +669,7 @@ class World:
         """What execve does: all is closed but what the next linitd takes up."""
         self.sleeps += 1
         init = self.init
-        self.saved = marshal.loads(marshal.dumps(init.state(), 4))
+        self.saved = {**marshal.loads(marshal.dumps(init.state(), 4)), "table": None}
         for path in pathlib.Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):
                 if os.readlink(path).startswith(("/memfd:linitd", "/memfd:linit-idle")):
@@ -682,26 +684,17 @@ class World:
         return self.linitd.is_ready(self.init.signals)
 
     def doze(self):
-        """linit-idle: copy what services print, wake for the rest."""
-        rows, deadline = self.sleeping
-        logs = {fd: (file, left) for fd, file, left in rows if file >= 0}
+        """linit-idle: send on what services print, wake for the rest."""
+        heads, deadline = self.sleeping
         for fd, _ in self.idle_epoll.poll(0):
-            file, left = logs.get(fd, (-1, 0))
-            data = os.read(fd, min(left, 1024)) if left > 0 else b""
-            if not data:
+            if not heads[fd] or not os.read(fd, 1024):
                 return self.wake()
-            os.write(file, data)
-            self.sleeping = ([(each, file, left - len(data)) if each == fd else row
-                              for row in rows for each in row[:1]], deadline)
             return True
         if self.kernel.has_child_signal or 0 <= deadline <= int(1e9 * self.kernel.now):
             return self.wake()
         return False
 
     def wake(self):
-        for _, file, _ in self.sleeping[0]:
-            if file >= 0:
-                os.close(file)
         self.sleeping = None
         self.idle_epoll.close()
         self.begin()
@@ -1361,7 +1354,7 @@ class Asleep:
     def __init__(self, init, changes=()):
         self.init, folder = init, init.folder
         (folder / "real").mkdir()
-        compile_sleeper(folder / "real")
+        compile_program("linit-idle", folder / "real")
         wrapper = folder / "linit-idle"
         wrapper.write_text(f"#!/bin/sh\nprintf x >>{folder}/sleeps\n"
                            f"exec {folder}/real/linit-idle \"$@\"\n")
@@ -1533,7 +1526,7 @@ exec sh -c 'n=0; while [ $n -lt %d ]; do n=$((n + 1)); printf "%%0190d %%s\\n" $
 def numbers_in(init, name):
     """The numbers of the lines that a service has printed, from both of its logs."""
     text = read(init.logs / f"{name}~") + read(init.logs / name)
-    return [int(line.split()[0]) for line in text.splitlines() if not line.startswith(b"--")]
+    return [int(line.split()[0]) for line in text.split(b"\n")[:-1] if not line.startswith(b"--")]
 
 
 def state_size(asleep):

@@ -2,8 +2,10 @@
 
 `test_sNN_` is the attack of that number in docs/SECURITY.md. The transcripts of docs/protocol.md
 are played as they stand there."""
+import calendar
 import collections
 import contextlib
+import fcntl
 import os
 import pathlib
 import random
@@ -17,7 +19,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, environment, load_tool, pythons, run_tool, wait_until
+from conftest import ROOT, compiled, environment, load_tool, pythons, run_tool, wait_until
 from test_initd import SHELLS, install, is_alive
 
 NOBODY = 65534
@@ -63,6 +65,7 @@ class Linitd:
         for path in (self.initd, self.rcd, self.bin):
             path.mkdir()
         install(["linit-start", "rc.common"], folder, shell)
+        shutil.copy(compiled("linit-log"), folder)
         shutil.copy(ROOT / "linitd.py", folder)
         self.add_program("linitctl", f"exec '{sys.executable}' -IS '{ROOT}/linitctl.py' \"$@\"")
         self.process = None
@@ -182,6 +185,10 @@ class Linitd:
 
     def trace(self):
         return read(self.folder / "trace").decode().split()
+
+    def expect(self, name, text):
+        """Wait until the log of NAME has TEXT."""
+        wait_until(lambda: text in read(self.logs / name), what=f"{text} in the log of {name}")
 
     def descriptors(self):
         return sorted(os.listdir(f"/proc/{self.process.pid}/fd"), key=int)
@@ -1160,20 +1167,173 @@ def test_s28_a_daemon_can_say_nothing_but_that_it_is_ready(init, line):
 
 # ---- logs ----------------------------------------------------------------------------------------
 
+def use_python_logger(init):
+    """linit-log.py, as where nothing is compiled."""
+    (init.folder / "linit-log").unlink()
+    shutil.copy(ROOT / "initd/linit-log.py", init.folder)
+
+
+@pytest.fixture(params=["compiled", "python"])
+def logged(one, request, monkeypatch):
+    """A linitd that isn't started yet, with each of the two that write logs."""
+    monkeypatch.chdir(one.folder)
+    one.folder.chmod(0o755)
+    if request.param == "python":
+        use_python_logger(one)
+    return one
+
+
 def test_what_a_service_prints_is_in_its_log_and_in_its_status(init):
     init.add("talks", "start() { echo one; echo two >&2; printf 'a\\033[31mb\\377\\n'; }")
     init.ask("start talks")
     assert init.status("talks")["tail"] == ["one", "two", "a\\x1b[31mb\ufffd"]
-    assert init.ok("log talks") == [f" {init.logs}/talks"]
-    assert b"one\ntwo\na\x1b[31mb\xff\n" in read(init.logs / "talks")
+    assert init.ok("log talks") == [f" {init.logs}/talks~", f" {init.logs}/talks"]
+    init.expect("talks", b"one\ntwo\na\x1b[31mb\xff\n")
     assert (init.logs / "talks").stat().st_mode & 0o777 == 0o600
+    assert init.logs.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_log_is_rotated_and_bounded(up):
-    up.add("talks", "start() { yes | head -c 700000; }")
-    up.ask("start talks")
-    assert up.ok("log talks") == [f" {up.logs}/talks~", f" {up.logs}/talks"]
-    assert all(path.stat().st_size <= 256 << 10 for path in up.logs.iterdir())
+def test_a_log_is_rotated_and_bounded(logged):
+    """Also while the daemon that prints it runs on; no line is lost."""
+    logged.add("talks", "run() { exec sh -c 'seq -w 200000 219999; exec sleep 1000'; }")
+    logged.start("--no-boot")
+    logged.ask("start talks")
+    logged.expect("talks", b"219999\n")
+    older, newer = read(logged.logs / "talks~"), read(logged.logs / "talks")
+    assert len(older) <= 256 << 10 and len(newer) <= 256 << 10
+    lines = [line for line in (older + newer).splitlines() if not line.startswith(b"-- ")]
+    assert [int(line) for line in lines] == list(range(220000 - len(lines), 220000))
+    assert len(lines) > 18000 and logged.state("talks") == "running"
+
+
+def test_a_service_forges_no_line_of_linitd_s(logged):
+    """Wherever its output is cut, none of its lines begins as linitd's do."""
+    forged = "-- 2026-01-01T00:00:00Z is running"
+    logged.add("liar", "log_times=no", "run() { printf 'a\\n-'; sleep 0.2; "
+               f"printf -- '- b\\n{forged}\\n--\\n-'; sleep 0.2; printf -- '- {forged}'; "
+               "exit 1; }")
+    logged.start("--no-boot")
+    logged.ask("start liar")
+    logged.expect("liar", b"failed: ")
+    lines = read(logged.logs / "liar").decode().splitlines()
+    assert lines[:5] == ["a", " -- b", f" {forged}", " --", f" -- {forged}"]
+    assert len(lines) == 6 and lines[5].startswith("-- 20") and "Z failed: " in lines[5]
+
+
+def test_lines_can_carry_the_time(logged):
+    text = "printf 'one\\ntw'; sleep 0.2; printf 'o\\n-- three\\n'"
+    logged.add("once", "log_times=yes", f"start() {{ {text}; }}")
+    logged.add("daemon", "log_times=yes", f"run() {{ {text}; exec sleep 1000; }}")
+    logged.start("--no-boot")
+    assert logged.ask("start once daemon") == ["ok"]
+    for name in ("once", "daemon"):
+        logged.expect(name, b"three\n")
+        lines = read(logged.logs / name).decode().splitlines()
+        said = [line for line in lines if not line.startswith("-- ")]
+        for line, word in zip(said, ("one", "two", "-- three")):
+            then = time.strptime(line[:21], "%Y-%m-%dT%H:%M:%SZ ")
+            assert line[21:] == word and abs(calendar.timegm(then) - time.time()) < 60
+        assert len(said) == 3
+
+
+@pytest.mark.parametrize("moment", [
+    "1970-01-01 00:00:00", "1999-12-31 23:59:59", "2000-02-29 12:00:00", "2024-12-31 23:59:59",
+    "2027-03-01 00:00:00", "2099-08-31 09:08:07"])
+def test_the_logger_knows_the_calendar(tmp_path, moment):
+    """Its clock is set in a namespace of time, whose offset is of CLOCK_MONOTONIC alone: so its
+    arithmetic is compiled with a clock of ours."""
+    text = (ROOT / "initd/linit-log.c").read_text()
+    begin, end = text.index("/* How often UNIT"), text.index("static long open_log")
+    (tmp_path / "time.c").write_text(
+        "#include <stdio.h>\n#include <stdlib.h>\n#define CLOCK_REALTIME 0\nstatic unsigned now;\n"
+        f"static unsigned seconds(int clock) {{ return now + clock; }}\n{text[begin:end]}"
+        "int main(int argc, char **argv) { char to[99]; now = strtoul(argv[argc - 1], 0, 10);\n"
+        "*put_time(to) = 0; puts(to); }\n")
+    subprocess.run(["cc", "-o", tmp_path / "time", tmp_path / "time.c"], check=True)
+    number = calendar.timegm(time.strptime(moment, "%Y-%m-%d %H:%M:%S"))
+    done = subprocess.run([tmp_path / "time", str(number)], stdout=subprocess.PIPE, text=True,
+                          check=True)
+    assert done.stdout == moment.replace(" ", "T") + "Z \n"
+
+
+def test_linitd_s_own_messages_have_a_log(logged):
+    logged.add("bad", "start() { echo no carrier; return 1; }")
+    logged.start("--no-boot")
+    logged.ask("start bad")
+    logged.expect("linitd", b"Z bad failed: start ended with status 1: no carrier\n")
+    assert logged.ok("log") == [f" {logged.logs}/linitd~", f" {logged.logs}/linitd"]
+    assert logged.ask("start linitd") == ["error 2 linitd: no name of a service"]
+
+
+def test_a_daemon_of_a_user_can_open_dev_stderr(logged):
+    for path in (logged.folder, *logged.folder.parents):
+        path.chmod(path.stat().st_mode | 0o011)
+    logged.add("daemon", "user=nobody", "run() { exec sh -c 'echo one >/dev/stderr; "
+               "echo two >/proc/self/fd/1; exec sleep 1000'; }")
+    logged.start("--no-boot")
+    assert logged.ask("start daemon") == ["ok"]
+    logged.expect("daemon", b"one\ntwo\n")
+
+
+def test_the_folder_of_fifos_is_its_user_s_alone(up):
+    """Its FIFOs of logs take from anybody who has one open; without that nobody else gets there,
+    though somebody opened the folder to all."""
+    folder = pathlib.Path(f"{up.socket}.d")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    up.ask("poweroff")
+    up.wait()
+    folder.chmod(0o777)
+    up.start("--no-boot")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "mounted over"])
+def test_a_folder_of_logs_that_is_gone_is_made_again(logged, how):
+    logged.add("daemon", "run() { exec sh -c 'while echo said; do sleep 0.1; done'; }")
+    logged.start("--no-boot")
+    assert logged.ask("start daemon") == ["ok"]
+    logged.expect("daemon", b"said")
+    try:
+        if how == "moved":
+            logged.logs.rename(logged.folder / "away")
+        elif how == "removed":
+            shutil.rmtree(logged.logs)
+        else:
+            subprocess.run(["mount", "-t", "tmpfs", "none", logged.logs], check=True)
+        logged.expect("daemon", b"said")
+        assert "is lost" not in logged.console()
+    finally:
+        if how == "mounted over":
+            logged.end()
+            subprocess.run(["umount", logged.logs], check=True)
+
+
+def loggers():
+    return {pid for pid, command in commands().items()
+            if re.search(r"/linit-log(\.py)? \S+/log$", command)}
+
+
+def test_a_logger_that_was_killed_comes_back_and_nothing_is_lost(logged):
+    before = loggers()
+    logged.add("daemon", "run() { exec sh -c 'seq 1000; sleep 0.3; seq 1001 40000; sleep 1000'; }")
+    logged.start("--no-boot")
+    pid, = loggers() - before
+    os.kill(pid, signal.SIGKILL)
+    assert logged.ask("start daemon") == ["ok"]
+    logged.expect("daemon", b"\n40000\n")
+    assert set(range(1, 40001)) <= set(map(int, re.findall(
+        rb"^\d+$", read(logged.logs / "daemon"), re.MULTILINE)))
+    other, = loggers() - before
+    logged.end()
+    wait_until(lambda: not is_alive(other))
+
+
+def test_without_a_logger_it_says_so_and_goes_on(one):
+    (one.folder / "linit-log").unlink()
+    one.add("talks", "start() { yes | head -c 2M; echo said; }")
+    one.start("--no-boot")
+    assert one.ask("start talks") == ["ok"] and one.status("talks")["tail"][-1] == "said"
+    assert one.console().count("is lost") == 1
 
 
 def test_s38_a_flood_of_output_holds_up_nobody(up):
@@ -1186,53 +1346,129 @@ def test_s38_a_flood_of_output_holds_up_nobody(up):
         up.ok("list")
         assert time.monotonic() - began < 2
     assert client.answer() == ["ok"]
-    assert sum(path.stat().st_size for path in up.logs.iterdir()) <= 2 * (256 << 10)
+    assert all(path.stat().st_size <= 256 << 10 for path in up.logs.iterdir())
 
 
-def test_s38_a_log_that_is_a_symlink_is_not_followed(up):
-    victim = up.folder / "victim"
+def test_s38_a_log_that_is_a_symlink_is_not_followed(logged):
+    victim = logged.folder / "victim"
     victim.write_text("mine")
-    up.logs.mkdir(exist_ok=True)
-    (up.logs / "talks").symlink_to(victim)
-    up.add("talks", "start() { echo said; }")
-    up.add("other", "start() { echo said; }")
+    logged.logs.mkdir()
+    (logged.logs / "talks").symlink_to(victim)
+    logged.add("talks", "start() { echo said; }")
+    logged.add("other", "start() { echo said; }")
+    logged.start("--no-boot")
     for _ in range(3):
-        assert up.ok("start talks other") == up.ok("stop talks other") == []
+        assert logged.ok("start talks other") == logged.ok("stop talks other") == []
+    wait_until(lambda: read(logged.logs / "other").count(b"said\n") == 3)
     assert victim.read_text() == "mine"
-    assert up.console().count("is lost") == 1
-    assert up.status("talks")["name"] == "talks"
+    assert logged.console().count("is lost") == 1
+    assert logged.status("talks")["name"] == "talks"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
-def test_s38_a_log_that_is_no_file_stops_nothing(up, kind):
-    up.logs.mkdir(exist_ok=True)
-    os.mkfifo(up.logs / "talks") if kind == "fifo" else (up.logs / "talks").mkdir()
-    up.add("talks", "start() { echo said; }")
-    assert up.ok("start talks") == [] and up.console().count("is lost") == 1
+def test_s38_a_log_that_is_no_file_stops_nothing(logged, kind):
+    logged.logs.mkdir()
+    os.mkfifo(logged.logs / "talks") if kind == "fifo" else (logged.logs / "talks").mkdir()
+    logged.add("talks", "start() { echo said; }")
+    logged.start("--no-boot")
+    assert logged.ok("start talks") == logged.ok("stop talks") == logged.ok("start talks") == []
+    wait_until(lambda: logged.console().count("is lost") == 1)
 
 
-def test_s38_a_folder_of_logs_that_takes_none_costs_one_line(one):
-    one.logs = one.folder / "file/log"
-    (one.folder / "file").touch()
-    one.start("--no-boot")
+def test_s38_a_folder_of_logs_that_takes_none_costs_one_line(logged):
+    logged.logs = logged.folder / "file/log"
+    (logged.folder / "file").touch()
+    logged.start("--no-boot")
     for name in ("a", "b"):
-        one.add(name, "start() { echo said; }")
-        assert one.ask(f"start {name}") == ["ok"]
-    assert one.console().count("is lost") == 1
-    assert one.status("a")["tail"] == ["said"]
+        logged.add(name, "start() { echo said; }")
+        assert logged.ask(f"start {name}") == ["ok"]
+    wait_until(lambda: logged.console().count("is lost") == 1)
+    assert logged.status("a")["tail"] == ["said"]
 
 
-def test_s38_a_full_disk_costs_one_line(one):
-    one.logs.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", one.logs], check=True)
+def test_s38_a_full_disk_costs_one_line_and_logs_go_on_when_it_has_room(logged):
+    logged.logs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", logged.logs], check=True)
     try:
-        one.start("--no-boot")
-        one.add("flood", "start() { yes | head -c 5M; }")
-        assert one.ask("start flood") == ["ok"]
-        assert one.console().count("is lost") == 1
+        logged.start("--no-boot")
+        logged.add("flood", "start() { yes | head -c 5M; }")
+        assert logged.ask("start flood") == ["ok"]
+        wait_until(lambda: "No space left" in logged.console())
+        time.sleep(1)               # the rest of it is lost
+        (logged.logs / "flood").unlink()
+        logged.add("talks", "start() { echo said; }")
+        assert logged.ask("start talks") == ["ok"]
+        logged.expect("talks", b"said")
+        assert logged.console().count("is lost") == 1
     finally:
-        one.end()
-        subprocess.run(["umount", one.logs], check=True)
+        logged.end()
+        subprocess.run(["umount", logged.logs], check=True)
+
+
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878       # linux/fs.h
+
+
+@contextlib.contextmanager
+def freezable(folder):
+    """A file system of its own in FOLDER, and a function that freezes it: who writes there waits,
+    as on a disk that hangs."""
+    image = folder.with_name("disk")
+    image.touch()
+    os.truncate(image, 8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+    folder.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        yield lambda: fcntl.ioctl(fd, FIFREEZE, 0)
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, FITHAW, 0)
+        os.close(fd)
+        wait_until(lambda: subprocess.run(["umount", folder], stderr=subprocess.DEVNULL,
+                                          check=False).returncode == 0)
+
+
+def print_for_ever(init):
+    init.add("printer", "run() { exec sh -c 'while echo said; do sleep 0.01; done'; }")
+    init.add("flood", "run() { exec yes; }")
+
+
+def test_s38_a_disk_that_hangs_holds_up_no_request_and_no_end(logged):
+    with freezable(logged.logs) as freeze:
+        print_for_ever(logged)
+        logged.start("--no-boot")
+        assert logged.ask("start printer") == ["ok"]
+        logged.expect("printer", b"said")
+        freeze()
+        assert logged.ask("start flood") == ["ok"]
+        for _ in range(10):
+            logged.ok("list")
+            assert logged.ask("restart printer") == ["ok"]
+        time.sleep(0.5)
+        ticks = logged.ticks()
+        time.sleep(0.5)
+        assert logged.ticks() - ticks < 10      # it doesn't spin
+        logged.process.send_signal(signal.SIGTERM)
+        assert logged.wait() == 0 and not logged.left_behind()
+
+
+def test_s38_what_was_said_while_a_disk_hung_is_written_once_it_does_not(logged):
+    with freezable(logged.logs) as freeze:
+        logged.add("counts", "run() { exec sh -c 'sleep 0.5; seq 100000 130000; sleep 1000'; }")
+        logged.start("--no-boot")
+        logged.ask("start counts")
+        logged.expect("counts", b"is running")
+        freeze()
+        time.sleep(1.5)
+        logged.ok("list")
+        fd = os.open(logged.logs, os.O_RDONLY)
+        fcntl.ioctl(fd, FITHAW, 0)
+        os.close(fd)
+        logged.expect("counts", b"130000\n")
+        text = read(logged.logs / "counts~") + read(logged.logs / "counts")
+        assert set(range(100000, 130001)) <= set(map(int, re.findall(rb"^1\d{5}$", text, re.M)))
+        assert "is lost" not in logged.console()
 
 
 def test_s38_a_blocked_console_holds_up_nobody(one):
@@ -1750,6 +1986,7 @@ def test_what_was_removed_comes_back(up):
     up.add("daemon", "run() { exec sh -c 'echo said; exec sleep 1000'; }",
            f"stop() {{ {up.does('stop')}; echo stopping; }}")
     assert up.ask("start daemon") == ["ok"]
+    up.expect("daemon", b"said")
     old = up.connect()
     up.socket.unlink()
     up.process.send_signal(signal.SIGCHLD)

@@ -273,9 +273,8 @@ def install(home: pathlib.Path, shell: str) -> pathlib.Path:
         text = (LINIT_HOME / "initd" / script).read_text()
         (home / script).write_text(text.replace("#!/bin/sh", f"#!{shell}", 1))
         (home / script).chmod(0o755)
-    source = LINIT_HOME / "initd" / f"{SLEEPER}.c"
-    if source.exists() and shutil.which("cc"):
-        prepare("cc", *compiler_flags(source), "-o", home / SLEEPER, source)
+    for source in sorted(LINIT_HOME.glob("initd/*.c")) if shutil.which("cc") else []:
+        prepare("cc", *compiler_flags(source), "-o", home / source.stem, source)
     return home
 
 
