@@ -53,7 +53,9 @@ def processes_of(uid):
 
 
 def children(pid):
-    return [int(word) for word in read(f"/proc/{pid}/task/{pid}/children").split()]
+    """What a linitd has started for services."""
+    found = map(int, read(f"/proc/{pid}/task/{pid}/children").split())
+    return [each for each in found if b"linit-log" not in read(f"/proc/{each}/cmdline")]
 
 
 def memory(pid, key="VmRSS"):
