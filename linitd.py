@@ -1620,6 +1620,7 @@ class Init:
             elif service.pid and service.pid == batch.forked.get(name) \
                     and self.processes.get(service.pid) == name and not is_child(service.pid):
                 del self.processes[service.pid]
+                self.read_rest(service)
                 self.on_exit(service, service.pid, None)
 
     # -- processes
@@ -1688,14 +1689,13 @@ class Init:
                 return
             service = self.services.get(self.processes.pop(ended.si_pid, None))
             if service:
-                self.take_rest(service)     # its settings may be among that
+                self.read_rest(service)     # its settings may be among that
             status = os.waitpid(ended.si_pid, 0)[1]
             if service:
                 self.on_exit(service, ended.si_pid, status)
 
     def on_exit(self, service: Service, pid: int, status: "int | None") -> None:
         """A shell or a daemon of SERVICE ended with a wait STATUS; None where it wasn't seen."""
-        self.take_rest(service)
         if pid == service.stopper:
             self.on_stop_exit(service, status)
         elif pid == service.reloader:
@@ -1757,7 +1757,7 @@ class Init:
         lines = last_lines(service.tail, 1)
         return ": ".join([text, *lines])[:REASON_LIMIT]
 
-    def take_rest(self, service: Service) -> None:
+    def read_rest(self, service: Service) -> None:
         """Read what a process that ended has left in its FIFOs."""
         for _ in range(READS_AT_THE_END):
             if service.ask is not None and is_ready(service.ask):
@@ -2860,17 +2860,19 @@ def start_boot(init: Init) -> None:
 
 
 def end_everything(init: Init) -> None:
-    """What PID 1 does last: end all processes, unmount, and call the kernel by a program."""
+    """What PID 1 does last: end all processes, unmount, and call the kernel, each by a program,
+    which a disk may hold up."""
     for number in (_signal.SIGTERM, _signal.SIGKILL):
         send_signal(-1, number)
         limit = time.monotonic() + LAST_GRACE
         while has_children() and time.monotonic() < limit:
             time.sleep(0.02)
-    os.sync()
     # umount always complains of what can't go: the root in memory, /dev with the console.
     quiet = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-    commands = [(["umount", "-a", "-r"], quiet), ([init.ending, "-f"], [])]
-    for command, actions in commands[is_contained():]:
+    commands = [(["sync"], []), ([init.ending, "-f"], [])]
+    if not is_contained():
+        commands.insert(1, (["umount", "-a", "-r"], quiet))
+    for command, actions in commands:
         try:
             pid = os.posix_spawnp(command[0], command, init.environment(), file_actions=actions)
             wait_for(pid, SHUTDOWN_LIMIT)

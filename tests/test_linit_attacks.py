@@ -19,9 +19,10 @@ import fuzz_linit
 import pytest
 from conftest import ROOT, environment, load_tool, wait_until
 from test_initd import is_alive
+from test_linit_model import Asleep
 from test_linitd import (       # some are fixtures
-    SLEEP, Client, Linitd, as_user, before, cold, first, init, one, read, run, running, targets,
-    up)
+    SLEEP, Client, Linitd, as_user, before, cold, first, freezable, init, one, print_for_ever, read,
+    run, running, targets, up)
 
 LOOKS = {"paths", "status", "wait", "list", "graph", "events"}   # what anybody may ask
 # It forks whenever it can; all but the first live for a moment, so that most have no parent left.
@@ -696,6 +697,29 @@ def test_s37_a_process_that_cannot_be_killed_is_given_up(one, monkeypatch):
     assert one.state("unkillable") == "failed"
     assert one.ask("poweroff") == ["ok"] and one.wait() == 0
     os.kill(pid, signal.SIGKILL)
+
+
+# ---- 38: a disk that hangs -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("sleeps", [False, True], ids=["awake", "asleep"])
+def test_s38_a_disk_that_hangs_holds_up_no_pid_1(first, sleeps):
+    asleep = Asleep(first) if sleeps else None
+    with freezable(first.logs) as freeze:
+        print_for_ever(first)
+        first.start("--no-boot")
+        assert first.ask("start printer") == ["ok"]
+        first.expect("printer", b"said")
+        if sleeps:
+            asleep.wait(request="list")
+        freeze()
+        time.sleep(1)
+        assert first.ask("start flood") == ["ok"]
+        for _ in range(5):
+            first.ok("list")
+            assert first.ask("restart printer") == ["ok"]
+        os.kill(first.first, signal.SIGTERM)
+        wait_until(lambda: first.calls() == ["reboot -f"])
+    first.wait()
 
 
 # ---- 39: chains and circles ----------------------------------------------------------------------
