@@ -1150,6 +1150,12 @@ def is_user(text: str) -> bool:
     return NAME_CHARS.issuperset(text) and 0 < len(text) <= 32 and text[0] not in ".-@+:"
 
 
+def is_group(text: str) -> bool:
+    """Files of a cgroup, and what goes there: memory.max=64M pids.max=100."""
+    pairs = [word.partition("=") for word in text.split()]
+    return all("." in key.strip(".") and "/" not in key and value for key, _, value in pairs)
+
+
 # A setting: whether a value is possible, and what it must be.
 SETTINGS = {
     "restart": (("yes", "always", "on-failure", "never").__contains__,
@@ -1161,6 +1167,7 @@ SETTINGS = {
     "timeout": (is_seconds, "seconds, at most 86400"),
     "log_times": (("yes", "no").__contains__, "yes or no"),
     "user": (is_user, "a user's name"),
+    "cgroup": (is_group, "words like memory.max=64M"),
 }
 
 

@@ -1318,7 +1318,7 @@ class Init:
         leaders = {service.pid or service.group} - {None}
         if self.groups and self.ending:
             pids = read_file(f"{self.groups}/{service.name}/cgroup.procs").split()
-            leaders.update(map(int, pids))
+            leaders.update(filter(None, map(int, pids)))    # 0 is of another namespace
         return {pid for pid in family(self.processes_now, leaders, {service.group})
                 if not service.group or self.processes_now.get(pid, (0, 0))[1] != service.group}
 

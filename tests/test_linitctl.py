@@ -298,7 +298,7 @@ def test_the_exit_status_is_what_the_answer_says(play, code):
 
 
 @pytest.mark.parametrize("arguments", [
-    [], ["frobnicate"], ["start"], ["status"], ["log"], ["log", "a", "b"], ["list", "a"],
+    [], ["frobnicate"], ["start"], ["status"], ["log", "a", "b"], ["list", "a"],
     ["poweroff", "now"], ["list", "--bogus"], ["list", "--json=1"], ["log", "a", "--json"],
     ["start", "a", "--signal", "TERM"], ["stop", "a", "--signal", ""], ["wait"], ["reload"],
     ["stop", "a", "--signal", "T\nb"], ["stop", "--signal=-9", "a"], ["stop", "--", "-9", "a"],
@@ -823,11 +823,15 @@ def test_log_that_is_no_file(log):
 
 def test_log_refused_and_empty(play):
     refused = b"error 4 log: only for root\n"
-    linitd = play(("log a", refused), ("log a", b"ok\n"), ("log a", b"ok\n"))
+    linitd = play(("log a", refused), ("log a", b" /nowhere/a~\n /nowhere/a\nok\n"))
     assert run(linitd, "log", "a") == (4, "", "linitctl: log: only for root\n")
     assert run(linitd, "log", "a") == (0, "", "")
-    status, _, stderr = run(linitd, "log", "a", "-f")
-    assert status == 1 and stderr.startswith("linitctl: a: it has no log yet")
+
+
+def test_log_without_a_name_is_linitd_s_own(play, tmp_path):
+    (tmp_path / "linitd").write_text("2026-11-29T03:30:00Z httpd is running\n")
+    linitd = play(("log", f" {tmp_path}/linitd~\n {tmp_path}/linitd\nok\n".encode()))
+    assert run(linitd, "log") == (0, "2026-11-29T03:30:00Z httpd is running\n", "")
 
 
 def append(path, text):
@@ -1512,6 +1516,10 @@ def test_check_of_what_is_right(scripts, text):
     (GOOD + "timeout=\n", ["3: timeout=: it must be seconds, at most 86400"]),
     (GOOD + "ready=file:run\n", ["3: ready=file:run: it must be exec, fd or file:/PATH"]),
     (GOOD + "stop_signal=BLOCK\n", ["3: stop_signal=BLOCK: it must be a signal's name, as TERM"]),
+    (GOOD + "log_times=on\n", ["3: log_times=on: it must be yes or no"]),
+    (GOOD + "cgroup='memory.max=64M pids.max=9'\n", []),
+    (GOOD + "cgroup=memory\n", ["3: cgroup=memory: it must be words like memory.max=64M"]),
+    (GOOD + "cgroup=../x.y=1\n", ["3: cgroup=../x.y=1: it must be words like memory.max=64M"]),
     (GOOD + "export user='a b'\n", ["3: user='a b': it must be a user's name"]),
     (GOOD + "timeout=$x ready=`x`\n",
      ["3: dynamic: ready=`x` is computed", "3: dynamic: timeout=$x is computed"]),

@@ -1165,6 +1165,57 @@ def test_s28_a_daemon_can_say_nothing_but_that_it_is_ready(init, line):
                              "quick": "running"}
 
 
+def test_the_script_of_the_docs_that_sets_everything(init):
+    """As docs/linit.md has it, but with files and users of the test's."""
+    page = (ROOT / "docs/linit.md").read_text()
+    text = page[page.index("user=app\n"):].partition("\n```")[0]
+    (init.folder / "app").write_text("WORD='two words'\n")
+    program = "sh -c 'echo $WORD; umask; ulimit -n; nice; exec sleep 1000'"
+    for old, new in (("user=app", "user=nobody"), ("/etc/default/app", str(init.folder / "app")),
+                     ("/usr/bin/app", program)):
+        assert old in text
+        text = text.replace(old, new)
+    for path in (init.folder, *init.folder.parents):
+        path.chmod(path.stat().st_mode | 0o011)
+    init.folder.chmod(0o755)
+    shutil.chown(init.folder / "app", NOBODY)
+    init.add("it", text)
+    assert init.ask("start it") == ["ok"]
+    wait_until(lambda: len(init.status("it")["tail"]) == 4)
+    assert init.status("it")["tail"] == ["two words", "0027", "4096", "10"]
+
+
+def test_wait_for_a_file_or_an_interface(init):
+    path = init.folder / "late"
+    init.add("it", f"start() {{ wait_for lo; wait_for {path} 20; }}")
+    client = init.connect()
+    client.send("start it")
+    time.sleep(0.3)
+    assert init.state("it") == "starting"
+    path.touch()
+    assert client.answer() == ["ok"]
+    init.add("never", "start() { wait_for never0 0; }")
+    assert init.ask("start never") == [
+        "error 1 never: start ended with status 1: no never0 after 0 s"]
+
+
+def test_words_of_cgroup_go_to_the_files_of_its_group(first):
+    """A folder stands for the kernel's."""
+    groups = first.folder / "groups"
+    groups.mkdir()
+    (groups / "cgroup.procs").touch()
+    first.alter('"/sys/fs/cgroup/linit"', f'"{groups}/linit"')
+    first.add("it", 'cgroup="memory.max=64M pids.max=100"', SLEEP)
+    first.add("bad", 'cgroup="a/b.max=1"', SLEEP)
+    first.start("--no-boot")
+    assert first.ask("start it") == ["ok"]
+    assert (groups / "linit/it/memory.max").read_text() == "64M\n"
+    assert (groups / "linit/it/pids.max").read_text() == "100\n"
+    for folder in (groups, groups / "linit"):
+        assert (folder / "cgroup.subtree_control").read_text() == "+pids\n"
+    assert "bad: cgroup=a/b.max=1: the kernel doesn't take that" in first.ask("start bad")[0]
+
+
 # ---- logs ----------------------------------------------------------------------------------------
 
 def use_python_logger(init):
