@@ -21,8 +21,8 @@ from conftest import ROOT, environment, load_tool, wait_until
 from test_initd import is_alive
 from test_linit_model import Asleep
 from test_linitd import (       # some are fixtures
-    SLEEP, Client, Linitd, as_user, before, cold, first, freezable, init, one, print_for_ever, read,
-    run, running, targets, up)
+    SLEEP, Client, Linitd, as_user, before, children, cold, first, freezable, init, one,
+    print_for_ever, read, run, running, targets, up)
 
 LOOKS = {"paths", "status", "wait", "list", "graph", "events"}   # what anybody may ask
 # It forks whenever it can; all but the first live for a moment, so that most have no parent left.
@@ -51,12 +51,6 @@ def processes_of(uid):
             if os.stat(f"/proc/{name}").st_uid == uid and b") Z " not in read(f"/proc/{name}/stat"):
                 found.append(int(name))
     return found
-
-
-def children(pid):
-    """What a linitd has started for services."""
-    found = map(int, read(f"/proc/{pid}/task/{pid}/children").split())
-    return [each for each in found if b"linit-log" not in read(f"/proc/{each}/cmdline")]
 
 
 def memory(pid, key="VmRSS"):
