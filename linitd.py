@@ -108,34 +108,6 @@ FAILED = "failed"
 ACTIVE = (STARTING, RUNNING, WAITING)
 DOWN = (STOPPED, FAILED)
 
-# The life of a service: all of it. What is not here does nothing. The events:
-#   start   somebody needs it               stop    somebody wants it stopped
-#   ready   it runs                         fail    it ended, and not well (service.failure)
-#   die     a daemon ended, to come back    end     a daemon ended, as it may
-#   late    its deadline passed             gone    what was to be stopped has ended
-TRANSITIONS = {
-    (STOPPED, "start"): (STARTING, "launch"),
-    (FAILED, "start"): (STARTING, "launch"),
-    (FAILED, "stop"): (STOPPED, "clear"),
-    (FAILED, "late"): (STARTING, "relaunch"),
-    (STARTING, "ready"): (RUNNING, "settle"),
-    (STARTING, "fail"): (FAILED, "settle"),
-    (STARTING, "die"): (WAITING, "pause"),
-    (STARTING, "stop"): (STOPPING, "halt"),
-    (STARTING, "late"): (STOPPING, "give_up"),
-    (RUNNING, "die"): (WAITING, "pause"),
-    (RUNNING, "end"): (STOPPED, "settle"),
-    (RUNNING, "fail"): (FAILED, "settle"),
-    (RUNNING, "stop"): (STOPPING, "halt"),
-    (WAITING, "late"): (STARTING, "relaunch"),
-    (WAITING, "stop"): (STOPPED, "settle"),
-    (STOPPING, "start"): (STOPPING, "turn_back"),
-    (STOPPING, "stop"): (STOPPING, "stay_down"),
-    (STOPPING, "late"): (STOPPING, "kill"),
-    (STOPPING, "gone"): (STOPPED, "settle"),
-    (STOPPING, "fail"): (FAILED, "settle"),
-}
-
 
 class Fail(Exception):
     """A request that can't be met: one line that says what; CODE is LSB's."""
@@ -415,75 +387,6 @@ class Batch:
 
 # ---- files ---------------------------------------------------------------------------------------
 
-class Logger:
-    """The way to linit-log, which writes what services print to FOLDER: a disk that hangs holds up
-    that process alone. What it hasn't taken waits here, and meanwhile no service is read."""
-
-    def __init__(self, folder: str):
-        self.folder = folder
-        self.fd = None              # a socket, whose messages docs/protocol.md has
-        self.is_there = True        # a program, or one that will be started again
-        self.waiting = []           # messages that it hasn't taken yet
-        self.size = 0               # their bytes
-
-    def start(self) -> None:
-        """Run linit-log; Fail where that can't be."""
-        names = ("linit-log", "linit-log.py")
-        program = next(filter(None, map(find_program, names)), names[0])
-        words = [sys.executable, "-I", "-S", program] if program.endswith(".py") else [program]
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                   (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-        try:
-            os.posix_spawn(words[0], [*words, self.folder], {}, file_actions=actions, setsid=True,
-                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        except OSError as error:
-            self.is_there = False
-            raise Fail(f"linit-log: {error.strerror}; what services say is lost") from None
-        finally:
-            theirs.close()
-        self.fd = ours.detach()
-
-    def write(self, kind: str, name: str, data: bytes) -> bool:
-        """Append DATA to a log, as it is (KIND " "), or its lines with the time ("+"), or as one of
-        linitd's own ("-"). Whether there is room for it."""
-        head = log_head(kind, name)
-        has_room = self.size < LOG_LIMIT
-        if has_room and self.is_there:
-            pieces = [data[at:at + LOG_PIECE] for at in range(0, len(data), LOG_PIECE)]
-            self.waiting += [head + piece for piece in pieces]
-            self.size += len(data) + len(head) * len(pieces)
-            self.flush()
-        return has_room
-
-    def flush(self) -> None:
-        """Send what it takes."""
-        count = 0
-        try:
-            while self.fd is not None and count < len(self.waiting):
-                self.size -= os.write(self.fd, self.waiting[count])
-                count += 1
-        except OSError:
-            pass                    # it takes no more now, or has ended, which the loop sees
-        del self.waiting[:count]
-
-    def end(self) -> None:
-        """Let it write what it has, as long as that doesn't take too long."""
-        limit = time.monotonic() + LAST_GRACE
-        while self.waiting and self.fd is not None and time.monotonic() < limit:
-            is_ready(self.fd, select.POLLOUT, limit - time.monotonic())
-            self.flush()
-        if self.fd is not None:
-            socket = _socket.socket(fileno=self.fd)
-            socket.shutdown(_socket.SHUT_WR)
-            is_ready(socket.fileno(), select.POLLIN, max(0.0, limit - time.monotonic()))
-
-
-def log_head(kind: str, name: str) -> bytes:
-    """What begins a message to linit-log."""
-    return f"{kind}{name}\n".encode()
-
-
 def open_console() -> int:
     """The descriptor that messages go to. The console of PID 1 must never make it wait."""
     if os.getpid() != 1:
@@ -551,12 +454,13 @@ def remove_entry(path: str) -> None:
         os.unlink(path)
 
 
-def make_fifo(path: str, mode: int = 0o600) -> None:
+def make_fifo(path: str) -> None:
     """A FIFO that nobody holds."""
-    if os.path.lexists(path):
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
         os.unlink(path)
-    os.mkfifo(path)
-    os.chmod(path, mode)
+        os.mkfifo(path, 0o600)
 
 
 def make_private_folder(path: str) -> None:
@@ -881,148 +785,21 @@ def raise_limit_of_descriptors() -> int:
     return soft
 
 
-# ---- the daemon ----------------------------------------------------------------------------------
+# ---- the loop ------------------------------------------------------------------------------------
 
-class Init:
-    """The daemon: services, connections, timers, and the one loop that serves them.
+class Loop:
+    """Waits in epoll alone, and calls the one handler that a descriptor or a timer has. Each takes
+    what is there and returns; none waits."""
 
-    Each handler takes what is there and returns; none waits. What happens to services goes through
-    `post`, so that one change is finished before the next begins, however long a chain they make.
-    """
-
-    def __init__(self, options: "Options"):
-        self.options = options
-        self.linit_start = find_linit_start()
-        # Who wakes finds what it takes over in /proc.
-        self.linit_idle = find_program("linit-idle") if os.path.exists("/proc/self/fd") else ""
-        self.fifos = options.socket + ".d"
-        self.console = open_console()
-        self.logger = Logger(options.log)
-        self.owner = os.geteuid()
-        self.is_first = os.getpid() == 1
-        self.groups = make_groups()
-        self.descriptors = raise_limit_of_descriptors()
-        self.began = time.monotonic()
+    def __init__(self, init: "Init"):
+        self.init = init
         self.epoll = select.epoll()
         self.handlers = {}          # descriptor: function of an event mask
         self.outputs = set()        # the descriptors of services' logs among them
-        self.worked_at = self.began     # when something else than output came last
+        self.paused = set()         # those of these that wait for linit-log
+        self.worked_at = time.monotonic()       # when something else than output came last
         self.timers = {}            # (kind, name): when
         self.soonest = None         # no timer is due before
-        self.processes_now = None   # those that this turn has looked at
-        self.services = {}          # name: Service
-        self.processes = {}         # pid: name
-        self.batches = {}           # descriptor: Batch
-        self.to_launch = []         # names of services whose shells are started at the turn's end
-        self.peers = {}             # descriptor: Peer
-        self.followers = set()      # descriptors of those who want all events
-        self.to_serve = {}          # descriptors of peers whose next request may be there, in order
-        self.queue = []             # (Service, event): what happens next
-        self.is_working = False     # through the queue
-        self.denied = set()         # users that were told no
-        self.firsts = set()         # names of services that said `before`
-        self.skipped = set(kernel_values("linit.skip"))
-        self.boot = [*kernel_values("linit.boot"), "boot"][0]
-        self.stuck_for = STUCK      # seconds without progress, before the console tells of it again
-        self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
-        self.has_ended = False
-        self.is_to_reexec = False
-        self.listener = None        # its descriptor
-        self.paused = set()         # descriptors of outputs that wait for linit-log
-        self.is_losing = False      # what services print, since linit-log doesn't take it
-        self.table = None           # the descriptor of linit-idle's table, and where it has kept
-        self.copied = {}            # what came meanwhile: output's descriptor: offset
-        self.pending = b""          # the numbers of signals that came, and weren't heeded yet
-        self.to_kill = set()        # names of services that are killed at the turn's end
-
-    # -- talk
-
-    def say(self, text: str) -> None:
-        """One line in linitd's own log, and on the console; lost there where that takes none. A
-        pipe or a terminal that says POLLOUT takes this much at once."""
-        line = f"{printable(text)[:SAID_LIMIT]}\n".encode(errors="replace")
-        try:
-            if is_ready(self.console, select.POLLOUT):
-                os.write(self.console, b"linitd: " + line)
-        except OSError:
-            pass
-        self.log("+", OWN_LOG, line)
-
-    def note(self, service: Service, text: str) -> None:
-        """One line in the log of SERVICE, behind what it has said itself."""
-        self.read_log(service)
-        self.log("-", service.name, f"{printable(text)}\n".encode())
-
-    def log(self, kind: str, name: str, data: bytes) -> None:
-        was_losing, self.is_losing = self.is_losing, not self.logger.write(kind, name, data)
-        if self.logger.waiting and self.logger.fd is not None:
-            self.epoll.modify(self.logger.fd, select.EPOLLIN | select.EPOLLOUT)
-        if self.is_losing and not was_losing:
-            self.say(f"{self.logger.folder}: the disk is too slow; what services say is lost")
-
-    def start_logger(self, name: str = "") -> None:
-        try:
-            self.logger.start()
-        except Fail as error:
-            self.say(str(error))
-        else:
-            self.watch_logger()
-
-    def watch_logger(self) -> None:
-        self.watch(self.logger.fd, select.EPOLLIN | select.EPOLLOUT, self.on_logger)
-        self.outputs.add(self.logger.fd)
-
-    def on_logger(self, mask: int) -> None:
-        """linit-log takes more, or has lost something, or has ended."""
-        fd = self.logger.fd
-        if mask & ~select.EPOLLOUT:
-            try:
-                data = os.read(fd, READ_SIZE)
-            except OSError:
-                data = b""
-            if data:
-                path = f"{self.logger.folder}/{data[1:].decode(errors='replace')}"
-                self.say(f"{path}: {os.strerror(data[0])}; what services say is lost")
-            else:
-                self.forget(fd)
-                self.logger.fd = None
-                self.set_timer("logger", "", LOG_PAUSE)
-                return
-        self.logger.flush()
-        if not self.logger.waiting:
-            self.epoll.modify(fd, select.EPOLLIN)
-            for each in self.paused:
-                self.epoll.register(each, select.EPOLLIN)
-            self.paused = set()
-
-    # -- the loop
-
-    def run(self) -> None:
-        """Serve until the end."""
-        self.attempt(self.launch_batches)
-        while not self.has_ended:
-            self.attempt(self.turn)
-
-    def turn(self) -> None:
-        """Wait for what comes next, and do it."""
-        self.processes_now = None
-        events = self.epoll.poll(self.time_left())
-        for fd, handler, mask in [(fd, self.handlers.get(fd), mask) for fd, mask in events]:
-            # One before may have closed it, and what was opened then has its number.
-            if self.handlers.get(fd) is handler:
-                self.attempt(handler, mask)
-        is_due = self.attempt(self.run_timers)
-        if is_due or self.to_serve or any(fd not in self.outputs for fd, _ in events):
-            self.worked_at = time.monotonic()
-        self.attempt(self.serve_peers)
-        self.attempt(self.kill_late)
-        self.attempt(self.launch_batches)
-        if self.ending and all(service.is_down() for service in self.services.values()):
-            self.has_ended = True
-        elif self.is_to_reexec:
-            self.attempt(self.reexec)
-        elif self.linit_idle and self.is_idle():
-            self.attempt(self.sleep)
 
     def attempt(self, act, *arguments) -> object:
         """Call ACT. PID 1 lives, whatever its author has forgotten; a slow loop tells of it."""
@@ -1030,7 +807,7 @@ class Init:
             return act(*arguments) if act else None
         except Exception as error:
             try:
-                self.say(f"this should not happen: {error!r}")
+                self.init.say(f"this should not happen: {error!r}")
             except MemoryError:
                 pass
             time.sleep(0.1)
@@ -1049,6 +826,16 @@ class Init:
         del self.handlers[fd]
         os.close(fd)
 
+    def pause(self, fd: int) -> None:
+        """Look at FD no more until all that are paused go on."""
+        self.epoll.unregister(fd)
+        self.paused.add(fd)
+
+    def resume_paused(self) -> None:
+        for fd in self.paused:
+            self.epoll.register(fd, select.EPOLLIN)
+        self.paused = set()
+
     def set_timer(self, kind: str, name: str, seconds: float) -> None:
         """Do what TIMERS has for KIND, for the service NAME if it is of one, in so many SECONDS;
         each has one timer, the last that was set."""
@@ -1056,15 +843,6 @@ class Init:
         self.timers[kind, name] = when
         if self.soonest is None or when < self.soonest:
             self.soonest = when
-
-    def time_left(self) -> "float | None":
-        if self.to_serve or self.has_ended or self.is_to_reexec:
-            return 0
-        now = time.monotonic()
-        when = max(now, self.worked_at + NAP)       # it may sleep then, unless a timer is near
-        if not self.linit_idle or self.ending or self.soonest and self.soonest < when + NAP:
-            when = self.soonest
-        return None if when is None else max(0.0, when - now)
 
     def run_timers(self) -> bool:
         """Whether one was due."""
@@ -1076,11 +854,145 @@ class Init:
             if self.timers.get(key, now + 1) <= now:
                 del self.timers[key]
                 kind, name = key
-                TIMERS[kind](self, name)
+                TIMERS[kind](self.init, name)
         self.soonest = min(self.timers.values(), default=None)
         return bool(due)
 
-    # -- what happens to a service
+
+# ---- logs ----------------------------------------------------------------------------------------
+
+class Logs:
+    """The way to linit-log, which writes what services print to a folder: a disk that hangs holds
+    up that process alone. What it hasn't taken waits here, and meanwhile no service is read."""
+
+    def __init__(self, init: "Init"):
+        self.init = init
+        self.folder = init.options.log
+        self.fd = None              # a socket, whose messages docs/protocol.md has
+        self.is_there = True        # a program, or one that will be started again
+        self.waiting = []           # messages that it hasn't taken yet
+        self.size = 0               # their bytes
+        self.is_losing = False      # whether there was no room for the last
+
+    def start(self, name: str = "") -> None:
+        """Run linit-log."""
+        names = ("linit-log", "linit-log.py")
+        program = next(filter(None, map(find_program, names)), names[0])
+        words = [sys.executable, "-I", "-S", program] if program.endswith(".py") else [program]
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                   (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+        try:
+            os.posix_spawn(words[0], [*words, self.folder], {}, file_actions=actions, setsid=True,
+                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        except OSError as error:
+            self.is_there = False
+            self.init.say(f"linit-log: {error.strerror}; what services say is lost")
+        else:
+            self.fd = ours.detach()
+            self.watch()
+        theirs.close()
+
+    def watch(self) -> None:
+        self.init.loop.watch(self.fd, select.EPOLLIN | select.EPOLLOUT, self.on_event)
+        self.init.loop.outputs.add(self.fd)
+
+    def write(self, kind: str, name: str, data: bytes) -> None:
+        """Append DATA to a log, as it is (KIND " "), or its lines with the time ("+"), or as one of
+        linitd's own ("-"). It is lost where too much waits already."""
+        was_losing, self.is_losing = self.is_losing, self.size >= LOG_LIMIT
+        if self.is_losing and not was_losing:
+            self.init.say(f"{self.folder}: the disk is too slow; what services say is lost")
+        if self.is_losing or not self.is_there:
+            return
+        head = log_head(kind, name)
+        pieces = [data[at:at + LOG_PIECE] for at in range(0, len(data), LOG_PIECE)]
+        self.waiting += [head + piece for piece in pieces]
+        self.size += len(data) + len(head) * len(pieces)
+        self.flush()
+        if self.waiting and self.fd is not None:
+            self.init.loop.epoll.modify(self.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def flush(self) -> None:
+        """Send what it takes."""
+        count = 0
+        try:
+            while self.fd is not None and count < len(self.waiting):
+                self.size -= os.write(self.fd, self.waiting[count])
+                count += 1
+        except OSError:
+            pass                    # it takes no more now, or has ended, which on_event sees
+        del self.waiting[:count]
+
+    def on_event(self, mask: int) -> None:
+        """linit-log takes more, or has lost something, or has ended."""
+        if mask & ~select.EPOLLOUT and not self.receive():
+            self.init.loop.forget(self.fd)
+            self.fd = None
+            self.init.loop.set_timer("logger", "", LOG_PAUSE)
+            return
+        self.flush()
+        if not self.waiting:
+            self.init.loop.epoll.modify(self.fd, select.EPOLLIN)
+            self.init.loop.resume_paused()
+
+    def receive(self) -> bool:
+        """Tell what it has lost; whether it is still there."""
+        try:
+            data = os.read(self.fd, READ_SIZE)
+        except OSError:
+            return False
+        if data:
+            path = f"{self.folder}/{data[1:].decode(errors='replace')}"
+            self.init.say(f"{path}: {os.strerror(data[0])}; what services say is lost")
+        return bool(data)
+
+    def end(self) -> None:
+        """Let it write what it has, as long as that doesn't take too long."""
+        limit = time.monotonic() + LAST_GRACE
+        while self.waiting and self.fd is not None and time.monotonic() < limit:
+            is_ready(self.fd, select.POLLOUT, limit - time.monotonic())
+            self.flush()
+        if self.fd is not None:
+            socket = _socket.socket(fileno=self.fd)
+            socket.shutdown(_socket.SHUT_WR)
+            is_ready(socket.fileno(), select.POLLIN, max(0.0, limit - time.monotonic()))
+
+
+def log_head(kind: str, name: str) -> bytes:
+    """What begins a message to linit-log."""
+    return f"{kind}{name}\n".encode()
+
+
+# ---- services ------------------------------------------------------------------------------------
+
+class Services(dict):
+    """The services that somebody has asked for, by name, and what happens to them. That goes
+    through `post`, so that one change is finished before the next begins, however long a chain they
+    make; TRANSITIONS says what it is."""
+
+    def __init__(self, init: "Init"):
+        super().__init__()
+        self.init = init
+        self.queue = []             # (Service, event): what happens next
+        self.is_working = False     # through the queue
+        self.firsts = set()         # names of services that said `before`
+        self.skipped = set(kernel_values("linit.skip"))
+
+    def service(self, name: str) -> Service:
+        """The service NAME; Fail where there is no such script."""
+        return self.setdefault(name, self.look_up(name))
+
+    def look_up(self, name: str) -> Service:
+        """The same, for who only looks: a service that nobody has asked for is not kept."""
+        if name in self:
+            return self[name]
+        check_name(name)
+        if not os.path.exists(self.init.scripts.path(name)):
+            raise Fail(f"{name}: there is no such service", 5)
+        service = Service(name)
+        service.since = self.init.began
+        return service
 
     def post(self, service: Service, event: str) -> None:
         """EVENT happens to SERVICE, at once or after what is being done; then all that comes of
@@ -1093,7 +1005,7 @@ class Init:
             while self.queue:
                 each, what = self.queue.pop(0)
                 later, self.queue = self.queue, []
-                self.attempt(self.change, each, what)
+                self.init.loop.attempt(self.change, each, what)
                 self.queue += later
         finally:
             self.queue = []
@@ -1106,16 +1018,16 @@ class Init:
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
-            self.watch_progress()
-        getattr(self, action)(service)
-        if self.followers:
-            self.tell_followers(service)
+            self.init.watch_progress()
+        action(self, service)
+        if self.init.door.followers:
+            self.init.door.tell_followers(service)
 
     def on_late(self, name: str) -> None:
         """The time of a service to start, to stop or to stay down is over."""
-        service = self.services[name]
-        if service.state in (WAITING, FAILED) and self.is_left(service):
-            self.set_timer("late", name, GROUP_POLL)
+        service = self[name]
+        if service.state in (WAITING, FAILED) and self.init.processes.is_left(service):
+            self.init.loop.set_timer("late", name, GROUP_POLL)
         else:
             self.post(service, "late")
 
@@ -1124,11 +1036,11 @@ class Init:
         service.restarts = 0
         service.pause = 0.0
         service.keeps_trying = False
-        self.relaunch(service)
+        self.run_script(service)
 
-    def relaunch(self, service: Service) -> None:
+    def run_script(self, service: Service) -> None:
         """Run linit-start for it. What its script had left of itself when it failed ends."""
-        self.kill_processes(service)
+        self.init.processes.kill_services(service)
         service.pid = service.batch = service.stopper = None    # their ends are no news any more
         self.forget_needs(service)
         service.group, service.told, service.guests = None, 0.0, set()
@@ -1138,7 +1050,7 @@ class Init:
         service.settings = DEFAULTS
         service.launched = time.monotonic()
         service.met = service.ended = 0.0
-        service.waiting = {each.name for each in map(self.services.get, self.firsts)
+        service.waiting = {each.name for each in map(self.get, self.firsts)
                            if service.name in each.befores and each.state == STARTING
                            and not self.cycle(service, each)}
         if not service.waiting:
@@ -1146,8 +1058,8 @@ class Init:
 
     def begin(self, service: Service) -> None:
         try:
-            check_script(self.script(service.name))
-            self.begin_shell(service)
+            check_script(self.init.scripts.path(service.name))
+            self.init.scripts.prepare(service)
         except Fail as error:
             service.failure = str(error)
             self.post(service, "fail")
@@ -1158,7 +1070,7 @@ class Init:
 
     def begin_afters(self, service: Service) -> None:
         """Begin what has waited for SERVICE, which said `before`, to begin."""
-        for each in map(self.services.get, sorted(service.befores)):
+        for each in map(self.get, sorted(service.befores)):
             is_held = each and each.state == STARTING and each.ask is None
             if is_held and service.name in each.waiting and service.is_up():
                 each.waiting.discard(service.name)
@@ -1167,13 +1079,13 @@ class Init:
 
     def fail_to_run(self, service: Service, error: OSError) -> None:
         """A daemon that ran before is tried again."""
-        self.close_fifos(service)
+        self.init.scripts.close_fifos(service)
         service.failure = f"it could not be run: {error.strerror}"
         self.post(service, "die" if service.restarts else "fail")
 
     def settle(self, service: Service) -> None:
         """It runs, is stopped, or has failed: tell those who wait."""
-        self.timers.pop(("late", service.name), None)
+        self.init.loop.timers.pop(("late", service.name), None)
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
@@ -1182,40 +1094,40 @@ class Init:
             self.stop_binders(service)
         if service.ask is None:
             service.waiting = set()             # for what it comes after
-        service.again = service.again and not self.ending
+        service.again = service.again and not self.init.ending
         if service.state == FAILED and service.again:
-            self.remark(service, f"{service.failure}; starting it anyway")
-        self.tell_waiters(service)
+            self.init.door.remark(service, f"{service.failure}; starting it anyway")
+        self.init.door.tell_waiters(service)
         self.begin_afters(service)
         if service.is_down():
             for name in service.needs:
-                self.stop_if_free(self.services[name])
+                self.stop_if_free(self[name])
         if service.is_down() and service.again:
             self.post(service, "start")
-        elif service.state == FAILED and service.keeps_trying and not self.ending:
+        elif service.state == FAILED and service.keeps_trying and not self.init.ending:
             self.pause_start(service, "")
-        if service.name == self.boot and self.is_first:
+        if service.name == self.init.boot and self.init.is_first:
             self.on_boot_settled(service)
 
     def on_boot_settled(self, boot: Service) -> None:
-        if self.options.socket == SOCKET:       # no trial in a container, but the system's own
+        if self.init.options.socket == SOCKET:       # no trial in a container, but the system's own
             remember_good_start()
         if boot.state == FAILED:
-            self.offer_rescue()
+            self.init.offer_rescue()
 
-    def clear(self, service: Service) -> None:
+    def clear_failure(self, service: Service) -> None:
         """It had failed. What a script says of its end need not be true."""
         service.keeps_trying = False
-        self.kill_processes(service)
+        self.init.processes.kill_services(service)
         self.settle(service)
 
     def tell_of(self, service: Service) -> None:
         after = time.monotonic() - service.launched
         text = {RUNNING: f"is running after {after:.2f} s", STOPPED: "is stopped"}
         text = text.get(service.state) or f"failed: {service.failure}"
-        self.say(f"{service.name} {text}")
+        self.init.say(f"{service.name} {text}")
         if service.is_daemon or service.failure or service.tail:    # no log of silent one-shots
-            self.note(service, text)
+            self.init.note(service, text)
 
     def pause(self, service: Service) -> None:
         """A daemon ended: start it again."""
@@ -1230,9 +1142,9 @@ class Init:
         if ran >= LONG_RUN or not service.pause:
             service.pause = service.settings["backoff"]
         text = f"{why}it is started again in {service.pause:g} s"
-        self.say(f"{service.name}: {text}")
-        self.note(service, text)
-        self.set_timer("late", service.name, service.pause)
+        self.init.say(f"{service.name}: {text}")
+        self.init.note(service, text)
+        self.init.loop.set_timer("late", service.name, service.pause)
         service.pause = min(max(2 * service.pause, 0.1), LONGEST_PAUSE)
 
     def stop_binders(self, service: Service) -> list:
@@ -1240,7 +1152,7 @@ class Init:
         with them."""
         if not service.came_up():
             return []               # who asked for it is told so, and fails
-        dependents = [self.services[name] for name in sorted(service.dependents)]
+        dependents = [self[name] for name in sorted(service.dependents)]
         binders = [each for each in dependents if each.state in (STARTING, RUNNING)
                    and service.name in each.binds - each.waiting]
         affected = [each for binder in binders for each in self.active_dependents(binder)]
@@ -1248,15 +1160,13 @@ class Init:
             self.post(each, "stop")
         return affected
 
-    # -- stopping: first what depends on it, then itself
-
     def halt(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped."""
-        self.timers.pop(("late", service.name), None)
+        self.init.loop.timers.pop(("late", service.name), None)
         service.held = True
         service.told = 0.0
         for name in sorted(service.dependents):
-            self.post(self.services[name], "stop")
+            self.post(self[name], "stop")
         self.stop_if_free(service)
 
     def stop_if_free(self, service: Service) -> None:
@@ -1264,7 +1174,7 @@ class Init:
             return
         # One that has stopped, is started again and waits for this one holds it up no more.
         if all(each.is_down() or service.name in each.waiting
-               for each in map(self.services.get, service.dependents)):
+               for each in map(self.get, service.dependents)):
             service.held = False
             self.begin_stop(service)
 
@@ -1273,7 +1183,7 @@ class Init:
         self.set_deadline(service)
         if service.settings["stop"] == "yes" and service.came_up():
             try:
-                service.stopper = self.run_function(service, "stop")
+                service.stopper = self.init.scripts.run_function(service, "stop")
                 return
             except OSError as error:
                 service.failure = str(error)
@@ -1283,77 +1193,14 @@ class Init:
         """Ask what runs to end; it has stopped when nothing does."""
         if service.batch == -1:     # nobody has begun its shell, which now nobody will
             service.batch = None
-            self.to_launch.remove(service.name)
-            self.close_fifos(service)
+            self.init.scripts.to_launch.remove(service.name)
+            self.init.scripts.close_fifos(service)
         if service.batch:
             return                  # its shell is being forked: on_batch_line comes here again
         if not service.told:
-            self.tell_to_end(service)
-        if service.pid is None and not self.is_left(service):
+            self.init.processes.tell_to_end(service)
+        if service.pid is None and not self.init.processes.is_left(service):
             self.post(service, "fail" if service.failure else "gone")
-
-    def tell_to_end(self, service: Service) -> None:
-        """Send a daemon's process group its signal, or TERM to all that its start has begun; then
-        CONT, without which what is suspended hears nothing. At the end of the system sessions that
-        have left it hear of that as well, as long as what it needs is there."""
-        service.told = time.monotonic()
-        is_daemon = service.is_daemon and service.came_up()
-        number = service.settings["stop_signal"] if is_daemon else _signal.SIGTERM
-        others = self.family_of(service) if self.ending or not is_daemon else set()
-        if service.group:
-            send_signal_to_group(service.group, service.signal or number)
-            send_signal_to_group(service.group, _signal.SIGCONT)
-        for pid in others:
-            send_signal(pid, not is_daemon and service.signal or _signal.SIGTERM)
-            send_signal(pid, _signal.SIGCONT)
-            if self.processes_now.get(pid, (0, 0, 0, 0))[3]:
-                send_signal(pid, _signal.SIGHUP)    # an interactive shell ignores TERM
-        service.guests = others if is_daemon else set()
-
-    def family_of(self, service: Service) -> set:
-        """What it has started and isn't in its group, as far as that can be found: at the end of
-        the system also what has left its session, but not its cgroup."""
-        if self.processes_now is None:              # many services stop in one turn
-            self.processes_now = process_table()
-        leaders = {service.pid or service.group} - {None}
-        if self.groups and self.ending:
-            pids = read_file(f"{self.groups}/{service.name}/cgroup.procs").split()
-            leaders.update(filter(None, map(int, pids)))    # 0 is of another namespace
-        return {pid for pid in family(self.processes_now, leaders, {service.group})
-                if not service.group or self.processes_now.get(pid, (0, 0))[1] != service.group}
-
-    def is_left(self, service: Service) -> bool:
-        """Whether, its main process having ended, others of its group or its sessions are there;
-        look_for_groups tells when not any more."""
-        if service.group and not send_signal_to_group(service.group, 0):
-            service.group = None
-        if service.group or service.guests:
-            self.set_timer("groups", "", GROUP_POLL)
-        return bool(service.group or service.guests)
-
-    def look_for_groups(self, name: str) -> None:
-        """Go on with services whose last process has ended; what takes too long is killed."""
-        table, now = process_table(), time.monotonic()
-        groups = {group for _, group, *_ in table.values()}
-        for service in list(self.services.values()):
-            if service.pid is None and (service.group or service.guests):
-                service.group = service.group if service.group in groups else None
-                service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
-                if service.state == STOPPING and not service.held and service.stopper is None:
-                    self.end_processes(service)
-                elif self.is_left(service) and now > service.told + service.grace():
-                    self.kill_processes(service)
-
-    def end_rest(self, service: Service) -> None:
-        """Its main process has ended by itself: what else is in its group has as long for that as
-        it would have to stop. A one-shot may have left something there that is to stay."""
-        if not service.is_daemon:
-            service.group = None
-        elif service.group:
-            service.told = time.monotonic()
-            send_signal_to_group(service.group, _signal.SIGTERM)
-            send_signal_to_group(service.group, _signal.SIGCONT)
-            self.is_left(service)
 
     def give_up(self, service: Service) -> None:
         """It did not start in time, or said something that can't be."""
@@ -1373,37 +1220,13 @@ class Init:
         service.held = False
         service.kills += 1
         if service.kills > 2 or not (service.pid or service.stopper or service.batch
-                                     or self.is_left(service)):
+                                     or self.init.processes.is_left(service)):
             service.failure = service.failure or "its processes could not be killed"
             service.again = False
             self.post(service, "fail")
             return
-        self.to_kill.add(service.name)
-        self.set_timer("late", service.name, KILL_GRACE)
-
-    def kill_late(self) -> None:
-        """End what had its time, for all such services by one look at the processes."""
-        services = [self.services[name] for name in self.to_kill]
-        self.to_kill = set()
-        services = [each for each in services if each.state == STOPPING]
-        self.kill_processes(*services)
-        stoppers = {each.stopper for each in services if each.stopper is not None}
-        if stoppers:
-            kill_families(stoppers, stoppers)
-
-    def kill_processes(self, *services: Service) -> None:
-        """End all that they have started: the cgroup of each, where there are any, which a shell
-        that has just begun isn't in yet; or, where its main process has ended, what is left."""
-        leaders, sessions = set(), set()
-        for service in services:
-            if service.pid is None:
-                if service.group:
-                    send_signal_to_group(service.group, _signal.SIGKILL)
-            elif not (self.groups and self.kill_group(service) and service.came_up()):
-                leaders.add(service.pid)
-                sessions |= {service.pid} if service.alone else set()
-        if leaders:
-            kill_families(leaders, sessions)
+        self.init.processes.to_kill.add(service.name)
+        self.init.loop.set_timer("late", service.name, KILL_GRACE)
 
     def turn_back(self, service: Service) -> None:
         """It is needed while it stops."""
@@ -1415,284 +1238,15 @@ class Init:
         if service.held or not service.signal:
             return
         if service.signal == _signal.SIGKILL:
-            self.to_kill.add(service.name)
+            self.init.processes.to_kill.add(service.name)
         elif service.told:
-            self.tell_to_end(service)
+            self.init.processes.tell_to_end(service)
 
     def set_deadline(self, service: Service, kind: str = "late") -> None:
         """None where its timeout is 0."""
-        self.timers.pop((kind, service.name), None)
+        self.init.loop.timers.pop((kind, service.name), None)
         if service.settings["timeout"]:
-            self.set_timer(kind, service.name, service.settings["timeout"])
-
-    # -- shells
-    #
-    # A shell that runs one script is a process of its own session, and linitd's child. One that
-    # runs many forks a subshell for each, says their numbers and ends: then they are children of
-    # PID 1, and so only linitd as PID 1 starts them so. Daemons are always started alone.
-
-    def script(self, name: str) -> str:
-        """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
-        no `boot` of its own uses the one beside linit-start."""
-        file = name.partition("@")[0]
-        path = f"{self.options.initd}/{file}"
-        if file in OUR_SCRIPTS and not os.path.exists(path):
-            return f"{os.path.dirname(self.linit_start)}/{file}"
-        return path
-
-    def begin_shell(self, service: Service) -> None:
-        """Let its script be run, alone or with others that are started in this turn: not where its
-        last life has the log still, which may end it before the new one has opened it."""
-        self.keep_socket()
-        is_for_batch = self.is_first and not service.alone and service.log is None
-        self.open_fifos(service)
-        if self.groups:
-            self.make_group(service)
-        if is_for_batch:
-            service.batch = -1
-            self.to_launch.append(service.name)
-        else:
-            self.run_alone(service)
-
-    def open_fifos(self, service: Service) -> None:
-        """Make the FIFOs of its script, whose ends here are open before the shell's: what its last
-        life has left still has the old ones."""
-        path = f"{self.fifos}/{service.name}"
-        if service.ask is not None:
-            self.drop(self.peers[service.ask])
-        if not os.path.isdir(self.fifos):       # removed
-            self.make_folder(self.options.socket)
-        make_fifo(path + ".ask")
-        make_fifo(path + ".answer")
-        service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
-        self.add_peer(service.ask, self.owner, service.name)
-        # The kernel gives the lowest number that is free.
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if 0 <= limit - limit // RESERVE <= service.ask:
-            raise OSError(EMFILE, os.strerror(EMFILE))
-        self.open_log(service)
-
-    def close_fifos(self, service: Service) -> None:
-        """There is no shell that opens them. The log ends here where its last life is over."""
-        if service.ask is not None:
-            self.drop(self.peers[service.ask])
-        if service.log is not None:
-            try:
-                os.close(os.open(f"{self.fifos}/{service.name}.log", os.O_WRONLY | os.O_NONBLOCK))
-            except OSError:
-                pass
-
-    def open_log(self, service: Service) -> None:
-        """Read what it prints. Processes of its last life may go on printing. /dev/stderr opens it
-        again, as whoever it runs as; its folder is closed to others."""
-        if service.log is None:
-            path = f"{self.fifos}/{service.name}.log"
-            make_fifo(path, 0o622)
-            service.log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            self.watch_log(service)
-
-    def watch_log(self, service: Service) -> None:
-        fd = service.log
-        self.outputs.add(fd)
-        self.watch(fd, select.EPOLLIN, lambda mask: self.on_output(service))
-
-    def run_alone(self, service: Service) -> None:
-        service.alone = True
-        service.pid = self.spawn([service.name], f"{self.fifos}/{service.name}.log")
-        service.group = service.pid
-        self.processes[service.pid] = service.name
-
-    def run_function(self, service: Service, function: str) -> int:
-        """Run the `stop` or `reload` of its script; the shell's pid."""
-        self.open_log(service)
-        # Where the FIFO was removed, a daemon and this still have it.
-        pid = self.spawn([f"--{function}", service.name], f"/proc/self/fd/{service.log}")
-        self.processes[pid] = service.name
-        return pid
-
-    def spawn(self, words: list, output: "str | int") -> int:
-        """Run linit-start in a session of its own, printing to a path or a descriptor."""
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
-        if isinstance(output, str):
-            actions.append((os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0))
-        else:
-            actions.append((os.POSIX_SPAWN_DUP2, output, 1))
-        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-        return os.posix_spawn(
-            self.linit_start, [self.linit_start, *words], self.environment(),
-            file_actions=actions, setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
-        )
-
-    def environment(self) -> dict:
-        """What a service starts with: nothing of whoever started linitd but the PATH."""
-        path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
-        limit = self.descriptors
-        return {
-            "PATH": path, "LINITSOCK": self.options.socket, "LINIT_INITD": self.options.initd,
-            "LINIT_RCD": self.options.rcd,
-            # For linit-start alone:
-            "LINIT_FIFOS": self.fifos, "LINIT_GROUPS": self.groups,
-            "LINIT_FILES": "unlimited" if limit == resource.RLIM_INFINITY else str(limit),
-        }
-
-    def launch_batches(self) -> None:
-        """Start the shells of what is to be launched, as long as few enough are at work."""
-        while self.to_launch:
-            room = AT_ONCE - self.busy_shells()
-            if room <= 0:
-                self.set_timer("launch", "", SLOW)
-                return
-            count = min(room, BATCH)
-            names, self.to_launch = self.to_launch[:count], self.to_launch[count:]
-            services = [self.services[name] for name in names]
-            services = [each for each in services if each.batch == -1]
-            try:
-                self.launch_batch(services)
-            except OSError as error:
-                for each in services:
-                    each.batch = None
-                    self.fail_to_run(each, error)
-
-    def busy_shells(self) -> int:
-        """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
-        since = time.monotonic() - SLOW
-        return sum(each.state == STARTING and not each.waiting and each.batch != -1
-                   and max(each.launched, each.met) > since for each in self.services.values())
-
-    def launch_batch(self, services: list) -> None:
-        if len(services) == 1:
-            services[0].batch = None
-            self.run_alone(services[0])
-        elif services:
-            reader, writer = os.pipe()
-            try:
-                pid = self.spawn([each.name for each in services], writer)
-            except OSError:
-                os.close(reader)
-                raise
-            finally:
-                os.close(writer)
-            for each in services:
-                each.batch = pid
-            self.add_batch(Batch(reader, pid, [each.name for each in services]))
-
-    def add_batch(self, batch: Batch) -> None:
-        self.batches[batch.fd] = batch
-        self.watch(batch.fd, select.EPOLLIN, lambda mask: self.on_batch(batch))
-
-    def on_batch(self, batch: Batch) -> None:
-        """A shell that forks others says their numbers, or what is the matter."""
-        try:
-            data = os.read(batch.fd, READ_SIZE)
-        except BlockingIOError:
-            return
-        batch.text = (batch.text + data)[-READ_SIZE:]
-        *lines, batch.text = batch.text.split(b"\n")
-        for line in lines:
-            self.on_batch_line(batch, line.decode(errors="replace").split())
-        if not data and has_ended(batch.pid):
-            self.on_batch_end(batch)
-
-    def on_batch_line(self, batch: Batch, words: list) -> None:
-        if words[:1] != ["pids"] or len(words) != 1 + len(batch.names):
-            self.say("linit-start: " + " ".join(words))
-            return
-        for name, word in zip(batch.names, words[1:]):
-            service = self.services[name]
-            if service.batch == batch.pid and word.isdecimal():
-                service.batch = None
-                service.pid = batch.forked[name] = int(word)
-                self.processes[service.pid] = name
-                if service.state == STOPPING and not service.held:
-                    self.end_processes(service)
-
-    def on_batch_end(self, batch: Batch) -> None:
-        """The shell has ended: what it has forked are children of this process, but those that had
-        ended before it."""
-        del self.batches[batch.fd]
-        self.forget(batch.fd)
-        for name in batch.names:
-            service = self.services[name]
-            if service.batch == batch.pid:
-                service.batch = None
-                service.failure = service.failure or "it could not be run: no process could be made"
-                self.post(service, "fail")
-            elif service.pid and service.pid == batch.forked.get(name) \
-                    and self.processes.get(service.pid) == name and not is_child(service.pid):
-                del self.processes[service.pid]
-                self.read_rest(service)
-                self.on_exit(service, service.pid, None)
-
-    # -- processes
-
-    def make_group(self, service: Service) -> None:
-        """A cgroup for its shell to go to. Without one its family is all that is found of it."""
-        try:
-            os.makedirs(f"{self.groups}/{service.name}", exist_ok=True)
-        except OSError as error:
-            self.say(f"{self.groups}/{service.name}: {error.strerror}")
-
-    def kill_group(self, service: Service) -> bool:
-        """End all that is in its cgroup; whether that could be done."""
-        return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
-
-    def on_output(self, service: Service) -> None:
-        """A service printed something: it is read if linit-log takes it, and after its settings,
-        which may have come at the same time."""
-        if service.ask is not None and is_ready(service.ask):
-            self.on_peer(self.peers[service.ask], select.EPOLLIN)
-        if service.log is not None and self.logger.waiting:
-            self.epoll.unregister(service.log)
-            self.paused.add(service.log)
-        elif service.log is not None:
-            self.read_output(service)
-
-    def read_output(self, service: Service) -> None:
-        """What a service printed goes to its log."""
-        try:
-            data = os.read(service.log, READ_SIZE)
-        except BlockingIOError:
-            return
-        if not data:
-            self.forget(service.log)
-            service.log = None
-            return
-        service.tail = (service.tail + data)[-TAIL_LIMIT:]
-        self.log(service.log_kind(), service.name, data)
-
-    def on_signal(self, fd: int) -> None:
-        """The numbers of the signals that came are the bytes of a pipe."""
-        self.pending = os.read(fd, READ_SIZE)
-        self.heed_pending()
-
-    def heed_pending(self) -> None:
-        numbers, self.pending = set(self.pending), b""
-        self.keep_socket()
-        if _signal.SIGCHLD in numbers:
-            self.reap()
-        wanted = PID_1_SIGNALS if self.is_first else USER_SIGNALS
-        for number in numbers & set(wanted):
-            self.shut_down(wanted[number])
-
-    def reap(self) -> None:
-        """Take leave of every child that ended, orphans that came to PID 1 among them."""
-        for batch in list(self.batches.values()):
-            if is_ready(batch.fd):
-                self.on_batch(batch)        # whose children they are
-        while True:
-            try:
-                # Its number stays taken until waitpid: until then its group can't be another's.
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            service = self.services.get(self.processes.pop(ended.si_pid, None))
-            if service:
-                self.read_rest(service)     # its settings may be among that
-            status = os.waitpid(ended.si_pid, 0)[1]
-            if service:
-                self.on_exit(service, ended.si_pid, status)
+            self.init.loop.set_timer(kind, service.name, service.settings["timeout"])
 
     def on_exit(self, service: Service, pid: int, status: "int | None") -> None:
         """A shell or a daemon of SERVICE ended with a wait STATUS; None where it wasn't seen."""
@@ -1702,12 +1256,12 @@ class Init:
             self.on_reload_exit(service, status)
         elif pid == service.pid:
             service.pid = None
-            self.close_fifos(service)       # it may never have opened them
+            self.init.scripts.close_fifos(service)       # it may never have opened them
             if service.state == STOPPING:
                 if service.stopper is None and not service.held:
                     self.end_processes(service)
                 return
-            self.end_rest(service)
+            self.init.processes.end_rest(service)
             if service.state == STARTING:
                 self.on_early_exit(service, status)
             elif service.state == RUNNING and service.is_daemon:
@@ -1723,8 +1277,8 @@ class Init:
         service.reloader = None
         text = f"reload {exit_text(status)}"
         service.reload_failure = self.blame(service, text) if status else ""
-        self.note(service, service.reload_failure or "was reloaded")
-        self.tell_waiters(service)
+        self.init.note(service, service.reload_failure or "was reloaded")
+        self.init.door.tell_waiters(service)
 
     def on_early_exit(self, service: Service, status: "int | None") -> None:
         """It ended before it was ready."""
@@ -1747,7 +1301,7 @@ class Init:
             text += " at once; a daemon must stay in the foreground"
         service.failure = self.blame(service, text)
         restart = service.settings["restart"]
-        if self.ending or restart == "never" or restart == "on-failure" and status == 0:
+        if self.init.ending or restart == "never" or restart == "on-failure" and status == 0:
             self.post(service, "fail" if status else "end")
         else:
             self.post(service, "die")
@@ -1757,38 +1311,9 @@ class Init:
         lines = last_lines(service.tail, 1)
         return ": ".join([text, *lines])[:REASON_LIMIT]
 
-    def read_rest(self, service: Service) -> None:
-        """Read what a process that ended has left in its FIFOs."""
-        for _ in range(READS_AT_THE_END):
-            if service.ask is not None and is_ready(service.ask):
-                self.on_peer(self.peers[service.ask], select.EPOLLIN)
-        self.read_log(service)
-
-    def read_log(self, service: Service) -> None:
-        for _ in range(READS_AT_THE_END):
-            if service.log is not None and is_ready(service.log):
-                self.read_output(service)
-
-    # -- dependences
-
-    def service(self, name: str) -> Service:
-        """The service NAME; Fail where there is no such script."""
-        return self.services.setdefault(name, self.look_up(name))
-
-    def look_up(self, name: str) -> Service:
-        """The same, for who only looks: a service that nobody has asked for is not kept."""
-        if name in self.services:
-            return self.services[name]
-        check_name(name)
-        if not os.path.exists(self.script(name)):
-            raise Fail(f"{name}: there is no such service", 5)
-        service = Service(name)
-        service.since = self.began
-        return service
-
     def forget_needs(self, service: Service) -> None:
         for name in service.needs:
-            self.services[name].dependents.discard(service.name)
+            self[name].dependents.discard(service.name)
         service.needs, service.binds, service.wants, service.afters = set(), set(), set(), set()
 
     def cycle(self, service: Service, other: Service) -> list:
@@ -1802,7 +1327,7 @@ class Init:
                 while came_from[way[0]] is not None:
                     way.insert(0, came_from[way[0]])
                 return way
-            each = self.services[name]
+            each = self[name]
             if each.state in ACTIVE:
                 for following in each.needs | each.waiting:
                     if following not in came_from:
@@ -1815,114 +1340,581 @@ class Init:
         found = {service.name: service}
         for each in (left := [service]):        # it grows meanwhile
             for name in each.dependents - found.keys():
-                if self.services[name].state in ACTIVE:
-                    found[name] = self.services[name]
-                    left.append(self.services[name])
+                if self[name].state in ACTIVE:
+                    found[name] = self[name]
+                    left.append(self[name])
         return left
 
-    # -- waiting
 
-    def begin_wait(self, peer: Peer, goal: str, services: list, soft: bool = False,
-                   problems: "list | None" = None) -> None:
-        """Let PEER wait until SERVICES have come to GOAL, or answer it at once."""
-        peer.goal, peer.soft, peer.problems, peer.remarks = goal, soft, problems or [], []
-        is_settled, problem = GOALS[goal]
+# The life of a service: all of it. What is not here does nothing. The events:
+#   start   somebody needs it               stop    somebody wants it stopped
+#   ready   it runs                         fail    it ended, and not well (service.failure)
+#   die     a daemon ended, to come back    end     a daemon ended, as it may
+#   late    its deadline passed             gone    what was to be stopped has ended
+TRANSITIONS = {
+    (STOPPED, "start"): (STARTING, Services.launch),
+    (FAILED, "start"): (STARTING, Services.launch),
+    (FAILED, "stop"): (STOPPED, Services.clear_failure),
+    (FAILED, "late"): (STARTING, Services.run_script),
+    (STARTING, "ready"): (RUNNING, Services.settle),
+    (STARTING, "fail"): (FAILED, Services.settle),
+    (STARTING, "die"): (WAITING, Services.pause),
+    (STARTING, "stop"): (STOPPING, Services.halt),
+    (STARTING, "late"): (STOPPING, Services.give_up),
+    (RUNNING, "die"): (WAITING, Services.pause),
+    (RUNNING, "end"): (STOPPED, Services.settle),
+    (RUNNING, "fail"): (FAILED, Services.settle),
+    (RUNNING, "stop"): (STOPPING, Services.halt),
+    (WAITING, "late"): (STARTING, Services.run_script),
+    (WAITING, "stop"): (STOPPED, Services.settle),
+    (STOPPING, "start"): (STOPPING, Services.turn_back),
+    (STOPPING, "stop"): (STOPPING, Services.stay_down),
+    (STOPPING, "late"): (STOPPING, Services.kill),
+    (STOPPING, "gone"): (STOPPED, Services.settle),
+    (STOPPING, "fail"): (FAILED, Services.settle),
+}
+
+
+# ---- processes -----------------------------------------------------------------------------------
+
+class Processes:
+    """Whose each child is, and how what a service has started ends."""
+
+    def __init__(self, init: "Init"):
+        self.init = init
+        self.groups = make_groups()
+        self.names = {}             # pid: name
+        self.table = None           # all processes, as this turn has seen them
+        self.to_kill = set()        # names of services that are killed at the turn's end
+
+    def reap(self) -> None:
+        """Take leave of every child that ended, orphans that came to PID 1 among them."""
+        for batch in list(self.init.scripts.batches.values()):
+            if is_ready(batch.fd):
+                self.init.scripts.on_batch(batch)        # whose children they are
+        while True:
+            try:
+                # Its number stays taken until waitpid: until then its group can't be another's.
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            service = self.init.services.get(self.names.pop(ended.si_pid, None))
+            if service:
+                self.init.scripts.read_rest(service)     # its settings may be among that
+            status = os.waitpid(ended.si_pid, 0)[1]
+            if service:
+                self.init.services.on_exit(service, ended.si_pid, status)
+
+    def tell_to_end(self, service: Service) -> None:
+        """Send a daemon's process group its signal, or TERM to all that its start has begun; then
+        CONT, without which what is suspended hears nothing. At the end of the system sessions that
+        have left it hear of that as well, as long as what it needs is there."""
+        service.told = time.monotonic()
+        is_daemon = service.is_daemon and service.came_up()
+        number = service.settings["stop_signal"] if is_daemon else _signal.SIGTERM
+        others = self.family_of(service) if self.init.ending or not is_daemon else set()
+        if service.group:
+            send_signal_to_group(service.group, service.signal or number)
+            send_signal_to_group(service.group, _signal.SIGCONT)
+        for pid in others:
+            send_signal(pid, not is_daemon and service.signal or _signal.SIGTERM)
+            send_signal(pid, _signal.SIGCONT)
+            if self.table.get(pid, (0, 0, 0, 0))[3]:
+                send_signal(pid, _signal.SIGHUP)    # an interactive shell ignores TERM
+        service.guests = others if is_daemon else set()
+
+    def family_of(self, service: Service) -> set:
+        """What it has started and isn't in its group, as far as that can be found: at the end of
+        the system also what has left its session, but not its cgroup."""
+        if self.table is None:              # many services stop in one turn
+            self.table = process_table()
+        leaders = {service.pid or service.group} - {None}
+        if self.groups and self.init.ending:
+            pids = read_file(f"{self.groups}/{service.name}/cgroup.procs").split()
+            leaders.update(filter(None, map(int, pids)))    # 0 is of another namespace
+        return {pid for pid in family(self.table, leaders, {service.group})
+                if not service.group or self.table.get(pid, (0, 0))[1] != service.group}
+
+    def is_left(self, service: Service) -> bool:
+        """Whether, its main process having ended, others of its group or its sessions are there;
+        look_for_groups tells when not any more."""
+        if service.group and not send_signal_to_group(service.group, 0):
+            service.group = None
+        if service.group or service.guests:
+            self.init.loop.set_timer("groups", "", GROUP_POLL)
+        return bool(service.group or service.guests)
+
+    def look_for_groups(self, name: str) -> None:
+        """Go on with services whose last process has ended; what takes too long is killed."""
+        table, now = process_table(), time.monotonic()
+        groups = {group for _, group, *_ in table.values()}
+        for service in list(self.init.services.values()):
+            if service.pid is None and (service.group or service.guests):
+                service.group = service.group if service.group in groups else None
+                service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
+                if service.state == STOPPING and not service.held and service.stopper is None:
+                    self.init.services.end_processes(service)
+                elif self.is_left(service) and now > service.told + service.grace():
+                    self.kill_services(service)
+
+    def end_rest(self, service: Service) -> None:
+        """Its main process has ended by itself: what else is in its group has as long for that as
+        it would have to stop. A one-shot may have left something there that is to stay."""
+        if not service.is_daemon:
+            service.group = None
+        elif service.group:
+            service.told = time.monotonic()
+            send_signal_to_group(service.group, _signal.SIGTERM)
+            send_signal_to_group(service.group, _signal.SIGCONT)
+            self.is_left(service)
+
+    def kill_late(self) -> None:
+        """End what had its time, for all such services by one look at the processes."""
+        services = [self.init.services[name] for name in self.to_kill]
+        self.to_kill = set()
+        services = [each for each in services if each.state == STOPPING]
+        self.kill_services(*services)
+        stoppers = {each.stopper for each in services if each.stopper is not None}
+        if stoppers:
+            kill_families(stoppers, stoppers)
+
+    def kill_services(self, *services: Service) -> None:
+        """End all that they have started: the cgroup of each, where there are any, which a shell
+        that has just begun isn't in yet; or, where its main process has ended, what is left."""
+        leaders, sessions = set(), set()
         for service in services:
-            if is_settled(service):
-                self.note_problem(peer, service)
-            else:
-                peer.left.add(service.name)
-                service.waiters.add(peer.fd)
-        if not peer.left:
-            self.end_wait(peer)
-        elif peer.service:
-            asker = self.services[peer.service]
-            asker.waiting |= peer.left
-            if asker.state == STARTING:
-                self.timers.pop(("late", asker.name), None)     # others' time is not its own
+            if service.pid is None:
+                if service.group:
+                    send_signal_to_group(service.group, _signal.SIGKILL)
+            elif not (self.groups and self.kill_group(service) and service.came_up()):
+                leaders.add(service.pid)
+                sessions |= {service.pid} if service.alone else set()
+        if leaders:
+            kill_families(leaders, sessions)
 
-    def tell_waiters(self, service: Service) -> None:
-        """SERVICE has changed: answer those for whom it was the last that they waited for."""
-        for fd in list(service.waiters):
-            peer = self.peers.get(fd)
-            if peer and service.name in peer.left and GOALS[peer.goal][0](service):
-                peer.left.discard(service.name)
-                service.waiters.discard(fd)
-                if peer.service:
-                    self.services[peer.service].waiting.discard(service.name)
-                self.note_problem(peer, service)
-                if not peer.left:
-                    self.end_wait(peer)
-
-    def note_problem(self, peer: Peer, service: Service) -> None:
-        problem = GOALS[peer.goal][1](service)
-        if problem:
-            peer.problems.append(f"{service.name}: {problem}")
-
-    def forget_wait(self, peer: Peer) -> None:
-        for name in peer.left:
-            self.services[name].waiters.discard(peer.fd)
-        peer.goal, peer.left = "", set()
-
-    def remark(self, service: Service, text: str) -> None:
-        """Let those who wait for SERVICE be told TEXT with their answer."""
-        for fd in service.waiters & self.peers.keys():
-            self.peers[fd].remarks.append(f" {service.name}: {printable(text)}")
-
-    def end_wait(self, peer: Peer) -> None:
-        peer.goal = ""
-        remarks, peer.remarks = peer.remarks, []
-        problems = [] if peer.soft else sorted(peer.problems)
-        if peer.service:
-            service = self.services[peer.service]
-            service.waiting = set()
-            service.met = time.monotonic()
-            if service.state == STARTING:
-                self.set_deadline(service)
-            if problems:
-                service.failure = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
-                problems = [service.failure]
-        if problems:
-            self.refuse(peer, Fail("; ".join(problems)))
-        else:
-            self.answer(peer, *([] if peer.service else remarks), "ok")
-
-    # -- a boot that doesn't get on
-
-    def watch_progress(self) -> None:
-        self.stuck_for = STUCK
-        self.set_timer("stuck", "", STUCK)
-
-    def on_stuck(self, name: str) -> None:
-        """Nothing has happened for a while: tell what holds up everything, unless that is idle."""
-        starting = [each for each in self.services.values() if each.state == STARTING]
-        if not starting:
-            return
-        for each in starting:
-            if not each.waiting:
-                seconds = time.monotonic() - each.launched
-                pid = f", pid {each.pid}" if each.pid else ""
-                pid += ", run has executed no program yet" if self.is_without_program(each) else ""
-                text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
-                self.say(": ".join([text, *last_lines(each.tail, 1)]))
-        blocked = sum(bool(each.waiting) for each in starting)
-        if blocked:
-            self.say(f"{blocked} more wait for others; linitctl why tells for which")
-        self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
-        self.set_timer("stuck", "", self.stuck_for)
-
-    def offer_rescue(self) -> None:
-        """PID 1 whose boot failed: a shell on the console, unless somebody can log in there."""
-        program = find_program("linit-rescue")
-        if not self.is_first or self.ending or not program:
-            return
+    def make_group(self, service: Service) -> None:
+        """A cgroup for its shell to go to. Without one its family is all that is found of it."""
         try:
-            os.posix_spawn(program, [program, "shell"], self.environment(), setsid=True,
-                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+            os.makedirs(f"{self.groups}/{service.name}", exist_ok=True)
         except OSError as error:
-            self.say(f"{program}: {error.strerror}")
+            self.init.say(f"{self.groups}/{service.name}: {error.strerror}")
 
-    # -- connections
+    def kill_group(self, service: Service) -> bool:
+        """End all that is in its cgroup; whether that could be done."""
+        return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
+
+    def kill_rest(self) -> None:
+        """End what has not been waited for."""
+        self.kill_services(*(each for each in self.init.services.values() if each.alone))
+        kill_families(set(self.names), set(self.names))
+
+    def end_reload(self, name: str) -> None:
+        """Its time is over."""
+        if self.init.services[name].reloader is not None:
+            kill_families({self.init.services[name].reloader}, {self.init.services[name].reloader})
+
+
+# ---- scripts -------------------------------------------------------------------------------------
+
+class Scripts:
+    """Runs init scripts, hears what they ask and report, and reads what they print.
+
+    A shell that runs one script is a process of its own session, and linitd's child. One that runs
+    many forks a subshell for each, says their numbers and ends: then they are children of PID 1,
+    and so only linitd as PID 1 starts them so. Daemons are always started alone."""
+
+    def __init__(self, init: "Init"):
+        self.init = init
+        self.linit_start = find_linit_start()
+        self.fifos = init.options.socket + ".d"
+        self.descriptors = raise_limit_of_descriptors()
+        self.batches = {}           # descriptor: Batch
+        self.to_launch = []         # names of services whose shells are started at the turn's end
+
+    def path(self, name: str) -> str:
+        """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
+        no `boot` of its own uses the one beside linit-start."""
+        file = name.partition("@")[0]
+        path = f"{self.init.options.initd}/{file}"
+        if file in OUR_SCRIPTS and not os.path.exists(path):
+            return f"{os.path.dirname(self.linit_start)}/{file}"
+        return path
+
+    def prepare(self, service: Service) -> None:
+        """Let its script be run, alone or with others that are started in this turn: not where its
+        last life has the log still, which may end it before the new one has opened it."""
+        self.init.door.keep_socket()
+        is_for_batch = self.init.is_first and not service.alone and service.log is None
+        self.open_fifos(service)
+        if self.init.processes.groups:
+            self.init.processes.make_group(service)
+        if is_for_batch:
+            service.batch = -1
+            self.to_launch.append(service.name)
+        else:
+            self.start_shell(service)
+
+    def make_folder(self, path: str) -> None:
+        """The folder of FIFOs beside the socket. PID 1 can't end where a foreign one is there."""
+        try:
+            make_private_folder(self.fifos)
+        except Fail as error:
+            if not self.init.is_first:
+                remove_entry(path)
+                raise
+            self.init.say(str(error))
+            self.fifos += "." + os.urandom(6).hex()
+            make_private_folder(self.fifos)
+
+    def open_fifos(self, service: Service) -> None:
+        """Make the FIFOs of its script, whose ends here are open before the shell's: what its last
+        life has left still has the old ones."""
+        path = f"{self.fifos}/{service.name}"
+        if service.ask is not None:
+            self.init.door.drop(self.init.door.peers[service.ask])
+        if not os.path.isdir(self.fifos):       # removed
+            self.make_folder(self.init.options.socket)
+        make_fifo(path + ".ask")
+        make_fifo(path + ".answer")
+        service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
+        self.init.door.add_peer(service.ask, self.init.owner, service.name)
+        # The kernel gives the lowest number that is free.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if 0 <= limit - limit // RESERVE <= service.ask:
+            raise OSError(EMFILE, os.strerror(EMFILE))
+        self.open_log(service)
+
+    def close_fifos(self, service: Service) -> None:
+        """There is no shell that opens them. The log ends here where its last life is over."""
+        if service.ask is not None:
+            self.init.door.drop(self.init.door.peers[service.ask])
+        if service.log is not None:
+            try:
+                os.close(os.open(f"{self.fifos}/{service.name}.log", os.O_WRONLY | os.O_NONBLOCK))
+            except OSError:
+                pass
+
+    def open_log(self, service: Service) -> None:
+        """Read what it prints. Processes of its last life may go on printing."""
+        if service.log is None:
+            path = f"{self.fifos}/{service.name}.log"
+            make_fifo(path)
+            service.log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            self.watch_log(service)
+
+    def watch_log(self, service: Service) -> None:
+        fd = service.log
+        self.init.loop.outputs.add(fd)
+        self.init.loop.watch(fd, select.EPOLLIN, lambda mask: self.on_output(service))
+
+    def start_shell(self, service: Service) -> None:
+        service.alone = True
+        service.pid = self.start_process([service.name], f"{self.fifos}/{service.name}.log")
+        service.group = service.pid
+        self.init.processes.names[service.pid] = service.name
+
+    def run_function(self, service: Service, function: str) -> int:
+        """Run the `stop` or `reload` of its script; the shell's pid."""
+        self.open_log(service)
+        # Where the FIFO was removed, a daemon and this still have it.
+        pid = self.start_process([f"--{function}", service.name], f"/proc/self/fd/{service.log}")
+        self.init.processes.names[pid] = service.name
+        return pid
+
+    def start_process(self, words: list, output: "str | int") -> int:
+        """Run linit-start in a session of its own, printing to a path or a descriptor."""
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        if isinstance(output, str):
+            actions.append((os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0))
+        else:
+            actions.append((os.POSIX_SPAWN_DUP2, output, 1))
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+        return os.posix_spawn(
+            self.linit_start, [self.linit_start, *words], self.environment(),
+            file_actions=actions, setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
+        )
+
+    def environment(self) -> dict:
+        """What a service starts with: nothing of whoever started linitd but the PATH."""
+        options = self.init.options
+        path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
+        limit = self.descriptors
+        return {
+            "PATH": path, "LINITSOCK": options.socket, "LINIT_INITD": options.initd,
+            "LINIT_RCD": options.rcd,
+            # For linit-start alone:
+            "LINIT_FIFOS": self.fifos, "LINIT_GROUPS": self.init.processes.groups,
+            "LINIT_FILES": "unlimited" if limit == resource.RLIM_INFINITY else str(limit),
+        }
+
+    def start_batches(self) -> None:
+        """Start the shells of what is to be launched, as long as few enough are at work."""
+        while self.to_launch:
+            room = AT_ONCE - self.busy_shells()
+            if room <= 0:
+                self.init.loop.set_timer("launch", "", SLOW)
+                return
+            count = min(room, BATCH)
+            names, self.to_launch = self.to_launch[:count], self.to_launch[count:]
+            services = [self.init.services[name] for name in names]
+            services = [each for each in services if each.batch == -1]
+            try:
+                self.start_batch(services)
+            except OSError as error:
+                for each in services:
+                    each.batch = None
+                    self.init.services.fail_to_run(each, error)
+
+    def busy_shells(self) -> int:
+        """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
+        since = time.monotonic() - SLOW
+        return sum(each.state == STARTING and not each.waiting and each.batch != -1
+                   and max(each.launched, each.met) > since for each in self.init.services.values())
+
+    def start_batch(self, services: list) -> None:
+        if len(services) == 1:
+            services[0].batch = None
+            self.start_shell(services[0])
+        elif services:
+            reader, writer = os.pipe()
+            try:
+                pid = self.start_process([each.name for each in services], writer)
+            except OSError:
+                os.close(reader)
+                raise
+            finally:
+                os.close(writer)
+            for each in services:
+                each.batch = pid
+            self.add_batch(Batch(reader, pid, [each.name for each in services]))
+
+    def add_batch(self, batch: Batch) -> None:
+        self.batches[batch.fd] = batch
+        self.init.loop.watch(batch.fd, select.EPOLLIN, lambda mask: self.on_batch(batch))
+
+    def on_batch(self, batch: Batch) -> None:
+        """A shell that forks others says their numbers, or what is the matter."""
+        try:
+            data = os.read(batch.fd, READ_SIZE)
+        except BlockingIOError:
+            return
+        batch.text = (batch.text + data)[-READ_SIZE:]
+        *lines, batch.text = batch.text.split(b"\n")
+        for line in lines:
+            self.on_batch_line(batch, line.decode(errors="replace").split())
+        if not data and has_ended(batch.pid):
+            self.on_batch_end(batch)
+
+    def on_batch_line(self, batch: Batch, words: list) -> None:
+        if words[:1] != ["pids"] or len(words) != 1 + len(batch.names):
+            self.init.say("linit-start: " + " ".join(words))
+            return
+        for name, word in zip(batch.names, words[1:]):
+            service = self.init.services[name]
+            if service.batch == batch.pid and word.isdecimal():
+                service.batch = None
+                service.pid = batch.forked[name] = int(word)
+                self.init.processes.names[service.pid] = name
+                if service.state == STOPPING and not service.held:
+                    self.init.services.end_processes(service)
+
+    def on_batch_end(self, batch: Batch) -> None:
+        """The shell has ended: what it has forked are children of this process, but those that had
+        ended before it."""
+        names = self.init.processes.names
+        del self.batches[batch.fd]
+        self.init.loop.forget(batch.fd)
+        for name in batch.names:
+            service = self.init.services[name]
+            if service.batch == batch.pid:
+                service.batch = None
+                service.failure = service.failure or "it could not be run: no process could be made"
+                self.init.services.post(service, "fail")
+            elif service.pid and service.pid == batch.forked.get(name) \
+                    and names.get(service.pid) == name and not is_child(service.pid):
+                del names[service.pid]
+                self.read_rest(service)
+                self.init.services.on_exit(service, service.pid, None)
+
+    def on_output(self, service: Service) -> None:
+        """A service printed something: it is read if linit-log takes it, and after its settings,
+        which may have come at the same time."""
+        if service.ask is not None and is_ready(service.ask):
+            self.init.door.on_peer(self.init.door.peers[service.ask], select.EPOLLIN)
+        if service.log is not None and self.init.logs.waiting:
+            self.init.loop.pause(service.log)
+        elif service.log is not None:
+            self.read_output(service)
+
+    def read_output(self, service: Service) -> None:
+        """What a service printed goes to its log."""
+        try:
+            data = os.read(service.log, READ_SIZE)
+        except BlockingIOError:
+            return
+        if not data:
+            self.init.loop.forget(service.log)
+            service.log = None
+            return
+        service.tail = (service.tail + data)[-TAIL_LIMIT:]
+        self.init.logs.write(service.log_kind(), service.name, data)
+
+    def read_rest(self, service: Service) -> None:
+        """Read what a process that ended has left in its FIFOs."""
+        for _ in range(READS_AT_THE_END):
+            if service.ask is not None and is_ready(service.ask):
+                self.init.door.on_peer(self.init.door.peers[service.ask], select.EPOLLIN)
+        self.read_log(service)
+
+    def read_log(self, service: Service) -> None:
+        for _ in range(READS_AT_THE_END):
+            if service.log is not None and is_ready(service.log):
+                self.read_output(service)
+
+    def script_dep(self, peer: Peer, names: list) -> None:
+        self.depend(peer, names, self.init.services[peer.service].needs)
+
+    def script_binds(self, peer: Peer, names: list) -> None:
+        service = self.init.services[peer.service]
+        service.binds.update(filter(is_name, names))
+        self.depend(peer, names, service.needs)
+
+    def script_want(self, peer: Peer, names: list) -> None:
+        self.depend(peer, names, self.init.services[peer.service].wants, soft=True)
+
+    def depend(self, peer: Peer, names: list, noted: set, soft: bool = False) -> None:
+        """Start what is needed, all at once, and wait for it; its names are NOTED."""
+        service = self.init.services[peer.service]
+        services, problems = [], []
+        for name in names:
+            try:
+                self.init.refuse_at_the_end()
+                if name not in self.init.services.skipped:
+                    services.append(self.needed(service, self.init.services.service(name)))
+            except Fail as error:
+                problems.append(str(error))
+        for each in self.init.door.in_order(services):
+            noted.add(each.name)
+            # It isn't undone and done again when one of all that it starts is.
+            if not soft and service.name != self.init.boot:
+                each.dependents.add(service.name)
+            # What has failed since this one was started would only fail again.
+            if not each.cannot_start() or each.since < service.launched:
+                self.init.services.post(each, "start")
+        self.init.door.begin_wait(peer, "up", services, soft, problems)
+
+    def needed(self, service: Service, other: Service) -> Service:
+        """OTHER, which SERVICE needs; Fail for a cycle."""
+        is_needed = service.dependents or service.waiters
+        cycle = self.init.services.cycle(service, other) if is_needed or service is other else []
+        if cycle:
+            raise Fail(f"{other.name}: a cycle: {', '.join([service.name, *cycle])}")
+        return other
+
+    def script_after(self, peer: Peer, names: list) -> None:
+        service = self.init.services[peer.service]
+        services = [self.init.services[name] for name in names if name in self.init.services]
+        services = [each for each in services if not self.init.services.cycle(service, each)]
+        service.afters |= {each.name for each in services}
+        self.init.door.begin_wait(peer, "up", services, soft=True)
+
+    def script_settings(self, peer: Peer, words: list) -> None:
+        service = self.init.services[peer.service]
+        try:
+            service.settings = parse_settings(words)
+        except Fail as error:
+            self.reject(service, error)
+            return
+        service.met = service.met or service.launched       # it has asked for nothing
+        if service.state == STARTING:
+            self.init.services.set_deadline(service)
+        service.keeps_trying = service.is_daemon and service.settings["restart"] == "always"
+        ready = service.settings["ready"]
+        peer.notifies = service.is_daemon and ready == "fd"
+        if service.is_daemon and ready.startswith("file:"):
+            self.await_file(service, ready[len("file:"):])
+            self.init.door.answer(peer, "ok")
+
+    def reject(self, service: Service, error: Fail) -> None:
+        """Its script said what can't be."""
+        if service.state == STARTING:
+            service.failure = str(error)[:REASON_LIMIT]
+            self.init.services.post(service, "late")
+
+    def await_file(self, service: Service, path: str) -> None:
+        """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
+        at what is there now."""
+        service.ready_stamp = file_stamp(path)
+        self.look_for_file(service.name)
+
+    def look_for_file(self, name: str) -> None:
+        service = self.init.services[name]
+        ready = service.settings["ready"]
+        if service.state == STARTING and ready.startswith("file:"):
+            if file_stamp(ready[len("file:"):]) not in (service.ready_stamp, ()):
+                self.init.services.post(service, "ready")
+            else:
+                self.init.loop.set_timer("file", name, FILE_POLL)
+
+    def script_end(self, peer: Peer, words: list) -> None:
+        """The shell reports how far it came, with which status, and its `restart` if it has a
+        `run`: `end start 0`, `end depends 1 always`."""
+        service = self.init.services[peer.service]
+        phase, status, restart = (*words, "", "")[:3]
+        service.keeps_trying = service.keeps_trying or restart == "always"
+        if phase == "alone":
+            self.start_by_itself(service)
+        elif phase == "start" and status == "0":
+            service.met = service.met or service.launched       # it has asked for nothing
+            self.init.services.post(service, "ready")
+        else:
+            self.read_log(service)
+            what = "it could not become its user: that" if phase == "user" else phase
+            if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
+                is_missing = status in ("126", "127")
+                what = "it" if is_missing else "run came back, it must exec its program; it"
+            service.failure = service.failure or self.init.services.blame(
+                service, f"{what} ended with status {status}")
+            self.init.services.post(service, "fail")
+
+    def start_by_itself(self, service: Service) -> None:
+        """It is a daemon, and was run together with others: now it has a shell of its own."""
+        if service.state != STARTING or service.alone:
+            return
+        service.alone = True
+        service.batch = service.pid = None
+        try:
+            self.open_fifos(service)
+            self.start_shell(service)
+        except OSError as error:
+            self.init.services.fail_to_run(service, error)
+
+    def on_script_end(self, service: Service) -> None:
+        """The last descriptor of its FIFO was closed: by executing a daemon, or by ending; or by
+        a daemon that should have written there."""
+        if not service.is_daemon or service.failure or not service.pid \
+                or not was_executed(service.pid):
+            return
+        if service.settings["ready"] == "exec":
+            self.init.services.post(service, "ready")
+        elif service.settings["ready"] == "fd" and service.state == STARTING:
+            self.reject(service, Fail("it closed descriptor 3 and wrote no newline to it"))
+
+
+# ---- the door ------------------------------------------------------------------------------------
+
+class Door:
+    """Connections: who asks, in which order they are served, what they wait for."""
+
+    def __init__(self, init: "Init"):
+        self.init = init
+        self.listener = None        # its descriptor
+        self.peers = {}             # descriptor: Peer
+        self.followers = set()      # descriptors of those who want all events
+        self.to_serve = {}          # descriptors of peers whose next request may be there, in order
+        self.denied = set()         # users that were told no
 
     def listen(self, path: str) -> None:
         """Make the socket; Fail when another linitd has it, or the folder can't take it."""
@@ -1946,29 +1938,17 @@ class Init:
 
     def keep_socket(self) -> None:
         """Make the socket again where it was removed."""
-        if self.listener is not None and not os.path.lexists(self.options.socket):
-            self.forget(self.listener)
+        if self.listener is not None and not os.path.lexists(self.init.options.socket):
+            self.init.loop.forget(self.listener)
             self.listener = None
             try:
-                self.listen(self.options.socket)
+                self.listen(self.init.options.socket)
             except Fail as error:
-                self.say(str(error))
-
-    def make_folder(self, path: str) -> None:
-        """The folder of FIFOs beside the socket. PID 1 can't end where a foreign one is there."""
-        try:
-            make_private_folder(self.fifos)
-        except Fail as error:
-            if not self.is_first:
-                remove_entry(path)
-                raise
-            self.say(str(error))
-            self.fifos += "." + os.urandom(6).hex()
-            make_private_folder(self.fifos)
+                self.init.say(str(error))
 
     def add_listener(self, fd: int) -> None:
         self.listener = fd
-        self.watch(fd, select.EPOLLIN, self.on_connect)
+        self.init.loop.watch(fd, select.EPOLLIN, self.on_connect)
 
     def on_connect(self, mask: int) -> None:
         """Take what connections there are; root's may be behind those of others."""
@@ -1984,9 +1964,9 @@ class Init:
         except BlockingIOError:
             return False
         except OSError as error:
-            self.say(f"a connection could not be taken: {error.strerror}")
-            self.epoll.modify(self.listener, 0)
-            self.set_timer("accept", "", ACCEPT_PAUSE)
+            self.init.say(f"a connection could not be taken: {error.strerror}")
+            self.init.loop.epoll.modify(self.listener, 0)
+            self.init.loop.set_timer("accept", "", ACCEPT_PAUSE)
             return False
         finally:
             listener.detach()
@@ -1998,7 +1978,7 @@ class Init:
         return True
 
     def accept_again(self, name: str) -> None:
-        self.epoll.modify(self.listener, select.EPOLLIN)
+        self.init.loop.epoll.modify(self.listener, select.EPOLLIN)
 
     def is_crowded(self, uid: int) -> bool:
         """Whether UID has all the connections that it may have."""
@@ -2009,29 +1989,29 @@ class Init:
         return users.count(uid) >= USER_CLIENTS or others >= ALL_CLIENTS
 
     def is_owner(self, uid: int) -> bool:
-        return uid in (0, self.owner)
+        return uid in (0, self.init.owner)
 
     def add_peer(self, fd: int, uid: int, service: str = "") -> None:
         self.watch_peer(Peer(fd, uid, service))
 
     def watch_peer(self, peer: Peer) -> None:
         self.peers[peer.fd] = peer
-        self.watch(peer.fd, peer.mask, lambda mask: self.on_peer(peer, mask))
+        self.init.loop.watch(peer.fd, peer.mask, lambda mask: self.on_peer(peer, mask))
 
     def drop(self, peer: Peer) -> None:
         """Close a connection; nobody waits on it any more."""
         del self.peers[peer.fd]
-        self.forget(peer.fd)
+        self.init.loop.forget(peer.fd)
         self.forget_wait(peer)
         self.followers.discard(peer.fd)
         peer.gone = True
         if peer.service and peer.writes_to is not None:
             os.close(peer.writes_to)
-        service = self.services.get(peer.service)
+        service = self.init.services.get(peer.service)
         if service and service.ask == peer.fd:
             service.ask = None
             service.waiting = set()
-            self.on_script_end(service)
+            self.init.scripts.on_script_end(service)
 
     def on_peer(self, peer: Peer, mask: int) -> None:
         """Something came from a peer, or it takes more, or it has closed."""
@@ -2057,11 +2037,11 @@ class Init:
         peers = [self.peers[fd] for fd in waiting if fd in self.peers]
         for peer in [each for each in peers if self.is_owner(each.uid)]:
             if peer.fd in self.peers:       # the one before may have closed it
-                self.attempt(self.serve, peer)
+                self.init.loop.attempt(self.serve, peer)
         others = [each for each in peers if not self.is_owner(each.uid)]
         end = time.monotonic() + OTHERS_SHARE
         while others and time.monotonic() < end:
-            self.attempt(self.serve, others.pop(0))
+            self.init.loop.attempt(self.serve, others.pop(0))
         self.to_serve = {**{each.fd: None for each in others}, **self.to_serve}
 
     def receive(self, peer: Peer) -> None:
@@ -2093,7 +2073,7 @@ class Init:
             error = Fail(f"a request of more than {LINE_LIMIT} bytes", 2)
             self.refuse(peer, error)
             if peer.service:
-                self.reject(self.services[peer.service], error)
+                self.init.scripts.reject(self.init.services[peer.service], error)
         is_idle = not peer.goal and not peer.output and b"\n" not in peer.input
         if peer.at_end and (is_idle or peer.fd in self.followers):
             self.drop(peer)
@@ -2102,7 +2082,7 @@ class Init:
         mask |= select.EPOLLOUT if peer.output and not peer.service else 0
         if mask != peer.mask:
             peer.mask = mask
-            self.epoll.modify(peer.fd, mask)
+            self.init.loop.epoll.modify(peer.fd, mask)
 
     def answer(self, peer: Peer, *lines: str) -> None:
         """Send LINES; what isn't taken now is sent later, and until then no request is read."""
@@ -2121,7 +2101,7 @@ class Init:
         except OSError as error:
             if isinstance(error, BlockingIOError) or error.errno in (EMFILE, ENFILE):
                 if peer.service:
-                    self.set_timer("answer", "", ACCEPT_PAUSE)
+                    self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
                 return
             peer.gone = True
             sent = 0
@@ -2136,17 +2116,23 @@ class Init:
 
     def open_answers(self, peer: Peer) -> None:
         """For reading as well: what is written stays there until the shell has opened it."""
-        path = f"{self.fifos}/{peer.service}.answer"
+        path = f"{self.init.scripts.fifos}/{peer.service}.answer"
         peer.writes_to = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def answer_descriptors(self) -> list:
+        return [peer.writes_to for peer in self.peers.values()
+                if peer.service and peer.writes_to is not None]
 
     def carry_out(self, peer: Peer, line: bytes) -> None:
         """Do what a request says."""
         if peer.notifies:
             peer.input = b""
             peer.goal = "silence"       # it has no more to say, and isn't read until it ends
-            self.post(self.services[peer.service], "ready")
+            self.init.services.post(self.init.services[peer.service], "ready")
             return
-        table = SCRIPT_REQUESTS if peer.service else CLIENT_REQUESTS
+        room, table = self, CLIENT_REQUESTS
+        if peer.service:
+            room, table = self.init.scripts, SCRIPT_REQUESTS
         try:
             verb, *words = self.words(line)
             if verb not in table:
@@ -2159,9 +2145,9 @@ class Init:
                 self.deny(peer.uid, verb)
             if len(words) < least:
                 raise Fail(f"{verb}: it needs the name of a service", 2)
-            if peer.service and self.services[peer.service].state != STARTING:
+            if peer.service and self.init.services[peer.service].state != STARTING:
                 raise Fail(f"{verb}: it isn't starting")
-            request(self, peer, words)
+            request(room, peer, words)
         except Fail as error:
             self.refuse(peer, error)
 
@@ -2177,16 +2163,80 @@ class Init:
     def deny(self, uid: int, verb: str) -> None:
         if uid not in self.denied:
             self.denied.add(uid)
-            self.say(f"user {uid} was denied {verb}, and whatever else it asks that changes states")
+            self.init.say(f"user {uid} was denied {verb}, and what else changes states")
         raise Fail(f"{verb}: only root and the owner of this linitd may", 4)
 
-    # -- what clients ask
+    def begin_wait(self, peer: Peer, goal: str, services: list, soft: bool = False,
+                   problems: "list | None" = None) -> None:
+        """Let PEER wait until SERVICES have come to GOAL, or answer it at once."""
+        peer.goal, peer.soft, peer.problems, peer.remarks = goal, soft, problems or [], []
+        is_settled, problem = GOALS[goal]
+        for service in services:
+            if is_settled(service):
+                self.note_problem(peer, service)
+            else:
+                peer.left.add(service.name)
+                service.waiters.add(peer.fd)
+        if not peer.left:
+            self.end_wait(peer)
+        elif peer.service:
+            asker = self.init.services[peer.service]
+            asker.waiting |= peer.left
+            if asker.state == STARTING:
+                # Others' time is not its own.
+                self.init.loop.timers.pop(("late", asker.name), None)
+
+    def tell_waiters(self, service: Service) -> None:
+        """SERVICE has changed: answer those for whom it was the last that they waited for."""
+        for fd in list(service.waiters):
+            peer = self.peers.get(fd)
+            if peer and service.name in peer.left and GOALS[peer.goal][0](service):
+                peer.left.discard(service.name)
+                service.waiters.discard(fd)
+                if peer.service:
+                    self.init.services[peer.service].waiting.discard(service.name)
+                self.note_problem(peer, service)
+                if not peer.left:
+                    self.end_wait(peer)
+
+    def note_problem(self, peer: Peer, service: Service) -> None:
+        problem = GOALS[peer.goal][1](service)
+        if problem:
+            peer.problems.append(f"{service.name}: {problem}")
+
+    def forget_wait(self, peer: Peer) -> None:
+        for name in peer.left:
+            self.init.services[name].waiters.discard(peer.fd)
+        peer.goal, peer.left = "", set()
+
+    def remark(self, service: Service, text: str) -> None:
+        """Let those who wait for SERVICE be told TEXT with their answer."""
+        for fd in service.waiters & self.peers.keys():
+            self.peers[fd].remarks.append(f" {service.name}: {printable(text)}")
+
+    def end_wait(self, peer: Peer) -> None:
+        peer.goal = ""
+        remarks, peer.remarks = peer.remarks, []
+        problems = [] if peer.soft else sorted(peer.problems)
+        if peer.service:
+            service = self.init.services[peer.service]
+            service.waiting = set()
+            service.met = time.monotonic()
+            if service.state == STARTING:
+                self.init.services.set_deadline(service)
+            if problems:
+                service.failure = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
+                problems = [service.failure]
+        if problems:
+            self.refuse(peer, Fail("; ".join(problems)))
+        else:
+            self.answer(peer, *([] if peer.service else remarks), "ok")
 
     def request_start(self, peer: Peer, names: list) -> None:
-        self.refuse_at_the_end()
-        services = self.in_order([self.service(name) for name in names])
+        self.init.refuse_at_the_end()
+        services = self.in_order([self.init.services.service(name) for name in names])
         for service in services:
-            self.post(service, "start")
+            self.init.services.post(service, "start")
         self.begin_wait(peer, "up", services)
 
     def in_order(self, services: list) -> list:
@@ -2194,8 +2244,8 @@ class Init:
         could say it, others would have begun."""
         for service in services:
             if service.is_down():
-                service.befores = befores_in(read_file(self.script(service.name)))
-                self.firsts |= {service.name} if service.befores else set()
+                service.befores = befores_in(read_file(self.init.scripts.path(service.name)))
+                self.init.services.firsts |= {service.name} if service.befores else set()
         return sorted(services, key=lambda each: not each.befores)
 
     def request_stop(self, peer: Peer, words: list) -> None:
@@ -2204,26 +2254,26 @@ class Init:
         names = words[1:] if number else words
         if not names:
             raise Fail("stop: it needs the name of a service", 2)
-        services = [self.service(name) for name in names]
+        services = [self.init.services.service(name) for name in names]
         for service in services:
             service.signal = number
-            self.post(service, "stop")
+            self.init.services.post(service, "stop")
         self.begin_wait(peer, "down", services)
 
     def request_restart(self, peer: Peer, names: list) -> None:
-        self.refuse_at_the_end()
-        services = [self.service(name) for name in names]
+        self.init.refuse_at_the_end()
+        services = [self.init.services.service(name) for name in names]
         affected = {each.name: each for service in services
-                    for each in self.active_dependents(service)}
+                    for each in self.init.services.active_dependents(service)}
         for service in services:
-            self.post(service, "stop")
+            self.init.services.post(service, "stop")
         for each in affected.values():
-            self.post(each, "start")
+            self.init.services.post(each, "start")
         self.begin_wait(peer, "up", list(affected.values()))
 
     def request_signal(self, peer: Peer, words: list) -> None:
         """`signal NAME SIGNAL`: to the main process of what runs."""
-        service = self.look_up(words[0])
+        service = self.init.services.look_up(words[0])
         number = signal_option("-" + "".join(words[1:2]))
         if not number:
             raise Fail("signal: write signal NAME SIGNAL, as HUP or 1", 2)
@@ -2233,44 +2283,39 @@ class Init:
         self.answer(peer, "ok")
 
     def request_reload(self, peer: Peer, names: list) -> None:
-        services = [self.service(name) for name in names]
+        services = [self.init.services.service(name) for name in names]
         for service in services:
             if service.state != RUNNING:
                 raise Fail(f"{service.name}: it isn't running", 7)
         for service in services:
             if service.reloader is None:
                 try:
-                    service.reloader = self.run_function(service, "reload")
+                    service.reloader = self.init.scripts.run_function(service, "reload")
                 except OSError as error:
                     raise Fail(f"{service.name}: {error.strerror}") from None
-                self.set_deadline(service, "reload")
+                self.init.services.set_deadline(service, "reload")
         self.begin_wait(peer, "reloaded", services)
-
-    def end_reload(self, name: str) -> None:
-        """Its time is over."""
-        if self.services[name].reloader is not None:
-            kill_families({self.services[name].reloader}, {self.services[name].reloader})
 
     def request_wait(self, peer: Peer, names: list) -> None:
         """Others than the owner wait for what is known alone: else they could fill the memory."""
-        services = [self.look_up(name) for name in names]
+        services = [self.init.services.look_up(name) for name in names]
         for service in services:
-            if service.name not in self.services and not self.is_owner(peer.uid):
+            if service.name not in self.init.services and not self.is_owner(peer.uid):
                 raise Fail(f"{service.name}: nobody has asked for it yet", 7)
-        self.begin_wait(peer, "running", [self.service(name) for name in names])
+        self.begin_wait(peer, "running", [self.init.services.service(name) for name in names])
 
     def request_list(self, peer: Peer, words: list) -> None:
-        names = {name for name in list_folder(self.options.initd) if is_name(name)}
+        names = {name for name in list_folder(self.init.options.initd) if is_name(name)}
         lines = []
-        for name in sorted(names | self.services.keys()):
-            service = self.services.get(name)
-            since = service.since if service else self.began
+        for name in sorted(names | self.init.services.keys()):
+            service = self.init.services.get(name)
+            since = service.since if service else self.init.began
             state = f"{service.shown_state()} {service.shown_pid()}" if service else "stopped -"
             lines.append(f" {name} {state} {time.monotonic() - since:.1f}")
         self.answer(peer, *lines, "ok")
 
     def request_status(self, peer: Peer, names: list) -> None:
-        service = self.look_up(names[0])
+        service = self.init.services.look_up(names[0])
         values = {
             "name": service.name, "state": service.shown_state(), "pid": service.shown_pid(),
             "seconds": f"{time.monotonic() - service.since:.1f}",
@@ -2286,11 +2331,11 @@ class Init:
     def request_graph(self, peer: Peer, words: list) -> None:
         """What `why`, `graph`, `plot` and `blame` are made of."""
         lines = []
-        for service in sorted(self.services.values(), key=lambda each: each.name):
+        for service in sorted(self.init.services.values(), key=lambda each: each.name):
             times = {"launched": service.launched, "met": service.met,
                      "ready": service.became_ready if service.came_up() else 0,
                      "ended": service.ended}
-            shown = {key: f"{when - self.began:.3f}" if when else "-"
+            shown = {key: f"{when - self.init.began:.3f}" if when else "-"
                      for key, when in times.items()}
             names = {key: ",".join(sorted(getattr(service, field))) for key, field in
                      (("needs", "needs"), ("binds", "binds"), ("wants", "wants"),
@@ -2303,10 +2348,10 @@ class Init:
         """A stream without end: each change of a state."""
         peer.goal = "events"
         self.followers.add(peer.fd)
-        self.answer(peer, f" {time.monotonic() - self.began:.3f}")
+        self.answer(peer, f" {time.monotonic() - self.init.began:.3f}")
 
     def tell_followers(self, service: Service) -> None:
-        text = f" {service.since - self.began:.3f} {service.name} {service.shown_state()} " \
+        text = f" {service.since - self.init.began:.3f} {service.name} {service.shown_state()} " \
                f"{service.shown_pid()}"
         reason = f" {printable(service.failure)}" if service.failure else ""
         for fd in list(self.followers):
@@ -2317,13 +2362,13 @@ class Init:
 
     def request_log(self, peer: Peer, names: list) -> None:
         """Where the log of a service is, or linitd's own; whether there is one, others may see."""
-        name = self.look_up(names[0]).name if names else OWN_LOG
-        path = f"{self.logger.folder}/{name}"
+        name = self.init.services.look_up(names[0]).name if names else OWN_LOG
+        path = f"{self.init.logs.folder}/{name}"
         self.answer(peer, f" {path}~", f" {path}", "ok")
 
     def request_enable(self, peer: Peer, names: list) -> None:
         for name in names:
-            self.look_up(name)
+            self.init.services.look_up(name)
         self.change_entries(peer, names, make_entry)
 
     def request_disable(self, peer: Peer, names: list) -> None:
@@ -2334,7 +2379,7 @@ class Init:
 
     def change_entries(self, peer: Peer, names: list, change) -> None:
         for name in names:
-            path = f"{self.options.rcd}/{name}"
+            path = f"{self.init.options.rcd}/{name}"
             try:
                 change(path)
             except OSError as error:
@@ -2343,151 +2388,297 @@ class Init:
 
     def request_end(self, peer: Peer, kind: str) -> None:
         self.answer(peer, "ok")
-        self.shut_down(kind if self.is_first else "exit")
+        self.init.shut_down(kind if self.init.is_first else "exit")
 
     def request_paths(self, peer: Peer, words: list) -> None:
-        options = self.options
+        options = self.init.options
         self.answer(peer, f" initd {options.initd}", f" rcd {options.rcd}", f" log {options.log}",
                     "ok")
 
     def request_reexec(self, peer: Peer, words: list) -> None:
         """It is answered by the next linitd."""
-        self.refuse_at_the_end()
+        self.init.refuse_at_the_end()
         peer.goal = "reexec"
-        self.is_to_reexec = True
+        self.init.sleep.is_to_reexec = True
 
-    # -- what scripts ask
 
-    def script_dep(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, self.services[peer.service].needs)
+# ---- sleep ---------------------------------------------------------------------------------------
 
-    def script_binds(self, peer: Peer, names: list) -> None:
-        service = self.services[peer.service]
-        service.binds.update(filter(is_name, names))
-        self.depend(peer, names, service.needs)
+class Sleep:
+    """Sleeping, and becoming another linitd.
 
-    def script_want(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, self.services[peer.service].wants, soft=True)
+    All that is known goes into a memfd, as marshal writes plain data, and linit-idle is executed
+    (docs/protocol.md has its table). It keeps all descriptors and children, and executes linitd
+    when there is something to do. Signals are blocked from before until after: one that came
+    meanwhile is still there. `reexec` is the same, with something to do at once."""
 
-    def depend(self, peer: Peer, names: list, noted: set, soft: bool = False) -> None:
-        """Start what is needed, all at once, and wait for it; its names are NOTED."""
-        service = self.services[peer.service]
-        services, problems = [], []
-        for name in names:
-            try:
-                self.refuse_at_the_end()
-                if name not in self.skipped:
-                    services.append(self.needed(service, self.service(name)))
-            except Fail as error:
-                problems.append(str(error))
-        for each in self.in_order(services):
-            noted.add(each.name)
-            # It isn't undone and done again when one of all that it starts is.
-            if not soft and service.name != self.boot:
-                each.dependents.add(service.name)
-            # What has failed since this one was started would only fail again.
-            if not each.cannot_start() or each.since < service.launched:
-                self.post(each, "start")
-        self.begin_wait(peer, "up", services, soft, problems)
+    def __init__(self, init: "Init"):
+        self.init = init
+        # Who wakes finds what it takes over in /proc.
+        self.program = find_program("linit-idle") if os.path.exists("/proc/self/fd") else ""
+        self.idle_epoll = None
+        self.table = None           # the descriptor of linit-idle's table, and where it has kept
+        self.copied = {}            # what came meanwhile: output's descriptor: offset
+        self.is_to_reexec = False
 
-    def needed(self, service: Service, other: Service) -> Service:
-        """OTHER, which SERVICE needs; Fail for a cycle."""
-        is_needed = service.dependents or service.waiters
-        cycle = self.cycle(service, other) if is_needed or service is other else []
-        if cycle:
-            raise Fail(f"{other.name}: a cycle: {', '.join([service.name, *cycle])}")
-        return other
+    def is_idle(self) -> bool:
+        """Whether nothing has happened for a while, nor will soon; what services print, linit-idle
+        copies as well."""
+        now = time.monotonic()
+        is_near = self.init.loop.soonest is not None and self.init.loop.soonest < now + NAP
+        is_quiet = not self.init.logs.waiting and not self.init.ending
+        return now >= self.init.loop.worked_at + NAP and not is_near and is_quiet
 
-    def script_after(self, peer: Peer, names: list) -> None:
-        service = self.services[peer.service]
-        services = [self.services[name] for name in names if name in self.services]
-        services = [each for each in services if not self.cycle(service, each)]
-        service.afters |= {each.name for each in services}
-        self.begin_wait(peer, "up", services, soft=True)
+    def fall_asleep(self) -> None:
+        if all(each.state != STARTING for each in self.init.services.values()):
+            self.init.loop.timers.pop(("stuck", ""), None)        # it would wake for nothing
+            self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
+        self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
 
-    def script_settings(self, peer: Peer, words: list) -> None:
-        service = self.services[peer.service]
+    def reexec(self) -> None:
+        self.is_to_reexec = False
+        if self.program:
+            self.become(lambda state: self.idle_command(state, 0.0))
+        if runs_well(self.own_command("--check")):
+            self.become(lambda state: self.own_command("--resume", str(state)))
+        for peer in self.init.door.peers.values():
+            if peer.goal == "reexec":
+                peer.goal = ""
+                self.init.door.refuse(peer, Fail("linitd --check fails; this one goes on"))
+
+    def become(self, command) -> None:
+        """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
+        block_signals(_signal.SIG_BLOCK)
+        if is_ready(self.init.signals):          # one came just before
+            self.init.pending = os.read(self.init.signals, READ_SIZE)
+        state = os.memfd_create("linitd")
+        kept = [*self.init.loop.handlers, state, *self.init.door.answer_descriptors()]
         try:
-            service.settings = parse_settings(words)
-        except Fail as error:
-            self.reject(service, error)
-            return
-        service.met = service.met or service.launched       # it has asked for nothing
-        if service.state == STARTING:
-            self.set_deadline(service)
-        service.keeps_trying = service.is_daemon and service.settings["restart"] == "always"
-        ready = service.settings["ready"]
-        peer.notifies = service.is_daemon and ready == "fd"
-        if service.is_daemon and ready.startswith("file:"):
-            self.await_file(service, ready[len("file:"):])
-            self.answer(peer, "ok")
-
-    def reject(self, service: Service, error: Fail) -> None:
-        """Its script said what can't be."""
-        if service.state == STARTING:
-            service.failure = str(error)[:REASON_LIMIT]
-            self.post(service, "late")
-
-    def await_file(self, service: Service, path: str) -> None:
-        """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
-        at what is there now."""
-        service.ready_stamp = file_stamp(path)
-        self.look_for_file(service.name)
-
-    def look_for_file(self, name: str) -> None:
-        service = self.services[name]
-        ready = service.settings["ready"]
-        if service.state == STARTING and ready.startswith("file:"):
-            if file_stamp(ready[len("file:"):]) not in (service.ready_stamp, ()):
-                self.post(service, "ready")
-            else:
-                self.set_timer("file", name, FILE_POLL)
-
-    def script_end(self, peer: Peer, words: list) -> None:
-        """The shell reports how far it came, with which status, and its `restart` if it has a
-        `run`: `end start 0`, `end depends 1 always`."""
-        service = self.services[peer.service]
-        phase, status, restart = (*words, "", "")[:3]
-        service.keeps_trying = service.keeps_trying or restart == "always"
-        if phase == "alone":
-            self.start_alone(service)
-        elif phase == "start" and status == "0":
-            service.met = service.met or service.launched       # it has asked for nothing
-            self.post(service, "ready")
-        else:
-            self.read_log(service)
-            what = "it could not become its user: that" if phase == "user" else phase
-            if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
-                is_missing = status in ("126", "127")
-                what = "it" if is_missing else "run came back, it must exec its program; it"
-            service.failure = service.failure or self.blame(
-                service, f"{what} ended with status {status}")
-            self.post(service, "fail")
-
-    def start_alone(self, service: Service) -> None:
-        """It is a daemon, and was run together with others: now it has a shell of its own."""
-        if service.state != STARTING or service.alone:
-            return
-        service.alone = True
-        service.batch = service.pid = None
-        try:
-            self.open_fifos(service)
-            self.run_alone(service)
+            words = command(state)
+            os.write(state, marshal.dumps(self.state(), 4))
+            for fd in kept:
+                os.set_inheritable(fd, fd != self.init.signals)
+            os.execv(words[0], words)
         except OSError as error:
-            self.fail_to_run(service, error)
+            self.program = ""
+            self.init.say(f"{error.filename or 'linit-idle'}: {error.strerror}; linitd stays awake")
+        except MemoryError:                 # later it may be there
+            self.init.loop.worked_at = time.monotonic()
+        os.close(state)
+        self.idle_epoll, self.table, self.copied = None, None, {}
+        keep_from_services(kept)
+        block_signals(_signal.SIG_UNBLOCK)
+        self.init.handle_signals()
 
-    def on_script_end(self, service: Service) -> None:
-        """The last descriptor of its FIFO was closed: by executing a daemon, or by ending; or by
-        a daemon that should have written there."""
-        if not service.is_daemon or service.failure or not service.pid \
-                or not was_executed(service.pid):
+    def state(self) -> dict:
+        """All that the next linitd has to know."""
+        return {
+            **{key: getattr(room, key) for room, key in self.kept()},
+            "logger": self.init.logs.fd,
+            "services": [plain(each) for each in self.init.services.values()],
+            "peers": [plain(each) for each in self.init.door.peers.values()],
+            "batches": [plain(each) for each in self.init.scripts.batches.values()],
+        }
+
+    def kept(self) -> list:
+        """Who owns what goes from one linitd to the next, and its name."""
+        rooms = {**vars(self.init), "init": self.init}
+        return [(rooms[room], key) for room, keys in STATE.items() for key in keys]
+
+    def resume(self, state: dict) -> None:
+        """Go on where another linitd was."""
+        for room, key in self.kept():
+            setattr(room, key, state.get(key, getattr(room, key)))
+        self.init.logs.fd = state.get("logger")
+        if self.init.logs.fd is None:
+            self.init.logs.start()
+        else:
+            self.init.logs.watch()
+        self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
+        for fields in state["services"]:
+            service = self.init.services[fields["name"]] = fill(Service(fields["name"]), fields)
+            self.take_up(service)
+        for fields in state["peers"]:
+            peer = Peer(fields["fd"], fields["uid"], fields["service"])
+            self.init.door.watch_peer(fill(peer, fields))
+        for fields in state["batches"]:
+            batch = Batch(fields["fd"], fields["pid"], fields["names"])
+            self.init.scripts.add_batch(fill(batch, fields))
+        if self.init.door.listener is not None:
+            self.init.door.add_listener(self.init.door.listener)
+        if self.table is not None:
+            os.close(self.table)
+        self.table, self.copied = None, {}
+        for peer in self.init.door.peers.values():
+            self.init.door.to_serve[peer.fd] = None
+            if peer.goal == "reexec":
+                peer.goal = ""
+                self.init.door.answer(peer, "ok")
+
+    def take_up(self, service: Service) -> None:
+        for pid in (service.pid, service.stopper, service.reloader):
+            if pid is not None:
+                self.init.processes.names[pid] = service.name
+        if service.alone and service.group is None:
+            service.group = service.pid         # as the linitd of an earlier version left it
+        if service.log is not None:
+            self.init.scripts.watch_log(service)
+        if service.log in self.copied:
+            copied = copied_output(self.table, self.copied[service.log])
+            service.tail = (service.tail + copied)[-TAIL_LIMIT:]
+
+    def own_command(self, *words: str) -> list:
+        """The command line of this linitd, with WORDS."""
+        return [sys.executable, "-I", "-S", PROGRAM, *self.init.options.words(), *words]
+
+    def idle_command(self, state: int, deadline: "float | None") -> list:
+        """linit-idle, with its table and what it waits in."""
+        self.idle_epoll = select.epoll()        # which would be closed with its object
+        services = self.init.services.values() if self.init.logs.fd is not None else ()
+        heads = {each.log: log_head(each.log_kind(), each.name) for each in services}
+        descriptors = self.init.loop.handlers.keys() - {self.init.signals}
+        rows = {fd: heads.get(fd, b"") for fd in descriptors}
+        for fd in rows:
+            peer = self.init.door.peers.get(fd)
+            self.idle_epoll.register(fd, peer.mask if peer else select.EPOLLIN)
+        rescue = find_program("linit-rescue") if self.init.is_first else ""
+        table, self.copied = idle_table(
+            rows, self.init.logs.fd, 0 if self.init.pending else -1 if deadline is None
+            else int(1e9 * deadline), loaded_files(),
+            self.own_command("--resume", str(state)),
+            ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")],
+            [rescue] if rescue else [])
+        self.table = os.memfd_create("linit-idle")
+        os.write(self.table, table)
+        for fd in (self.table, self.idle_epoll.fileno()):
+            os.set_inheritable(fd, True)
+        return [self.program, str(self.table), str(self.idle_epoll.fileno())]
+
+
+# ---- linitd itself -------------------------------------------------------------------------------
+
+class Init:
+    """The daemon: rooms, each of which owns what it knows, and a turn that goes through them."""
+
+    def __init__(self, options: "Options"):
+        self.options = options
+        self.console = open_console()
+        self.owner = os.geteuid()
+        self.is_first = os.getpid() == 1
+        self.began = time.monotonic()
+        self.boot = [*kernel_values("linit.boot"), "boot"][0]
+        self.stuck_for = STUCK      # seconds without progress, before the console tells of it again
+        self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
+        self.has_ended = False
+        self.signals = None         # the descriptor of a pipe whose bytes are their numbers
+        self.pending = b""          # those that came, and weren't heeded yet
+        self.loop = Loop(self)
+        self.logs = Logs(self)
+        self.services = Services(self)
+        self.processes = Processes(self)
+        self.scripts = Scripts(self)
+        self.door = Door(self)
+        self.sleep = Sleep(self)
+
+    def say(self, text: str) -> None:
+        """One line in linitd's own log, and on the console; lost there where that takes none. A
+        pipe or a terminal that says POLLOUT takes this much at once."""
+        line = f"{printable(text)[:SAID_LIMIT]}\n".encode(errors="replace")
+        try:
+            if is_ready(self.console, select.POLLOUT):
+                os.write(self.console, b"linitd: " + line)
+        except OSError:
+            pass
+        self.logs.write("+", OWN_LOG, line)
+
+    def note(self, service: Service, text: str) -> None:
+        """One line in the log of SERVICE, behind what it has said itself."""
+        self.scripts.read_log(service)
+        self.logs.write("-", service.name, f"{printable(text)}\n".encode())
+
+    def run(self) -> None:
+        """Serve until the end."""
+        self.loop.attempt(self.scripts.start_batches)
+        while not self.has_ended:
+            self.loop.attempt(self.turn)
+
+    def turn(self) -> None:
+        """Wait for what comes next, and do it."""
+        self.processes.table = None
+        events = self.loop.epoll.poll(self.time_left())
+        for fd, handler, mask in [(fd, self.loop.handlers.get(fd), mask) for fd, mask in events]:
+            # One before may have closed it, and what was opened then has its number.
+            if self.loop.handlers.get(fd) is handler:
+                self.loop.attempt(handler, mask)
+        is_due = self.loop.attempt(self.loop.run_timers)
+        if is_due or self.door.to_serve or any(fd not in self.loop.outputs for fd, _ in events):
+            self.loop.worked_at = time.monotonic()
+        self.loop.attempt(self.door.serve_peers)
+        self.loop.attempt(self.processes.kill_late)
+        self.loop.attempt(self.scripts.start_batches)
+        if self.ending and all(service.is_down() for service in self.services.values()):
+            self.has_ended = True
+        elif self.sleep.is_to_reexec:
+            self.loop.attempt(self.sleep.reexec)
+        elif self.sleep.program and self.sleep.is_idle():
+            self.loop.attempt(self.sleep.fall_asleep)
+
+    def time_left(self) -> "float | None":
+        if self.door.to_serve or self.has_ended or self.sleep.is_to_reexec:
+            return 0
+        now, soonest = time.monotonic(), self.loop.soonest
+        when = max(now, self.loop.worked_at + NAP)      # it may sleep then, unless a timer is near
+        if not self.sleep.program or self.ending or soonest and soonest < when + NAP:
+            when = soonest
+        return None if when is None else max(0.0, when - now)
+
+    def on_signal(self, fd: int) -> None:
+        """The numbers of the signals that came are the bytes of a pipe."""
+        self.pending = os.read(fd, READ_SIZE)
+        self.handle_signals()
+
+    def handle_signals(self) -> None:
+        numbers, self.pending = set(self.pending), b""
+        self.door.keep_socket()
+        if _signal.SIGCHLD in numbers:
+            self.processes.reap()
+        wanted = PID_1_SIGNALS if self.is_first else USER_SIGNALS
+        for number in numbers & set(wanted):
+            self.shut_down(wanted[number])
+
+    def watch_progress(self) -> None:
+        self.stuck_for = STUCK
+        self.loop.set_timer("stuck", "", STUCK)
+
+    def on_stuck(self, name: str) -> None:
+        """Nothing has happened for a while: tell what holds up everything, unless that is idle."""
+        starting = [each for each in self.services.values() if each.state == STARTING]
+        if not starting:
             return
-        if service.settings["ready"] == "exec":
-            self.post(service, "ready")
-        elif service.settings["ready"] == "fd" and service.state == STARTING:
-            self.reject(service, Fail("it closed descriptor 3 and wrote no newline to it"))
+        for each in starting:
+            if not each.waiting:
+                seconds = time.monotonic() - each.launched
+                pid = f", pid {each.pid}" if each.pid else ""
+                if self.services.is_without_program(each):
+                    pid += ", run has executed no program yet"
+                text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
+                self.say(": ".join([text, *last_lines(each.tail, 1)]))
+        blocked = sum(bool(each.waiting) for each in starting)
+        if blocked:
+            self.say(f"{blocked} more wait for others; linitctl why tells for which")
+        self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
+        self.loop.set_timer("stuck", "", self.stuck_for)
 
-    # -- the end
+    def offer_rescue(self) -> None:
+        """PID 1 whose boot failed: a shell on the console, unless somebody can log in there."""
+        program = find_program("linit-rescue")
+        if not self.is_first or self.ending or not program:
+            return
+        try:
+            os.posix_spawn(program, [program, "shell"], self.scripts.environment(), setsid=True,
+                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        except OSError as error:
+            self.say(f"{program}: {error.strerror}")
 
     def refuse_at_the_end(self) -> None:
         if self.ending:
@@ -2500,209 +2691,73 @@ class Init:
             return
         self.ending = kind
         self.say(f"{kind}: stopping all services")
-        self.set_timer("end", "", SHUTDOWN_LIMIT)
+        self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
         for service in self.services.values():
             service.again = False
             if service.state == FAILED:
-                self.timers.pop(("late", service.name), None)
+                self.loop.timers.pop(("late", service.name), None)
             if not service.is_down():
-                self.post(service, "stop")
-
-    def kill_rest(self) -> None:
-        """End what has not been waited for."""
-        self.kill_processes(*(each for each in self.services.values() if each.alone))
-        kill_families(set(self.processes), set(self.processes))
+                self.services.post(service, "stop")
 
     def end_now(self, name: str) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
         self.say(f"not waiting any longer for {', '.join(late)}")
         self.has_ended = True
 
-    # -- sleeping, and becoming another linitd
-    #
-    # All that is known goes into a memfd, as marshal writes plain data, and linit-idle is executed
-    # (docs/protocol.md has its table). It keeps all descriptors and children, and executes linitd
-    # when there is something to do. Signals are blocked from before until after: one that came
-    # meanwhile is still there. `reexec` is the same, with something to do at once.
-
-    def is_idle(self) -> bool:
-        """Whether nothing has happened for a while, nor will soon; what services print, linit-idle
-        copies as well."""
-        now = time.monotonic()
-        is_near = self.soonest is not None and self.soonest < now + NAP
-        is_quiet = not self.logger.waiting and not self.ending
-        return now >= self.worked_at + NAP and not is_near and is_quiet
-
-    def sleep(self) -> None:
-        if all(each.state != STARTING for each in self.services.values()):
-            self.timers.pop(("stuck", ""), None)        # it would wake for nothing
-            self.soonest = min(self.timers.values(), default=None)
-        self.become(lambda state: self.idle_command(state, self.soonest))
-
-    def reexec(self) -> None:
-        self.is_to_reexec = False
-        if self.linit_idle:
-            self.become(lambda state: self.idle_command(state, 0.0))
-        if runs_well(self.own_command("--check")):
-            self.become(lambda state: self.own_command("--resume", str(state)))
-        for peer in self.peers.values():
-            if peer.goal == "reexec":
-                peer.goal = ""
-                self.refuse(peer, Fail("linitd --check fails; this one goes on"))
-
-    def become(self, command) -> None:
-        """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
-        block_signals(_signal.SIG_BLOCK)
-        if is_ready(self.signals):          # one came just before
-            self.pending = os.read(self.signals, READ_SIZE)
-        state = os.memfd_create("linitd")
-        kept = [*self.handlers, state, *self.answer_descriptors()]
-        try:
-            words = command(state)
-            os.write(state, marshal.dumps(self.state(), 4))
-            for fd in kept:
-                os.set_inheritable(fd, fd != self.signals)
-            os.execv(words[0], words)
-        except OSError as error:
-            self.linit_idle = ""
-            self.say(f"{error.filename or 'linit-idle'}: {error.strerror}; linitd stays awake")
-        except MemoryError:                 # later it may be there
-            self.worked_at = time.monotonic()
-        os.close(state)
-        self.idle_epoll, self.table, self.copied = None, None, {}
-        keep_from_services(kept)
-        block_signals(_signal.SIG_UNBLOCK)
-        self.heed_pending()
-
-    def answer_descriptors(self) -> list:
-        return [peer.writes_to for peer in self.peers.values()
-                if peer.service and peer.writes_to is not None]
-
-    def state(self) -> dict:
-        """All that the next linitd has to know."""
-        kept = {key: getattr(self, key) for key in STATE}
-        return {
-            **kept,
-            "logger": self.logger.fd,
-            "services": [plain(each) for each in self.services.values()],
-            "peers": [plain(each) for each in self.peers.values()],
-            "batches": [plain(each) for each in self.batches.values()],
-        }
-
-    def resume(self, state: dict) -> None:
-        """Go on where another linitd was."""
-        for key in STATE:
-            setattr(self, key, state.get(key, getattr(self, key)))
-        self.logger.fd = state.get("logger")
-        if self.logger.fd is None:
-            self.start_logger()
-        else:
-            self.watch_logger()
-        self.soonest = min(self.timers.values(), default=None)
-        for fields in state["services"]:
-            service = self.services[fields["name"]] = fill(Service(fields["name"]), fields)
-            self.take_up(service)
-        for fields in state["peers"]:
-            self.watch_peer(fill(Peer(fields["fd"], fields["uid"], fields["service"]), fields))
-        for fields in state["batches"]:
-            self.add_batch(fill(Batch(fields["fd"], fields["pid"], fields["names"]), fields))
-        if self.listener is not None:
-            self.add_listener(self.listener)
-        if self.table is not None:
-            os.close(self.table)
-        self.table, self.copied = None, {}
-        for peer in self.peers.values():
-            self.to_serve[peer.fd] = None
-            if peer.goal == "reexec":
-                peer.goal = ""
-                self.answer(peer, "ok")
-
-    def take_up(self, service: Service) -> None:
-        for pid in (service.pid, service.stopper, service.reloader):
-            if pid is not None:
-                self.processes[pid] = service.name
-        if service.alone and service.group is None:
-            service.group = service.pid         # as the linitd of an earlier version left it
-        if service.log is not None:
-            self.watch_log(service)
-        if service.log in self.copied:
-            copied = copied_output(self.table, self.copied[service.log])
-            service.tail = (service.tail + copied)[-TAIL_LIMIT:]
-
-    def own_command(self, *words: str) -> list:
-        """The command line of this linitd, with WORDS."""
-        return [sys.executable, "-I", "-S", PROGRAM, *self.options.words(), *words]
-
-    def idle_command(self, state: int, deadline: "float | None") -> list:
-        """linit-idle, with its table and what it waits in."""
-        self.idle_epoll = select.epoll()        # which would be closed with its object
-        heads = {each.log: log_head(each.log_kind(), each.name) for each in self.services.values()
-                 if each.log is not None and self.logger.fd is not None}
-        rows = {fd: heads.get(fd, b"") for fd in self.handlers.keys() - {self.signals}}
-        for fd in rows:
-            peer = self.peers.get(fd)
-            self.idle_epoll.register(fd, peer.mask if peer else select.EPOLLIN)
-        rescue = find_program("linit-rescue") if self.is_first else ""
-        table, self.copied = idle_table(
-            rows, self.logger.fd, 0 if self.pending else -1 if deadline is None
-            else int(1e9 * deadline), loaded_files(),
-            self.own_command("--resume", str(state)),
-            ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")],
-            [rescue] if rescue else [])
-        self.table = os.memfd_create("linit-idle")
-        os.write(self.table, table)
-        for fd in (self.table, self.idle_epoll.fileno()):
-            os.set_inheritable(fd, True)
-        return [self.linit_idle, str(self.table), str(self.idle_epoll.fileno())]
-
 
 # What goes from one linitd to the next, besides services, connections and batches.
-STATE = ("began", "fifos", "timers", "to_launch", "followers", "denied", "skipped", "boot",
-         "firsts", "stuck_for", "ending", "listener", "descriptors", "table", "copied",
-         "pending")
+STATE = {
+    "init": ("began", "boot", "stuck_for", "ending", "pending"),
+    "loop": ("timers",),
+    "logs": ("is_there", "waiting", "size"),
+    "services": ("firsts", "skipped"),
+    "scripts": ("fifos", "to_launch", "descriptors"),
+    "door": ("followers", "denied", "listener"),
+    "sleep": ("table", "copied"),
+}
 
 # A timer's kind: what it does.
 TIMERS = {
-    "late": Init.on_late,
-    "file": Init.look_for_file,
-    "accept": Init.accept_again,
-    "answer": Init.answer_again,
+    "late": lambda init, name: init.services.on_late(name),
+    "file": lambda init, name: init.scripts.look_for_file(name),
+    "accept": lambda init, name: init.door.accept_again(name),
+    "answer": lambda init, name: init.door.answer_again(name),
     "stuck": Init.on_stuck,
-    "launch": lambda init, _: init.launch_batches(),
-    "reload": Init.end_reload,
+    "launch": lambda init, name: init.scripts.start_batches(),
+    "reload": lambda init, name: init.processes.end_reload(name),
     "end": Init.end_now,
-    "groups": Init.look_for_groups,
-    "logger": Init.start_logger,
+    "groups": lambda init, name: init.processes.look_for_groups(name),
+    "logger": lambda init, name: init.logs.start(name),
 }
 
 # Request: what carries it out, whether only the owner may, and how many words it needs at least.
 CLIENT_REQUESTS = {
-    "start": (Init.request_start, True, 1),
-    "stop": (Init.request_stop, True, 1),
-    "restart": (Init.request_restart, True, 1),
-    "reload": (Init.request_reload, True, 1),
-    "signal": (Init.request_signal, True, 1),
-    "enable": (Init.request_enable, True, 1),
-    "disable": (Init.request_disable, True, 1),
-    "log": (Init.request_log, True, 0),
-    "status": (Init.request_status, False, 1),
-    "wait": (Init.request_wait, False, 1),
-    "list": (Init.request_list, False, 0),
-    "graph": (Init.request_graph, False, 0),
-    "paths": (Init.request_paths, False, 0),
-    "events": (Init.request_events, False, 0),
-    "poweroff": (lambda init, peer, _: init.request_end(peer, "poweroff"), True, 0),
-    "reboot": (lambda init, peer, _: init.request_end(peer, "reboot"), True, 0),
-    "halt": (lambda init, peer, _: init.request_end(peer, "halt"), True, 0),
-    "reexec": (Init.request_reexec, True, 0),
+    "start": (Door.request_start, True, 1),
+    "stop": (Door.request_stop, True, 1),
+    "restart": (Door.request_restart, True, 1),
+    "reload": (Door.request_reload, True, 1),
+    "signal": (Door.request_signal, True, 1),
+    "enable": (Door.request_enable, True, 1),
+    "disable": (Door.request_disable, True, 1),
+    "log": (Door.request_log, True, 0),
+    "status": (Door.request_status, False, 1),
+    "wait": (Door.request_wait, False, 1),
+    "list": (Door.request_list, False, 0),
+    "graph": (Door.request_graph, False, 0),
+    "paths": (Door.request_paths, False, 0),
+    "events": (Door.request_events, False, 0),
+    "poweroff": (lambda door, peer, _: door.request_end(peer, "poweroff"), True, 0),
+    "reboot": (lambda door, peer, _: door.request_end(peer, "reboot"), True, 0),
+    "halt": (lambda door, peer, _: door.request_end(peer, "halt"), True, 0),
+    "reexec": (Door.request_reexec, True, 0),
 }
 SCRIPT_REQUESTS = {
-    "dep": (Init.script_dep, False, 1),
-    "binds": (Init.script_binds, False, 1),
-    "want": (Init.script_want, False, 1),
-    "after": (Init.script_after, False, 1),
-    "settings": (Init.script_settings, False, 1),
-    "end": (Init.script_end, False, 1),
+    "dep": (Scripts.script_dep, False, 1),
+    "binds": (Scripts.script_binds, False, 1),
+    "want": (Scripts.script_want, False, 1),
+    "after": (Scripts.script_after, False, 1),
+    "settings": (Scripts.script_settings, False, 1),
+    "end": (Scripts.script_end, False, 1),
 }
 
 
@@ -2821,14 +2876,14 @@ def catch_signals(init: Init) -> None:
     for number in wanted_signals():
         _signal.signal(number, lambda number, frame: None)
     init.signals = reader
-    init.watch(reader, select.EPOLLIN, lambda mask: init.on_signal(reader))
+    init.loop.watch(reader, select.EPOLLIN, lambda mask: init.on_signal(reader))
 
 
 def begin(init: Init) -> None:
     """Make what the daemon needs outside, and start `boot`."""
     options = init.options
-    init.start_logger()
-    for make in (init.listen, init.make_folder):
+    init.logs.start()
+    for make in (init.door.listen, init.scripts.make_folder):
         try:
             make(options.socket)
         except Fail as error:
@@ -2850,10 +2905,10 @@ def warn_of_host(init: Init) -> None:
 def start_boot(init: Init) -> None:
     """Start what the kernel's command line says, or `boot`."""
     try:
-        if init.boot != "boot" and not os.path.exists(init.script(init.boot)):
+        if init.boot != "boot" and not os.path.exists(init.scripts.path(init.boot)):
             init.say(f"linit.boot={init.boot}: there is no such service")
             init.boot = "boot"
-        init.post(init.service(init.boot), "start")
+        init.services.post(init.services.service(init.boot), "start")
     except Fail:
         init.say(f"{init.options.initd}/boot: it isn't there; nothing is started")
         init.offer_rescue()
@@ -2874,7 +2929,8 @@ def end_everything(init: Init) -> None:
         commands.insert(1, (["umount", "-a", "-r"], quiet))
     for command, actions in commands:
         try:
-            pid = os.posix_spawnp(command[0], command, init.environment(), file_actions=actions)
+            pid = os.posix_spawnp(command[0], command, init.scripts.environment(),
+                                  file_actions=actions)
             wait_for(pid, SHUTDOWN_LIMIT)
         except OSError as error:
             init.say(f"{command[0]}: {error.strerror}")
@@ -2915,10 +2971,10 @@ def main(argv: "list | None" = None) -> int:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
     init.run()
-    init.kill_rest()
-    init.logger.end()
-    if init.listener is not None:
-        init.attempt(remove_entry, options.socket)
+    init.processes.kill_rest()
+    init.logs.end()
+    if init.door.listener is not None:
+        init.loop.attempt(remove_entry, options.socket)
     if init.is_first:
         end_everything(init)
     return 0
@@ -2932,12 +2988,12 @@ def started(options: Options) -> Init:
     os.chdir("/")
     catch_signals(init)
     if state:
-        init.resume(state)
+        init.sleep.resume(state)
         block_signals(_signal.SIG_UNBLOCK)
-        init.attempt(init.heed_pending)
+        init.loop.attempt(init.handle_signals)
     else:
         begin(init)
-    init.attempt(init.reap)
+    init.loop.attempt(init.processes.reap)
     return init
 
 

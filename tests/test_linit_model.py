@@ -638,12 +638,12 @@ class World:
         self.init = self.linitd.Init(self.options)
         self.init.say = self.said.append
         # Its logs are not of this world.
-        self.init.start_logger = self.init.watch_logger = lambda: None
-        self.init.logger.is_there, self.init.logger.fd = False, -1
-        self.init.epoll = Epoll(self.init.epoll)
+        self.init.logs.start = self.init.logs.watch = lambda: None
+        self.init.logs.is_there, self.init.logs.fd = False, -1
+        self.init.loop.epoll = Epoll(self.init.loop.epoll)
         reader, self.signals = os.pipe()
         self.init.signals = reader
-        self.init.watch(reader, select.EPOLLIN, lambda mask: self.init.on_signal(reader))
+        self.init.loop.watch(reader, select.EPOLLIN, lambda mask: self.init.on_signal(reader))
 
     def keep_table(self, heads, logger, deadline, *_):
         self.sleeping = (heads, deadline)
@@ -663,22 +663,22 @@ class World:
             return True
         if any("should not happen" in line for line in self.said):
             raise Wrong(self.said[-1])
-        return bool(self.init.epoll.found) or self.init.epoll.timeout == 0
+        return bool(self.init.loop.epoll.found) or self.init.loop.epoll.timeout == 0
 
     def fall_asleep(self):
         """What execve does: all is closed but what the next linitd takes up."""
         self.sleeps += 1
         init = self.init
-        self.saved = {**marshal.loads(marshal.dumps(init.state(), 4)), "table": None}
+        self.saved = {**marshal.loads(marshal.dumps(init.sleep.state(), 4)), "table": None}
         for path in pathlib.Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):
                 if os.readlink(path).startswith(("/memfd:linitd", "/memfd:linit-idle")):
                     os.close(int(path.name))
-        self.kernel.has_child_signal |= bool(init.epoll.epoll.poll(0) and self.is_signalled())
+        self.kernel.has_child_signal |= bool(init.loop.epoll.epoll.poll(0) and self.is_signalled())
         os.close(self.signals)
         os.close(init.signals)
-        init.epoll.close()
-        self.idle_epoll = init.idle_epoll
+        init.loop.epoll.close()
+        self.idle_epoll = init.sleep.idle_epoll
 
     def is_signalled(self):
         return self.linitd.is_ready(self.init.signals)
@@ -698,8 +698,8 @@ class World:
         self.sleeping = None
         self.idle_epoll.close()
         self.begin()
-        self.init.resume(self.saved)
-        self.init.reap()
+        self.init.sleep.resume(self.saved)
+        self.init.processes.reap()
         return True
 
     def awake(self):
@@ -738,7 +738,7 @@ class World:
             deadline = self.sleeping[1]
             mine = deadline / 1e9 + 1e-6 if deadline >= 0 else None
         else:
-            timeout = self.init.epoll.timeout
+            timeout = self.init.loop.epoll.timeout
             mine = None if timeout is None else self.kernel.now + timeout + 1e-6
         moments = [when for when in (mine, self.kernel.due()) if when is not None]
         if not moments:
@@ -969,8 +969,8 @@ class World:
             self.do_close()
             self.settle()
             init = self.awake()
-            if len(init.handlers) != 2 or init.peers:
-                raise Wrong(f"descriptors are left: {init.handlers}")
+            if len(init.loop.handlers) != 2 or init.door.peers:
+                raise Wrong(f"descriptors are left: {init.loop.handlers}")
         init.shut_down("exit")
         self.turn_until_the_end(init)
 
@@ -981,9 +981,9 @@ class World:
             busy = self.kernel.step()
             if not (self.turn() or busy):
                 self.advance()
-        init.kill_rest()
+        init.processes.kill_rest()
         while self.kernel.step() or self.kernel.runnable():
-            init.reap()
+            init.processes.reap()
         live = [each for each in self.kernel.processes.values() if each.state == "alive"]
         if not init.has_ended or live:
             raise Wrong(f"left at the end: {self.described()}")
@@ -995,9 +995,9 @@ class World:
         for process in self.kernel.processes.values():
             self.kernel.end(process, 0)
         init = self.awake()
-        for fd in [*init.handlers, self.signals, *init.answer_descriptors()]:
+        for fd in [*init.loop.handlers, self.signals, *init.door.answer_descriptors()]:
             os.close(fd)
-        init.epoll.close()
+        init.loop.epoll.close()
 
 
 def expects(code):
@@ -1276,11 +1276,12 @@ def test_it_never_polls_without_a_pause(world):
     """Neither with a timer near, nor at the end."""
     init, now = world.init, world.kernel.monotonic
     for seconds, is_ending in ((0.03, False), (0.5, True)):
-        init.timers.clear()
-        init.soonest = None
-        init.worked_at = now() - 1
+        init.loop.timers.clear()
+        init.loop.soonest = None
+        init.loop.worked_at = now() - 1
         init.ending = "exit" if is_ending else ""
-        init.set_timer("stuck", "", seconds if is_ending else init.worked_at + 1.01 - now())
+        later = seconds if is_ending else init.loop.worked_at + 1.01 - now()
+        init.loop.set_timer("stuck", "", later)
         assert init.time_left() > 0.005
 
 
@@ -1289,14 +1290,14 @@ def test_a_batch_that_ends_is_no_end_of_the_next_life(world):
     init = world.init
     reader, writer = os.pipe()
     os.close(writer)
-    service = init.service("a")
+    service = init.services.service("a")
     service.state = "starting"
     service.pid = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
-    init.processes[service.pid] = "a"
+    init.processes.names[service.pid] = "a"
     batch = world.linitd.Batch(reader, 76, ["a"])
-    init.add_batch(batch)
-    init.on_batch(batch)
-    assert service.state == "starting" and not init.batches
+    init.scripts.add_batch(batch)
+    init.scripts.on_batch(batch)
+    assert service.state == "starting" and not init.scripts.batches
     world.kernel.kill(service.pid, signal.SIGKILL)
 
 
@@ -1304,7 +1305,7 @@ def test_a_shell_that_is_in_no_cgroup_yet_is_killed(world):
     group = pathlib.Path(world.folder) / "groups" / "a"
     group.mkdir(parents=True)
     (group / "cgroup.kill").touch()
-    world.init.groups = str(group.parent)
+    world.init.processes.groups = str(group.parent)
     world.linitd.make_groups = lambda: str(group.parent)     # it also sleeps
     world.ask("start a", expects(1))
     world.settle()

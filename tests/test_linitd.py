@@ -1914,18 +1914,18 @@ def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch
     opened, called = [], []
 
     def replace_second(mask):
-        init.forget(second)
+        init.loop.forget(second)
         opened.extend(os.pipe())
-        init.watch(opened[0], linitd.select.EPOLLIN, called.append)
+        init.loop.watch(opened[0], linitd.select.EPOLLIN, called.append)
         init.has_ended = True
 
-    init.watch(first, linitd.select.EPOLLIN, replace_second)
-    init.watch(second, linitd.select.EPOLLIN, called.append)
+    init.loop.watch(first, linitd.select.EPOLLIN, replace_second)
+    init.loop.watch(second, linitd.select.EPOLLIN, called.append)
     os.write(to_first, b"x")
     os.write(to_second, b"x")
     init.run()
     assert opened[0] == second and called == []
-    init.epoll.close()
+    init.loop.epoll.close()
     for fd in (first, to_first, to_second, *opened):
         os.close(fd)
 
