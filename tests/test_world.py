@@ -2707,6 +2707,27 @@ def test_s37_what_left_its_session_ends_with_its_daemon(device):
     assert device.check("cat /sys/fs/cgroup/linit/escapes/cgroup.procs") == ""
 
 
+def test_s38_a_disk_that_hangs_holds_up_neither_requests_nor_the_end(index, tmp_path):
+    """The file system of /var/log is frozen: who writes there waits for ever."""
+    disk = tmp_path / "disk"
+    disk.touch()
+    os.truncate(disk, 16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    with booted(FULL, tmp_path, "-drive", f"if=virtio,format=raw,file={disk}") as console:
+        console.check("mount -t ext4 /dev/vda /var/log")
+        add_service(console, "prints", 'run() { exec sh -c "while echo said; do sleep 0.1; done"; }')
+        add_service(console, "flood", "run() { exec yes; }")
+        console.check("linitctl start prints 2>/dev/null; sleep 3; cat /var/log/linit/prints")
+        assert pid_1(console) == "/sbin/linit-idle"
+        console.check("python3 -c 'import fcntl, os; "
+                      "fcntl.ioctl(os.open(\"/var/log\", os.O_RDONLY), 0xC0045877, 0)'")  # FIFREEZE
+        for _ in range(3):
+            console.check("sleep 2; linitctl restart prints 2>/dev/null; linitctl list")
+        console.check("linitctl start flood 2>/dev/null; sleep 2; linitctl status flood")
+        console.send("poweroff")
+        assert console.process.wait(timeout=200) == 0
+
+
 @BOTH
 def test_s37_asked_twice_it_ends_at_once(index, tmp_path, packages):
     """A service whose stop never ends, and processes that ignore TERM or are stopped."""
