@@ -1110,24 +1110,30 @@ def why_objects(why: Why, names: list) -> list:
 
 # ---- check -------------------------------------------------------------------------------------
 #
-# Init scripts are read, not run: a small reader of shell splits a script into words and commands,
-# and knows in which function each stands. It looks at what is written out; what the shell would
-# have to compute (`dep "$x"`, timeout=$y) is called dynamic and isn't followed. It needn't know all
-# of the shell: conditions don't count, so what is asked for in any branch is asked for.
+# Init scripts are read, not run: `sh -n` says whether they are shell, and regular expressions find
+# their commands. They look at what is written out; what the shell would have to compute (`dep "$x"`,
+# timeout=$y) is called dynamic and isn't followed. Conditions don't count: what is asked for in any
+# branch is asked for.
 
 SCRIPT_LIMIT = 1 << 20              # bytes
 FIRST_LINE = "#!/etc/rc.common"
 PROVIDED = ("boot", "pre", "linit-supd")    # are there in any folder
 FUNCTIONS = ("start", "run", "depends", "dependencies")
 ASKING = ("dep", "want", "after", "before", "binds")
-RESERVED = ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "esac", "!")
+# What may stand before a command.
+RESERVED = ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "esac", "!", "{",
+            "}", "export", "readonly")
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 NAME_LIMIT = 100
 
-TOKEN = (r"(?P<blank>(?:[ \t\r]|\\\n)+|#[^\n]*)|(?P<define>\([ \t]*\))"
-         r"|(?P<redirect>[0-9]*(?:<<-?|[<>]&|>>|>\||<>|[<>]))|(?P<end>;;|&&|\|\||[;&|()\n])")
+# A word of shell, quotes and substitutions included; a command; and the text behind `<<`.
+WORD = r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|\\[^\n]|`[^`]*`|\$\((?:[^()]|\([^()]*\))*\)""" \
+    r"""|\$\{(?:'[^']*'|[^'}])*\}|[^\s;&|()<>'"`\\])+"""
+COMMAND = rf"(?<![^\s;&|()])#[^\n]*|(?P<function>[\w.+-]+)[ \t]*\([ \t]*\)" \
+    rf"|(?P<words>{WORD}(?:(?:[ \t\r]|\\\n)+(?!#){WORD})*)"
+HEREDOC = r"""<<-?[ \t]*(['"\\]?)([\w ]*\w)\1([^\n]*)(\n(?:.*?\n)?)\t*\2$"""
 LITERAL = r"""(?:'[^']*'|"[^"$`\\]*"|\\.|[^'"\\$`*?\[~])*"""
-ASSIGNMENT = r"([A-Za-z_][A-Za-z0-9_]*)=(.*)"
+ASSIGNMENT = r"[A-Za-z_][A-Za-z0-9_]*="
 
 
 def is_name(text: str) -> bool:
@@ -1192,141 +1198,31 @@ class Script:
         self.problems.append((line, level, text))
 
 
-def word_end(text: str, index: int) -> int:
-    """Where the word ends that begins at INDEX. What is open is on a stack, the innermost last, as
-    what closes it: a quote, the end of a substitution."""
-    closers = []
-    while index < len(text) and (closers or text[index] not in " \t\r\n;&|()<>"):
-        char = text[index]
-        inside = closers[-1] if closers else ""
-        # In "${x:-it's}", too, this is no quote.
-        is_quoted = inside == '"' or closers[-2:] == ['"', "}"]
-        if char == inside:
-            closers.pop()
-        elif inside == "'":
-            pass
-        elif char == "\\":
-            index += 1
-        elif text.startswith(("$(", "${"), index):
-            index += 1
-            closers.append(")" if text[index] == "(" else "}")
-        elif char == "(" and inside == ")":
-            closers.append(")")
-        elif char in "\"`" or (char == "'" and not is_quoted):
-            closers.append(char)
-        index += 1
-    return index
-
-
-def tokens(text: str) -> object:
-    """Yield (line, kind, token) of a script: kinds are word, define, redirect, end. The texts of
-    `<<` are passed over."""
+def read_commands(script: Script) -> None:
+    """Note what the commands of SCRIPT define, set and ask for."""
     import re
-    pattern = re.compile(TOKEN)
-    index = 0
-    line = 1
-    heredocs = []                       # redirections whose texts begin after this line
-    while index < len(text):
-        match = pattern.match(text, index)
-        kind = match.lastgroup if match else "word"
-        end = match.end() if match else word_end(text, index)
-        token = text[index:end]
-        if kind != "blank":
-            yield line, kind, token
-        if heredocs and heredocs[-1] in ("<<", "<<-") and kind == "word":
-            heredocs.append(token)
-        if kind == "redirect" and token.lstrip("0123456789")[:2] == "<<":
-            heredocs.append(token.lstrip("0123456789"))
-        if token == "\n":
-            end = heredocs_end(text, end, heredocs)
-            heredocs = []
-        line += text.count("\n", index, end)
-        index = end
-
-
-def heredocs_end(text: str, index: int, heredocs: list) -> int:
-    """Where the texts of HEREDOCS end, which begin at INDEX: `<<` and a word, and the next."""
-    for operator, word in zip(heredocs[::2], heredocs[1::2]):
-        last = "".join(char for char in word if char not in "'\"\\")
-        line = None
-        while line != last and index < len(text):
-            end = text.find("\n", index)
-            end = len(text) if end < 0 else end
-            line = text[index:end].lstrip("\t" if operator == "<<-" else "")
-            index = end + 1
-    return index
-
-
-class Reader:
-    """Reads the commands of a SCRIPT, each in its function."""
-    __slots__ = ("script", "words", "line", "blocks", "defined", "skip")
-
-    def __init__(self, script: Script):
-        self.script = script
-        self.words = []                 # of the command so far
-        self.line = 1                   # where it began
-        self.blocks = []                # what is open: (what closes it, whether in a function)
-        self.defined = False            # whether the next block is a function's
-        self.skip = False               # whether the next word is a file's name
-
-    def read(self) -> None:
-        for line, kind, token in tokens(self.script.text):
-            if kind == "word":
-                self.word(line, token)
-            elif kind == "redirect":
-                self.skip = True
-            elif kind == "define" and len(self.words) == 1:
-                self.script.functions.setdefault(self.words.pop(), self.line)
-                self.defined = True
-            else:
-                self.end(token)
-        self.command()
-
-    def word(self, line: int, word: str) -> None:
-        """One more word; at the beginning of a command it may be one of the shell's own."""
-        if self.skip:
-            self.skip = False
-        elif not self.words and word == "{":
-            self.open("}")
-        elif not self.words and word == "}":
-            self.close("}")
-        elif self.words or word not in RESERVED:
-            self.line = self.line if self.words else line
-            self.words.append(word)
-
-    def end(self, token: str) -> None:
-        self.command()
-        if token == "(":
-            self.open(")")
-        elif token == ")":
-            self.close(")")             # but that of a pattern in `case` closes nothing
-
-    def open(self, closer: str) -> None:
-        self.blocks.append((closer, self.defined or self.in_function()))
-        self.defined = False
-
-    def close(self, closer: str) -> None:
-        if self.blocks and self.blocks[-1][0] == closer:
-            self.blocks.pop()
-
-    def in_function(self) -> bool:
-        return bool(self.blocks) and self.blocks[-1][1]
-
-    def command(self) -> None:
-        """Note what the command says, which has ended."""
-        import re
-        words = self.words
-        self.words = []
-        if words[:1] in (["export"], ["readonly"]):
-            words = words[1:]
+    # The text of `<<` is left out, but for its lines.
+    text, count = script.text, 1
+    while count:
+        text, count = re.subn(HEREDOC, lambda match: match[3] + "\n" * match[4].count("\n"), text,
+                              flags=re.MULTILINE | re.DOTALL)
+    line, at, depth = 1, 0, 0
+    for match in re.finditer(COMMAND, text, re.DOTALL):
+        line += text.count("\n", at, match.start())
+        at = match.start()
+        if match["function"]:
+            script.functions.setdefault(match["function"], line)
+        words = re.findall(WORD, match["words"] or "", re.DOTALL)
+        while words and words[0] in RESERVED:
+            depth += {"{": 1, "}": -1}.get(words.pop(0), 0)
         settings = []
-        while words and re.fullmatch(ASSIGNMENT, words[0], re.DOTALL):
-            settings.append((self.line, *words.pop(0).split("=", 1)))
-        if not words and not self.in_function():
-            self.script.settings += settings
+        while words and re.match(ASSIGNMENT, words[0]):
+            settings.append((line, *words.pop(0).split("=", 1)))
+        if not words and depth == 0:
+            script.settings += settings
         if words and words[0] in ASKING:
-            self.script.asks += [(self.line, words[0], word) for word in words[1:]]
-        self.script.execs = self.script.execs or words[:1] in (["exec"], ["."], ["eval"])
+            script.asks += [(line, words[0], word) for word in words[1:]]
+        script.execs = script.execs or words[:1] in (["exec"], ["."], ["eval"])
 
 
 def literal(word: str) -> "str | None":
@@ -1357,15 +1253,15 @@ def read_script(folder: str, name: str, is_ours: bool = False) -> Script:
         script.note(1, "error", error.strerror or str(error))
         return script
     check_file(script, about)
-    check_syntax(script)
-    Reader(script).read()
-    check_functions(script)
-    check_settings(script)
+    if is_shell(script):
+        read_commands(script)
+        check_functions(script)
+        check_settings(script)
     return script
 
 
-def check_syntax(script: Script) -> None:
-    """What the shell says of it, which only reads it."""
+def is_shell(script: Script) -> bool:
+    """Whether the shell, which only reads it, can do so; what it says is noted."""
     import re
     reader, writer = os.pipe()
     pid = os.posix_spawnp("sh", ["sh", "-n", script.path], os.environ, file_actions=[
@@ -1373,10 +1269,12 @@ def check_syntax(script: Script) -> None:
     os.close(writer)
     with open(reader, encoding="utf-8", errors="replace") as said:
         text = said.read(PIECE)
-    if os.waitpid(pid, 0)[1]:
+    status = os.waitpid(pid, 0)[1]
+    if status:
         place = re.match(r".*?:(?: line)? (\d+): ", text)      # FILE: 3: Syntax error: ...
         line, start = (int(place[1]), place.end()) if place else (1, 0)
         script.note(line, "error", text[start:].partition("\n")[0] or "not shell")
+    return status == 0
 
 
 def check_file(script: Script, about: os.stat_result) -> None:
