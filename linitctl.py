@@ -1111,9 +1111,9 @@ def why_objects(why: Why, names: list) -> list:
 # ---- check -------------------------------------------------------------------------------------
 #
 # Init scripts are read, not run: `sh -n` says whether they are shell, and regular expressions find
-# their commands. They look at what is written out; what the shell would have to compute (`dep "$x"`,
-# timeout=$y) is called dynamic and isn't followed. Conditions don't count: what is asked for in any
-# branch is asked for.
+# their commands. They look at what is written out; what the shell would have to compute (`dep
+# "$x"`, timeout=$y) is called dynamic and isn't followed. Conditions don't count: what is asked for
+# in any branch is asked for.
 
 SCRIPT_LIMIT = 1 << 20              # bytes
 FIRST_LINE = "#!/etc/rc.common"

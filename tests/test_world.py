@@ -2715,7 +2715,7 @@ def test_s38_a_disk_that_hangs_holds_up_neither_requests_nor_the_end(index, tmp_
     subprocess.run(["mkfs.ext4", "-q", disk], check=True)
     with booted(FULL, tmp_path, "-drive", f"if=virtio,format=raw,file={disk}") as console:
         console.check("mount -t ext4 /dev/vda /var/log")
-        add_service(console, "prints", 'run() { exec sh -c "while echo said; do sleep 0.1; done"; }')
+        add_service(console, "prints", 'run() { exec sh -c "while echo said; do sleep 1; done"; }')
         add_service(console, "flood", "run() { exec yes; }")
         console.check("linitctl start prints 2>/dev/null; sleep 3; cat /var/log/linit/prints")
         assert pid_1(console) == "/sbin/linit-idle"
