@@ -2516,6 +2516,7 @@ class Sleep:
                 self.init.door.answer(peer, "ok")
 
     def take_up(self, service: Service) -> None:
+        service.settings = {**DEFAULTS, **service.settings}     # an earlier version knew less
         for pid in (service.pid, service.stopper, service.reloader):
             if pid is not None:
                 self.init.processes.names[pid] = service.name

@@ -929,7 +929,7 @@ def test_a_renewal_of_the_same_lease_touches_nothing(network):
     resolv = network.folder / "etc/resolv.conf"
     before = resolv.stat()
     seen = network.folder / "seen"
-    network.run("sh", "-c", f"/sbin/ip monitor address route >{seen} & sleep 0.3; "
+    network.run("sh", "-c", f"/sbin/ip -4 monitor address route >{seen} & sleep 0.3; "
                 "/usr/share/udhcpc/default.script renew; sleep 0.3; kill $!",
                 interface="eth0", ip="10.0.0.5", mask="24", router="10.0.0.1",
                 dns="10.0.0.1 10.0.0.2", domain="home")

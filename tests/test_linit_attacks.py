@@ -91,6 +91,7 @@ def test_s27_nobody_else_reads_what_services_say(up):
     up.ask("start bad")
     heard += [client.lines.readline() for _ in range(2)]
     assert heard[2].split()[1:] == ["bad", "failed", "-"] and "secret" not in str(heard)
+    up.expect("bad", b"secret")
     with as_user(1000):
         for path in ("log/bad", "socket.d/bad.log", f"/proc/{up.process.pid}/environ"):
             with pytest.raises(PermissionError):

@@ -254,7 +254,7 @@ def test_asleep_it_takes_four_pages_of_which_three_are_its_own(sleeper):
     writers = [sleeper.add_log()[0] for _ in range(20)]
     sleeper.start()
     for writer in writers:
-        writer.write(b"x" * 3000)
+        writer.write(b"x" * 500)
     sleeper.asleep(1)
     sizes = dict(re.findall(r"^(\w+): +(\d+) kB", sleeper.proc("smaps_rollup"), re.MULTILINE))
     # A page of the program counts as dirty as long as its file is not on the disk.
@@ -380,13 +380,15 @@ def noise(length):
 def test_what_services_print_is_sent_and_wakes_nothing(sleeper):
     logs = [sleeper.add_log() for _ in range(3)]
     sleeper.start()
-    texts = [noise(length) for length in (1, SENT_AT_A_TIME, SENT_AT_A_TIME + 1, 30_000)]
-    for text in texts:
+    said = b""
+    for length in (1, SENT_AT_A_TIME, SENT_AT_A_TIME + 1, 5000):
+        text = noise(length)
+        said += text
         for writer, _ in logs:
             writer.write(text)
-    for _, path in logs:
-        wait_until(lambda path=path: path.stat().st_size == sum(map(len, texts)))
-        assert path.read_bytes() == b"".join(texts)
+        for _, path in logs:
+            wait_until(lambda path=path: path.stat().st_size == len(said))
+            assert path.read_bytes() == said
     sleeper.asleep()
 
 
@@ -718,10 +720,10 @@ def test_the_logger_takes_four_pages_and_nothing_while_all_is_quiet(sleeper, tmp
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         assert int(re.search(r"Rss: +(\d+)", file.read())[1]) <= 16
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        before = file.read()
+        before = re.findall(r".*_ctxt_switches:.*", file.read())
     time.sleep(1)
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        assert file.read() == before
+        assert before and re.findall(r".*_ctxt_switches:.*", file.read()) == before
 
 
 @pytest.mark.parametrize("message", [

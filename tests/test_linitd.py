@@ -1905,6 +1905,21 @@ def test_s30_a_daemon_comes_back_when_there_are_descriptors_again(up):
     wait_until(lambda: up.state("daemon") == "running")
 
 
+def test_a_state_of_an_earlier_version_has_what_is_new(tmp_path, monkeypatch):
+    """Services of it know fewer settings, and there are rooms whose things nobody has saved."""
+    linitd = load_tool("linitd")
+    monkeypatch.setattr(linitd, "PROGRAM", str(ROOT / "linitd.py"))
+    init = linitd.Init(linitd.Options(["--log", str(tmp_path)]))
+    monkeypatch.setattr(init.logs, "start", lambda: None)
+    service = linitd.plain(linitd.Service("it"))
+    service["settings"] = {"type": "run", "restart": "never"}
+    del service["guests"]
+    init.sleep.resume({"services": [service], "peers": [], "batches": [], "listener": None})
+    assert init.services["it"].settings == {**linitd.DEFAULTS, "type": "run", "restart": "never"}
+    assert init.services["it"].guests == set() and init.services["it"].log_kind() == " "
+    init.loop.epoll.close()
+
+
 def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch):
     """One handler closes what has an event in the same turn, and opens what gets its number."""
     linitd = load_tool("linitd")
