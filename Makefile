@@ -235,9 +235,16 @@ core:
 	+@$(again) world $(core)
 	+@$(again) image $(core) SYSTEM=base
 
+machines = tests/test_world.py tests/test_device.py
+run_machines = world/engine $(python) -m pytest $(pytest) -m "not long" $(machines)
+run_others = $(python) -m pytest $(pytest) -m "not long" tests $(addprefix --ignore ,$(machines))
+
+# Both at once; what the second says follows the first's.
 .PHONY: test
 test: core ## show that everything works, the core world included
-	@world/engine $(python) -m pytest $(pytest) -m "not long" tests
+	@$(run_others) >$(O)/check.log 2>&1 & others=$$!; trap 'kill $$others' INT TERM; \
+	$(run_machines); status=$$?; \
+	wait $$others || status=$$?; cat $(O)/check.log; exit $$status
 
 .PHONY: test-long
 test-long: core ## build and check every recipe, and run what takes too long
@@ -252,10 +259,9 @@ fuzz: ## fuzz linitd and linitctl for SECONDS, from a SEED
 	@$(python) tests/fuzz_linit.py --seconds $(SECONDS) --seed $(or $(SEED),1)
 
 .PHONY: check
-check: ## run the unit tests, in a few minutes
+check: ## run the tests that boot and build nothing
 	@world/setup test
-	@$(python) -m pytest $(pytest) -m "not long" tests \
-		--ignore tests/test_world.py --ignore tests/test_device.py
+	@$(run_others)
 
 .PHONY: bench
 bench: ## measure speed and memory, beside peers in the same run
