@@ -1639,6 +1639,11 @@ def test_setup_names_the_command_for_what_it_may_not_install(tmp_path):
         assert package in last and package in said[0]
 
 
+def test_setup_for_run_names_no_sources(tmp_path):
+    status, text = output_of(ROOT / "world/setup", "run", env=environment(O=tmp_path, APT="no"))
+    assert status == 0 and "sources" not in text and "builder" not in text
+
+
 def test_engine_that_does_not_answer_is_one_line(tmp_path):
     variables = environment(O=tmp_path, DOCKER_HOST="unix:///nonexistent/docker.sock")
     status, text = output_of(ROOT / "world/engine", "true", env=variables)
@@ -2406,11 +2411,41 @@ def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("firmware", ["bios", "efi"])
-def test_boot_the_kernel_for_pcs(index, tmp_path, firmware):
-    status, text = make_image(tmp_path, (*FULL[:-1], "linux"), SERVICES="root mounts getty")
+def test_boot_a_pc(everything, serve, tmp_path):
+    """By BIOS and then by EFI: by ssh, something is installed and written, and is there again."""
+    key = tmp_path / "key"
+    assert output_of("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)[0] == 0
+    repository = from_device(serve(BUILD / "repo"))
+    status, text = output_of("make", "image", "SYSTEM=pc", "CONF=/dev/null", f"SSH_KEY={key}.pub",
+                             f"O={BUILD}", f"REPO_URL={repository}", cwd=ROOT)
     assert status == 0, text
-    keeps_what_is_written(tmp_path, tmp_path, FIRMWARE=firmware)
+    shutil.copy(BUILD / ARCH / "image-pc/disk.img", tmp_path)
+
+    def ssh_answers(console):
+        with contextlib.suppress(OSError), \
+                socket.create_connection(("127.0.0.1", console.port + 1), timeout=5) as line:
+            return line.recv(4) == b"SSH-"
+
+    def by_ssh(console, command):
+        wait_until(lambda: ssh_answers(console), BOOT_LIMIT, "ssh")
+        return subprocess.run(
+            ["ssh", "-i", key, "-p", str(console.port + 1), "-o", "StrictHostKeyChecking=no",
+             "-o", "UserKnownHostsFile=/dev/null", "root@127.0.0.1", command],
+            timeout=BOOT_LIMIT, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True).stdout
+
+    with running(tmp_path, tmp_path, SERVICES="dropbear") as console:
+        by_ssh(console, "lpkg --yes install keymaps tmux && echo kept >/root/file && "
+                        "cp /usr/share/keymaps/de.bmap /etc/keymap && linitctl restart keyboard")
+        console.press("y")
+        wait_until(lambda: by_ssh(console, "cat /dev/vcs1").rstrip()[-1] == "z", what="a German z")
+        by_ssh(console, "poweroff")
+        ends_soon(console)
+    with running(tmp_path, tmp_path, SERVICES="dropbear", FIRMWARE="efi") as console:
+        assert by_ssh(console, "cat /root/file; lpkg verify; tmux -V") == "kept\ntmux 3.3a\n"
+        assert re.findall(r"[.:](\d+) .*LISTEN", by_ssh(console, "netstat -ltn")) == ["22", "22"]
+        by_ssh(console, "[ -d /sys/firmware/efi ] && poweroff")
+        ends_soon(console)
 
 
 class Upgrades:
