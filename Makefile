@@ -16,7 +16,7 @@
 #   PKG       the package, or recipe, that a target is for
 #   ARCH      x86_64, aarch64, armv7, riscv64 or x86 (this machine's)
 #   O         the directory in which everything is made (build)
-#   PORT      the port here that is port 80 of `make run`; the next is its ssh (8080)
+#   PORT      the port here that is `make run`'s port 80; one above, ssh (8080)
 #   FIRMWARE  efi: `make run SYSTEM=pc` boots by EFI (bios)
 #   APPEND    more words for the kernel of `make run`
 #   DEV       the disk that `make flash` writes to, as in DEV=/dev/sdX
