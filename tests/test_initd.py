@@ -1013,6 +1013,13 @@ def test_a_static_address_of_each_kind(network):
     assert network.routes() == [] == network.servers()
 
 
+@pytest.mark.parametrize("words", ["10.0.0.9/99", "dchp", "10.0.0.9/24 via 10.0.0.300"])
+def test_a_line_that_can_not_be_is_named(network, words):
+    (network.folder / "etc/network").write_text(f"eth0 {words}\n")
+    output = network.run("sh", "-c", '"$0" eth0 2>&1; echo $?', network.folder / "linit-net")
+    assert output.splitlines()[-2:] == [f"/etc/network: eth0 can't have: {words}", "1"]
+
+
 CLOSED = "{0}: bad\n{0} -P INPUT DROP\n{0} -P FORWARD DROP\n"
 
 
