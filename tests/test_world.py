@@ -3326,7 +3326,8 @@ class Outside:
     def router(self, image, **more):
         with running(image, self.folder, prefix=self.enter, SYSTEM="router",
                      NETDEV="tap,ifname=modem,script=no,downscript=no", **more) as console:
-            yield console.log_in()
+            console.expect("login: ", BOOT_LIMIT)       # a disk's console shows nothing before it
+            yield console.log_in_again()
 
     @contextlib.contextmanager
     def behind(self, image):
