@@ -3520,11 +3520,12 @@ def test_boot_a_router_s_two_ports(index, files, tmp_path):
         assert tree.getmember("etc/firewall").mode == tree.getmember("etc/network").mode == 0o644
         assert tree.getmember("etc/sysctl.d").mode == 0o755
         assert tree.extractfile("etc/profile").read() == (files / "etc/profile").read_bytes()
-    with running(tmp_path / "image", tmp_path, SYSTEM="router") as console:
+    with running(tmp_path / "image", tmp_path, SYSTEM="router", SERVICES="dropbear") as console:
         console.log_in()
         assert "inet 10.0.2.15/24" in console.check("ip addr show dev eth0")
         assert f"inet {INSIDE}/24" in console.check("ip addr show dev eth1")
         assert console.check("sysctl -n net.ipv4.ip_forward") == "1\n"
+    assert "run     ssh" not in console.text, "its ssh answers inside alone"
 
 
 # ---- power cuts ----------------------------------------------------------------------------------
