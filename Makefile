@@ -19,6 +19,7 @@
 #   PORT      the port here that is `make run`'s port 80; one above, ssh (8080)
 #   FIRMWARE  efi: `make run SYSTEM=pc` boots by EFI (bios)
 #   APPEND    more words for the kernel of `make run`
+#   NETDEV    what its network is, as QEMU's -netdev has it (user)
 #   DEV       the disk that `make flash` writes to, as in DEV=/dev/sdX
 #   NAME      what `make new` and `make patch` write
 #   URL       where the source for `make new` is
@@ -62,7 +63,7 @@ pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear open
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
 
-# router: addresses and names for a network, a firewall, ssh
+# router: two ports, a firewall; addresses, names, ssh inside
 router = $(full) dnsmasq iptables dropbear
 router_services = $(services) firewall dropbear dnsmasq
 router_kernel = linux
@@ -116,7 +117,7 @@ build = $(if $(dry),:) env SERVICES="$2" \
 
 .PHONY: world
 world: ## build what the image needs, sign it, make the image
-	@world/setup world
+	@PACKAGES="$(packages)" world/setup world
 	@[ -e "$(CONF)" ] || world/conf
 	+@$(if $(PKG),$(call build,$(PKG)),$(call build,$(packages) $(KERNEL),$(SERVICES)))
 	$(if $(PKG),,+@$(again) image)
@@ -141,7 +142,8 @@ $(recipes):
 .PHONY: image
 image: $(image)/rootfs.tar.gz ## assemble the image from the repository
 
-$(image)/rootfs.tar.gz: $(signature) $(image)/settings world/image world/tree world/disk
+$(image)/rootfs.tar.gz: $(signature) $(image)/settings world/image world/tree world/disk \
+	$(shell find world/$(SYSTEM) 2>/dev/null)
 	@PACKAGES="$(packages)" PYTHON="$(python)" world/image
 
 # Newer than the image when one of them was given another value.
@@ -209,7 +211,7 @@ why: ## say what changed since PKG was built
 # What is in a disk image is lost when it is made anew: here, for other settings alone.
 .PHONY: run
 run: ## boot the image in QEMU, its console in this terminal
-	@world/setup run
+	@PACKAGES="$(packages)" world/setup run
 	+@$(again) image $(if $(wildcard $(image)/vmlinuz),-o $(signature))
 	@world/qemu
 

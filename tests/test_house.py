@@ -75,6 +75,11 @@ def test_the_services_of_recipes_pass_linitctl_check(tmp_path):
     assert done.returncode == 0 and " 0 errors, 0 warnings" in done.stdout, done.stdout
 
 
+def test_no_daemon_goes_down_with_the_network():
+    """One interface of several that can't be set up isn't to cost ssh on another."""
+    assert [path for path in SERVICES if re.search(r"\bdep .*\bnetwork\b", path.read_text())] == []
+
+
 def test_scripts_import_no_other_script():
     pattern = re.compile(r"^\s*(import|from) (pkggen|lpkg|linit\w+)\b", re.MULTILINE)
     for path in ROOT.glob("*.py"):

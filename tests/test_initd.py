@@ -1014,19 +1014,37 @@ def test_a_static_address_of_each_kind(network):
     assert network.routes() == [] == network.servers()
 
 
-@pytest.mark.parametrize("rules, tells", [
-    ({}, ""),
-    ({"firewall": "good\n", "firewall6": "six\n"}, "iptables: good\nip6tables: six\n"),
-    ({"firewall": "bad\n"}, "iptables: bad\niptables -P INPUT DROP\niptables -P FORWARD DROP\n"
+@pytest.mark.parametrize("words", ["10.0.0.9/99", "dchp", "10.0.0.9/24 via 10.0.0.300"])
+def test_a_line_that_can_not_be_is_named(network, words):
+    (network.folder / "etc/network").write_text(f"eth0 {words}\n")
+    output = network.run("sh", "-c", '"$0" eth0 2>&1; echo $?', network.folder / "linit-net")
+    assert output.splitlines()[-2:] == [f"/etc/network: eth0 can't have: {words}", "1"]
+
+
+CLOSED = "{0}: bad\n{0} -P INPUT DROP\n{0} -P FORWARD DROP\n"
+
+
+@pytest.mark.parametrize("rules, broken, tells", [
+    ({}, "", ""),
+    ({"firewall": "good", "firewall6": "six"}, "", "iptables: good\nip6tables: six\n"),
+    ({"firewall": "bad", "firewall6": "six"}, "",
+     CLOSED.format("iptables") + "ip6tables: six\n"
      "/etc/firewall is not in force, and nothing comes in until it is mended\nstatus 1\n"),
-], ids=["none", "both", "broken"])
-def test_a_firewall_that_can_not_be_set_lets_nothing_in(network, rules, tells):
+    ({"firewall": "bad", "firewall6": "bad"}, "",
+     CLOSED.format("iptables") + CLOSED.format("ip6tables") +
+     "/etc/firewall is not in force, and nothing comes in until it is mended; "
+     "/etc/firewall6 is not in force, and nothing comes in until it is mended\nstatus 1\n"),
+    ({"firewall": "good"}, "exit 1",
+     "/etc/firewall is not in force, and all comes in, for iptables can't be run\nstatus 1\n"),
+], ids=["none", "both", "one broken", "both broken", "no iptables"])
+def test_a_firewall_that_can_not_be_set_lets_nothing_in(network, rules, broken, tells):
+    """Of the family whose rules are broken; the other's are in force."""
     for name, text in rules.items():
-        (network.folder / "etc" / name).write_text(text)
+        (network.folder / "etc" / name).write_text(text + "\n")
     for name in ("iptables", "ip6tables"):
         for program, body in ((name, f'echo "{name} $*"'), (
                 f"{name}-restore", f"read -r rules; echo {name}: $rules; [ $rules != bad ]")):
-            (network.folder / "bin" / program).write_text(f"#!/bin/sh\n{body}\n")
+            (network.folder / "bin" / program).write_text(f"#!/bin/sh\n{broken or body}\n")
             (network.folder / "bin" / program).chmod(0o755)
     output = network.run(network.folder / "sh", "-c", """
         fail() { echo "$*"; exit 1; }

@@ -974,7 +974,7 @@ def test_help_has_80_columns_and_what_there_is():
     assert {"PKG", "NAME", "URL", "CONFIG", "SECONDS", "SEED"} <= listed
     makefile = (ROOT / "Makefile").read_text()
     assert {*re.findall(r"^([A-Z_]+) \?=", makefile, re.M)} - {"PYTHON", "DESTDIR"} <= listed
-    scripts = "".join(path.read_text() for path in ROOT.glob("world/*"))
+    scripts = "".join(path.read_text() for path in ROOT.glob("world/*") if path.is_file())
     for name in listed:
         assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or f"${{{name}:-" in scripts
     assert re.findall(r"^  (\w+) +(?:[0-9.]+ MB|not made)  \w", text, re.M) == [
@@ -1662,17 +1662,19 @@ class Console:
     """A machine in QEMU, spoken to over its serial console and, for its keyboard, over QMP.
 
     PACKAGES: those of an image of IMAGES, or the directory of an image. VARIABLES: of world/qemu.
+    PREFIX: what QEMU is run by.
     """
 
-    def __init__(self, packages, folder, *options, words="", terminal=False, **variables):
+    def __init__(self, packages, folder, *options, words="", terminal=False, prefix=(),
+                 **variables):
         self.text = ""
         self.seen = 0
         self.port = free_port()
         self.monitor = folder / "qmp"
         variables = environment(ARCH=ARCH, PORT=self.port, APPEND=words, **variables,
                                 IMAGE_FOLDER=BUILD / ARCH / IMAGES.get(packages, packages))
-        command = [str(ROOT / "world/qemu"), "-qmp", f"unix:{self.monitor},server=on,wait=off",
-                   *map(str, options)]
+        command = [*prefix, str(ROOT / "world/qemu"), "-qmp",
+                   f"unix:{self.monitor},server=on,wait=off", *map(str, options)]
         if terminal:
             command = ["script", "-qec", shlex.join(command), "/dev/null"]
         self.process = subprocess.Popen(
@@ -3283,6 +3285,7 @@ def test_what_docs_howto_says_can_be_typed(index, tmp_path):
         file.truncate(16 << 20)
     answers = {}
     with booted(FULL, tmp_path, "-drive", f"if=virtio,format=raw,file={disk}") as console:
+        del sections["A router"]                # it has another image, and is typed there
         for section, (block,) in ((name, blocks) for name, blocks in sections.items() if blocks):
             answers[section] = ""
             for line in block.splitlines():
@@ -3296,6 +3299,301 @@ def test_what_docs_howto_says_can_be_typed(index, tmp_path):
     assert "/mnt/data" in answers["A second disk"]
     assert "date >>/tmp/dates" in answers["A cron job"]
     assert "It works." in answers["A web page"]
+
+
+# ---- a router ------------------------------------------------------------------------------------
+
+# Which ports of ADDRESS answer, of those named: TCP ports that take a connection, UDP ports that
+# say anything when asked for the address of page.example.
+SCAN = """
+import select, socket, sys, time
+address, *ports = sys.argv[1:]
+ports = sorted({port for text in ports for a, b in [(text + "-" + text).split("-")[:2]]
+                for port in range(int(a), int(b) + 1)})
+question = bytes.fromhex("123401000001000000000000") + b"\\4page\\7example\\0\\0\\1\\0\\1"
+family, _, _, _, (host, _, *rest) = socket.getaddrinfo(address, 0, 0, socket.SOCK_DGRAM)[0]
+poll, found = select.poll(), []
+for first in range(0, len(ports), 400):
+    asked = {}
+    some = ports[first:first + 400]
+    for name, port in [(name, port) for name in ("tcp", "udp") for port in some]:
+        one = socket.socket(family, socket.SOCK_STREAM if name == "tcp" else socket.SOCK_DGRAM)
+        one.setblocking(False)
+        one.connect_ex((host, port, *rest))
+        if name == "udp":
+            one.send(question)
+        poll.register(one, select.POLLOUT if name == "tcp" else select.POLLIN)
+        asked[one.fileno()] = name, port, one
+    end = time.monotonic() + 4
+    while asked and time.monotonic() < end:
+        for number, event in poll.poll(500):
+            name, port, one = asked.pop(number)
+            poll.unregister(number)
+            if not event & (select.POLLERR | select.POLLHUP):
+                found.append((name, port))
+    for number in asked:
+        poll.unregister(number)
+for name, port in sorted(found):
+    print(name, port)
+"""
+PORTS = "1-1024 1900 3128 5353 5355 8000 8080 8443 9000 10000".split()
+
+
+class Outside:
+    """The network outside of a router, in a namespace: at the tap `modem` its provider, with
+    addresses and names; behind that the internet, a page at page.example."""
+
+    SETUP = """
+    mount --rbind /dev "$0/root/dev"
+    ip link set lo up
+    ip addr add 198.51.100.1/32 dev lo
+    ip tuntap add modem mode tap
+    ip link set modem up
+    ip addr add 203.0.113.1/24 dev modem
+    ip addr add 2001:db8:f::1/64 dev modem nodad
+    cd "$0"
+    python3 -m http.server 80 --bind 198.51.100.1 --directory page >pages.log 2>&1 &
+    chroot root dnsmasq --conf-file=/dev/null --pid-file= --user=root --no-resolv --no-hosts \\
+        --interface=modem --bind-interfaces --enable-ra --local=/example/ \\
+        --host-record=page.example,198.51.100.1 \\
+        --dhcp-range=203.0.113.100,203.0.113.100 --dhcp-range=2001:db8:f::,ra-only
+    echo ready && exec sleep 100000"""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "page").mkdir(parents=True)
+        (folder / "page/index.html").write_text("the page\n")
+        (folder / "page/scan.py").write_text(SCAN)
+        run_tool("lpkg", "--root", folder / "root", "--repo", BUILD / "repo", "--key",
+                 BUILD / "repo/panux.pub", "--yes", "install", "basefs", "busybox", "dnsmasq")
+        self.space = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec",
+             self.SETUP, str(folder)], text=True, stdout=subprocess.PIPE)
+        assert self.space.stdout.readline() == "ready\n"
+        inner = pathlib.Path(f"/proc/{self.space.pid}/task/{self.space.pid}/children").read_text()
+        self.enter = ["nsenter", "-t", inner.strip(), "--net"]
+
+    def close(self):
+        self.space.kill()
+        self.space.wait()
+
+    def check(self, *command):
+        status, text = output_of(*self.enter, *command)
+        assert status == 0, text
+        return text
+
+    def scan(self, address, *ports):
+        """What answers at ADDRESS, as in ["tcp 22"]."""
+        return self.check("python3", self.folder / "page/scan.py", address, *ports).splitlines()
+
+    def visitors(self):
+        """Who fetched the page, in their order."""
+        return re.findall(r'^(\S+) - - .*"GET / ', (self.folder / "pages.log").read_text(), re.M)
+
+    @contextlib.contextmanager
+    def router(self, image, **more):
+        with running(image, self.folder, prefix=self.enter, SYSTEM="router",
+                     NETDEV="tap,ifname=modem,script=no,downscript=no", **more) as console:
+            console.expect("login: ", BOOT_LIMIT)       # a disk's console shows nothing before it
+            yield console.log_in_again()
+
+    @contextlib.contextmanager
+    def behind(self, image):
+        """A machine at the second port of the router that runs from IMAGE."""
+        folder = self.folder / "behind"
+        folder.mkdir(exist_ok=True)
+        console = Console(
+            FULL, folder, *with_more(FULL, folder, {}), prefix=self.enter, SYSTEM="full",
+            NETDEV=f"stream,server=off,addr.type=unix,addr.path={image}/inside")
+        try:
+            yield console.log_in()
+        finally:
+            console.stop_watching()
+
+
+def make_router(folder, *settings):
+    """Make the image in FOLDER as `make image SYSTEM=router` does."""
+    status, text = output_of("make", "image", "SYSTEM=router", f"image={folder}", "CONF=/dev/null",
+                             *settings, cwd=ROOT)
+    assert status == 0, text
+    return folder
+
+
+Routed = collections.namedtuple("Routed", "outside router inner")
+
+
+@pytest.fixture(scope="module")
+def routed(everything, tmp_path_factory):
+    """A router of the image as it is, what is outside, and a machine inside."""
+    folder = tmp_path_factory.mktemp("routed")
+    image = make_router(folder / "image")
+    outside = Outside(folder)
+    try:
+        with outside.router(image) as router, outside.behind(image) as inner:
+            yield Routed(outside, router, inner)
+    finally:
+        outside.close()
+
+
+INSIDE = "192.168.77.1"
+# The router's addresses outside: of a lease, of its provider's IPv6, and of the cable.
+OUTSIDE = ("203.0.113.100", "2001:db8:f:0:5054:ff:fe12:3456", "fe80::5054:ff:fe12:3456%modem")
+
+
+def address_of(inner):
+    return re.search(r"inet (\S+)/", inner.check("ip addr show dev eth0"))[1]
+
+
+def check_serves(routed, inside=INSIDE, outside=OUTSIDE[0], name="panux"):
+    """A machine inside has its address and names of the router, and the page through it."""
+    inner, before = routed.inner, len(routed.outside.visitors())
+    inner.check("linitctl restart network 2>/dev/null")
+    network = inside.rpartition(".")[0] + "."
+    assert address_of(inner).startswith(network)
+    assert f"default via {inside} dev eth0" in inner.check("ip route")
+    assert inner.check("grep -v '#' /etc/resolv.conf") == f"search lan\nnameserver {inside}\n"
+    assert f"Address: {inside}\n" in inner.check("nslookup router")
+    assert f"Address: {network}" in inner.check(f"nslookup {name}.lan")
+    assert inner.check("wget -T 20 -q -O - http://page.example/") == "the page\n"
+    assert routed.outside.visitors()[before:] == [outside]
+
+
+def check_answers(routed, outside=OUTSIDE, ports=(), inside=INSIDE):
+    """What answers at the router: PORTS to who is outside; to who is inside, ssh and names."""
+    for address in outside:
+        expected = [f"tcp {port}" for port in ports if ":" not in address]
+        assert routed.outside.scan(address, *PORTS) == expected
+    routed.inner.check("[ -e /tmp/scan.py ] || wget -q -P /tmp http://page.example/scan.py")
+    status, text = routed.inner.run(f"python3 -IS /tmp/scan.py {inside} {' '.join(PORTS)}", 60)
+    assert (status, text.split("\n")) == (0, ["tcp 22", "tcp 53", "udp 53", ""])
+
+
+@pytest.mark.long
+def test_a_router_is_small_and_serves_what_is_inside(routed):
+    image = routed.outside.folder / "image"
+    assert sum((image / name).stat().st_size for name in ("vmlinuz", "initramfs")) < 16_000_000
+    check_serves(routed)
+
+
+@pytest.mark.long
+def test_s65_a_router_does_not_answer_outside(routed):
+    """By IPv4 and IPv6; nor does it take who is outside to a machine inside, or listens there."""
+    check_answers(routed)
+    address = address_of(routed.inner)
+    assert address.startswith("192.168.77.")
+    routed.outside.check("ip", "route", "replace", "192.168.77.0/24", "via", OUTSIDE[0])
+    assert routed.outside.scan(address, "80") == routed.outside.scan(INSIDE, "22", "53") == []
+    assert "tcp 80" in routed.inner.check(f"python3 -IS /tmp/scan.py {address} 80")
+    listening = routed.router.check("netstat -ltn | grep -v ' 127.0.0.1:\\| ::1:\\|fe80::'")
+    assert re.findall(r" (\S+:\d+) ", listening) == ["0.0.0.0:22", f"{INSIDE}:53", ":::22"]
+
+
+@pytest.mark.long
+def test_s62_no_user_can_change_the_top_of_a_router(routed):
+    check_modes(routed.router)
+
+
+@pytest.mark.long
+def test_a_router_whose_network_restarts(routed):
+    """A mistake in the line of the interface outside costs that one, and is named."""
+    routed.router.check("linitctl restart network 2>/dev/null")
+    check_serves(routed)
+    routed.router.check("echo 'eth0 203.0.113.5/99' >>/etc/network")
+    status, text = routed.router.run("linitctl restart network 2>&1")
+    assert status == 1 and "/etc/network: eth0 can't have: 203.0.113.5/99\n" in text
+    check_answers(routed)
+    routed.router.check("sed -i '$d' /etc/network; linitctl restart network 2>/dev/null")
+    check_serves(routed)
+
+
+@pytest.mark.long
+def test_a_router_whose_firewall_is_broken_lets_nothing_in(routed):
+    router = routed.router
+    router.check("cp /etc/firewall /tmp; sed -i s/ctstate/ctstat/ /etc/firewall; iptables -F")
+    status, text = router.run("linitctl restart firewall 2>&1")
+    assert status == 1 and "/etc/firewall is not in force, and nothing comes in" in text
+    assert routed.outside.scan(OUTSIDE[0], "22", "53") == []
+    assert routed.inner.run(f"python3 -IS /tmp/scan.py {INSIDE} 22 53")[1] == ""
+    router.check("cp /tmp/firewall /etc; linitctl restart firewall 2>/dev/null")
+    check_serves(routed)
+
+
+@pytest.mark.long
+def test_what_docs_howto_says_of_a_router_can_be_typed(routed):
+    section = (ROOT / "docs/howto.md").read_text().partition("\n## A router\n")[2]
+    blocks = re.findall("```sh\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    static, other, ssh, machine = blocks
+
+    def enter(block):
+        for line in block.splitlines():
+            status, text = routed.router.run(f"{line} 2>&1", 60)
+            assert status == 0, f"{line}\n{text}"
+
+    enter(static)
+    check_serves(routed, outside="203.0.113.5")
+    enter(other)
+    check_serves(routed, "10.1.2.1", "203.0.113.5")
+    check_answers(routed, ["203.0.113.5", *OUTSIDE[1:]], inside="10.1.2.1")
+    enter(ssh)
+    check_answers(routed, ["203.0.113.5", *OUTSIDE[1:]], [22], "10.1.2.1")
+    enter(machine)
+    check_serves(routed, "10.1.2.1", "203.0.113.5", "box")
+    assert address_of(routed.inner) == "10.1.2.10"
+    page = "import urllib.request as r; print(r.urlopen('http://203.0.113.5:8080/').read())"
+    assert "This is a Panux device" in routed.outside.check("python3", "-c", page)
+    assert routed.outside.scan("203.0.113.5", *PORTS) == ["tcp 22", "tcp 8080"]
+
+
+@pytest.mark.long
+def test_a_router_on_a_disk_keeps_what_was_changed(everything, tmp_path):
+    image = make_router(tmp_path / "image", "PACKAGES=linux")
+    outside = Outside(tmp_path)
+    try:
+        with outside.router(image, terminal=True) as router:
+            line = "eth0 203.0.113.9/24 via 203.0.113.1 dns 203.0.113.1"
+            router.check(f"echo '{line}' >>/etc/network")
+            router.send("reboot")
+            router.expect("login: ", BOOT_LIMIT)
+            router.log_in_again()
+            with outside.behind(image) as inner:
+                routed = Routed(outside, router, inner)
+                check_serves(routed, outside="203.0.113.9")
+                check_answers(routed, ["203.0.113.9", *OUTSIDE[1:]])
+    finally:
+        outside.close()
+
+
+# -- its settings, without what only `make all` builds
+
+@pytest.mark.parametrize("name, program", [
+    ("firewall", "iptables-restore"), ("firewall6", "ip6tables-restore")])
+def test_the_router_s_rules_are_right(name, program):
+    """As they are, and with each line that can be allowed."""
+    rules = (ROOT / "world/router/etc" / name).read_text()
+    for text in (rules, re.sub("(?m)^#-A", "-A", rules)):
+        done = subprocess.run(["unshare", "--net", f"/usr/sbin/{program}", "--test"], input=text,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert (done.returncode, done.stdout) == (0, "")
+    assert "\n#-A" in rules
+
+
+def test_boot_a_router_s_two_ports(index, files, tmp_path):
+    """One by DHCP, one with its address, packets go between; one's own FILES come after."""
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/disk.img").write_text("of other PACKAGES\n")
+    status, text = make_image(tmp_path / "image", FULL, SYSTEM="router", FILES=files,
+                              SERVICES="hostname network sysctl getty")
+    assert status == 0, text
+    with tarfile.open(tmp_path / "image/rootfs.tar.gz") as tree:
+        assert tree.getmember("etc/firewall").mode == tree.getmember("etc/network").mode == 0o644
+        assert tree.getmember("etc/sysctl.d").mode == 0o755
+        assert tree.extractfile("etc/profile").read() == (files / "etc/profile").read_bytes()
+    with running(tmp_path / "image", tmp_path, SYSTEM="router", SERVICES="dropbear") as console:
+        console.log_in()
+        assert "inet 10.0.2.15/24" in console.check("ip addr show dev eth0")
+        assert f"inet {INSIDE}/24" in console.check("ip addr show dev eth1")
+        assert console.check("sysctl -n net.ipv4.ip_forward") == "1\n"
+    assert "run     ssh" not in console.text, "its ssh answers inside alone"
 
 
 # ---- power cuts ----------------------------------------------------------------------------------
