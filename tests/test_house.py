@@ -25,7 +25,7 @@ ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.
 SERVICE_LINES = 25
 RECIPE_LINES = 80
 SHELL_LINES = {"init": 100, "rc.common": 100, "linit-start": 120, "linit-alone": 175,
-               "linit-sup": 80, "linit-rescue": 110, "lpkg-finish": 30, "udhcpc.script": 110}
+               "linit-sup": 80, "linit-rescue": 110, "lpkg-finish": 35, "udhcpc.script": 110}
 
 
 def names(paths):

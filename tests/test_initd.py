@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -1032,6 +1033,49 @@ def test_a_firewall_that_can_not_be_set_lets_nothing_in(network, rules, tells):
         . "$0"
         (set -e; start) || echo "status $?" """, ROOT / "initd/firewall")
     assert output == tells
+
+
+# ---- linit-fsck ----------------------------------------------------------------------------------
+
+FSTAB = """\
+# device      where  type  options   dump check
+LABEL=root    /      ext4  noatime   0 1
+LABEL=data    /data  ext4  nofail    0 2
+LABEL=absent  /gone  ext4  nofail    0 2
+{device}      /boot  vfat  umask=022 0 2
+LABEL=data    /later ext4  noauto    0 0
+LABEL=data    /proc  ext4  defaults  0 2
+LABEL=data    /none  other defaults  0 2
+tmpfs         /media tmpfs size=1m   0 0
+"""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("words, status, checked", [
+    ((), 0, ["fsck.ext4", "fsck.vfat"]), (("/boot",), 0, ["fsck.vfat"]),
+    (("/later",), 0, ["fsck.ext4"]), (("/proc",), 0, []), (("/nowhere",), 0, []),
+    ((), 1, ["fsck.ext4", "fsck.vfat"]), ((), 4, ["fsck.ext4", "fsck.vfat"])])
+def test_linit_fsck_checks_what_fstab_names(tmp_path, shell, words, status, checked):
+    """By its label, too; but not /, nor what is mounted, absent, or has no program for it."""
+    install(["linit-fsck"], tmp_path, shell)
+    device = tmp_path / "device"
+    os.mknod(device, 0o600 | stat.S_IFBLK, os.makedev(7, 0))
+    programs = {"findfs": f"[ $1 = LABEL=data ] && echo {device}",
+                **{name: f'echo "${{0##*/}} $*" >>{tmp_path}/ran; cat; exit {status}'
+                   for name in ("fsck.ext4", "fsck.vfat")}}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/fstab").write_text(FSTAB.format(device=device))
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc && exec "$@"', tmp_path / "etc",
+         tmp_path / "linit-fsck", *words], timeout=30, check=False,
+        env=environment(PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    assert done.returncode == status // 4
+    ran = tmp_path / "ran"
+    assert (ran.read_text().splitlines() if ran.exists() else []) == [
+        f"{name} -p {device}" for name in checked]
 
 
 # ---- linit-grow ----------------------------------------------------------------------------------
