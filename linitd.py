@@ -149,8 +149,10 @@ def printable(text: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether TEXT may name a service: a file's name, neither hidden nor an option."""
-    return 0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@"
+    """Whether TEXT may name a service: a file's name, neither hidden nor an option, nor what lpkg
+    put beside a script that was changed here."""
+    return (0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@"
+            and not text.endswith(".lpkg-new"))
 
 
 def check_name(text: str) -> None:
