@@ -232,6 +232,7 @@ pytest = -p no:cacheprovider -q
 .PHONY: core
 core:
 	@world/setup test
+	+@$(again) dosfstools
 	+@$(again) world $(core)
 	+@$(again) image $(core) SYSTEM=base
 
