@@ -775,15 +775,15 @@ def wait_for(pid: int, seconds: float) -> "int | None":
     return None
 
 
-def loaded_files() -> list:
-    """What this process was loaded from, and the folders of it: when one has changed, it isn't
-    certain that another such process would run."""
+def loaded_files() -> dict:
+    """What this process was loaded from, and the folders of it, with file_numbers: when one has
+    changed, it isn't certain that another such process would run."""
     paths = {sys.executable, PROGRAM}
     for module in list(sys.modules.values()):
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
     paths |= {os.path.dirname(path) for path in paths}
-    return sorted({what_is_there(path) for path in paths})
+    return {path: file_numbers(path) for path in sorted({what_is_there(path) for path in paths})}
 
 
 def what_is_there(path: str) -> str:
@@ -800,9 +800,14 @@ def file_numbers(path: str) -> tuple:
     return status.st_ino, seconds, nanoseconds
 
 
-def remember_good_start() -> None:
-    """Let the next initd/init know that linitd ran, and loaded from what; else it tries first."""
-    lines = [" ".join(map(str, (*file_numbers(path)[:2], path))) for path in loaded_files()]
+def numbers_now(path: str) -> "tuple | None":
+    """The file_numbers of what may be gone."""
+    return file_numbers(path) if os.path.exists(path) else None
+
+
+def remember_good_start(loaded: dict) -> None:
+    """Let the next initd/init know that linitd ran, LOADED from what; else it tries first."""
+    lines = [" ".join(map(str, (*numbers[:2], path))) for path, numbers in loaded.items()]
     try:
         os.makedirs(os.path.dirname(GOOD_START), exist_ok=True)
         fd = os.open(GOOD_START + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
@@ -813,15 +818,15 @@ def remember_good_start() -> None:
         pass                        # a disk that can't be written costs a trial at the next boot
 
 
-def idle_table(rows: list, deadline: int, paths: list, *commands: list) -> bytes:
+def idle_table(rows: list, deadline: int, loaded: dict, *commands: list) -> bytes:
     """What linit-idle reads (docs/protocol.md): ROWS of descriptor, log file or -1, bytes that it
-    still takes; a DEADLINE in monotonic nanoseconds or -1; the files that must be the same; the
-    COMMANDS to wake, to check and to rescue."""
+    still takes; a DEADLINE in monotonic nanoseconds or -1; LOADED, the files that must be the same;
+    the COMMANDS to wake, to check and to rescue."""
     signals = sum(1 << number - 1 for number in wanted_signals())
-    header = (1, len(rows), deadline, signals, len(paths), *map(len, commands),
+    header = (1, len(rows), deadline, signals, len(loaded), *map(len, commands),
               int(1000 * CHECK_AGAIN))
-    numbers = [number for row in (header, *rows, *map(file_numbers, paths)) for number in row]
-    words = [word for each in (paths, *commands) for word in each]
+    numbers = [number for row in (header, *rows, *loaded.values()) for number in row]
+    words = [word for each in (loaded, *commands) for word in each]
     return b"".join(number.to_bytes(8, sys.byteorder, signed=True) for number in numbers) \
         + b"".join(os.fsencode(word) + b"\0" for word in words)
 
@@ -863,6 +868,8 @@ class Init:
         self.linit_start = find_linit_start()
         # Who wakes finds what it takes over in /proc.
         self.linit_idle = find_program("linit-idle") if os.path.exists("/proc/self/fd") else ""
+        self.linit_idle_numbers = numbers_now(self.linit_idle)
+        self.loaded = loaded_files()    # as they are now: an upgrade may come before it sleeps
         self.fifos = options.socket + ".d"
         self.console = open_console()
         self.logs = Logs(options.log, self.say)
@@ -1118,7 +1125,7 @@ class Init:
 
     def on_boot_settled(self, boot: Service) -> None:
         if self.options.socket == SOCKET:       # no trial in a container, but the system's own
-            remember_good_start()
+            remember_good_start(self.loaded)
         if boot.state == FAILED:
             self.offer_rescue()
 
@@ -2443,11 +2450,15 @@ class Init:
         if all(each.state != STARTING for each in self.services.values()):
             self.timers.pop(("stuck", ""), None)        # it would wake for nothing
             self.soonest = min(self.timers.values(), default=None)
-        self.become(lambda state: self.idle_command(state, self.soonest))
+        if numbers_now(self.linit_idle) == self.linit_idle_numbers:
+            self.become(lambda state: self.idle_command(state, self.soonest))
+        else:                           # it was upgraded, and may go by another linitd's table
+            self.reexec()
+            self.worked_at = time.monotonic() + CHECK_AGAIN
 
     def reexec(self) -> None:
         self.is_to_reexec = False
-        if self.linit_idle:
+        if self.linit_idle and numbers_now(self.linit_idle) == self.linit_idle_numbers:
             self.become(lambda state: self.idle_command(state, 0.0))
         if runs_well(self.own_command("--check")):
             self.become(lambda state: self.own_command("--resume", str(state)))
@@ -2545,7 +2556,7 @@ class Init:
         table = os.memfd_create("linit-idle")
         os.write(table, idle_table(
             rows, 0 if self.pending else -1 if deadline is None else int(1e9 * deadline),
-            loaded_files(),
+            self.loaded,
             self.own_command("--resume", str(state)),
             ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")],
             [rescue] if rescue else []))
