@@ -3850,6 +3850,8 @@ class Rebuilds(Upgrades):
             shutil.copytree(ROOT / name, tree / name)
         shutil.copytree(BUILD / ARCH / "mk", out / ARCH / "mk")
         shutil.copytree(BUILD / "repo", out / "repo")
+        if (BUILD / "venv").exists():
+            (out / "venv").symlink_to(BUILD / "venv")
         for name, (old, new) in CHANGES.items():
             text = (tree / name).read_text()
             assert text.count(old) == 1, f"{name} has not {old} once"
