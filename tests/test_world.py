@@ -3790,13 +3790,17 @@ class PowerCut(Recorded):
         """What DISK holds after each recovery, as in 'new, finished', or what is wrong with it."""
         found = set()
         for recover in (by_lpkg, by_shell):
-            copy = self.folder / "copy"
+            copy = disk.with_suffix(f".{recover.__name__}")
             output_of("cp", "--sparse=always", disk, copy)
             with mounted(copy, self.folder / "mnt") as folder:
                 how = recover(folder / "root")
                 found.add(f"{self.system_of(folder / 'root')}, {how}")
+                output_of("sync", "-f", folder)
+            # A name space that was made meanwhile has it mounted still, and its journal to replay.
+            output_of("e2fsck", "-p", "-E", "journal_only", copy)
             status, text = output_of("e2fsck", "-fn", copy)
             assert status == 0, text
+            copy.unlink()
         return found
 
     def system_of(self, root):
@@ -4148,6 +4152,8 @@ class Rebuilds(Upgrades):
             shutil.copytree(ROOT / name, tree / name)
         shutil.copytree(BUILD / ARCH / "mk", out / ARCH / "mk")
         shutil.copytree(BUILD / "repo", out / "repo")
+        if (BUILD / "venv").exists():
+            (out / "venv").symlink_to(BUILD / "venv")
         for name, (old, new) in CHANGES.items():
             text = (tree / name).read_text()
             assert text.count(old) == 1, f"{name} has not {old} once"
