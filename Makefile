@@ -16,9 +16,10 @@
 #   PKG       the package, or recipe, that a target is for
 #   ARCH      x86_64, aarch64, armv7, riscv64 or x86 (this machine's)
 #   O         the directory in which everything is made (build)
-#   PORT      the port here that is port 80 of `make run` (8080)
+#   PORT      the port here that is `make run`'s port 80; one above, ssh (8080)
 #   FIRMWARE  efi: `make run SYSTEM=pc` boots by EFI (bios)
 #   APPEND    more words for the kernel of `make run`
+#   NETDEV    what its network is, as QEMU's -netdev has it (user)
 #   DEV       the disk that `make flash` writes to, as in DEV=/dev/sdX
 #   NAME      what `make new` and `make patch` write
 #   URL       where the source for `make new` is
@@ -62,7 +63,7 @@ pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear open
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
 
-# router: addresses and names for a network, a firewall, ssh
+# router: two ports, a firewall; addresses, names, ssh inside
 router = $(full) dnsmasq iptables dropbear
 router_services = $(services) firewall dropbear dnsmasq
 router_kernel = linux
@@ -116,7 +117,7 @@ build = $(if $(dry),:) env SERVICES="$2" \
 
 .PHONY: world
 world: ## build what the image needs, sign it, make the image
-	@world/setup world
+	@PACKAGES="$(packages)" world/setup world
 	@[ -e "$(CONF)" ] || world/conf
 	+@$(if $(PKG),$(call build,$(PKG)),$(call build,$(packages) $(KERNEL),$(SERVICES)))
 	$(if $(PKG),,+@$(again) image)
@@ -141,7 +142,8 @@ $(recipes):
 .PHONY: image
 image: $(image)/rootfs.tar.gz ## assemble the image from the repository
 
-$(image)/rootfs.tar.gz: $(signature) $(image)/settings world/image world/tree world/disk
+$(image)/rootfs.tar.gz: $(signature) $(image)/settings world/image world/tree world/disk \
+	$(shell find world/$(SYSTEM) 2>/dev/null)
 	@PACKAGES="$(packages)" PYTHON="$(python)" world/image
 
 # Newer than the image when one of them was given another value.
@@ -209,7 +211,7 @@ why: ## say what changed since PKG was built
 # What is in a disk image is lost when it is made anew: here, for other settings alone.
 .PHONY: run
 run: ## boot the image in QEMU, its console in this terminal
-	@world/setup run
+	@PACKAGES="$(packages)" world/setup run
 	+@$(again) image $(if $(wildcard $(image)/vmlinuz),-o $(signature))
 	@world/qemu
 
@@ -232,12 +234,20 @@ pytest = -p no:cacheprovider -q
 .PHONY: core
 core:
 	@world/setup test
+	+@$(again) dosfstools
 	+@$(again) world $(core)
 	+@$(again) image $(core) SYSTEM=base
 
+machines = tests/test_world.py tests/test_device.py
+run_machines = world/engine $(python) -m pytest $(pytest) -m "not long" $(machines)
+run_others = $(python) -m pytest $(pytest) -m "not long" tests $(addprefix --ignore ,$(machines))
+
+# Both at once; what the second says follows the first's.
 .PHONY: test
 test: core ## show that everything works, the core world included
-	@world/engine $(python) -m pytest $(pytest) -m "not long" tests
+	@$(run_others) >$(O)/check.log 2>&1 & others=$$!; trap 'kill $$others' INT TERM; \
+	$(run_machines); status=$$?; \
+	wait $$others || status=$$?; cat $(O)/check.log; exit $$status
 
 .PHONY: test-long
 test-long: core ## build and check every recipe, and run what takes too long
@@ -252,10 +262,9 @@ fuzz: ## fuzz linitd and linitctl for SECONDS, from a SEED
 	@$(python) tests/fuzz_linit.py --seconds $(SECONDS) --seed $(or $(SEED),1)
 
 .PHONY: check
-check: ## run the unit tests, in a few minutes
+check: ## run the tests that boot and build nothing
 	@world/setup test
-	@$(python) -m pytest $(pytest) -m "not long" tests \
-		--ignore tests/test_world.py --ignore tests/test_device.py
+	@$(run_others)
 
 .PHONY: bench
 bench: ## measure speed and memory, beside peers in the same run

@@ -1384,7 +1384,7 @@ def cmd_check(command: "Command") -> int:
     """Say what is wrong with the init scripts of a folder."""
     folder = command.words[0] if command.words else folder_of(command.socket)
     scripts = {name: read_script(folder, name, not command.words)
-               for name in sorted(os.listdir(folder))}
+               for name in sorted(os.listdir(folder)) if not name.endswith(".lpkg-new")}
     check_asks(scripts)
     check_cycles(scripts)
     found = [{"file": script.path, "line": line, "level": level, "text": text}

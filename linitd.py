@@ -125,9 +125,10 @@ def printable(text: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether TEXT may name a service: a file's name, neither hidden nor an option."""
-    return 0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@" \
-        and text != OWN_LOG
+    """Whether TEXT may name a service: a file's name, neither hidden nor an option, nor what lpkg
+    put beside a script that was changed here, nor linitd's own log."""
+    return (0 < len(text) <= NAME_LIMIT and NAME_CHARS.issuperset(text) and text[0] not in ".-@"
+            and not text.endswith(".lpkg-new") and text != OWN_LOG)
 
 
 def check_name(text: str) -> None:
@@ -690,15 +691,15 @@ def wait_for(pid: int, seconds: float) -> "int | None":
     return None
 
 
-def loaded_files() -> list:
-    """What this process was loaded from, and the folders of it: when one has changed, it isn't
-    certain that another such process would run."""
+def loaded_files() -> dict:
+    """What this process was loaded from, and the folders of it, with file_numbers: when one has
+    changed, it isn't certain that another such process would run."""
     paths = {sys.executable, PROGRAM}
     for module in list(sys.modules.values()):
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
     paths |= {os.path.dirname(path) for path in paths}
-    return sorted({what_is_there(path) for path in paths})
+    return {path: file_numbers(path) for path in sorted({what_is_there(path) for path in paths})}
 
 
 def what_is_there(path: str) -> str:
@@ -715,10 +716,15 @@ def file_numbers(path: str) -> tuple:
     return status.st_ino, seconds, nanoseconds
 
 
-def remember_good_start() -> None:
-    """Let the next initd/init know that linitd ran, and loaded from what; else it tries first. A
-    child does it, for the disk may hang; one that can't be written costs a trial."""
-    lines = [" ".join(map(str, (*file_numbers(path)[:2], path))) for path in loaded_files()]
+def numbers_now(path: str) -> "tuple | None":
+    """The file_numbers of what may be gone."""
+    return file_numbers(path) if os.path.exists(path) else None
+
+
+def remember_good_start(loaded: dict) -> None:
+    """Let the next initd/init know that linitd ran, LOADED from what; else it tries first. A child
+    does it, for the disk may hang; one that can't be written costs a trial."""
+    lines = [" ".join(map(str, (*numbers[:2], path))) for path, numbers in loaded.items()]
     script = 'mkdir -p "${1%/*}" && printf "%s\\n" "$2" >"$1.new" && mv "$1.new" "$1"'
     try:
         os.posix_spawn("/bin/sh", ["sh", "-c", script, "sh", GOOD_START, "\n".join(lines)],
@@ -727,26 +733,26 @@ def remember_good_start() -> None:
         pass
 
 
-def idle_table(heads: dict, logger: "int | None", deadline: int, paths: list,
+def idle_table(heads: dict, logger: "int | None", deadline: int, loaded: dict,
                *commands: list) -> tuple:
     """What linit-idle reads (docs/protocol.md): descriptors, each with the head of the messages
     that what comes there becomes for the LOGGER, or none: then it wakes; a DEADLINE in monotonic
-    nanoseconds or -1; the files that must be the same; the COMMANDS to wake, to check and to
-    rescue. And at what offset it keeps what came at which descriptor."""
-    stamps = [file_numbers(path) for path in paths]
-    words = b"".join(os.fsencode(word) + b"\0" for each in (paths, *commands) for word in each)
-    size = 8 * (9 + 3 * len(heads) + 3 * len(stamps)) + len(words)
+    nanoseconds or -1; LOADED, the files that must be the same; the COMMANDS to wake, to check and
+    to rescue. And at what offset it keeps what came at which descriptor."""
+    words = b"".join(os.fsencode(word) + b"\0" for each in (loaded, *commands) for word in each)
+    size = 8 * (9 + 3 * len(heads) + 3 * len(loaded)) + len(words)
     padding = bytes(-size % 8)
     first = size + len(padding)
     offsets = {fd: first + number * OUTPUT_SIZE
                for number, fd in enumerate(fd for fd, head in heads.items() if head)}
     rows = [(fd, offsets.get(fd, -1), logger or 0) for fd in heads]
     signals = sum(1 << number - 1 for number in wanted_signals())
-    header = (2, len(rows), deadline, signals, len(paths), *map(len, commands),
+    header = (2, len(rows), deadline, signals, len(loaded), *map(len, commands),
               int(1000 * CHECK_AGAIN))
     outputs = [number_bytes(0, len(heads[fd])) + heads[fd].ljust(HEAD_SIZE + TAIL_LIMIT, b"\0")
                for fd in offsets]
-    numbers = number_bytes(*(number for row in (header, *rows, *stamps) for number in row))
+    numbers = number_bytes(*(number for row in (header, *rows, *loaded.values())
+                             for number in row))
     return numbers + words + padding + b"".join(outputs), offsets
 
 
@@ -1111,7 +1117,7 @@ class Services(dict):
 
     def on_boot_settled(self, boot: Service) -> None:
         if self.init.options.socket == SOCKET:       # no trial in a container, but the system's own
-            remember_good_start()
+            remember_good_start(self.init.sleep.loaded)
         if boot.state == FAILED:
             self.init.offer_rescue()
 
@@ -2416,6 +2422,8 @@ class Sleep:
         self.init = init
         # Who wakes finds what it takes over in /proc.
         self.program = find_program("linit-idle") if os.path.exists("/proc/self/fd") else ""
+        self.program_numbers = numbers_now(self.program)
+        self.loaded = loaded_files()    # as they are now: an upgrade may come before it sleeps
         self.idle_epoll = None
         self.table = None           # the descriptor of linit-idle's table, and where it has kept
         self.copied = {}            # what came meanwhile: output's descriptor: offset
@@ -2433,11 +2441,15 @@ class Sleep:
         if all(each.state != STARTING for each in self.init.services.values()):
             self.init.loop.timers.pop(("stuck", ""), None)        # it would wake for nothing
             self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
-        self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
+        if numbers_now(self.program) == self.program_numbers:
+            self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
+        else:                           # it was upgraded, and may go by another linitd's table
+            self.reexec()
+            self.init.loop.worked_at = time.monotonic() + CHECK_AGAIN
 
     def reexec(self) -> None:
         self.is_to_reexec = False
-        if self.program:
+        if self.program and numbers_now(self.program) == self.program_numbers:
             self.become(lambda state: self.idle_command(state, 0.0))
         if runs_well(self.own_command("--check")):
             self.become(lambda state: self.own_command("--resume", str(state)))
@@ -2545,7 +2557,7 @@ class Sleep:
         rescue = find_program("linit-rescue") if self.init.is_first else ""
         table, self.copied = idle_table(
             rows, self.init.logs.fd, 0 if self.init.pending else -1 if deadline is None
-            else int(1e9 * deadline), loaded_files(),
+            else int(1e9 * deadline), self.loaded,
             self.own_command("--resume", str(state)),
             ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")],
             [rescue] if rescue else [])

@@ -3891,7 +3891,8 @@ def risk_lines(package: Package, old: "Package | None") -> list:
     lines += [f"service  linitctl enable {service}  starts it at boot"
               for service in grown("services")]
     kept = [service for service in ours["services"] if service in theirs["services"]]
-    return lines + [f"service  linitctl restart {service}  runs the new one" for service in kept]
+    return lines + [f"service  linitctl restart NAME, or a reboot, runs the new {', '.join(kept)}"
+                    ] * bool(kept)
 
 
 # ---- the transaction ---------------------------------------------------------------------------
@@ -4340,7 +4341,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside it "
                    "is too long; move it away")
     if choice == "beside":
-        say(f"{tx.root.name(path)}: was changed here and stays; the new one is {path}.lpkg-new")
+        done = "removed here and stays away" if current is None else "changed here and stays"
+        say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new")
     if choice == "keep":
         tx.kept.add(path)
     elif choice == "beside":

@@ -1945,7 +1945,7 @@ def failed_command(recipe: Recipe, lines: List[str]) -> Tuple[int, str, str]:
     """(line of the log where the last command of the script began, its place, the command)."""
     for at in range(len(lines) - 1, -1, -1):
         match = re.match(TRACE, lines[at])
-        if match:
+        if match and not match[0].startswith("+++"):    # what a command's redirection ran
             key, number, command = match[1], int(match[2]), match[3]
             places = script_places(recipe, key)
             place = places[min(number, len(places)) - 1]

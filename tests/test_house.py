@@ -27,7 +27,7 @@ ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.
 SERVICE_LINES = 25
 RECIPE_LINES = 80
 SHELL_LINES = {"init": 100, "rc.common": 110, "linit-start": 135, "linit-alone": 175,
-               "linit-sup": 80, "linit-rescue": 110, "lpkg-finish": 30, "udhcpc.script": 110}
+               "linit-sup": 80, "linit-rescue": 110, "lpkg-finish": 35, "udhcpc.script": 110}
 
 
 def names(paths):
@@ -81,6 +81,11 @@ def test_the_services_of_recipes_pass_linitctl_check(tmp_path):
         [sys.executable, ROOT / "linitctl.py", "check", tmp_path],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0 and " 0 errors, 0 warnings" in done.stdout, done.stdout
+
+
+def test_no_daemon_goes_down_with_the_network():
+    """One interface of several that can't be set up isn't to cost ssh on another."""
+    assert [path for path in SERVICES if re.search(r"\bdep .*\bnetwork\b", path.read_text())] == []
 
 
 def test_scripts_import_no_other_script():

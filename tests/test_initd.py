@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -1013,25 +1014,86 @@ def test_a_static_address_of_each_kind(network):
     assert network.routes() == [] == network.servers()
 
 
-@pytest.mark.parametrize("rules, tells", [
-    ({}, ""),
-    ({"firewall": "good\n", "firewall6": "six\n"}, "iptables: good\nip6tables: six\n"),
-    ({"firewall": "bad\n"}, "iptables: bad\niptables -P INPUT DROP\niptables -P FORWARD DROP\n"
+@pytest.mark.parametrize("words", ["10.0.0.9/99", "dchp", "10.0.0.9/24 via 10.0.0.300"])
+def test_a_line_that_can_not_be_is_named(network, words):
+    (network.folder / "etc/network").write_text(f"eth0 {words}\n")
+    output = network.run("sh", "-c", '"$0" eth0 2>&1; echo $?', network.folder / "linit-net")
+    assert output.splitlines()[-2:] == [f"/etc/network: eth0 can't have: {words}", "1"]
+
+
+CLOSED = "{0}: bad\n{0} -P INPUT DROP\n{0} -P FORWARD DROP\n"
+
+
+@pytest.mark.parametrize("rules, broken, tells", [
+    ({}, "", ""),
+    ({"firewall": "good", "firewall6": "six"}, "", "iptables: good\nip6tables: six\n"),
+    ({"firewall": "bad", "firewall6": "six"}, "",
+     CLOSED.format("iptables") + "ip6tables: six\n"
      "/etc/firewall is not in force, and nothing comes in until it is mended\nstatus 1\n"),
-], ids=["none", "both", "broken"])
-def test_a_firewall_that_can_not_be_set_lets_nothing_in(network, rules, tells):
+    ({"firewall": "bad", "firewall6": "bad"}, "",
+     CLOSED.format("iptables") + CLOSED.format("ip6tables") +
+     "/etc/firewall is not in force, and nothing comes in until it is mended; "
+     "/etc/firewall6 is not in force, and nothing comes in until it is mended\nstatus 1\n"),
+    ({"firewall": "good"}, "exit 1",
+     "/etc/firewall is not in force, and all comes in, for iptables can't be run\nstatus 1\n"),
+], ids=["none", "both", "one broken", "both broken", "no iptables"])
+def test_a_firewall_that_can_not_be_set_lets_nothing_in(network, rules, broken, tells):
+    """Of the family whose rules are broken; the other's are in force."""
     for name, text in rules.items():
-        (network.folder / "etc" / name).write_text(text)
+        (network.folder / "etc" / name).write_text(text + "\n")
     for name in ("iptables", "ip6tables"):
         for program, body in ((name, f'echo "{name} $*"'), (
                 f"{name}-restore", f"read -r rules; echo {name}: $rules; [ $rules != bad ]")):
-            (network.folder / "bin" / program).write_text(f"#!/bin/sh\n{body}\n")
+            (network.folder / "bin" / program).write_text(f"#!/bin/sh\n{broken or body}\n")
             (network.folder / "bin" / program).chmod(0o755)
     output = network.run(network.folder / "sh", "-c", """
         fail() { echo "$*"; exit 1; }
         . "$0"
         (set -e; start) || echo "status $?" """, ROOT / "initd/firewall")
     assert output == tells
+
+
+# ---- linit-fsck ----------------------------------------------------------------------------------
+
+FSTAB = """\
+# device      where  type  options   dump check
+LABEL=root    /      ext4  noatime   0 1
+LABEL=data    /data  ext4  nofail    0 2
+LABEL=absent  /gone  ext4  nofail    0 2
+{device}      /boot  vfat  umask=022 0 2
+LABEL=data    /later ext4  noauto    0 0
+LABEL=data    /proc  ext4  defaults  0 2
+LABEL=data    /none  other defaults  0 2
+tmpfs         /media tmpfs size=1m   0 0
+"""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("words, status, checked", [
+    ((), 0, ["fsck.ext4", "fsck.vfat"]), (("/boot",), 0, ["fsck.vfat"]),
+    (("/later",), 0, ["fsck.ext4"]), (("/proc",), 0, []), (("/nowhere",), 0, []),
+    ((), 1, ["fsck.ext4", "fsck.vfat"]), ((), 4, ["fsck.ext4", "fsck.vfat"])])
+def test_linit_fsck_checks_what_fstab_names(tmp_path, shell, words, status, checked):
+    """By its label, too; but not /, nor what is mounted, absent, or has no program for it."""
+    install(["linit-fsck"], tmp_path, shell)
+    device = tmp_path / "device"
+    os.mknod(device, 0o600 | stat.S_IFBLK, os.makedev(7, 0))
+    programs = {"findfs": f"[ $1 = LABEL=data ] && echo {device}",
+                **{name: f'echo "${{0##*/}} $*" >>{tmp_path}/ran; cat; exit {status}'
+                   for name in ("fsck.ext4", "fsck.vfat")}}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/fstab").write_text(FSTAB.format(device=device))
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc && exec "$@"', tmp_path / "etc",
+         tmp_path / "linit-fsck", *words], timeout=30, check=False,
+        env=environment(PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    assert done.returncode == status // 4
+    ran = tmp_path / "ran"
+    assert (ran.read_text().splitlines() if ran.exists() else []) == [
+        f"{name} -p {device}" for name in checked]
 
 
 # ---- linit-grow ----------------------------------------------------------------------------------

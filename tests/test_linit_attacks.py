@@ -17,7 +17,7 @@ import time
 
 import fuzz_linit
 import pytest
-from conftest import ROOT, environment, load_tool, wait_until
+from conftest import ROOT, compile_program, environment, load_tool, wait_until
 from test_initd import is_alive
 from test_linit_model import Asleep
 from test_linitd import (       # some are fixtures
@@ -584,6 +584,43 @@ def test_s36_a_sleeper_that_cannot_be_executed_at_reexec(one):
     one.start("--no-boot")
     assert one.ask("reexec") == ["ok"]
     assert "linitd stays awake" in one.console()
+
+
+def is_asleep(pid):
+    return os.readlink(f"/proc/{pid}/exe").endswith("/linit-idle")
+
+
+def test_s36_what_changed_before_it_slept_is_tried(one):
+    """An upgrade that comes while it is awake: it sleeps, and does not become what can't run."""
+    compile_program("linit-idle", one.folder)
+    one.start("--no-boot")
+    one.add("daemon", SLEEP)
+    good = one.program.read_text()
+    one.ok("start daemon")
+    one.program.write_text("raise SystemExit('a broken upgrade')\n")
+    wait_until(lambda: is_asleep(one.process.pid))
+    client = one.connect()
+    client.send("status daemon")
+    wait_until(lambda: "doesn't run; the services go on" in one.console())
+    assert one.process.poll() is None
+    one.program.write_text(good)
+    assert " state running" in client.answer()
+
+
+def test_s36_a_new_sleeper_is_left_to_the_linitd_that_came_with_it(one):
+    """Its table may be another one: one that it doesn't understand, it would sleep on for ever."""
+    compile_program("linit-idle", one.folder)
+    one.start("--no-boot")
+    one.ok("list")
+    sleeper, seen = one.folder / "linit-idle", one.folder / "seen"
+    one.program.write_text(one.program.read_text().replace("header = (2, ", "header = (3, "))
+    (one.folder / "new").write_text(
+        f"#!/bin/sh\nhead -c 1 /proc/self/fd/$1 >>{seen}\nexec sleep 1000\n")
+    (one.folder / "new").chmod(0o755)
+    (one.folder / "new").rename(sleeper)
+    wait_until(lambda: read(seen))
+    assert read(seen) == b"\3"
+    one.process.kill()
 
 
 # ---- 37: processes that won't end ----------------------------------------------------------------

@@ -518,7 +518,7 @@ def load_linitd():
     module.make_groups = lambda: ""
     module.open_console = lambda: 2
     module.find_program = lambda name: "" if name == "linit-rescue" else f"/fake/{name}"
-    module.loaded_files = list
+    module.loaded_files = dict
     return module
 
 

@@ -1563,7 +1563,8 @@ def test_check_finds_cycles_once_with_their_path(scripts):
 
 
 def test_check_of_files(scripts):
-    folder = scripts(**{"a": GOOD, "b": GOOD, "c": GOOD, ".d": GOOD, "e~": GOOD, "f" * 101: GOOD})
+    folder = scripts(**{"a": GOOD, "b": GOOD, "c": GOOD, ".d": GOOD, "e~": GOOD, "f" * 101: GOOD,
+                        "c.lpkg-new": "what lpkg puts beside c, where that was changed here"})
     (folder / "a").chmod(0o644)
     (folder / "b").chmod(0o775)
     (folder / "big").write_text(GOOD + "#" * (1 << 20) + "\ndep nothing\n")

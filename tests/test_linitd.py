@@ -620,6 +620,13 @@ def test_s31_no_such_names(up, name):
     assert up.states() == {} and not list(up.rcd.iterdir())
 
 
+def test_what_lpkg_put_beside_a_changed_script_is_no_service(up):
+    up.add("crond", "start() { :; }")
+    up.add("crond.lpkg-new", "start() { :; }")
+    assert set(up.states()) == {"crond"}
+    assert up.ask("start crond.lpkg-new") == ["error 2 crond.lpkg-new: no name of a service"]
+
+
 # ---- daemons -------------------------------------------------------------------------------------
 
 def test_the_process_that_is_watched_is_the_daemon_and_it_comes_back(init):

@@ -1396,7 +1396,9 @@ def test_upgrade_changes_files_and_keeps_conffiles(world):
                         "etc/old": b"1", "etc/gone": b"2"}}, "2-0", app=conffiles)
     world.index()
     done = world.do("install", "app").ok()
-    assert "upgrade  app  1-0 -> 2-0" in done.err and "etc/mine.lpkg-new" in done.err
+    assert "upgrade  app  1-0 -> 2-0" in done.err
+    for name, what in (("mine", "changed here and stays"), ("gone", "removed here and stays away")):
+        assert f"etc/{name}: was {what}; the new one is etc/{name}.lpkg-new" in done.err
     root = world.root
     assert (root / "bin/app").read_bytes() == b"2" and (root / "new/f").read_bytes() == b"2"
     assert not (root / "bin/vanishes").exists() and not (root / "old").exists()
@@ -2563,7 +2565,7 @@ def test_the_plan_shows_what_grows_in_risk(world):
     assert re.fullmatch(r"install  bb  2-0         \d+ B  \+0 B", lines[1]), lines
     assert lines[3:] == ["setuid   /bin/su2 of a",
                          "service  linitctl enable be  starts it at boot",
-                         "service  linitctl restart ad  runs the new one"]
+                         "service  linitctl restart NAME, or a reboot, runs the new ad"]
     plan = json.loads(dev(world, "upgrade", "--dry-run", "--json").out)
     assert [(one["action"], one["name"], one["old_version"]) for one in plan] == [
         ("upgrade", "a", "1-0")]

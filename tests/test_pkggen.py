@@ -2428,6 +2428,13 @@ check: ["true"]
     assert "build.mk:" not in said and said.count("\npkggen: ") == 1
 
 
+def test_a_failed_build_names_the_command_and_not_what_its_redirection_ran(world):
+    world.recipe("a", script=["grep words /dev/null >$$(basename in/file)"])
+    assert ": grep words /dev/null failed (status 2)" in world.make(status=2)[0]
+    world.recipe("a", script=["name=$$(grep words /dev/null)"])
+    assert ": name= failed (status 2)" in world.make(status=2)[0]
+
+
 def test_a_failed_rebuild_keeps_the_former_package(world):
     world.recipe("a")
     world.make()

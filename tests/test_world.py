@@ -68,7 +68,12 @@ def index():
 def info_of(index, name):
     """The info.json of a package of the repository."""
     entry = next(entry for entry in index["packages"] if entry["name"] == name)
-    with tarfile.open(REPOSITORY / entry["file"]) as tar:
+    return read_info(REPOSITORY / entry["file"])
+
+
+def read_info(path):
+    """The info.json of the package at PATH."""
+    with tarfile.open(path) as tar:
         return json.load(tar.extractfile(".lpkg/info.json"))
 
 
@@ -969,7 +974,7 @@ def test_help_has_80_columns_and_what_there_is():
     assert {"PKG", "NAME", "URL", "CONFIG", "SECONDS", "SEED"} <= listed
     makefile = (ROOT / "Makefile").read_text()
     assert {*re.findall(r"^([A-Z_]+) \?=", makefile, re.M)} - {"PYTHON", "DESTDIR"} <= listed
-    scripts = "".join(path.read_text() for path in ROOT.glob("world/*"))
+    scripts = "".join(path.read_text() for path in ROOT.glob("world/*") if path.is_file())
     for name in listed:
         assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or f"${{{name}:-" in scripts
     assert re.findall(r"^  (\w+) +(?:[0-9.]+ MB|not made)  \w", text, re.M) == [
@@ -1639,6 +1644,11 @@ def test_setup_names_the_command_for_what_it_may_not_install(tmp_path):
         assert package in last and package in said[0]
 
 
+def test_setup_for_run_names_no_sources(tmp_path):
+    status, text = output_of(ROOT / "world/setup", "run", env=environment(O=tmp_path, APT="no"))
+    assert status == 0 and "sources" not in text and "builder" not in text
+
+
 def test_engine_that_does_not_answer_is_one_line(tmp_path):
     variables = environment(O=tmp_path, DOCKER_HOST="unix:///nonexistent/docker.sock")
     status, text = output_of(ROOT / "world/engine", "true", env=variables)
@@ -1652,17 +1662,19 @@ class Console:
     """A machine in QEMU, spoken to over its serial console and, for its keyboard, over QMP.
 
     PACKAGES: those of an image of IMAGES, or the directory of an image. VARIABLES: of world/qemu.
+    PREFIX: what QEMU is run by.
     """
 
-    def __init__(self, packages, folder, *options, words="", terminal=False, **variables):
+    def __init__(self, packages, folder, *options, words="", terminal=False, prefix=(),
+                 **variables):
         self.text = ""
         self.seen = 0
         self.port = free_port()
         self.monitor = folder / "qmp"
         variables = environment(ARCH=ARCH, PORT=self.port, APPEND=words, **variables,
                                 IMAGE_FOLDER=BUILD / ARCH / IMAGES.get(packages, packages))
-        command = [str(ROOT / "world/qemu"), "-qmp", f"unix:{self.monitor},server=on,wait=off",
-                   *map(str, options)]
+        command = [*prefix, str(ROOT / "world/qemu"), "-qmp",
+                   f"unix:{self.monitor},server=on,wait=off", *map(str, options)]
         if terminal:
             command = ["script", "-qec", shlex.join(command), "/dev/null"]
         self.process = subprocess.Popen(
@@ -1775,21 +1787,21 @@ def fetch_page(console):
         return reply.read().decode()
 
 
-def changed_files(console, index, packages):
-    """What is not as the PACKAGES say: type, mode, owner, size, content or target of a file, read
-    on the machine by busybox."""
-    infos = [info_of(index, name) for name in packages]
+def changed_files(console, infos, settings=("etc/hostname",)):
+    """What is not as the packages of INFOS say: type, mode, owner, size, content or target of a
+    file, read on the machine by busybox; but for the content of SETTINGS, of the machine's own."""
     files = {file["path"]: file for info in infos for file in info["files"]}
     for one in (one for info in infos for one in info["alternatives"]):     # each has one provider
-        files[one["path"]] = {"type": "link", "mode": "0777", "uid": 0, "gid": 0, **one}
-    listing = console.check("cd / && find . -xdev -exec stat -c '%F|%a|%u|%g|%s|%n|%N' {} +")
+        files.setdefault(one["path"], {"type": "link", "mode": "0777", "uid": 0, "gid": 0, **one})
+    places = ". ./boot" if "boot" in files else "."             # a file system of its own
+    listing = console.check(
+        f"cd / && find {places} -xdev -exec stat -c '%F|%a|%u|%g|%s|%n|%N' {{}} +")
     seen = {}
     for line in listing.splitlines():
         kind, mode, uid, gid, size, path, shown = line.split("|")
         seen[path[2:]] = (kind, int(mode, 8), int(uid), int(gid), int(size), shown)
-    sums = console.check("cd / && find . -xdev -type f -exec sha256sum {} +")
+    sums = console.check(f"cd / && find {places} -xdev -type f -exec sha256sum {{}} +")
     digests = {line[66:][2:]: line[:64] for line in sums.splitlines() if len(line) > 66}
-    settings = {"etc/hostname"}                     # world/image writes it
     mounted = {"dev", "proc", "sys", "run"}
     wrong = []
     for path, file in files.items():
@@ -1892,7 +1904,7 @@ def test_s62_no_user_can_change_the_top_of_the_base(base):
 
 
 def test_boot_base_files_are_those_of_the_packages(base, index):
-    assert not changed_files(base, index, BASE)
+    assert not changed_files(base, [info_of(index, name) for name in BASE])
 
 
 def test_boot_hang_ends_with_the_console_text(base):
@@ -1995,7 +2007,7 @@ def test_boot_scripts_by_hand_ask_linitd(device):
 
 
 def test_boot_files_are_those_of_the_packages(device, index):
-    assert not changed_files(device, index, FULL)
+    assert not changed_files(device, [info_of(index, name) for name in FULL])
 
 
 def test_boot_verify_names_the_one_file_that_changed(device):
@@ -2172,9 +2184,9 @@ def test_boot_poweroff_ends_it_with_services_stopped_in_reverse_order(index, tmp
 
 
 @contextlib.contextmanager
-def running(image, folder, **variables):
+def running(image, folder, *options, **variables):
     """A machine that begins to boot IMAGE as it is, with these VARIABLES for world/qemu."""
-    console = Console(image, folder, **variables)
+    console = Console(image, folder, *options, **variables)
     try:
         yield console
     finally:
@@ -2406,46 +2418,137 @@ def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("firmware", ["bios", "efi"])
-def test_boot_the_kernel_for_pcs(index, tmp_path, firmware):
-    status, text = make_image(tmp_path, (*FULL[:-1], "linux"), SERVICES="root mounts getty")
+def test_boot_a_pc(everything, serve, tmp_path):
+    """By BIOS and then by EFI: by ssh, something is installed and written, and is there again."""
+    key = tmp_path / "key"
+    assert output_of("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)[0] == 0
+    repository = from_device(serve(BUILD / "repo"))
+    status, text = output_of("make", "image", "SYSTEM=pc", "CONF=/dev/null", f"SSH_KEY={key}.pub",
+                             f"O={BUILD}", f"REPO_URL={repository}", cwd=ROOT)
     assert status == 0, text
-    keeps_what_is_written(tmp_path, tmp_path, FIRMWARE=firmware)
+    shutil.copy(BUILD / ARCH / "image-pc/disk.img", tmp_path)
+
+    def ssh_answers(console):
+        with contextlib.suppress(OSError), \
+                socket.create_connection(("127.0.0.1", console.port + 1), timeout=5) as line:
+            return line.recv(4) == b"SSH-"
+
+    def by_ssh(console, command):
+        wait_until(lambda: ssh_answers(console), BOOT_LIMIT, "ssh")
+        return subprocess.run(
+            ["ssh", "-i", key, "-p", str(console.port + 1), "-o", "StrictHostKeyChecking=no",
+             "-o", "UserKnownHostsFile=/dev/null", "root@127.0.0.1", command],
+            timeout=BOOT_LIMIT, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True).stdout
+
+    with running(tmp_path, tmp_path, SERVICES="dropbear") as console:
+        by_ssh(console, "lpkg --yes install keymaps tmux && echo kept >/root/file && "
+                        "cp /usr/share/keymaps/de.bmap /etc/keymap && linitctl restart keyboard")
+        console.press("y")
+        wait_until(lambda: by_ssh(console, "cat /dev/vcs1").rstrip()[-1] == "z", what="a German z")
+        by_ssh(console, "poweroff")
+        ends_soon(console)
+    with running(tmp_path, tmp_path, SERVICES="dropbear", FIRMWARE="efi") as console:
+        assert by_ssh(console, "cat /root/file; lpkg verify; tmux -V") == "kept\ntmux 3.3a\n"
+        assert re.findall(r"[.:](\d+) .*LISTEN", by_ssh(console, "netstat -ltn")) == ["22", "22"]
+        by_ssh(console, "[ -d /sys/firmware/efi ] && poweroff")
+        ends_soon(console)
+
+
+# -- upgraded in place
+
+MARK = b"\n# another build\n"
+# What says the version of its package, and how that stands there.
+SAYING = {"bin/busybox": b"BusyBox v%s", "usr/bin/python3.11": b"\0%s\0",
+          "usr/lib/libc.so": b"\0%s\0", "usr/lib/panux/linitd.pyc": b"\x03%s",
+          "usr/lib/panux/linitctl.pyc": b"\x03%s", "usr/lib/panux/lpkg.pyc": b"\x03%s"}
+
+
+def rebuilt(path, data, version):
+    """DATA, of the file PATH, as a later build may have it: it does the same, and where it says its
+    VERSION the last character is another one."""
+    said = SAYING.get(path, b"")
+    if said:
+        old, new = (said % text.encode() for text in (version, version[:-1] + "B"))
+        assert old in data, f"{path} doesn't say {version}"
+        data = data.replace(old, new)
+    is_code = data.startswith((b"\x7fELF", b"#!")) or path == "boot/vmlinuz"
+    return data + MARK if is_code or path == "etc/profile" else data
 
 
 class Upgrades:
-    """A repository with a key of its own, in FOLDER, that gets new kernels."""
+    """A repository in FOLDER, with a key of its own: of the PACKAGES that were built and all that
+    they need, and then of later builds of them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, packages):
         self.folder = folder
-        shutil.copytree(BUILD / "repo", folder / "repo")
+        self.repository = folder / "repo" / ARCH
+        self.repository.mkdir(parents=True)
+        plan = run_tool("lpkg", "--root", folder / "none", "--repo", BUILD / "repo", "--key",
+                        BUILD / "repo/panux.pub", "--dry-run", "--json", "install", *packages)
+        names = {one["name"] for one in json.loads(plan.stdout)}
+        entries = json.loads((REPOSITORY / "index.json").read_text())["packages"]
+        self.files = {entry["name"]: REPOSITORY / urllib.parse.unquote(entry["file"])
+                      for entry in entries if entry["name"] in names}
+        for path in self.files.values():
+            shutil.copy(path, self.repository)
         run_tool("lpkg", "keygen", folder / "panux")
         shutil.copy(folder / "panux.pub", folder / "repo")
-        recipe = ROOT / "recipes/kernel/linux-tiny"
-        self.info = json.loads(run_tool("pkggen", "meta", recipe).stdout)
-        entry = next(one for one in json.loads((folder / "repo" / ARCH / "index.json").read_text())
-                     ["packages"] if one["name"] == "linux-tiny")
-        (folder / "out/linux-tiny").mkdir(parents=True)
-        with tarfile.open(folder / "repo" / ARCH / entry["file"]) as tar:
-            tar.extract("boot/vmlinuz", folder / "out/linux-tiny")
         self.sign()
 
     def sign(self):
-        run_tool("lpkg", "index", self.folder / "repo" / ARCH, "--secret",
-                 self.folder / "panux.key")
+        run_tool("lpkg", "index", self.repository, "--secret", self.folder / "panux.key")
 
-    def publish(self, version):
-        """Offer a kernel of another VERSION, whose bytes differ; give its hash."""
-        kernel = self.folder / "out/linux-tiny/boot/vmlinuz"
-        kernel.write_bytes(kernel.read_bytes() + b"x")
-        (self.folder / ".status").write_text("0\n")
-        (self.folder / "meta").write_text(json.dumps({**self.info, "version": version}))
-        archive = subprocess.run(["tar", "-C", self.folder, "-cf", "-", "out", ".status"],
-                                 stdout=subprocess.PIPE, check=True).stdout
-        subprocess.run([sys.executable, ROOT / "lpkg.py", "pack", "--meta", self.folder / "meta",
-                        "-o", self.folder / "repo" / ARCH], input=archive, check=True)
+    def offer(self, *names):
+        """Offer a later build of the packages NAMES, or of all; their programs are other ones."""
+        for name in names or self.files:
+            self.files[name] = self.repack(self.files[name])
         self.sign()
-        return hashlib.sha256(kernel.read_bytes()).hexdigest()
+
+    def repack(self, path):
+        """Pack what is in the package at PATH again, by the lpkg of a build."""
+        with tarfile.open(path) as old, open(self.folder / "out.tar", "w+b") as file:
+            info = json.load(old.extractfile(".lpkg/info.json"))
+            version, _, build = info["version"].rpartition("-")
+            out = tarfile.open(fileobj=file, mode="w")
+            scripts = {}
+            for member in old:
+                data = old.extractfile(member).read() if member.isreg() else None
+                if member.name.startswith(".lpkg/scripts/"):
+                    scripts[member.name.rpartition("/")[2]] = data.decode()
+                elif not member.name.startswith(".lpkg"):
+                    if member.isreg():
+                        data = rebuilt(member.name, data, version)
+                        member.size = len(data)
+                    member.name = f"out/{info['name']}/{member.name}"
+                    out.addfile(member, io.BytesIO(data or b""))
+            status = tarfile.TarInfo(".status")
+            status.size = 2
+            out.addfile(status, io.BytesIO(b"0\n"))
+            out.close()
+            owners = {one["path"]: f"{one['uid']}:{one['gid']}:{one['mode']}"
+                      for one in info["files"] if int(one["mode"], 8) & 0o6000}
+            info.update(version=f"{version}-{int(build) + 1}", scripts=scripts, owners=owners)
+            (self.folder / "meta").write_text(json.dumps({
+                **{key: info[key] for key in ("recipe", "version", "arch", "license", "url")},
+                "packages": {info["name"]: info}}))
+            file.seek(0)
+            run_tool("lpkg", "pack", "--meta", self.folder / "meta", "-o", self.repository,
+                     stdin=file)
+        return self.repository / f"{info['name']}-{info['version']}.{ARCH}.lpkg"
+
+    def infos(self):
+        """The info.json of each package as it is offered now."""
+        return [read_info(self.files[name]) for name in sorted(self.files)]
+
+    def hash_of(self, name, path):
+        """The SHA-256 of the file PATH of the package NAME as it is offered now."""
+        return hash_in([read_info(self.files[name])], path)
+
+
+def hash_in(infos, path):
+    """The SHA-256 of the file PATH of one of the packages of INFOS."""
+    return next(file["sha256"] for info in infos for file in info["files"] if file["path"] == path)
 
 
 def kernels(console):
@@ -2455,12 +2558,13 @@ def kernels(console):
 
 
 def test_boot_an_upgraded_kernel_and_the_old_one(index, serve, tmp_path):
-    upgrades = Upgrades(tmp_path)
-    first = hashlib.sha256((tmp_path / "out/linux-tiny/boot/vmlinuz").read_bytes()).hexdigest()
+    upgrades = Upgrades(tmp_path, DISK)
+    first = upgrades.hash_of("linux-tiny", "boot/vmlinuz")
     status, text = make_image(tmp_path / "image", DISK, O=tmp_path, SERVICES="root mounts network "
                               "getty", REPO_URL=from_device(serve(tmp_path / "repo")))
     assert status == 0, text
-    second = upgrades.publish("6.2-0")
+    upgrades.offer("linux-tiny")
+    second = upgrades.hash_of("linux-tiny", "boot/vmlinuz")
     with running(tmp_path / "image", tmp_path) as console:
         console.expect("login: ", BOOT_LIMIT)
         console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>/dev/null")
@@ -2468,7 +2572,8 @@ def test_boot_an_upgraded_kernel_and_the_old_one(index, serve, tmp_path):
         assert console.run("lpkg verify 2>/dev/null") == (0, "")
         console.send("poweroff")
         ends_soon(console)
-    third = upgrades.publish("6.3-0")
+    upgrades.offer("linux-tiny")
+    third = upgrades.hash_of("linux-tiny", "boot/vmlinuz")
     with running(tmp_path / "image", tmp_path) as console:
         console.expect("boot: ", BOOT_LIMIT)
         console.send("old\r")
@@ -3201,6 +3306,7 @@ def test_what_docs_howto_says_can_be_typed(index, tmp_path):
         file.truncate(16 << 20)
     answers = {}
     with booted(FULL, tmp_path, "-drive", f"if=virtio,format=raw,file={disk}") as console:
+        del sections["A router"]                # it has another image, and is typed there
         for section, (block,) in ((name, blocks) for name, blocks in sections.items() if blocks):
             answers[section] = ""
             for line in block.splitlines():
@@ -3214,6 +3320,301 @@ def test_what_docs_howto_says_can_be_typed(index, tmp_path):
     assert "/mnt/data" in answers["A second disk"]
     assert "date >>/tmp/dates" in answers["A cron job"]
     assert "It works." in answers["A web page"]
+
+
+# ---- a router ------------------------------------------------------------------------------------
+
+# Which ports of ADDRESS answer, of those named: TCP ports that take a connection, UDP ports that
+# say anything when asked for the address of page.example.
+SCAN = """
+import select, socket, sys, time
+address, *ports = sys.argv[1:]
+ports = sorted({port for text in ports for a, b in [(text + "-" + text).split("-")[:2]]
+                for port in range(int(a), int(b) + 1)})
+question = bytes.fromhex("123401000001000000000000") + b"\\4page\\7example\\0\\0\\1\\0\\1"
+family, _, _, _, (host, _, *rest) = socket.getaddrinfo(address, 0, 0, socket.SOCK_DGRAM)[0]
+poll, found = select.poll(), []
+for first in range(0, len(ports), 400):
+    asked = {}
+    some = ports[first:first + 400]
+    for name, port in [(name, port) for name in ("tcp", "udp") for port in some]:
+        one = socket.socket(family, socket.SOCK_STREAM if name == "tcp" else socket.SOCK_DGRAM)
+        one.setblocking(False)
+        one.connect_ex((host, port, *rest))
+        if name == "udp":
+            one.send(question)
+        poll.register(one, select.POLLOUT if name == "tcp" else select.POLLIN)
+        asked[one.fileno()] = name, port, one
+    end = time.monotonic() + 4
+    while asked and time.monotonic() < end:
+        for number, event in poll.poll(500):
+            name, port, one = asked.pop(number)
+            poll.unregister(number)
+            if not event & (select.POLLERR | select.POLLHUP):
+                found.append((name, port))
+    for number in asked:
+        poll.unregister(number)
+for name, port in sorted(found):
+    print(name, port)
+"""
+PORTS = "1-1024 1900 3128 5353 5355 8000 8080 8443 9000 10000".split()
+
+
+class Outside:
+    """The network outside of a router, in a namespace: at the tap `modem` its provider, with
+    addresses and names; behind that the internet, a page at page.example."""
+
+    SETUP = """
+    mount --rbind /dev "$0/root/dev"
+    ip link set lo up
+    ip addr add 198.51.100.1/32 dev lo
+    ip tuntap add modem mode tap
+    ip link set modem up
+    ip addr add 203.0.113.1/24 dev modem
+    ip addr add 2001:db8:f::1/64 dev modem nodad
+    cd "$0"
+    python3 -m http.server 80 --bind 198.51.100.1 --directory page >pages.log 2>&1 &
+    chroot root dnsmasq --conf-file=/dev/null --pid-file= --user=root --no-resolv --no-hosts \\
+        --interface=modem --bind-interfaces --enable-ra --local=/example/ \\
+        --host-record=page.example,198.51.100.1 \\
+        --dhcp-range=203.0.113.100,203.0.113.100 --dhcp-range=2001:db8:f::,ra-only
+    echo ready && exec sleep 100000"""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "page").mkdir(parents=True)
+        (folder / "page/index.html").write_text("the page\n")
+        (folder / "page/scan.py").write_text(SCAN)
+        run_tool("lpkg", "--root", folder / "root", "--repo", BUILD / "repo", "--key",
+                 BUILD / "repo/panux.pub", "--yes", "install", "basefs", "busybox", "dnsmasq")
+        self.space = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec",
+             self.SETUP, str(folder)], text=True, stdout=subprocess.PIPE)
+        assert self.space.stdout.readline() == "ready\n"
+        inner = pathlib.Path(f"/proc/{self.space.pid}/task/{self.space.pid}/children").read_text()
+        self.enter = ["nsenter", "-t", inner.strip(), "--net"]
+
+    def close(self):
+        self.space.kill()
+        self.space.wait()
+
+    def check(self, *command):
+        status, text = output_of(*self.enter, *command)
+        assert status == 0, text
+        return text
+
+    def scan(self, address, *ports):
+        """What answers at ADDRESS, as in ["tcp 22"]."""
+        return self.check("python3", self.folder / "page/scan.py", address, *ports).splitlines()
+
+    def visitors(self):
+        """Who fetched the page, in their order."""
+        return re.findall(r'^(\S+) - - .*"GET / ', (self.folder / "pages.log").read_text(), re.M)
+
+    @contextlib.contextmanager
+    def router(self, image, **more):
+        with running(image, self.folder, prefix=self.enter, SYSTEM="router",
+                     NETDEV="tap,ifname=modem,script=no,downscript=no", **more) as console:
+            console.expect("login: ", BOOT_LIMIT)       # a disk's console shows nothing before it
+            yield console.log_in_again()
+
+    @contextlib.contextmanager
+    def behind(self, image):
+        """A machine at the second port of the router that runs from IMAGE."""
+        folder = self.folder / "behind"
+        folder.mkdir(exist_ok=True)
+        console = Console(
+            FULL, folder, *with_more(FULL, folder, {}), prefix=self.enter, SYSTEM="full",
+            NETDEV=f"stream,server=off,addr.type=unix,addr.path={image}/inside")
+        try:
+            yield console.log_in()
+        finally:
+            console.stop_watching()
+
+
+def make_router(folder, *settings):
+    """Make the image in FOLDER as `make image SYSTEM=router` does."""
+    status, text = output_of("make", "image", "SYSTEM=router", f"image={folder}", "CONF=/dev/null",
+                             *settings, cwd=ROOT)
+    assert status == 0, text
+    return folder
+
+
+Routed = collections.namedtuple("Routed", "outside router inner")
+
+
+@pytest.fixture(scope="module")
+def routed(everything, tmp_path_factory):
+    """A router of the image as it is, what is outside, and a machine inside."""
+    folder = tmp_path_factory.mktemp("routed")
+    image = make_router(folder / "image")
+    outside = Outside(folder)
+    try:
+        with outside.router(image) as router, outside.behind(image) as inner:
+            yield Routed(outside, router, inner)
+    finally:
+        outside.close()
+
+
+INSIDE = "192.168.77.1"
+# The router's addresses outside: of a lease, of its provider's IPv6, and of the cable.
+OUTSIDE = ("203.0.113.100", "2001:db8:f:0:5054:ff:fe12:3456", "fe80::5054:ff:fe12:3456%modem")
+
+
+def address_of(inner):
+    return re.search(r"inet (\S+)/", inner.check("ip addr show dev eth0"))[1]
+
+
+def check_serves(routed, inside=INSIDE, outside=OUTSIDE[0], name="panux"):
+    """A machine inside has its address and names of the router, and the page through it."""
+    inner, before = routed.inner, len(routed.outside.visitors())
+    inner.check("linitctl restart network 2>/dev/null")
+    network = inside.rpartition(".")[0] + "."
+    assert address_of(inner).startswith(network)
+    assert f"default via {inside} dev eth0" in inner.check("ip route")
+    assert inner.check("grep -v '#' /etc/resolv.conf") == f"search lan\nnameserver {inside}\n"
+    assert f"Address: {inside}\n" in inner.check("nslookup router")
+    assert f"Address: {network}" in inner.check(f"nslookup {name}.lan")
+    assert inner.check("wget -T 20 -q -O - http://page.example/") == "the page\n"
+    assert routed.outside.visitors()[before:] == [outside]
+
+
+def check_answers(routed, outside=OUTSIDE, ports=(), inside=INSIDE):
+    """What answers at the router: PORTS to who is outside; to who is inside, ssh and names."""
+    for address in outside:
+        expected = [f"tcp {port}" for port in ports if ":" not in address]
+        assert routed.outside.scan(address, *PORTS) == expected
+    routed.inner.check("[ -e /tmp/scan.py ] || wget -q -P /tmp http://page.example/scan.py")
+    status, text = routed.inner.run(f"python3 -IS /tmp/scan.py {inside} {' '.join(PORTS)}", 60)
+    assert (status, text.split("\n")) == (0, ["tcp 22", "tcp 53", "udp 53", ""])
+
+
+@pytest.mark.long
+def test_a_router_is_small_and_serves_what_is_inside(routed):
+    image = routed.outside.folder / "image"
+    assert sum((image / name).stat().st_size for name in ("vmlinuz", "initramfs")) < 16_000_000
+    check_serves(routed)
+
+
+@pytest.mark.long
+def test_s65_a_router_does_not_answer_outside(routed):
+    """By IPv4 and IPv6; nor does it take who is outside to a machine inside, or listens there."""
+    check_answers(routed)
+    address = address_of(routed.inner)
+    assert address.startswith("192.168.77.")
+    routed.outside.check("ip", "route", "replace", "192.168.77.0/24", "via", OUTSIDE[0])
+    assert routed.outside.scan(address, "80") == routed.outside.scan(INSIDE, "22", "53") == []
+    assert "tcp 80" in routed.inner.check(f"python3 -IS /tmp/scan.py {address} 80")
+    listening = routed.router.check("netstat -ltn | grep -v ' 127.0.0.1:\\| ::1:\\|fe80::'")
+    assert re.findall(r" (\S+:\d+) ", listening) == ["0.0.0.0:22", f"{INSIDE}:53", ":::22"]
+
+
+@pytest.mark.long
+def test_s62_no_user_can_change_the_top_of_a_router(routed):
+    check_modes(routed.router)
+
+
+@pytest.mark.long
+def test_a_router_whose_network_restarts(routed):
+    """A mistake in the line of the interface outside costs that one, and is named."""
+    routed.router.check("linitctl restart network 2>/dev/null")
+    check_serves(routed)
+    routed.router.check("echo 'eth0 203.0.113.5/99' >>/etc/network")
+    status, text = routed.router.run("linitctl restart network 2>&1")
+    assert status == 1 and "/etc/network: eth0 can't have: 203.0.113.5/99\n" in text
+    check_answers(routed)
+    routed.router.check("sed -i '$d' /etc/network; linitctl restart network 2>/dev/null")
+    check_serves(routed)
+
+
+@pytest.mark.long
+def test_a_router_whose_firewall_is_broken_lets_nothing_in(routed):
+    router = routed.router
+    router.check("cp /etc/firewall /tmp; sed -i s/ctstate/ctstat/ /etc/firewall; iptables -F")
+    status, text = router.run("linitctl restart firewall 2>&1")
+    assert status == 1 and "/etc/firewall is not in force, and nothing comes in" in text
+    assert routed.outside.scan(OUTSIDE[0], "22", "53") == []
+    assert routed.inner.run(f"python3 -IS /tmp/scan.py {INSIDE} 22 53")[1] == ""
+    router.check("cp /tmp/firewall /etc; linitctl restart firewall 2>/dev/null")
+    check_serves(routed)
+
+
+@pytest.mark.long
+def test_what_docs_howto_says_of_a_router_can_be_typed(routed):
+    section = (ROOT / "docs/howto.md").read_text().partition("\n## A router\n")[2]
+    blocks = re.findall("```sh\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    static, other, ssh, machine = blocks
+
+    def enter(block):
+        for line in block.splitlines():
+            status, text = routed.router.run(f"{line} 2>&1", 60)
+            assert status == 0, f"{line}\n{text}"
+
+    enter(static)
+    check_serves(routed, outside="203.0.113.5")
+    enter(other)
+    check_serves(routed, "10.1.2.1", "203.0.113.5")
+    check_answers(routed, ["203.0.113.5", *OUTSIDE[1:]], inside="10.1.2.1")
+    enter(ssh)
+    check_answers(routed, ["203.0.113.5", *OUTSIDE[1:]], [22], "10.1.2.1")
+    enter(machine)
+    check_serves(routed, "10.1.2.1", "203.0.113.5", "box")
+    assert address_of(routed.inner) == "10.1.2.10"
+    page = "import urllib.request as r; print(r.urlopen('http://203.0.113.5:8080/').read())"
+    assert "This is a Panux device" in routed.outside.check("python3", "-c", page)
+    assert routed.outside.scan("203.0.113.5", *PORTS) == ["tcp 22", "tcp 8080"]
+
+
+@pytest.mark.long
+def test_a_router_on_a_disk_keeps_what_was_changed(everything, tmp_path):
+    image = make_router(tmp_path / "image", "PACKAGES=linux")
+    outside = Outside(tmp_path)
+    try:
+        with outside.router(image, terminal=True) as router:
+            line = "eth0 203.0.113.9/24 via 203.0.113.1 dns 203.0.113.1"
+            router.check(f"echo '{line}' >>/etc/network")
+            router.send("reboot")
+            router.expect("login: ", BOOT_LIMIT)
+            router.log_in_again()
+            with outside.behind(image) as inner:
+                routed = Routed(outside, router, inner)
+                check_serves(routed, outside="203.0.113.9")
+                check_answers(routed, ["203.0.113.9", *OUTSIDE[1:]])
+    finally:
+        outside.close()
+
+
+# -- its settings, without what only `make all` builds
+
+@pytest.mark.parametrize("name, program", [
+    ("firewall", "iptables-restore"), ("firewall6", "ip6tables-restore")])
+def test_the_router_s_rules_are_right(name, program):
+    """As they are, and with each line that can be allowed."""
+    rules = (ROOT / "world/router/etc" / name).read_text()
+    for text in (rules, re.sub("(?m)^#-A", "-A", rules)):
+        done = subprocess.run(["unshare", "--net", f"/usr/sbin/{program}", "--test"], input=text,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert (done.returncode, done.stdout) == (0, "")
+    assert "\n#-A" in rules
+
+
+def test_boot_a_router_s_two_ports(index, files, tmp_path):
+    """One by DHCP, one with its address, packets go between; one's own FILES come after."""
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/disk.img").write_text("of other PACKAGES\n")
+    status, text = make_image(tmp_path / "image", FULL, SYSTEM="router", FILES=files,
+                              SERVICES="hostname network sysctl getty")
+    assert status == 0, text
+    with tarfile.open(tmp_path / "image/rootfs.tar.gz") as tree:
+        assert tree.getmember("etc/firewall").mode == tree.getmember("etc/network").mode == 0o644
+        assert tree.getmember("etc/sysctl.d").mode == 0o755
+        assert tree.extractfile("etc/profile").read() == (files / "etc/profile").read_bytes()
+    with running(tmp_path / "image", tmp_path, SYSTEM="router", SERVICES="dropbear") as console:
+        console.log_in()
+        assert "inet 10.0.2.15/24" in console.check("ip addr show dev eth0")
+        assert f"inet {INSIDE}/24" in console.check("ip addr show dev eth1")
+        assert console.check("sysctl -n net.ipv4.ip_forward") == "1\n"
+    assert "run     ssh" not in console.text, "its ssh answers inside alone"
 
 
 # ---- power cuts ----------------------------------------------------------------------------------
@@ -3319,26 +3720,62 @@ def systems(keys, tmp_path_factory):
     return Systems(tmp_path_factory.mktemp("systems"), keys)
 
 
-class PowerCut:
-    """A transaction of KIND, by the lpkg of SCRIPT, on a machine whose power is cut."""
+class Recorded:
+    """What the disk of a machine in QEMU was asked for, and the disks that a cut of the power would
+    have left: START is that disk as it was at first."""
 
-    def __init__(self, systems, kind, folder, mount=MOUNTS[0], writeback="usual",
-                 script=ROOT / "lpkg.py"):
-        self.systems, self.kind, self.folder = systems, kind, folder
-        self.script = pathlib.Path(shutil.copy(script, folder / "script"))
-        self.mount, self.writeback = mount, writeback
+    def __init__(self, start, folder):
+        self.start, self.folder = start, folder
         self.disk, self.log = folder / "disk", folder / "log"
+        self.node = (f"driver=blklogwrites,file.driver=file,file.filename={self.disk},"
+                     f"log.driver=file,log.filename={self.log}")
         self.begun = 0                  # requests to the disk before lpkg began
         self.done = None                # and before it said that it was done, if it did
         self.requests = []
 
+    def begin(self):
+        """Make the disk that QEMU is to use, as NODE says."""
+        output_of("cp", "--sparse=always", self.start, self.disk)
+        self.log.touch()
+
+    def moments(self, count, chance):
+        """COUNT numbers of requests before which to cut: half of them at the end of a flush."""
+        every = range(self.begun, len(self.requests) + 1)
+        flushed = [number for number in every if not self.requests[number - 1]]
+        count = min(count, len(every))
+        some = chance.sample(flushed, min(count // 2, len(flushed)))
+        return sorted(some + chance.sample(every, count - len(some)))
+
+    def disk_at(self, moment, chance):
+        """The disk of a cut before the request MOMENT: what came before the last flush is on it,
+        and of the rest what the drive had written by chance."""
+        path = self.folder / f"disk-{moment}"
+        output_of("cp", "--sparse=always", self.start, path)
+        flushed = max(number for number in range(moment) if not self.requests[number])
+        likely = chance.choice((0, 0.5, 1))
+        with open(path, "r+b") as disk:
+            for number, request in enumerate(self.requests[:moment]):
+                if request and (number < flushed or chance.random() < likely):
+                    disk.seek(request[0])
+                    disk.write(request[1])
+        return path
+
+
+class PowerCut(Recorded):
+    """A transaction of KIND, by the lpkg of SCRIPT, on a machine whose power is cut."""
+
+    def __init__(self, systems, kind, folder, mount=MOUNTS[0], writeback="usual",
+                 script=ROOT / "lpkg.py"):
+        super().__init__(systems.disks[kind], folder)
+        self.systems, self.kind = systems, kind
+        self.script = pathlib.Path(shutil.copy(script, folder / "script"))
+        self.mount, self.writeback = mount, writeback
+
     def run(self, seconds, linger=0):
         """Kill the machine SECONDS after lpkg began or, if that is sooner, LINGER after its end."""
-        output_of("cp", "--sparse=always", self.systems.disks[self.kind], self.disk)
-        self.log.touch()
-        node = f"file.driver=file,file.filename={self.disk},log.driver=file,log.filename={self.log}"
+        self.begin()
         with booted(
-                FULL, self.folder, "-blockdev", f"driver=blklogwrites,node-name=disk,{node}",
+                FULL, self.folder, "-blockdev", f"node-name=disk,{self.node}",
                 "-drive", f"if=none,id=script,format=raw,readonly=on,file={self.script}",
                 "-device", "virtio-blk-pci,drive=disk", "-device", "virtio-blk-pci,drive=script",
         ) as console:
@@ -3370,39 +3807,21 @@ class PowerCut:
             self.systems.seconds.setdefault(self.kind, time.monotonic() - start)
             time.sleep(linger)
 
-    def moments(self, count, chance):
-        """COUNT numbers of requests before which to cut: half of them at the end of a flush."""
-        every = range(self.begun, len(self.requests) + 1)
-        flushed = [number for number in every if not self.requests[number - 1]]
-        count = min(count, len(every))
-        some = chance.sample(flushed, min(count // 2, len(flushed)))
-        return sorted(some + chance.sample(every, count - len(some)))
-
-    def disk_at(self, moment, chance):
-        """The disk of a cut before the request MOMENT: what came before the last flush is on it,
-        and of the rest what the drive had written by chance."""
-        path = self.folder / f"disk-{moment}"
-        output_of("cp", "--sparse=always", self.systems.disks[self.kind], path)
-        flushed = max(number for number in range(moment) if not self.requests[number])
-        likely = chance.choice((0, 0.5, 1))
-        with open(path, "r+b") as disk:
-            for number, request in enumerate(self.requests[:moment]):
-                if request and (number < flushed or chance.random() < likely):
-                    disk.seek(request[0])
-                    disk.write(request[1])
-        return path
-
     def outcomes(self, disk):
         """What DISK holds after each recovery, as in 'new, finished', or what is wrong with it."""
         found = set()
         for recover in (by_lpkg, by_shell):
-            copy = self.folder / "copy"
+            copy = disk.with_suffix(f".{recover.__name__}")
             output_of("cp", "--sparse=always", disk, copy)
             with mounted(copy, self.folder / "mnt") as folder:
                 how = recover(folder / "root")
                 found.add(f"{self.system_of(folder / 'root')}, {how}")
+                output_of("sync", "-f", folder)
+            # A name space that was made meanwhile has it mounted still, and its journal to replay.
+            output_of("e2fsck", "-p", "-E", "journal_only", copy)
             status, text = output_of("e2fsck", "-fn", copy)
             assert status == 0, text
+            copy.unlink()
         return found
 
     def system_of(self, root):
@@ -3533,3 +3952,272 @@ def test_power_cuts_show_a_sync_that_is_missing(systems, tmp_path, mount):
     found = power_cut.check(12, random.Random(1))
     said("without a sync", power_cut, found)
     assert power_cut.wrong(found)
+
+
+# -- while a whole system is upgraded in place
+
+IN_PLACE = (*DISK, "musl", "dosfstools")
+SERVICES = "clock crond getty grow hostname mounts network ntpd root seed sysctl syslogd"
+EDITS = {"etc/profile": "alias mine=ls", "etc/init.d/crond": "# mine", "etc/hostname": "attic"}
+SETTINGS = (*EDITS, "etc/fstab")
+# How each says its version; a later build says a B for its last character.
+VERSIONS = ("linitd --version; linitctl --version; lpkg --version; python3 -V; "
+            "busybox 2>&1 | head -n 1; /usr/lib/libc.so 2>&1 | grep Version")
+
+
+class InPlace(Recorded):
+    """A machine whose disk has PACKAGES of a repository at URL, where UPGRADES then offers a later
+    build of each. Its user types `lpkg upgrade`, and reboots: system A becomes B."""
+
+    def __init__(self, folder, packages, upgrades, url, **settings):
+        super().__init__(folder / "image/disk.img", folder)
+        self.infos = {"A": upgrades.infos()}
+        status, text = make_image(folder / "image", packages, O=folder, REPO_URL=url, **settings)
+        assert status == 0, text
+        self.give_room_and_a_console()
+        upgrades.offer()
+        self.infos["B"] = upgrades.infos()
+        self.seen = {}                  # what the machine was when, and what it said
+
+    def give_room_and_a_console(self):
+        """Have the disk grow at its first boot, and init talk on the serial console."""
+        os.truncate(self.start, 256 << 20)
+        menu = self.folder / "menu"
+        boot = f"{self.start}@@1M"
+        text = output_of("mtype", "-i", boot, "::syslinux.cfg")[1]
+        menu.write_text(text.replace(" console=tty0", ""))
+        assert output_of("mcopy", "-o", "-i", boot, menu, "::syslinux.cfg")[0] == 0
+
+    def run(self):
+        """Upgrade it, and boot again."""
+        self.begin()
+        with running(self.start.parent, self.folder, "-action", "reboot=reset",
+                     DRIVE=self.node) as console:
+            self.log_in(console)
+            for path, line in EDITS.items():
+                console.check(f"echo '{line}' >>/{path}")
+            self.look(console, "before")
+            console.check("sync")
+            self.begun = len(read_log(self.log))
+            upgrade, audit, reboot = self.typed()
+            console.send(f"{upgrade}; printf '<%s %s>\\n' ended $?")
+            console.expect("Go on")
+            console.send("y")
+            self.seen["status"] = console.expect(r"<ended (\d+)>", BOOT_LIMIT)[1]
+            self.done = len(read_log(self.log))
+            self.seen["said"] = console.text
+            self.seen["audit"] = console.check(audit)
+            self.look(console, "after")
+            console.send(reboot)
+            self.log_in(console)
+            self.look(console, "rebooted")
+        self.requests = read_log(self.log)
+        return self
+
+    def typed(self):
+        """What docs/howto.md says is to be typed."""
+        text = (ROOT / "docs/howto.md").read_text()
+        return re.findall("^# (.*)", text.partition("\n## An upgrade")[2].partition("```\n\n")[0],
+                          re.MULTILINE)
+
+    def log_in(self, console):
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+
+    def look(self, console, when):
+        """Note what the machine is."""
+        console.check("until linitctl wait boot; do sleep 1; done")
+        fall_asleep(console)
+        programs = [console.check("sha256sum /proc/1/exe")]
+        daemons = {name: pid for name, (_, pid) in states(console).items() if pid != "-"}
+        programs.append(console.check("sha256sum /proc/1/exe"))
+        self.seen[when] = {
+            "daemons": daemons, "pid 1": [text.split()[0] for text in programs],
+            "system": self.system_of(console), "versions": console.check(VERSIONS),
+            "crond": console.check("linitctl status crond | cat"),
+            "booted": console.check("cat /proc/cmdline /proc/version"),
+            "kernels": re.findall("[0-9a-f]{64}", console.check("sha256sum /boot/vmlinuz*"))}
+
+    def system_of(self, console):
+        """Which system the machine has, A or B; or what is wrong with it."""
+        listed = console.check("lpkg list").splitlines()
+        for name, infos in self.infos.items():
+            if listed == [f"{info['name']} {info['version']}" for info in infos]:
+                wrong = self.faults(console, name)
+                return f"{name}, but {wrong}" if wrong else name
+        return f"neither: {listed}"
+
+    def faults(self, console, name):
+        """What is not as system NAME has it; the files that were edited are as they were, and a new
+        version lies beside those that have one."""
+        wrong = changed_files(console, self.infos[name], SETTINGS)
+        wrong += console.run("lpkg verify 2>/dev/null")[1].splitlines()
+        wrong += [path for path, line in EDITS.items()
+                  if console.check(f"tail -n 1 /{path}") != line + "\n"]
+        left = console.run("cd /var/lib/lpkg && ls -d journal staged queue 2>/dev/null; "
+                           "find / /boot -xdev -name '.lpkg.*' -o -name '*.lpkg-new'")[1].split()
+        beside = ["/etc/init.d/crond.lpkg-new", "/etc/profile.lpkg-new"] if name == "B" else []
+        return wrong + sorted({*left} ^ {*beside})
+
+    def after_a_cut(self, moment, chance):
+        """(system, by what) after a cut at MOMENT, a boot and the next lpkg; where that is A, and
+        it is upgraded again, (system, that)."""
+        folder = self.folder / f"cut-{moment}"
+        folder.mkdir()
+        self.disk_at(moment, chance).rename(folder / "disk.img")
+        with running(folder, folder) as console:
+            self.log_in(console)
+            how = ["init's shell"] * ("lpkg-finish: finishing" in console.text)
+            said = console.run("lpkg --yes remove no-such-package 2>&1")[1]
+            how += [f"lpkg, {what}" for what in re.findall("(finishing|undoing) what", said)]
+            system = self.system_of(console)
+            if system == "A":
+                console.check("lpkg --yes upgrade 2>&1")
+                system += f", upgraded {self.system_of(console)}"
+            console.send("poweroff")
+            ends_soon(console)
+        shutil.rmtree(folder)
+        return system, " and ".join(how) or "nothing was to do"
+
+
+@pytest.fixture(scope="module")
+def in_place(index, tmp_path_factory):
+    """The small disk; of each package a later build, which does the same."""
+    folder = tmp_path_factory.mktemp("in-place")
+    with serving(functools.partial(QuietHandler, directory=str(folder / "repo"))) as url:
+        upgrades = Upgrades(folder, IN_PLACE)
+        yield InPlace(folder, IN_PLACE, upgrades, from_device(url), SERVICES=SERVICES).run()
+
+
+def check_in_place(machine):
+    """The system that was upgraded is B; nothing was restarted, but PID 1 is the new linitd."""
+    before, after, rebooted = (machine.seen[when] for when in ("before", "after", "rebooted"))
+    said = machine.seen["said"]
+    assert machine.seen["status"] == "0", said
+    assert [one["system"] for one in (before, after, rebooted)] == ["A", "B", "B"]
+    pid_1 = {name: [hash_in(infos, path) for path in ("sbin/linit-idle", "usr/bin/python3.11")]
+             for name, infos in machine.infos.items()}
+    assert before["pid 1"] == pid_1["A"] != pid_1["B"] == after["pid 1"] == rebooted["pid 1"]
+    assert before["daemons"] == after["daemons"]
+    assert f"crond is running, pid {after['daemons']['crond']}," in after["crond"]
+    for path in ("etc/profile", "etc/init.d/crond"):
+        assert f"/{path}: was changed here and stays; the new one is {path}.lpkg-new\n" in said
+        assert f"{path}: new version\n" in machine.seen["audit"]
+    assert said.count("linitctl restart") == 1 and "runs the new clock, crond, " in said
+    (old,), (new, kept) = before["kernels"], after["kernels"]
+    assert kept == old != new and rebooted["kernels"] == [new, old]
+    assert "BOOT_IMAGE=/vmlinuz " in rebooted["booted"]
+    later = re.sub(r"(?m)^(\S+ v?[\d.]+\.)\d+", r"\1B", before["versions"])
+    assert after["versions"] == rebooted["versions"] == later != before["versions"]
+
+
+def test_boot_a_system_that_is_upgraded_in_place(in_place):
+    check_in_place(in_place)
+
+
+def check_a_cut(machine, number, count):
+    """Cut it at some moment in the part NUMBER of COUNT."""
+    chance = random.Random(number)
+    every = range(machine.begun, len(machine.requests) + 1)
+    moment = chance.choice(every[number * len(every) // count:(number + 1) * len(every) // count])
+    system, how = machine.after_a_cut(moment, chance)
+    print(f"{number}: cut at request {moment} of {machine.begun} to {machine.done}, and on to "
+          f"{len(machine.requests)}: {system}, by {how}")
+    assert system == "B" or system == "A, upgraded B" and moment < machine.done
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_s17_a_cut_while_all_is_upgraded_in_place(in_place, number):
+    check_a_cut(in_place, number, 3)
+
+
+# What makes a later build of a recipe: text of a file, and another in its place.
+CHANGES = {
+    "initd/init": ("\nexport PATH=", "\n# another build\nexport PATH="),
+    "initd/crond": ("\nrun() {", "\n# another build\nrun() {"),
+    "recipes/core/basefs/etc/profile": ("\numask 022", "\n# another build\numask 022"),
+    "linitd.py": ('VERSION = "0.2"', 'VERSION = "0.B"'),
+    "linitctl.py": ('VERSION = "0.2"', 'VERSION = "0.B"'),
+    "recipes/core/linit/pkgen.yaml": ("version: 0.2", "version: 0.B"),
+    "lpkg.py": ('VERSION = "0.1"', 'VERSION = "0.B"'),
+    "recipes/core/lpkg/pkgen.yaml": ("version: 0.1", "version: 0.B"),
+    "recipes/core/musl/pkgen.yaml": (
+        '{{unpack "musl"}}', '{{unpack "musl"}}\n    sed -i s/.$$/B/ musl/VERSION'),
+    "recipes/core/busybox/pkgen.yaml": (
+        '{{unpack "busybox"}}',
+        '{{unpack "busybox"}}\n    sed -i "s/^SUBLEVEL = .*/SUBLEVEL = B/" busybox/Makefile'),
+    "recipes/core/python/pkgen.yaml": (
+        '{{unpack "python"}}',
+        '{{unpack "python"}}\n    sed -i "/PY_VERSION /s/.\\"$$/B\\"/" '
+        'python/Include/patchlevel.h'),
+    "recipes/libs/openssl/pkgen.yaml": (
+        '{{unpack "openssl"}}',
+        '{{unpack "openssl"}}\n    sed -i s/^BUILD_METADATA=/&B/ openssl/VERSION.dat'),
+    "recipes/kernel/linux/pkgen.yaml": ("KBUILD_BUILD_VERSION=1", "KBUILD_BUILD_VERSION=2"),
+}
+# Of the recipes that have no other version, and python-ssl, which has python's.
+REVISED = ("core/initd", "core/basefs", "core/musl", "core/busybox", "core/python", "libs/openssl",
+           "lang/python-ssl", "kernel/linux")
+PC = ("basefs", "busybox", "initd", "libssl", "linit", "linux", "lpkg", "musl", "python-ssl")
+
+
+class Rebuilds(Upgrades):
+    """The same, whose later builds are those of recipes that were changed: of PC alone."""
+
+    def offer(self):
+        tree, out = self.folder / "tree", self.folder / "out"
+        for name in ("Makefile", "pkggen.py", "lpkg.py", "linitd.py", "linitctl.py"):
+            tree.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, tree)
+        for name in ("initd", "recipes", "world"):
+            shutil.copytree(ROOT / name, tree / name)
+        shutil.copytree(BUILD / ARCH / "mk", out / ARCH / "mk")
+        shutil.copytree(BUILD / "repo", out / "repo")
+        if (BUILD / "venv").exists():
+            (out / "venv").symlink_to(BUILD / "venv")
+        for name, (old, new) in CHANGES.items():
+            text = (tree / name).read_text()
+            assert text.count(old) == 1, f"{name} has not {old} once"
+            (tree / name).write_text(text.replace(old, new))
+        for name in REVISED:
+            path = tree / "recipes" / name / "pkgen.yaml"
+            path.write_text(re.sub("(?m)^(version: .*)$", r"\1\nbuild: 1", path.read_text()))
+        done = subprocess.run(
+            ["make", "world", "CONF=/dev/null", f"PKG={' '.join(PC)}", f"O={out}",
+             f"SOURCES={os.environ.get('SOURCES') or BUILD / 'sources'}", f"KEYS={self.folder}"],
+            cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-10000:]
+        for entry in json.loads((out / "repo" / ARCH / "index.json").read_text())["packages"]:
+            path = out / "repo" / ARCH / urllib.parse.unquote(entry["file"])
+            if entry["name"] in PC and path.name != self.files[entry["name"]].name:
+                self.files[entry["name"]] = path
+                shutil.copy(path, self.repository)
+        self.sign()
+
+
+@pytest.fixture(scope="module")
+def pc_in_place(everything, tmp_path_factory):
+    """The disk of a PC, whose kernel, musl, busybox, Python, OpenSSL, linit, lpkg and initd then
+    are built from changed recipes."""
+    folder = tmp_path_factory.mktemp("pc-in-place")
+    status, text = output_of("make", "-s", "--eval", "show: ; @echo $(pc)@$(pc_services)", "show",
+                             cwd=ROOT)
+    packages, _, services = text.strip().partition("@")
+    assert status == 0 and services, text
+    with serving(functools.partial(QuietHandler, directory=str(folder / "repo"))) as url:
+        upgrades = Rebuilds(folder, packages.split())
+        yield InPlace(folder, packages.split(), upgrades, from_device(url), SERVICES=services,
+                      KERNEL="linux").run()
+
+
+@pytest.mark.long
+def test_boot_a_pc_that_is_upgraded_in_place(pc_in_place):
+    check_in_place(pc_in_place)
+    assert [pc_in_place.seen[when]["booted"].count(" #2 SMP ")
+            for when in ("before", "after", "rebooted")] == [0, 0, 1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(20))
+def test_s17_a_cut_while_a_pc_is_upgraded_in_place(pc_in_place, number):
+    check_a_cut(pc_in_place, number, 20)
