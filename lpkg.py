@@ -9,7 +9,7 @@ In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var
 installed/NAME (a package and its files), scripts, world (what was asked for), held, alternatives,
 history, index (what the repositories offer), serials (what was seen of each index), lock and, while
 something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
-repository's side it writes *.lpkg, index.json, index.json.gz, index.json.minisig and index.html.
+repository's side it writes *.lpkg, index.json, index.json.minisig and, of a template, index.html.
 
 The invariant: whenever a run was cut, the root is the old system or the new one, and its database
 agrees with its files. Nothing that no trusted key has signed is parsed, inflated or left on the
@@ -1991,12 +1991,17 @@ def read_through(package: Package) -> None:
             pass
 
 
-def read_local(path: str) -> Package:
-    """The package in the file PATH, whose archive isn't looked at beyond info.json."""
+def read_local(path: str, known: "set | None" = None) -> Package:
+    """The package in the file PATH. Its archive is read beyond info.json only where there are KNOWN
+    SHA-256s, and its own isn't among them."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         info = Archive(file.fileno(), 0, size, path).info()
-        return Package(info, path, size, sha256_of(pieces(file)))
+        package = Package(info, path, size, sha256_of(pieces(file)))
+        if known is not None and package.sha256 not in known:
+            package.spool = file
+            read_through(package)
+        return package
 
 
 # ---- making packages ---------------------------------------------------------------------------
@@ -2415,11 +2420,10 @@ def read_secret_key(path: str) -> tuple:
     return hidden[:8], hidden[8:40]
 
 
-def sign_hash(blake2b: bytes, comment: str, secret: str) -> bytes:
-    """The signature file of what has this BLAKE2b-512, by the secret key file SECRET."""
-    signing = import_signing()
-    key_id, seed = read_secret_key(secret)
-    key = signing.SigningKey(seed)
+def sign_hash(blake2b: bytes, comment: str, secret: tuple) -> bytes:
+    """The signature file of what has this BLAKE2b-512, by the key SECRET, (id, seed)."""
+    key_id, seed = secret
+    key = import_signing().SigningKey(seed)
     signature = key.sign(blake2b).signature
     total = key.sign(signature + comment.encode()).signature
     return (f"untrusted comment: signature by lpkg with key {key_name(key_id)}\n"
@@ -2461,7 +2465,8 @@ def cmd_sign(options: "Options") -> int:
     with open_file(path) as file:
         for piece in pieces(file):
             digest.update(piece)
-    write_atomic(path + ".minisig", sign_hash(digest.digest(), comment, options.need("secret")))
+    secret = read_secret_key(options.need("secret"))
+    write_atomic(path + ".minisig", sign_hash(digest.digest(), comment, secret))
     show(path + ".minisig")
     return 0
 
@@ -2474,16 +2479,17 @@ def make_offer(package: Package, file_name: str) -> dict:
     return {key: said[key] for key in OFFER_FIELDS}
 
 
-def scan_packages(folder: str, arch: str) -> tuple:
+def scan_packages(folder: str, arch: str, known: set) -> tuple:
     """The offers of the packages in FOLDER, by name, then by version, the newest first; and of
-    each (name, version) the paths of its files."""
+    each (name, version) the paths of its files. Each is read to its last byte, but for those whose
+    SHA-256 is KNOWN."""
     offers = {}
     files = {}
     for file_name in sorted(os.listdir(folder)):
         if not file_name.endswith(".lpkg"):
             continue
         progress(f"reading {file_name}")
-        package = read_local(os.path.join(folder, file_name))
+        package = read_local(os.path.join(folder, file_name), known)
         if package.info["arch"] != arch:
             raise Fail(f"{folder}/{file_name}: made for {package.info['arch']}, not for {arch}")
         key = (package.name, package.version)
@@ -2495,6 +2501,12 @@ def scan_packages(folder: str, arch: str) -> tuple:
     progress("")
     newest = sorted(offers.values(), key=lambda offer: version_key(offer["version"]), reverse=True)
     return sorted(newest, key=lambda offer: offer["name"]), files
+
+
+def name_what_is_missing(offers: list) -> None:
+    """Say what the packages of OFFERS need and none of them is."""
+    for package, relation in unmet([Package(offer, None) for offer in offers]):
+        say(f"{package} needs {relation.text}, which is not here")
 
 
 def next_serial(folder: str, serial_file: str, now: int) -> int:
@@ -2525,22 +2537,51 @@ def cmd_index(options: "Options") -> int:
     """Write and sign the index of a folder of packages."""
     folder = os.path.realpath(options.words[0])
     arch = options.arch or os.path.basename(folder)
-    packages, files = scan_packages(folder, arch)
-    return write_index(options, folder, arch, packages, files)
+    template = read_file(options.page).decode() if options.page else None
+    secret = read_secret_key(options.need("secret"))
+    known = known_packages(os.path.join(folder, "index.json"), public_half(secret))
+    packages, files = scan_packages(folder, arch, known)
+    name_what_is_missing(packages)
+    return write_index(options, folder, arch, packages, secret,
+                       template and (lambda index: page_text(template, index, files)))
 
 
-def write_index(options: "Options", folder: str, arch: str, packages: list,
-                files: "dict | None") -> int:
-    """Write and sign an index of PACKAGES in FOLDER, and its page unless there are no FILES.
+def public_half(secret: tuple) -> PublicKey:
+    """The public key of the key SECRET, (id, seed)."""
+    return PublicKey(secret[0], bytes(import_signing().SigningKey(secret[1]).verify_key))
 
-    The serial is used up first, so that no crash makes two indexes of one serial. The four files
-    are written and synced under temporary names, then renamed: index.html, .gz, .minisig, .json.
-    Only between the last two does the signature not fit; a run that is cut just there is put right
-    by the next one, and until then clients refuse the index and keep what they have."""
+
+def known_packages(path: str, key: PublicKey) -> set:
+    """The SHA-256 of what the index PATH names, if KEY has signed it: all that was read through."""
+    try:
+        index = read_signed(path, [key])
+    except (Fail, FileNotFoundError):
+        return set()
+    return {offer["sha256"] for offer in index["packages"]}
+
+
+def read_signed(path: str, keys: list) -> dict:
+    """The index.json PATH, signed by one of KEYS."""
+    data = read_file(path, INDEX_LIMIT)
+    _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
+    index = parse_json(data, path)
+    read_index(index_text(data, path), str(index.get("arch")), path)
+    check_comment(comment, index, path)
+    return index
+
+
+def write_index(options: "Options", folder: str, arch: str, packages: list, secret: tuple,
+                page: object = None) -> int:
+    """Write and sign an index of PACKAGES in FOLDER, and its PAGE(index) if there is to be one.
+
+    The serial is used up first, so that no crash makes two indexes of one serial. The files are
+    written and synced under temporary names, then renamed: index.html, .minisig, .json. Only
+    between the last two does the signature not fit; a run that is cut just there is put right by
+    the next one, and until then clients refuse the index and keep what they have."""
     import hashlib
     import json
-    secret = options.need("secret")
-    serial_file = options.serial_file or os.path.join(os.path.dirname(secret), f"serial-{arch}")
+    keys = os.path.dirname(options.need("secret"))
+    serial_file = options.serial_file or os.path.join(keys, f"serial-{arch}")
     created = int(time.time())
     expires = index_expiry(options.expires or "365", created)
     serial = next_serial(folder, serial_file, created)
@@ -2551,9 +2592,8 @@ def write_index(options: "Options", folder: str, arch: str, packages: list,
     write_atomic(serial_file, b"%d\n" % serial)
     base = os.path.join(folder, "index.json")
     with NewFiles() as new:
-        if files is not None:
-            new.create(os.path.join(folder, "index.html")).write(page_text(index, files))
-        new.create(base + ".gz").write(b"".join(gzip_pieces([data])))
+        if page:
+            new.create(os.path.join(folder, "index.html")).write(page(index))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
     say(f"{os.path.relpath(folder)}: {how_many(packages)}, serial {serial}")
@@ -2564,425 +2604,17 @@ def renew_index(options: "Options") -> int:
     """Sign an index.json anew, as it stands, with a new serial and a new time to expire: its
     present signature must be good, by this key or by one of --key."""
     path = os.path.realpath(options.words[0])
-    key_id, seed = read_secret_key(options.need("secret"))
-    own = PublicKey(key_id, bytes(import_signing().SigningKey(seed).verify_key))
-    keys = [own, *(parse_public_key(read_file(name), name) for name in options.key)]
-    data = read_file(path, INDEX_LIMIT)
-    _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
-    index = parse_json(data, path)
-    read_index(index_text(data, path), str(index.get("arch")), path)
-    check_comment(comment, index, path)
-    return write_index(options, os.path.dirname(path), index["arch"], index["packages"], None)
-
-
-def cmd_check(options: "Options") -> int:
-    """Look at a whole repository as whoever installs from it does: the index, its signature, each
-    package to its last byte, what the packages need of each other."""
-    import tempfile
-    folder = os.path.realpath(options.words[0])
-    arch = options.arch or os.path.basename(folder)
-    paths = options.key or [os.path.join(os.path.dirname(folder), "panux.pub")]
-    keys = [parse_public_key(read_file(path), path) for path in paths]
-    repository = Repository("check", os.path.dirname(folder), arch, None)
-    load_index(repository, keys, Serials(b""), b"")
-    universe = Universe({}, [repository], [])
-    packages = list(repository.index.packages())
-    meter = Meter(f"checking {how_many(packages)}", sum(package.size for package in packages))
-    faults = folder_faults(folder, packages)
-    for package in packages:
-        needs = [text for text in package.relations("depends")
-                 if not any(other.satisfies(text) for other in universe.named(text.name))]
-        faults += [(str(package), f"needs {relation.text}, which is not here")
-                   for relation in needs]
-        with tempfile.TemporaryFile(buffering=0) as spool:
-            faults += [(str(package), what) for what in archive_faults(package, spool, meter)]
-    progress("")
-    print_all(options, [{"name": name, "what": what} for name, what in faults],
-              lambda one: f"{one['name']}: {one['what']}")
-    return 1 if faults else 0
-
-
-def folder_faults(folder: str, packages: list) -> list:
-    """(file name, what is wrong) of the files in FOLDER beside those of PACKAGES."""
-    import urllib.parse
-    path = os.path.join(folder, "index.json")
-    known = {"index.json", "index.json.gz", "index.json.minisig", "index.html",
-             *(urllib.parse.unquote(package.info["file"]) for package in packages)}
-    faults = [(name, "is not in the index") for name in sorted(set(os.listdir(folder)) - known)]
-    if os.path.lexists(path + ".gz"):
-        inflater = zlib.decompressobj(31)
-        data = read_file(path, INDEX_LIMIT)
-        try:
-            same = inflater.decompress(read_file(path + ".gz", INDEX_LIMIT), len(data) + 1) == data
-        except zlib.error:
-            same = False
-        if not same or not inflater.eof:
-            faults.append(("index.json.gz", "is not index.json; make the index anew"))
-    return faults
-
-
-def archive_faults(package: Package, spool: object, meter: "Meter") -> list:
-    """What is wrong with the file of PACKAGE, in words: nothing or one thing."""
-    try:
-        fetch_package(package, spool, meter)
-        read_manifest(package)
-        read_through(package)
-    except (Fail, OSError) as error:
-        return [explain(error) if isinstance(error, OSError) else str(error)]
-    return []
+    secret = read_secret_key(options.need("secret"))
+    others = [parse_public_key(read_file(name), name) for name in options.key]
+    index = read_signed(path, [public_half(secret), *others])
+    return write_index(options, os.path.dirname(path), index["arch"], index["packages"], secret)
 
 
 # ---- the page, for people who look at a repository with a browser ------------------------------
 #
-# index.html holds all that it shows: the index and the paths of the packages' files, as gzip'd JSON
-# in base64, which the browser inflates and keeps; nothing is fetched. What packages say comes from
-# outside, so the script only ever makes text and elements of it, never HTML, and follows no URL but
-# http: and https:. The policy lets the browser run this one script and load nothing else.
-
-PAGE = r"""<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="@POLICY@">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>Packages</title>
-<style>
-:root {
-  color-scheme: light dark;
-  --paper: #fff; --ink: #1c2128; --dim: #5b6570; --line: #e4e7eb; --link: #0a5c9e; --soft: #f4f6f8;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #15181c; --ink: #dfe3e8; --dim: #98a2ae; --line: #2b3138; --link: #79b8f3;
-    --soft: #1e2329;
-  }
-}
-* { box-sizing: border-box; margin: 0; padding: 0; }
-body {
-  max-width: 46rem; margin: 0 auto; padding: 0 1.25rem 4rem; overflow-wrap: anywhere;
-  background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif;
-}
-header { position: sticky; top: 0; padding: 1rem 0 .75rem; background: var(--paper); }
-header a { font-weight: 600; color: var(--ink); }
-input, button {
-  font: inherit; color: inherit; border: 1px solid var(--line); border-radius: .5rem;
-}
-input { width: 100%; margin-top: .5rem; padding: .55rem .8rem; background: var(--soft); }
-input:focus { outline: none; border-color: var(--link); }
-button { margin: .75rem 0; padding: .35rem .9rem; background: none; cursor: pointer; }
-a:focus-visible, button:focus-visible { outline: 2px solid var(--link); outline-offset: 1px; }
-a { color: var(--link); text-decoration: none; }
-a:hover { text-decoration: underline; }
-ul { list-style: none; }
-code { font: .875em/1.5 ui-monospace, Menlo, Consolas, monospace; }
-h1 { margin-top: .75rem; font-size: 1.6rem; line-height: 1.25; }
-h1 + p { margin: .25rem 0 1.25rem; }
-h2 { margin: 1.75rem 0 .35rem; font-size: 1rem; }
-h1 small, h2 small { font-size: 1rem; font-weight: 400; }
-small, dt, .dim { color: var(--dim); }
-dl { display: grid; grid-template-columns: 7.5rem 1fr; gap: .15rem 1rem; }
-.hit { display: block; padding: .6rem 0; border-top: 1px solid var(--line); color: var(--ink); }
-.hit:hover { background: var(--soft); text-decoration: none; }
-.hit b { color: var(--link); font-weight: 600; }
-.hit .size, .keys { float: right; margin: .15rem 0 0 1rem; }
-.hit span, .hit code { display: block; }
-.count { padding: .25rem 0 .5rem; }
-.late { animation: late 0s 4s both; }
-@keyframes late { from { visibility: hidden; } }
-@media (pointer: coarse), (max-width: 40rem) { .keys { display: none; } }
-@media (scripting: none) { .late { display: none; } }
-</style>
-<header>
-<a href="#">Packages</a> <small></small>
-<small class="keys">/ searches, Enter opens the first, Escape clears</small>
-<input type="search" aria-label="Search" placeholder="Search: zlib, cmd:vi, /bin/vi"
-  autocomplete="off" autocapitalize="off" spellcheck="false">
-</header>
-<main>
-<noscript><p>This page needs JavaScript to search; in a terminal, <code>lpkg search WORD</code>
-searches the same packages.</p></noscript>
-<p class="late">Reading the packages… If nothing else appears here, this browser is too old for
-the page; in a terminal, <code>lpkg search WORD</code> searches the same packages.</p>
-</main>
-<script type="application/octet-stream">@DATA@</script>
-<script>
-"use strict";
-const STEP = 200;               // how much is shown at first of the list of packages,
-const FEW = 30;                 // and of each list that a package has
-const RELATION = /^!?([^<>=~]*)(.*)$/;
-const [home, about, search, main, data] =
-  ["a", "small", "input", "main", "script"].map(name => document.querySelector(name));
-const packages = new Map();     // a name, or name=version -> that package; a name's is the newest
-const providers = new Map();    // a name -> the packages that are called so, or provide it
-const askers = {depends: new Map(), conflicts: new Map(), replaces: new Map()};
-                                // a name -> the packages that say so of it, each with the relation
-const newest = [];              // of each name the newest package
-let shown = "";                 // the name of the package that is shown; none: the list is
-let list = null;                // the list,
-let hits = [];                  // what is in it,
-let answered = null;            // the search that it answers,
-let scrolled = 0;               // and how far down it was left
-
-// An element. What is text stays text, whatever is in it.
-function make(tag, values, ...children) {
-  const element = Object.assign(document.createElement(tag), values);
-  element.append(...children);
-  return element;
-}
-
-function push(map, key, value) {
-  map.has(key) ? map.get(key).push(value) : map.set(key, [value]);
-}
-
-function human(bytes) {
-  const units = ["B", "kB", "MB", "GB"];
-  for (; bytes >= 1000 && units.length > 1; units.shift()) bytes /= 1000;
-  return `${units[0] === "B" ? bytes : bytes.toFixed(1)} ${units[0]}`;
-}
-
-const number = value => value.toLocaleString("en");
-const lower = text => text.toLowerCase();
-const slash = path => "/" + path;
-const refuses = relation => relation.startsWith("!");
-const nameIn = relation => RELATION.exec(relation)[1];
-const providing = name => providers.get(name) || [];
-const namesOf = one => new Set([one.name, ...one.provides.map(nameIn)]);
-
-function take(all) {
-  for (const one of all) {
-    one.conflicts.push(...one.depends.filter(refuses).map(text => text.slice(1)));
-    one.depends = one.depends.filter(text => !refuses(text));
-    one.replaces = one.replaces || [];
-    one.low = [one.name, `\n${one.provides.join("\n")}\n`, one.summary].map(lower);
-    if (!packages.has(one.name)) newest.push(one);
-    for (const name of [one.name, `${one.name}=${one.version}`])
-      if (!packages.has(name)) packages.set(name, one);
-    for (const name of namesOf(one)) push(providers, name, one);
-    for (const key in askers)
-      for (const text of one[key]) push(askers[key], nameIn(text), [one, text]);
-  }
-}
-
-// ---- the list
-
-// How well a package fits a word: 0 best, Infinity not at all. Only a slash looks into files.
-function rank(one, word) {
-  const [name, provides, summary] = one.low;
-  if (name === word) return 0;
-  if (provides.includes(`\n${word}\n`) || provides.includes(`:${word}\n`)) return 1;
-  if (name.startsWith(word)) return 2;
-  if (name.includes(word)) return 3;
-  if (provides.includes(word)) return 4;
-  if (summary.includes(word)) return 5;
-  if (!word.includes("/")) return Infinity;
-  one.paths = one.paths || lower(`\n${one.files.map(slash).join("\n")}\n`);
-  return one.paths.includes(`\n${word}\n`) ? 1 : one.paths.includes(word) ? 6 : Infinity;
-}
-
-function find(words) {
-  const ranks = [];
-  for (const one of newest) {
-    const total = words.reduce((sum, word) => sum + rank(one, word), 0);
-    if (total < Infinity) (ranks[total] = ranks[total] || []).push(one);
-  }
-  return ranks.flat();
-}
-
-// What a package provides or holds that a word was found in, if that is in no line of its hit.
-function reason(one, word) {
-  if (one.low[0].includes(word) || one.low[2].includes(word)) return [];
-  const texts = [...one.provides, ...(word.includes("/") ? one.files.map(slash) : [])];
-  const fit = texts.find(text => lower(text).endsWith(word))
-    || texts.find(text => lower(text).includes(word));
-  return [make("code", {className: "dim"}, fit)];
-}
-
-function hit(one, words) {
-  return make("li", {}, make("a", {className: "hit", href: address(one)},
-    make("small", {className: "size"}, human(one.size)),
-    make("b", {}, one.name), " ", make("small", {}, one.version), make("span", {}, one.summary),
-    ...words.flatMap(word => reason(one, word))));
-}
-
-function answer(query) {
-  const words = lower(query).split(/\s+/).filter(word => word);
-  hits = find(words);
-  if (!hits.length) {
-    return make("div", {}, make("h1", {}, "Nothing found"), make("p", {},
-      `No package fits “${query.trim()}”. Words are looked for in names, summaries and what `
-      + "packages provide; one with a slash, such as /bin/vi, in the paths of their files, too."));
-  }
-  const all = `${number(newest.length)} ${newest.length === 1 ? "package" : "packages"}`;
-  return make("div", {},
-    make("p", {className: "count dim"}, words.length ? `${number(hits.length)} of ${all}` : all),
-    ...grown(hits, STEP, one => hit(one, words)));
-}
-
-// A list of what draw() makes of items: the first few of them, and a button for more.
-function grown(items, few, draw) {
-  const lines = make("ul", {});
-  const button = make("button", {onclick: grow});
-  function grow() {
-    const had = lines.children.length;
-    for (const item of items.slice(had, Math.max(few, 5 * had))) lines.append(draw(item));
-    const left = items.length - lines.children.length;
-    button.textContent = `Show more (${number(left)} left)`;
-    button.hidden = !left;
-  }
-  grow();
-  return [lines, button];
-}
-
-// ---- a package
-
-const isNewest = one => packages.get(one.name) === one;
-const label = one => isNewest(one) ? one.name : `${one.name} ${one.version}`;
-const address = one => "#" + encodeURIComponent(label(one).replace(" ", "="));
-const link = one => make("a", {href: address(one)}, label(one));
-const commas = nodes => nodes.flatMap((node, place) => place ? [", ", node] : [node]);
-
-function section(title, items, draw) {
-  if (!items.length) return [];
-  return [make("h2", {}, title + " ", make("small", {}, number(items.length))),
-          ...grown(items, FEW, draw)];
-}
-
-// A relation of a package, and who else is meant by it here.
-function relation(text) {
-  const [, name, version] = RELATION.exec(text);
-  const own = packages.get(name);
-  const others = providing(name).filter(one => one.name !== name).map(link);
-  const note = others.length ? [own ? " – or " : " – ", ...commas(others)]
-    : own ? [] : [" – not in this repository"];
-  return make("li", {}, own ? link(own) : make("code", {}, name), version,
-    make("span", {className: "dim"}, ...note));
-}
-
-// The packages whose relations under that key mean this one, and what they say.
-function asking(one, key) {
-  const found = new Map();
-  for (const name of namesOf(one))
-    for (const [other, text] of askers[key].get(name) || [])
-      if (other !== one) push(found, other, text);
-  return [...found];
-}
-
-function asker([one, texts]) {
-  return make("li", {}, link(one), " ", make("small", {}, texts.join(", ")));
-}
-
-function file(path) {
-  const end = path.lastIndexOf("/", path.length - 2) + 1;
-  const folder = make("span", {className: "dim"}, slash(path.slice(0, end)));
-  return make("li", {}, make("code", {}, folder, path.slice(end)));
-}
-
-function facts(one) {
-  const source = /^https?:\/\//i.test(one.url)
-    ? make("a", {href: one.url, rel: "noreferrer"}, one.url) : one.url;
-  const others = providing(one.name).filter(other => other.name === one.name && other !== one);
-  const rows = {
-    "Licence": [one.license], "Source": [source],
-    "Download": [make("a", {href: "./" + one.file}, human(one.size))],
-    "Installed": [human(one.installed_size)], "Services": [one.services.join(", ")],
-    "Scripts": [(one.scripts || []).join(", ")], "Setuid": [one.setuid.map(slash).join(", ")],
-    "Recipe": [one.recipe], "SHA-256": [make("code", {}, one.sha256)],
-    "Other versions": commas(others.map(link)),
-  };
-  return Object.entries(rows).filter(([, nodes]) => nodes.length && nodes[0])
-    .flatMap(([name, nodes]) => [make("dt", {}, name), make("dd", {}, ...nodes)]);
-}
-
-function page(one) {
-  return make("article", {},
-    make("h1", {}, one.name + " ", make("small", {}, one.version)), make("p", {}, one.summary),
-    make("dl", {}, ...facts(one)),
-    ...section("Needs", one.depends, relation),
-    ...section("Needed by", asking(one, "depends"), asker),
-    ...section("Provides", one.provides, text => make("li", {}, make("code", {}, text))),
-    ...section("Conflicts with", one.conflicts, relation),
-    ...section("Refused by", asking(one, "conflicts"), asker),
-    ...section("Replaces", one.replaces, relation),
-    ...section("Replaced by", asking(one, "replaces"), asker),
-    ...section("Files", one.files, file));
-}
-
-function missing(name) {
-  const found = providing(name).map(link);
-  return make("div", {}, make("h1", {}, name), make("p", {},
-    ...(found.length ? ["Provided by ", ...commas(found), "."]
-      : ["This repository has no such package. ", make("a", {href: "#"}, "See all packages")])));
-}
-
-// ---- what is shown, and keys
-
-function render() {
-  if (!shown) scrolled = scrollY;
-  try {
-    shown = decodeURIComponent(location.hash.slice(1));
-  } catch (error) {
-    shown = location.hash.slice(1);
-  }
-  if (!shown && answered !== search.value) {
-    answered = search.value;
-    list = answer(answered);
-    scrolled = 0;
-  }
-  main.replaceChildren(!shown ? list : packages.has(shown) ? page(packages.get(shown))
-    : missing(shown));
-  document.title = shown || "Packages";
-  home.textContent = shown ? "‹ Packages" : "Packages";
-  scrollTo(0, shown ? 0 : scrolled);
-}
-
-function seek() {
-  if (location.hash) location.hash = "";    // a step from a package to the list; Back undoes it
-  render();
-}
-
-function clear() {
-  search.value = "";
-  seek();
-}
-
-function key(event) {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
-  if (event.key === "/" && document.activeElement !== search) {
-    search.focus();
-    search.select();
-  } else if (event.key === "Escape") clear();
-  else if (event.key === "Enter" && document.activeElement === search) {
-    if (hits.length) location.hash = address(hits[0]);
-    search.blur();
-  } else return;
-  event.preventDefault();
-}
-
-async function start() {
-  const bytes = Uint8Array.from(atob(data.textContent), char => char.charCodeAt(0));
-  data.remove();
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const index = await new Response(stream).json();
-  take(index.packages);
-  const made = new Date(1000 * index.created).toISOString();
-  about.textContent = `for ${index.arch}, ${made.slice(0, 10)}`;
-  history.scrollRestoration = "manual";
-  addEventListener("hashchange", render);
-  addEventListener("keydown", key);
-  search.addEventListener("input", seek);
-  home.addEventListener("click", () => { if (!shown) clear(); });
-  if (!location.hash) search.focus();
-  render();
-}
-
-if (!self.DecompressionStream)
-  main.textContent = "This browser is too old for this page; `lpkg search` in a terminal is not.";
-else
-  start().catch(error => { main.textContent = `The page is damaged: ${error.message}`; });
-</script>
-"""
-
+# index.html is a template, world/page.html, with all that it shows: the index and the paths of the
+# packages' files, as gzip'd JSON in base64, which the browser inflates and keeps; nothing is
+# fetched. The policy lets the browser run the template's one script and load nothing else.
 
 def file_paths(files: list) -> list:
     """The paths of FILES, a manifest's; of its folders only those, with a slash after them, in
@@ -3005,20 +2637,21 @@ def page_data(index: dict, files: dict) -> object:
     yield b"]}"
 
 
-def policy_hash(tag: str) -> str:
-    """How a content security policy names the text between <TAG> and </TAG> of the page."""
+def policy_hash(template: str, tag: str) -> str:
+    """How a content security policy names the text between <TAG> and </TAG> of TEMPLATE."""
     import hashlib
-    text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    text = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"'sha256-{encode_base64(hashlib.sha256(text.encode()).digest())}'"
 
 
-def page_text(index: dict, files: dict) -> bytes:
-    """index.html for INDEX, whose packages, named by (name, version), hold FILES[package], paths;
-    the same for the same."""
-    policy = (f"default-src 'none'; img-src data:; style-src {policy_hash('style')}; "
-              f"script-src {policy_hash('script')}; base-uri 'none'; form-action 'none'")
+def page_text(template: str, index: dict, files: dict) -> bytes:
+    """TEMPLATE, filled with INDEX, whose packages, named by (name, version), hold FILES[package],
+    paths; the same for the same."""
+    styles, script = policy_hash(template, "style"), policy_hash(template, "script")
+    policy = (f"default-src 'none'; img-src data:; style-src {styles}; script-src {script}; "
+              "base-uri 'none'; form-action 'none'")
     data = b"".join(gzip_pieces(page_data(index, files)))
-    return PAGE.replace("@POLICY@", policy).replace("@DATA@", encode_base64(data)).encode()
+    return template.replace("@POLICY@", policy).replace("@DATA@", encode_base64(data)).encode()
 
 
 # ---- the root ----------------------------------------------------------------------------------
@@ -6164,90 +5797,6 @@ def sample(entries: list, body: bytes, tail: bytes = b"") -> bytes:
         [info_header(len(text)), text, padding(len(text)), body, TAR_END, tail]))
 
 
-# ---- completion --------------------------------------------------------------------------------
-
-COMPLETIONS = {
-    "bash": r"""# lpkg's completions for bash: eval "$(lpkg completion bash)"
-_lpkg() {
-	local word=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]} words
-	[ "$COMP_CWORD" != 1 ] || verb=
-	case $verb in
-	"") words="@VERBS@" ;;
-	install | info | fetch) words=$(lpkg search "$word" 2>/dev/null | cut -d' ' -f1) ;;
-	@INSTALLED@) words=$(lpkg list 2>/dev/null | cut -d' ' -f1) ;;
-	esac
-	case $word in
-	-*) words="@OPTIONS@" ;;
-	esac
-	COMPREPLY=($(compgen -W "$words" -- "$word"))
-}
-complete -o default -F _lpkg lpkg
-command_not_found_handle() {
-	echo "$1: not found" >&2
-	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | while read -r name _; do
-		echo "  lpkg install $name" >&2
-	done
-	return 127
-}
-""",
-    "zsh": r"""# lpkg's completions for zsh: eval "$(lpkg completion zsh)"
-_lpkg() {
-	local verb=$words[2]
-	[[ $CURRENT != 2 ]] || verb=
-	[[ $PREFIX != -* ]] || verb=-
-	case $verb in
-	-) compadd -- @OPTIONS@ ;;
-	"") compadd -- @VERBS@ ;;
-	install | info | fetch) compadd -- $(lpkg search "$PREFIX" 2>/dev/null | cut -d' ' -f1) ;;
-	@INSTALLED@) compadd -- $(lpkg list 2>/dev/null | cut -d' ' -f1) ;;
-	*) _files ;;
-	esac
-}
-compdef _lpkg lpkg
-command_not_found_handler() {
-	echo "$1: not found" >&2
-	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | while read -r name _; do
-		echo "  lpkg install $name" >&2
-	done
-	return 127
-}
-""",
-    "fish": r"""# lpkg's completions for fish: lpkg completion fish | source
-complete -c lpkg -n __fish_use_subcommand -f -a "@VERBS@"
-complete -c lpkg -n "__fish_seen_subcommand_from install info fetch" -f \
-	-a "(lpkg search (commandline -ct) 2>/dev/null | cut -d' ' -f1)"
-complete -c lpkg -n "__fish_seen_subcommand_from @INSTALLED@" -f \
-	-a "(lpkg list 2>/dev/null | cut -d' ' -f1)"
-@FLAGS@
-function fish_command_not_found
-	echo "$argv[1]: not found" >&2
-	type -q lpkg; or return
-	lpkg search "cmd:$argv[1]" 2>/dev/null | while read -d " " name _
-		echo "  lpkg install $name" >&2
-	end
-end
-""",
-}
-OF_INSTALLED = ("remove", "upgrade", "downgrade", "files", "why", "verify", "hold", "unhold",
-                "audit", "fix")
-
-
-def cmd_completion(options: "Options") -> int:
-    """Print what makes a shell complete lpkg's words, and name the packages of an unknown
-    command."""
-    shell = options.words[0]
-    if shell not in COMPLETIONS:
-        raise Usage(f"{shell}: write lpkg completion bash, zsh or fish")
-    flags = [option.flag for option in OPTIONS]
-    names = ["-l " + flag[2:] if flag[:2] == "--" else "-s " + flag[1:] for flag in flags]
-    fish = "\n".join(f"complete -c lpkg {name}" for name in names)
-    installed = (" " if shell == "fish" else " | ").join(OF_INSTALLED)
-    text = COMPLETIONS[shell].replace("@VERBS@", " ".join(VERBS))
-    text = text.replace("@OPTIONS@", " ".join(flags)).replace("@FLAGS@", fish)
-    print(text.replace("@INSTALLED@", installed), end="")
-    return 0
-
-
 # ---- the command line --------------------------------------------------------------------------
 
 class Option(Record):
@@ -6285,6 +5834,7 @@ OPTIONS = [
     Option("--encrypt", "encrypt", "", "ask for a password (or take LPKG_PASSWORD)", False),
     Option("--expires", "expires", "DAYS", "until it expires, or never (default 365)", False),
     Option("--serial-file", "serial_file", "FILE", "default: serial-ARCH beside KEY", False),
+    Option("--page", "page", "FILE", "a template to fill as index.html (world/page.html)", False),
     Option("--tar", "tar", "FILE", "write a tar, - for stdout, with all owners and modes", False),
     Option("--no-database", "no_database", "", "leave lpkg's database out of the tar", False),
     Option("--repo-url", "repo_url", "URL", "what the new root has in etc/lpkg/repos", False),
@@ -6330,16 +5880,14 @@ VERBS = {
                       "--allow-unsigned --dry-run", "make a new root"),
     "pack": Verb(cmd_pack, 0, 0, "--meta FILE -o DIR < TAR", "--meta -o",
                  "make packages of a build's output"),
-    "index": Verb(cmd_index, 1, 1, "DIR --secret KEY", "--secret --arch --expires --serial-file",
-                  "write and sign the index of a folder of packages"),
+    "index": Verb(cmd_index, 1, 1, "DIR --secret KEY",
+                  "--secret --arch --expires --serial-file --page",
+                  "read packages through, write and sign their index"),
     "sign": Verb(cmd_sign, 1, 1, "FILE --secret KEY",
                  "--secret --comment --renew --expires --serial-file --key",
                  "sign a file, or an index.json anew"),
-    "check": Verb(cmd_check, 1, 1, "DIR", "--key --arch --json", "look at a whole repository"),
     "keygen": Verb(cmd_keygen, 1, 1, "BASENAME", "--encrypt", "make a key pair"),
     "selftest": Verb(cmd_selftest, 0, 0, "", "", "show that this lpkg refuses what it should"),
-    "completion": Verb(cmd_completion, 1, 1, "bash|zsh|fish", "",
-                       "print completions, and a command-not-found, for a shell"),
 }
 BEGINNER = ("install", "remove", "upgrade", "search", "list")
 
