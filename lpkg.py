@@ -453,7 +453,7 @@ OFFER_FIELDS = {                    # of a package in an index
     "provides": is_relations, "conflicts": is_relations, "replaces": is_relations,
     "license": is_text, "url": is_text, "recipe": is_text, "services": is_names,
     "scripts": is_list(lambda value: value in SCRIPT_NAMES), "setuid": is_paths,
-    "owners": is_list(is_owner),
+    "owners": is_list(is_owner), "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
 }
 # What packages and indexes had not yet at first, as it is where it isn't said.
 DEFAULTS = {"replaces": [], "alternatives": [], "scripts": [], "owners": []}
@@ -504,6 +504,7 @@ def check_info(info: dict, what: str) -> None:
         entry["type"], entry["mode"] = kind, sys.intern(entry["mode"])      # each is kept once
         if kind != "dir":
             check_fields(entry, TYPE_FIELDS[kind], f"{what}: {path}")
+        if path != KEYS:
             check_is_free(path, what)
         if path <= last:
             raise Fail(f"{what}: {path} is there twice, or out of order")
@@ -541,27 +542,38 @@ def foreign_owners(files: list) -> list:
     return [f"{uid}:{gid}" for uid, gid in sorted(owners - {(0, 0)})]
 
 
-def offered(info: dict) -> dict:
-    """What an index says of a package that has this INFO: its files summed up."""
-    return dict(info, setuid=setuid_paths(info["files"]), owners=foreign_owners(info["files"]),
+def offered(info: dict, files: list) -> dict:
+    """What an index says of a package that has this INFO and FILES: these summed up."""
+    return dict(info, setuid=setuid_paths(files), owners=foreign_owners(files),
                 scripts=[script["name"] for script in info["scripts"]],
                 installed_size=info["size"])
 
 
 class Package:
-    """A package: installed, offered by a repository, or in a local file."""
-    __slots__ = ("name", "version", "info", "origin", "size", "sha256", "open", "parsed", "key")
+    """A package: installed, offered by a repository, or in a local file. What is said of it, and
+    its files, are read when they are asked for."""
+    __slots__ = ("name", "version", "told", "listing", "origin", "size", "sha256", "open", "parsed",
+                 "key")
 
-    def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = ""):
+    def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = "",
+                 told: "tuple | None" = None, listing: bytes = b""):
         self.name = info["name"]
         self.version = info["version"]
-        self.info = info                # an index's of it at first, its info.json once fetched
+        self.told = told or info        # what is said of it or, yet to be read, its line and whose
+        self.listing = info.get("files", listing)       # its files' entries or, so too, lines
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
         self.sha256 = sha256
         self.open = None                # opens the file of its bytes, once it is fetched
         self.parsed = {}
         self.key = None
+
+    @property
+    def info(self) -> dict:
+        """What is said of it: by an index at first, by its info.json once that is read."""
+        if isinstance(self.told, tuple):
+            self.told = read_package_line(*self.told)
+        return self.told
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -585,9 +597,19 @@ class Package:
 
     def files(self) -> list:
         """The manifest's entries: of an installed package they are read when they are asked for."""
-        if isinstance(self.info["files"], bytes):
-            self.info["files"] = read_entries(self.info["files"], str(self))
-        return self.info["files"]
+        if isinstance(self.listing, bytes):
+            self.listing = read_entries(self.listing, str(self))
+        return self.listing
+
+    def entries(self, paths: "set | None") -> list:
+        """The manifest's entries of PATHS, of all for None. Of an installed package no others are
+        read: there may be thousands."""
+        if isinstance(self.listing, bytes) and paths is not None:
+            wanted = {path.encode() for path in paths}
+            lines = [line for line in self.listing.split(b"\n")
+                     if line.partition(b"\t")[0] in wanted]
+            return read_entries(b"".join(line + b"\n" for line in lines), str(self))
+        return [entry for entry in self.files() if paths is None or entry["path"] in paths]
 
     def installed_size(self) -> int:
         """Bytes of its files."""
@@ -621,54 +643,33 @@ class Package:
 
 # ---- records as text ---------------------------------------------------------------------------
 #
-# What lpkg keeps for itself is lines of columns, which tabs separate: a person can read them, and
-# a program needs no parser for the lines that it doesn't want. In a column `\\` is a backslash,
-# `\n` a newline, `\t` a tab; the members of a list are separated by blanks, and in them `\s` is a
-# blank. No path has a tab or a newline, so paths stand as they are.
-#
-# An installed package: lines `KEY TAB VALUE`, an empty line, then its files, one a line: PATH,
-# type, mode, uid, gid and, of a file, size and SHA-256 or, of a symlink, its target.
+# What lpkg keeps for itself is lines whose columns tabs separate: a person can read them, `cut` and
+# `grep` take them apart. A package is a line: NAME, VERSION, SUMMARY and, in JSON, all else that is
+# said of it, but for empty texts and lists. The cached index of a repository is such lines, sorted;
+# the record of what is installed is one, and then a line for each file: PATH, type, mode, uid, gid
+# and, of a file, size and SHA-256 or, of a symlink, its target. No path has a tab or a newline.
 
-LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
-             "owners")
-NUMBER_KEYS = ("size", "installed_size")
-TABLE_KEYS = {"alternatives": ("path", "target", "priority"), "scripts": ("name", "size", "sha256")}
-ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
-
-
-def escape(text: str) -> str:
-    """TEXT as it stands in a column."""
-    if text.isprintable() and "\\" not in text:
-        return text
-    for plain, escaped in ESCAPES:
-        text = text.replace(plain, escaped)
-    return text
+def package_line(info: dict) -> bytes:
+    """The line of a package of which INFO is said."""
+    import json
+    name, version, summary = info["name"], info["version"], printable(info["summary"])
+    shown = {"name": name, "version": version, "summary": summary, "files": info.get("files")}
+    said = {key: value for key, value in info.items()
+            if value not in ("", []) and (key not in shown or value != shown[key])}
+    text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+    return f"{name}\t{version}\t{summary}\t{text}\n".encode()
 
 
-def unescape(text: str) -> str:
-    """What escape made TEXT of."""
-    if "\\" not in text:
-        return text
-    parts = text.split("\\\\")
-    for plain, escaped in (*ESCAPES[1:], (" ", "\\s")):
-        parts = [part.replace(escaped, plain) for part in parts]
-    return "\\".join(parts)
-
-
-def column(value: object) -> str:
-    """A number, a text or a list of texts as a column."""
-    if isinstance(value, list):
-        return " ".join(escape(one).replace(" ", "\\s") for one in value)
-    return escape(str(value))
-
-
-def uncolumn(key: str, text: str) -> object:
-    """The value of KEY that a column holds."""
-    if key in NUMBER_KEYS:
-        return int(text)
-    if key in LIST_KEYS:
-        return [unescape(one) for one in text.split(" ")] if text else []
-    return unescape(text)
+def read_package_line(line: bytes, fields: dict, what: str) -> dict:
+    """What package_line made LINE of, if it has FIELDS; Fail, naming WHAT, for other lines."""
+    try:
+        name, version, summary, text = line.split(b"\t", 3)
+        shown = {"name": name.decode(), "version": version.decode(), "summary": summary.decode()}
+        info = {**empty_values(fields), **shown, **parse_json(text, what)}
+        check_fields(info, fields, what)
+    except (ValueError, Fail) as error:
+        raise Fail(f"{what}: damaged: {error}; restore it or remove it") from None
+    return info
 
 
 def entry_line(entry: dict) -> str:
@@ -702,59 +703,37 @@ def read_entries(data: bytes, what: str) -> list:
         raise Fail(f"{what}: its list of files is damaged; restore {INSTALLED}") from None
 
 
-def record_text(info: dict) -> bytes:
-    """INFO, with all files, as the database has it."""
-    lines = [f"{key}\t{column(info[key])}" for key in RECORD_KEYS
-             if key in info and key not in TABLE_KEYS]
-    for key, names in TABLE_KEYS.items():
-        lines += ["\t".join([key, *(str(one[name]) for name in names)]) for one in info[key]]
-    return "\n".join([*lines, "", *map(entry_line, info["files"]), ""]).encode()
+def empty_values(fields: dict) -> dict:
+    """The texts and lists of FIELDS, empty."""
+    return {key: "" if test is is_text else [] for key, test in fields.items()
+            if test is is_text or key in LIST_KEYS}
 
 
-def read_record(data: bytes, what: str) -> dict:
-    """The info that record_text made DATA of, its files still as bytes; Fail for other DATA."""
-    head, gap, files = data.partition(b"\n\n")
-    info = {"alternatives": [], "scripts": []}
-    try:
-        for line in head.decode().split("\n"):
-            key, _, value = line.partition("\t")
-            if key in TABLE_KEYS:
-                info[key].append(read_row(TABLE_KEYS[key], value))
-            else:
-                info[key] = uncolumn(key, value)
-        info["files"] = files
-        check_fields(info, RECORD_FIELDS, what)
-    except (ValueError, Fail) as error:
-        raise Fail(f"{what}: damaged: {error}; restore it or remove it") from None
-    if not gap:
-        raise Fail(f"{what}: damaged: it ends too early; restore it or remove it")
-    return info
+LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
+             "owners", "alternatives", "scripts")
 
 
-def read_row(names: tuple, text: str) -> dict:
-    """A row of a table whose columns are NAMES."""
-    texts = text.split("\t")
-    if len(texts) != len(names):
-        raise ValueError(f"{text!r} should be {' '.join(names)}")
-    row = dict(zip(names, texts))
-    return {name: int(value) if name in ("size", "priority") else value
-            for name, value in row.items()}
+def record_text(info: dict, files: list) -> bytes:
+    """The record of a package with this INFO and these FILES."""
+    return package_line(info) + "".join(f"{entry_line(entry)}\n" for entry in files).encode()
 
 
-# All must be there, but a value is looked at when it is used: many are never.
-RECORD_FIELDS = {**dict.fromkeys(INFO_FIELDS, lambda value: True),
-                 **{key: INFO_FIELDS[key] for key in ("name", "version", "arch")}}
-RECORD_KEYS = (*INFO_FIELDS, "package_sha256", "repository")
+def read_record(data: bytes, what: str) -> Package:
+    """The installed package that has the record DATA, whose whole is read when it is asked for."""
+    line, newline, listing = data.partition(b"\n")
+    name, version, *rest = line.decode(errors="replace").split("\t", 3)
+    if not newline or len(rest) != 2 or not is_name(name) or not is_version(version):
+        raise Fail(f"{what}: damaged; restore it or remove it")
+    head = {"name": name, "version": version}
+    return Package(head, None, told=(line, INFO_FIELDS, what), listing=listing)
 
 
 # ---- the index, as lines -----------------------------------------------------------------------
 #
-# What a repository offers, sorted by name and, of one name, the newest first. A line is the
-# columns OFFER_COLUMNS of a package; or NAME, `<` and the names of those that provide NAME; or
-# NAME, `^` and those that replace it. A name is found by bisection in the bytes: of ten thousand
-# lines some fourteen are looked at. The first line says where the index came from.
-
-OFFER_COLUMNS = tuple(OFFER_FIELDS)
+# What a repository offers: packages, sorted by name and, of one name, the newest first; and lines
+# of NAME, `<` and the names of those that provide NAME, or of NAME, `^` and those that replace it.
+# A name is found by bisection in the bytes: of ten thousand lines some fourteen are looked at. The
+# first line says where the index came from.
 
 PROVIDED, REPLACED = "<", "^"
 
@@ -773,11 +752,11 @@ class Index:
         if name not in self.found:
             packages, others = [], {PROVIDED: [], REPLACED: []}
             for line in self.lines(name):
-                columns = line.split("\t")
-                if columns[1] in others:
-                    others[columns[1]] = columns[2].split(" ")
+                _, second, third, *rest = line.split(b"\t", 3)
+                if rest:
+                    packages.append(self.package(line))
                 else:
-                    packages.append(self.package(columns))
+                    others[second.decode()] = third.decode().split(" ")
             self.found[name] = (packages, others[PROVIDED], others[REPLACED])
         return self.found[name]
 
@@ -793,25 +772,17 @@ class Index:
                 high = start
         while self.data.startswith(wanted, low):
             end = self.data.index(b"\n", low)
-            yield self.data[low:end].decode()
+            yield self.data[low:end]
             low = end + 1
 
-    def package(self, columns: list) -> Package:
-        """The package of a line's COLUMNS."""
-        info = {key: uncolumn(key, text) for key, text in zip(OFFER_COLUMNS, columns)}
-        info["scripts"] = columns[OFFER_COLUMNS.index("scripts")].split()
+    def package(self, line: bytes) -> Package:
+        """The package of a LINE."""
+        info = read_package_line(line, OFFER_FIELDS, "the index that update fetched")
         return Package(info, self.repository, info["size"], info["sha256"])
 
-    def packages(self) -> object:
-        """Every package."""
-        for line in self.data.decode().split("\n")[:-1]:
-            columns = line.split("\t")
-            if columns[1] not in (PROVIDED, REPLACED):
-                yield self.package(columns)
-
     def search(self, word: str) -> object:
-        """The newest package of each name that has WORD in its name or summary, in small letters or
-        large ones, or that provides it."""
+        """The line of the newest package of each name that has WORD in its name or summary, in
+        small letters or large ones, or that provides it."""
         wanted = word.lower()
         text = self.data.decode()
         lowered = text.replace("\u0130", "i").lower()   # the one whose small letter is two
@@ -820,14 +791,13 @@ class Index:
         while 0 <= place < len(text):
             start = text.rfind("\n", 0, place) + 1
             end = text.index("\n", place)
-            columns = text[start:end].split("\t")
-            if columns[1] not in (PROVIDED, REPLACED) and columns[0] not in seen:
-                package = self.package(columns)
-                seen.add(package.name)
-                if wanted in package.name.lower() or wanted in package.info["summary"].lower():
-                    yield package
-            elif columns[1] == PROVIDED and columns[0].lower() == wanted:
-                yield from (self.find(name)[0][0] for name in columns[2].split(" "))
+            name, second, third, *rest = text[start:end].split("\t", 3)
+            if rest and name not in seen:
+                seen.add(name)
+                if wanted in name.lower() or wanted in third.lower():
+                    yield text[start:end].encode()
+            elif second == PROVIDED and name.lower() == wanted:
+                yield from (next(self.lines(other)) for other in third.split(" "))
             place = lowered.find(wanted, end + 1)
 
     def answering(self, name: str) -> list:
@@ -847,7 +817,7 @@ def index_lines(offers: object) -> bytes:
     lines = []
     for offer in offers:
         name = offer["name"]
-        lines.append("\t".join(column(offer[key]) for key in OFFER_COLUMNS).encode() + b"\n")
+        lines.append(package_line({key: offer[key] for key in OFFER_FIELDS}))
         for kind, key in ((PROVIDED, "provides"), (REPLACED, "replaces")):
             lines += [f"{parse_relation(text).name}\t{kind}\t{name}\n".encode()
                       for text in offer[key]]
@@ -873,11 +843,11 @@ def merge_lines(lines: list) -> list:
     packages = []
     others = {PROVIDED: set(), REPLACED: set()}
     for line in lines:
-        name, second, rest = line.decode().split("\t", 2)
-        if second in others:
-            others[second].add(rest[:-1])
-        else:
+        name, second, third, *rest = line.decode().split("\t", 3)
+        if rest:
             packages.append((version_key(second), line))
+        else:
+            others[second].add(third[:-1])
     packages.sort(key=lambda pair: pair[0], reverse=True)
     return [line for _, line in packages] + [
         f"{name}\t{kind}\t{' '.join(sorted(names))}\n".encode()
@@ -1106,6 +1076,10 @@ class PublicKey(Record):
     """A key that is trusted: its id, its 32 bytes."""
     __slots__ = ("id", "raw")
 
+    def text(self) -> str:
+        """All of it, as its file has it."""
+        return encode_base64(b"Ed" + self.id + self.raw)
+
 
 def key_name(key_id: bytes) -> str:
     """A key's id as minisign writes it."""
@@ -1151,8 +1125,8 @@ def parse_public_key(data: bytes, what: str) -> PublicKey:
 
 def public_key_text(key_id: bytes, raw: bytes) -> str:
     """The public key file of a key."""
-    return (f"untrusted comment: minisign public key {key_name(key_id)}\n"
-            f"{encode_base64(b'Ed' + key_id + raw)}\n")
+    key = PublicKey(key_id, raw)
+    return f"untrusted comment: minisign public key {key_name(key_id)}\n{key.text()}\n"
 
 
 def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
@@ -1537,14 +1511,15 @@ def dependents(installed: dict, package: Package) -> set:
 
 # ---- what a change means, path by path ---------------------------------------------------------
 
-def merge_manifests(packages: list) -> dict:
-    """PATH -> (package's name, entry) of PACKAGES together; Fail when two claim one file.
+def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
+    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS or all; Fail when two
+    claim one file.
 
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
     for package in packages:
-        for entry in package.files():
+        for entry in package.entries(paths):
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
@@ -1571,8 +1546,8 @@ def winners(packages: list, choices: dict) -> dict:
             if path not in best or rank > best[path][0]:
                 best[path] = (rank, package, link_entry(path, one["target"]))
     for package in packages if best else ():
-        for entry in package.files():
-            best.pop(entry["path"], None)
+        for entry in package.entries(set(best)):
+            del best[entry["path"]]
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
 
@@ -1649,8 +1624,8 @@ def parse_repositories(text: str) -> list:
     """The (name, url) pairs of a file of `NAME URL` lines, where # begins a comment line."""
     pairs = [line.split() for line in text.split("\n") if line.strip() and line.strip()[0] != "#"]
     for pair in pairs:
-        if len(pair) != 2 or not is_name(pair[0]):
-            raise Fail(f"{REPOS}: {' '.join(pair)}: write NAME URL")
+        if len(pair) != 2 or not is_name(pair[0]) or "." in pair[0]:
+            raise Fail(f"{REPOS}: {' '.join(pair)}: write NAME URL, the NAME without dots")
     return pairs
 
 
@@ -2169,7 +2144,7 @@ def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> 
     scripts' bytes, and FOUND the alternatives and relations that its files show."""
     import hashlib
     part = meta["packages"][name]
-    info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
+    info = empty_values(INFO_FIELDS)
     info.update(name=name, version=meta.get("version"), arch=meta.get("arch"))
     info.update({key: meta[key] for key in ("license", "url", "recipe") if key in meta})
     info.update({key: part[key] for key in part if key in INFO_FIELDS and key != "scripts"})
@@ -2454,8 +2429,8 @@ def cmd_sign(options: "Options") -> int:
 def make_offer(package: Package, file_name: str) -> dict:
     """The entry of PACKAGE in an index."""
     import urllib.parse
-    said = dict(offered(package.info), file=urllib.parse.quote(file_name), size=package.size,
-                sha256=package.sha256)
+    said = dict(offered(package.info, package.files()), file=urllib.parse.quote(file_name),
+                size=package.size, sha256=package.sha256)
     return {key: said[key] for key in OFFER_FIELDS}
 
 
@@ -2477,7 +2452,7 @@ def scan_packages(folder: str, arch: str, known: set) -> tuple:
             raise Fail(f"{folder}: {file_name} and {offers[key]['file']} are both {package}; "
                        "remove one")
         offers[key] = make_offer(package, file_name)
-        files[key] = file_paths(package.info["files"])      # the rest of the manifest may go
+        files[key] = file_paths(package.files())    # the rest of the manifest may go
     progress("")
     newest = sorted(offers.values(), key=lambda offer: version_key(offer["version"]), reverse=True)
     return sorted(newest, key=lambda offer: offer["name"]), files
@@ -2892,8 +2867,7 @@ def load_installed(root: "Root | None") -> dict:
     installed = {}
     for name in filter(is_name, root.names(INSTALLED) if root else []):
         path = f"{INSTALLED}/{name}"
-        info = read_record(root.read(path, INFO_LIMIT), root.name(path))
-        installed[name] = Package(info, None)
+        installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
     return installed
 
 
@@ -2921,15 +2895,16 @@ def choices_text(choices: dict) -> bytes:
 # ---- the network -------------------------------------------------------------------------------
 
 class Repository:
-    """A folder of packages for several architectures, somewhere; the INDEX of what it offers for
-    ARCH, and the HEAD of that as a cache has it, where it is to be kept. OFFLINE: it isn't asked
-    for packages; LATE: it couldn't be reached."""
-    __slots__ = ("name", "url", "arch", "index", "head", "offline", "late")
+    """A folder of packages for several architectures, somewhere; the KEYS that are trusted for it;
+    the INDEX of what it offers for ARCH, and the HEAD of that as a cache has it, where it is to be
+    kept. OFFLINE: it isn't asked for packages; LATE: it couldn't be reached."""
+    __slots__ = ("name", "url", "arch", "keys", "index", "head", "offline", "late")
 
     def __init__(self, name: str, url: str, arch: str, index: "Index | None"):
         self.name = name
         self.url = url
         self.arch = arch
+        self.keys = []
         self.index = index
         self.head = b""
         self.offline = self.late = False
@@ -3008,12 +2983,16 @@ def fetch_bytes(url: str, limit: int) -> bytes:
 
 # ---- indexes -----------------------------------------------------------------------------------
 #
-# The rules of trust, in their order. 1. The signature is that of a trusted key; until then the
-# index is only bytes. 2. The trusted comment says `index ARCH serial N`: another signed file of
-# the same key is no index. 3. The index is well formed, and for this ARCH and that serial. 4. It
-# has not expired, where the time is what the clock says, but never before the newest `created`
-# that was seen: a device without a clock works, and who holds its clock back gains nothing. 5.
-# Its serial is not below the highest one seen of that key, and an equal one has the same bytes.
+# The rules of trust, in their order. 1. The signature is that of a key that is trusted for this
+# repository; until then the index is only bytes. 2. The trusted comment says `index ARCH serial N`:
+# another signed file of the same key is no index. 3. The index is well formed, and for this ARCH
+# and that serial. 4. It has not expired, where the time is what the clock says, but never before
+# the newest `created` that was seen of that key: a device without a clock works, and who holds its
+# clock back gains nothing. 5. Its serial is not below the highest one seen of that key, and an equal
+# one has the same bytes.
+#
+# What was seen is kept by the whole key, not by its id, which anybody can give to a key of his own;
+# so the keys of one repository say nothing about another.
 
 class Serials:
     """What was seen of each key's indexes: (key, arch) -> (serial, created, sha256)."""
@@ -3032,13 +3011,14 @@ class Serials:
         return "".join(f"{key} {arch} {serial} {created} {sha256}\n" for (key, arch),
                        (serial, created, sha256) in sorted(self.seen.items())).encode()
 
-    def now(self) -> float:
-        """The time, never before what was seen."""
-        return max([time.time(), *(created for _, created, _ in self.seen.values())])
+    def now(self, key: str) -> float:
+        """The time, never before what was seen of KEY."""
+        return max([time.time(), *(created for (one, _), (_, created, _) in self.seen.items()
+                                   if one == key)])
 
-    def accept(self, key: PublicKey, index: dict, sha256: str, what: str) -> None:
+    def accept(self, key: str, index: dict, sha256: str, what: str) -> None:
         """Rule 5; remembers the index, whose bytes have this SHA256."""
-        name = (key_name(key.id), index["arch"])
+        name = (key, index["arch"])
         serial, _, known = self.seen.get(name, (-1, 0, ""))
         if index["serial"] < serial:
             raise Fail(f"{what}: serial {index['serial']} is older than {serial}, which was seen "
@@ -3046,6 +3026,10 @@ class Serials:
         if index["serial"] == serial and sha256 != known:
             raise Fail(f"{what}: serial {serial} was seen with another content; make a new index")
         self.seen[name] = (index["serial"], index["created"], sha256)
+
+    def forget(self, key: str) -> None:
+        """Forget what was seen of KEY."""
+        self.seen = {name: seen for name, seen in self.seen.items() if name[0] != key}
 
 
 def check_comment(comment: str, index: dict, what: str) -> None:
@@ -3070,8 +3054,7 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, trusted: list, serials: Serials, known: bytes,
-               again: bool = True) -> bytes:
+def load_index(repository: Repository, serials: Serials, known: bytes, again: bool = True) -> bytes:
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
     offered is the same. Where the two don't fit, a mirror may be in the middle of its
@@ -3084,27 +3067,27 @@ def load_index(repository: Repository, trusted: list, serials: Serials, known: b
         return known
     data = fetch_bytes(what, INDEX_LIMIT)
     try:
-        key, comment = check_signature(data, signature, trusted, what)
+        key, comment = check_signature(data, signature, repository.keys, what)
     except Mismatch as error:
         if not repository.is_remote():
             raise
         if not again:
             raise Later(f"{error}, unless a mirror is being updated: try later") from None
-        return load_index(repository, trusted, serials, known, again=False)
+        return load_index(repository, serials, known, again=False)
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
     sha256 = hashlib.sha256(data).hexdigest()
-    text = index_text(data, what)
-    del data                            # megabytes, on a device that has 32
-    index, lines = read_index(text, repository.arch, what)
-    del text
+    text = [index_text(data, what)]
+    del data                            # megabytes, on a device that has 32; as is the text
+    index, lines = read_index(text.pop(), repository.arch, what)
     check_comment(comment, index, what)
-    check_expiry(index, repository, max(serials.now(), index["created"]), what)
-    serials.accept(key, index, sha256, what)
+    check_expiry(index, repository, max(serials.now(key.text()), index["created"]), what)
+    serials.accept(key.text(), index, sha256, what)
     repository.index = Index(lines, repository)
     expires = "never" if index["expires"] is None else index["expires"]
     check = zlib.crc32(lines)
-    return f"#lpkg\t{repository.url}\t{repository.arch}\t{expires}\t{check}\t{seal}".encode()
+    head = ("#lpkg", repository.url, repository.arch, key.text(), expires, check, seal)
+    return "\t".join(map(str, head)).encode()
 
 
 def index_text(data: bytes, what: str) -> str:
@@ -3119,9 +3102,11 @@ def read_index(text: str, arch: str, what: str) -> tuple:
     """(the index.json TEXT without its packages, the lines of those); Fail unless it is one of
     ARCH, all its packages well described."""
     index = {}
+    members = json_members(text, what)
+    del text
 
     def offers() -> object:
-        for key, value in json_members(text, what):
+        for key, value in members:
             if key != "packages" or value is Index:
                 index[key] = value
                 continue
@@ -3146,8 +3131,10 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
         names = {full_url(url): name for name, url in pairs}
         pairs = [(names.get(full_url(url), url), url) for url in options.repo]
     found = [Repository(name, url.rstrip("/"), arch, None) for name, url in pairs]
-    for repository in found:
+    for number, repository in enumerate(found):
         repository.offline = options.offline and repository.is_remote()
+        given = given_keys(options, number) if options.repo else []
+        repository.keys = given or list(kept_keys(root, repository.name).values())
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
@@ -3172,11 +3159,12 @@ def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
 def ask_repositories(options: "Options", root: "Root | None", found: list, serials: Serials,
                      listed: bool) -> None:
     """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
-    keys = trusted_keys(options, root)
     if any(one.offline for one in found):
         raise Later("--offline: no index of it is here; `lpkg update` fetches one, with a network")
-    if found and not keys:
-        raise Fail(f"no key is trusted; say --key FILE, or put the .pub file into {KEYS}")
+    for repository in found:
+        if not repository.keys:
+            raise Fail(f"{repository.name}: no key is trusted for it; say --key FILE, or put its "
+                       f".pub file into {KEYS} as {repository.name}.pub (`lpkg key add`)")
     if found and time.time() < CLOCK_IS_SET:
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
@@ -3184,7 +3172,7 @@ def ask_repositories(options: "Options", root: "Root | None", found: list, seria
     for repository in found:
         known = read_cached(root, repository)[0] if listed else b""
         try:
-            head = load_index(repository, keys, serials, known)
+            head = load_index(repository, serials, known)
         except Later as error:
             failures.append(str(error))
             repository.late = True
@@ -3201,33 +3189,43 @@ def ask_repositories(options: "Options", root: "Root | None", found: list, seria
         say(f"{failure}; the other repositories are used meanwhile")
 
 
-def trusted_keys(options: "Options", root: "Root | None") -> list:
-    """The keys of --key, else the root's."""
-    keys = [parse_public_key(read_file(path), path) for path in options.key]
-    if not keys and root:
-        names = [f"{KEYS}/{name}" for name in root.names(KEYS) if name.endswith(".pub")]
-        keys = [parse_public_key(root.read(name), root.name(name)) for name in names]
-    return keys
+def given_keys(options: "Options", number: int) -> list:
+    """The keys for the repository with that NUMBER among those of --repo: one for each, in their
+    order, if there are as many of --key; else all of these."""
+    paths = options.key
+    if len(options.repo) == len(paths):
+        paths = paths[number:number + 1]
+    return [parse_public_key(read_file(path), path) for path in paths]
+
+
+def kept_keys(root: "Root | None", repository: str) -> dict:
+    """NAME of a file in KEYS -> key, of those that ROOT trusts for REPOSITORY: NAME.pub, and
+    NAME.MORE.pub while keys are changed."""
+    names = [name for name in (root.names(KEYS) if root else []) if name.endswith(".pub")
+             and name.partition(".")[0] == repository]
+    return {name: parse_public_key(root.read(f"{KEYS}/{name}"), root.name(f"{KEYS}/{name}"))
+            for name in names}
 
 
 def read_cached(root: Root, repository: Repository) -> tuple:
     """(first line, other lines) of the cached index of REPOSITORY; nothing where there is none of
-    its URL, or a damaged one."""
+    its URL and of a key that is trusted for it, or a damaged one."""
     line, _, lines = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")
-    place = f"#lpkg\t{repository.url}\t{repository.arch}\t".encode()
-    check = line[len(place):].split(b"\t")[1:-1]
-    sound = line.startswith(place) and check == [b"%d" % zlib.crc32(lines)]
+    places = [f"#lpkg\t{repository.url}\t{repository.arch}\t{key.text()}\t".encode()
+              for key in repository.keys]
+    sound = (line.startswith(tuple(places))
+             and line.split(b"\t")[5:-1] == [b"%d" % zlib.crc32(lines)])
     return (line, lines) if sound else (b"", b"")
 
 
 def load_cached(root: Root, repository: Repository, serials: Serials) -> bool:
     """Let the cached index of REPOSITORY offer its packages, if there is one of its URL."""
     line, lines = read_cached(root, repository)
-    expires = line.split(b"\t")[3] if line else b""
-    if expires != b"never" and not expires.isdigit():
+    _, _, _, key, expires, *_ = line.decode().split("\t") if line else 5 * [""]
+    if expires != "never" and not expires.isdecimal():
         return False
-    check_expiry({"expires": None if expires == b"never" else int(expires[:18])}, repository,
-                 serials.now(), f"{repository.name}: the index that update fetched")
+    check_expiry({"expires": None if expires == "never" else int(expires[:18])}, repository,
+                 serials.now(key), f"{repository.name}: the index that update fetched")
     repository.index = Index(lines, repository)
     return True
 
@@ -3421,9 +3419,9 @@ def unmet(packages: list) -> object:
                 yield package, relation
 
 
-def plan_lines(plan: Plan, free: "int | None" = None) -> list:
+def plan_lines(plan: Plan, free: "int | None" = None, choices: "dict | None" = None) -> list:
     """The plan, as a person reads it: packages, cost, what grows in risk, what is left to do; FREE
-    is what the root's file system has left, in bytes."""
+    is what the root's file system has left, in bytes, CHOICES the user's among alternatives."""
     rows = [package_row(package, plan.old.get(package.name)) for package in plan.new]
     rows += [("remove", package.name, package.version, "", disk_text(-package.installed_size()))
              for package in plan.removed()]
@@ -3434,8 +3432,19 @@ def plan_lines(plan: Plan, free: "int | None" = None) -> list:
     lines = table(rows) + [total + (f", {human_size(free)} free" if free is not None else "")]
     for package in plan.new:
         lines += risk_lines(package, plan.old.get(package.name))
-    return lines + [f"service  {service} is stopped, and not started at boot any more"
-                    for service in lost_services(plan)]
+    lines += [f"service  {service} is stopped, and not started at boot any more"
+              for service in lost_services(plan)]
+    return lines + [f"path     /{path} is {after}'s then, and was {before}'s"
+                    for path, before, after in changed_hands(plan, choices or {})]
+
+
+def changed_hands(plan: Plan, choices: dict) -> list:
+    """(path, package's name, package's name) of each alternative that another package has after
+    PLAN than before."""
+    before = winners([*plan.stay, *plan.old.values()], choices)
+    after = winners([*plan.stay, *plan.new], choices)
+    return [(path, before[path][0].name, after[path][0].name) for path in sorted(before)
+            if path in after and before[path][0].name != after[path][0].name]
 
 
 def lost_services(plan: Plan) -> list:
@@ -3474,8 +3483,9 @@ def package_row(package: Package, old: "Package | None") -> tuple:
 
 def risk_lines(package: Package, old: "Package | None") -> list:
     """What grows in risk with PACKAGE, compared with the OLD one, and what it leaves to do."""
-    ours = package.info if "setuid" in package.info else offered(package.info)
-    theirs = (offered(dict(old.info, files=old.files())) if old
+    ours = (package.info if "setuid" in package.info
+            else offered(package.info, package.files()))
+    theirs = (offered(old.info, old.files()) if old
               else {"setuid": [], "owners": [], "scripts": [], "services": []})
 
     def grown(key: str) -> list:
@@ -3650,7 +3660,7 @@ def remove_bare(tx: Transaction) -> None:
 
 def finish_removal(root: Root) -> None:
     """Remove the package whose record is at REMOVING. May be done twice."""
-    package = Package(read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING)), None)
+    package = read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING))
     stay = list(load_installed(root).values())
     world = load_names(root, WORLD) - {package.name}
     tx = Transaction(root, Plan([], {package.name: package}, stay, world), {})
@@ -3837,27 +3847,28 @@ def read_manifest(package: Package) -> None:
     """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
     with package.open() as file:
         info = Archive(inflated(file, str(package)), str(package)).info()
-    said = offered(info)
+    said = offered(info, info["files"])
     if isinstance(package.origin, Repository):
         package.info["arch"] = package.origin.arch
     else:
-        package.info = said
+        package.told = said
     for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
-                "services", "setuid", "scripts", "owners"):
+                "services", "setuid", "scripts", "owners", "alternatives"):
         if said[key] != package.info.get(key, said[key]):
             raise Fail(f"{package}: {key} is {said[key]!r} in the package, {package.info[key]!r} "
                        "in the index; refused")
-    package.info = info
+    package.told, package.listing = info, info["files"]
 
 
 # -- verify
 
 def verify(tx: Transaction) -> None:
     """Look at everything that could be in the way; Fail before anything is changed."""
-    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new])
     for package in tx.plan.old.values():
         for entry in package.files():
             tx.gone[entry["path"]] = (package, entry)
+    paths = {entry["path"] for package in tx.plan.new for entry in package.files()}
+    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new], paths | tx.gone.keys())
     before = folder_opinions([*tx.plan.stay, *tx.plan.old.values()])
     links = plan_alternatives(tx)
     for package in tx.plan.new:
@@ -3883,6 +3894,8 @@ def plan_alternatives(tx: Transaction) -> list:
     after = winners([*tx.plan.stay, *tx.plan.new], tx.choices)
     add_winners(tx.claims, after)
     new = set(tx.plan.new)
+    for path in sorted(before.keys() & tx.claims.keys() - after.keys()):
+        say(f"/{path} is a file of {tx.claims[path][0]} then, and was {before[path][0].name}'s")
     tx.gone.update(before)
     for path, (package, entry) in after.items():
         if (before.get(path, (None, None))[1] != entry
@@ -3949,8 +3962,6 @@ def plan_texts(tx: Transaction) -> None:
     if any(line[2] == "oninstall" for line in later):
         tx.texts[HOOK] = HOOK_TEXT
     for path in [*tx.texts, *script_paths(tx.plan.new)]:
-        if path in tx.claims:
-            raise Fail(f"{path}: brought by {tx.claims[path][0]} and to be written; leave one out")
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
 
@@ -3960,7 +3971,7 @@ def registration(package: Package) -> bytes:
     info = dict(package.info, package_sha256=package.sha256)
     if isinstance(package.origin, Repository):
         info["repository"] = package.origin.name
-    return record_text(info)
+    return record_text(info, package.files())
 
 
 def foreign(tx: Transaction, path: str) -> str:
@@ -4082,7 +4093,8 @@ def check_fat(tx: Transaction) -> None:
     letters only. A removal under another spelling would remove what has just come."""
     tops = tuple(f"{top}/" for top in tx.mounts if is_fat(tx.root.folder(top)))
     names = {}
-    for path, (package, entry) in tx.claims.items() if tops else ():
+    packages = [*tx.plan.stay, *tx.plan.new] if tops else []
+    for path, (package, entry) in merge_manifests(packages).items():
         if path.startswith(tops):
             if entry["type"] == "link":
                 raise Fail(f"{tx.root.name(path)}: {package} brings a symlink, which a FAT file "
@@ -4817,7 +4829,8 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     root when there is none yet, which vanishes again if that fails."""
     options, root = state.options, state.root
     texts = dict(texts or {})
-    show_plan(options, plan, free_space(options.root))
+    chosen = load_choices(root) if choices is None else choices
+    show_plan(options, plan, free_space(options.root), chosen)
     if options.dry_run:
         return 0
     confirm(options.yes)
@@ -4845,12 +4858,12 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     return 1 if run_queue(root) else 0
 
 
-def show_plan(options: "Options", plan: Plan, free: "int | None") -> None:
+def show_plan(options: "Options", plan: Plan, free: "int | None", choices: dict) -> None:
     """PLAN, on stdout for --dry-run, else on stderr."""
     if options.dry_run and options.json:
         show_json([plan_object(package, plan) for package in [*plan.new, *plan.removed()]])
         return
-    for line in plan_lines(plan, free):
+    for line in plan_lines(plan, free, choices):
         print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
 
 
@@ -4881,27 +4894,31 @@ def free_space(path: str) -> "int | None":
 
 # -- history and undo
 #
-# A transaction in the history is a line `transaction TAB NUMBER TAB TIME TAB COMMAND`, and a line
-# for each thing that it changed: `+ NAME VERSION SHA256` came, `- NAME VERSION SHA256` went,
-# `= NAME VERSION SHA256 VERSION SHA256` was replaced, `asked NAME` and `unasked NAME` changed the
-# world; columns are separated by tabs. Undoing one is a transaction, too.
+# A transaction in the history is a line of NUMBER, TIME and, in JSON, its `command` and `changes`:
+# ["+", NAME, VERSION, SHA256] came, "-" went, ["=", NAME, VERSION, SHA256, VERSION, SHA256] was
+# replaced, ["asked", NAME] and ["unasked", NAME] changed the world. Undoing one is a transaction,
+# too.
+
+CHANGES = {"+": 4, "-": 4, "=": 6, "asked": 2, "unasked": 2}
+
 
 def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
-    records = ("\n" + before.decode(errors="replace")).split("\ntransaction\t")[1:]
-    last = records[-1].partition("\t")[0] if records else "0"
-    number = int(last[:18]) + 1 if last.isdecimal() else 1
-    lines = [f"{number}\t{int(time.time())}\t{escape(title)}"]
+    import json
+    lines = before.split(b"\n")[:-1]
+    last = lines[-1].partition(b"\t")[0][:18] if lines else b""
+    number = int(last) + 1 if last.isdigit() else 1
+    changes = []
     for package in plan.new:
         old = plan.old.get(package.name)
         word = "=" if old else "+"
-        lines.append("\t".join([word, package.name, *(stamp(old) if old else ()), *stamp(package)]))
-    lines += ["\t".join(["-", package.name, *stamp(package)]) for package in plan.removed()]
-    lines += [f"asked\t{name}" for name in sorted(plan.world - world)]
-    lines += [f"unasked\t{name}" for name in sorted(world - plan.world)]
-    records = [*records[1 - HISTORY_LENGTH:], "\n".join(lines)]
-    return "".join(f"transaction\t{record.rstrip()}\n" for record in records).encode(
-        errors="backslashreplace")      # a file's name in the command need not be UTF-8
+        changes.append([word, package.name, *(stamp(old) if old else ()), *stamp(package)])
+    changes += [["-", package.name, *stamp(package)] for package in plan.removed()]
+    changes += [["asked", name] for name in sorted(plan.world - world)]
+    changes += [["unasked", name] for name in sorted(world - plan.world)]
+    text = json.dumps({"command": title, "changes": changes})   # no file's name need be UTF-8
+    lines = [*lines[1 - HISTORY_LENGTH:], f"{number}\t{int(time.time())}\t{text}".encode()]
+    return b"".join(line + b"\n" for line in lines)
 
 
 def stamp(package: Package) -> tuple:
@@ -4910,21 +4927,28 @@ def stamp(package: Package) -> tuple:
 
 
 def load_history(root: Root) -> list:
-    """The transactions of ROOT: dicts of number, time, command and changes (lists of columns)."""
+    """The transactions of ROOT: dicts of number, time, command and changes."""
     found = []
-    for line in root.read(HISTORY, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]:
-        word, *rest = line.split("\t")
-        lengths = {"transaction": 3, "+": 3, "-": 3, "=": 5, "asked": 1, "unasked": 1}
-        sound = word == "transaction" or found and is_name(rest[0] if rest else None)
-        if lengths.get(word) != len(rest) or not sound or not all(map(is_version, rest[1:4:2])):
-            raise Fail(f"{root.name(HISTORY)}: line {line!r} is not understood; remove the file")
-        if word == "transaction":
-            number, when = (int(text[:18]) if text.isdecimal() else 0 for text in rest[:2])
-            found.append({"number": number, "time": when, "command": unescape(rest[2]),
-                          "changes": []})
-        else:
-            found[-1]["changes"].append([word, *rest])
+    for line in root.read(HISTORY, INFO_LIMIT).split(b"\n")[:-1]:
+        try:
+            number, when, text = line.split(b"\t", 2)
+            one = parse_json(text, "its JSON")
+            check_fields(one, HISTORY_FIELDS, "its JSON")
+            found.append({"number": int(number[:18]), "time": int(when[:18]), **one})
+        except (ValueError, Fail) as error:
+            raise Fail(f"{root.name(HISTORY)}: line {line[:60].decode(errors='replace')!r} is not "
+                       f"understood: {error}; remove the file") from None
     return found
+
+
+def is_change(value: object) -> bool:
+    """Whether VALUE is a change in the history."""
+    return (is_list(lambda one: isinstance(one, str))(value) and len(value) > 1
+            and CHANGES.get(value[0]) == len(value) and is_name(value[1])
+            and all(map(is_version, value[2::2])))
+
+
+HISTORY_FIELDS = {"command": lambda value: isinstance(value, str), "changes": is_list(is_change)}
 
 
 def history_line(one: dict) -> str:
@@ -5191,9 +5215,13 @@ def cmd_key(options: "Options") -> int:
         return add_key(options, state.root, words[0], names)
     if words[0] + ".pub" not in names:
         raise Fail(f"{words[0]}: no such key; `lpkg key list` shows them")
+    key = parse_public_key(state.root.read(f"{KEYS}/{words[0]}.pub"), words[0])
     state.root.remove(f"{KEYS}/{words[0]}.pub")
-    for name in state.root.names(INDEXES):      # it may be what that key has signed
-        state.root.remove(f"{INDEXES}/{name}")
+    left = [parse_public_key(state.root.read(f"{KEYS}/{name}"), name).text()
+            for name in names if name != words[0] + ".pub"]
+    if key.text() not in left:
+        state.serials.forget(key.text())
+        write_state(state.root, SERIALS, state.serials.text())
     return 0
 
 
@@ -5209,7 +5237,8 @@ def add_key(options: "Options", root: Root, path: str, names: list) -> int:
         return 0
     if name in names:
         raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name[:-4]}` first")
-    say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here")
+    say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here from "
+        f"the repository {name.partition('.')[0]}")
     confirm(options.yes)
     write_state(root, f"{KEYS}/{name}", data)
     return 0
@@ -5233,7 +5262,7 @@ def cmd_bootstrap(options: "Options") -> int:
     if serials.seen:
         texts[SERIALS] = serials.text()
     if options.tar is not None and options.dry_run:
-        show_plan(options, plan, None)
+        show_plan(options, plan, None, {})
     elif options.tar is not None:
         bootstrap_tar(options, plan, texts)
     else:
@@ -5286,21 +5315,19 @@ def new_repositories(options: "Options") -> list:
 
 
 def key_file_name(path: str) -> str:
-    """What the key in the file PATH is called."""
-    return os.path.basename(path).removesuffix(".pub")
+    """The repository that the key in the file PATH is for, by its name."""
+    return os.path.basename(path).partition(".")[0]
 
 
 def root_texts(options: "Options") -> dict:
     """PATH -> bytes of the configuration of a new root: the keys and the repositories that it was
     made from. A bootstrapped one may be for another machine, which has no folders of this one."""
     texts = {}
-    for path in options.key:
-        data = read_file(path)
-        parse_public_key(data, path)
-        name = place = key_file_name(path)
-        while f"{KEYS}/{place}.pub" in texts:
-            place = f"{name}-{len(texts) + 1}"
-        texts[f"{KEYS}/{place}.pub"] = data
+    pairs = new_repositories(options) or [(key_file_name(path), "") for path in options.key[:1]]
+    for number, (name, _) in enumerate(pairs):
+        for more, key in enumerate(given_keys(options, number)):
+            place = f"{name}.{more + 1}" if more else name
+            texts[f"{KEYS}/{place}.pub"] = public_key_text(key.id, key.raw).encode()
     lines = []
     for name, url in new_repositories(options):
         if options.verb != "bootstrap" or not full_url(url).startswith("/"):
@@ -5366,12 +5393,9 @@ def database_texts(plan: Plan) -> dict:
 
 
 def tar_folders(claims: dict, paths: list) -> dict:
-    """PATH -> entry of a new root's directories; Fail where a package brings one of lpkg's own
-    PATHS."""
+    """PATH -> entry of a new root's directories, those of lpkg's own PATHS among them."""
     folders = {path: entry for path, (_, entry) in claims.items() if entry["type"] == "dir"}
     for path in paths:
-        if path in claims:
-            raise Fail(f"{path}: brought by {claims[path][0]} and to be written; leave one out")
         while "/" in path:
             path = path.rpartition("/")[0]
             folders.setdefault(path, folder_entry(path))
@@ -5397,8 +5421,11 @@ def summary(package: Package) -> dict:
 def cmd_list(options: "Options") -> int:
     """List what is installed."""
     packages = State(options, change=False).packages([])
-    print_all(options, list(map(summary, packages)),
-              lambda info: f"{info['name']} {info['version']}")
+    if options.json:
+        show_json(list(map(summary, packages)))
+        return 0
+    for package in packages:
+        show(str(package))
     return 0
 
 
@@ -5460,7 +5487,7 @@ def cmd_owner(options: "Options") -> int:
         path = os.path.normpath("/" + word.lstrip("/"))[1:]
         line = b"\n" + os.fsencode(path) + b"\t"
         owners = [name for name, record in records.items()
-                  if record.find(line, record.find(b"\n\n") + 1) >= 0] or alternative(root, path)
+                  if record.find(line) >= 0] or alternative(root, path)
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
@@ -5537,7 +5564,7 @@ def folder_opinions(packages: list) -> dict:
     then share (see merge_manifests)."""
     opinions = {}
     for package in packages:
-        files = package.info["files"]
+        files = package.listing
         if isinstance(files, bytes):    # most have none, and needn't be read for that
             lines = [line + b"\n" for line in files.split(b"\n") if b"\tdir\t" in line
                      and not line.endswith(b"\tdir\t0755\t0\t0")]
@@ -5581,10 +5608,15 @@ def cmd_search(options: "Options") -> int:
     if not state.repositories():
         raise Fail(NO_REPOSITORY)
     for repository in state.found:
-        for package in repository.index.search(word):
-            found.setdefault(package.name, summary(package))
-    print_all(options, [found[name] for name in sorted(found)],
-              lambda info: f"{info['name']} {info['version']}  {info['summary']}")
+        for line in repository.index.search(word):
+            found.setdefault(line.partition(b"\t")[0], (repository, line))
+    found = sorted(found.values(), key=lambda pair: pair[1])
+    if options.json:
+        show_json([summary(repository.index.package(line)) for repository, line in found])
+        return 0
+    for _, line in found:
+        name, version, said, _ = line.decode().split("\t", 3)
+        show(f"{name} {version}  {said}")
     return 0
 
 
@@ -5733,7 +5765,7 @@ def sample_body(entries: list, data: bytes) -> bytes:
 
 def sample(entries: list, body: bytes, tail: bytes = b"") -> bytes:
     """A package whose info.json has ENTRIES and whose archive has BODY, and TAIL after its end."""
-    info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
+    info = empty_values(INFO_FIELDS)
     info.update(name="sample", version="1-0", arch="any", size=0, files=entries)
     text = info_text(info)
     return b"".join(gzip_pieces(
