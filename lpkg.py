@@ -66,9 +66,14 @@ PIECE = 1 << 18                     # bytes that are read, inflated or hashed at
 WORTH_A_THREAD = 1 << 20            # bytes of packages from which a second thread is of use
 OPEN_FOLDERS = 400                  # that many are kept open while a root is worked on
 INDEX_LIMIT = 64 << 20              # bytes of an index.json
+OFFER_LIMIT = 256 << 10             # characters of a package in it
+OFFER_LENGTH = 4 << 10              # of nearly all
+LINES_LIMIT = 500_000               # names that an index has or provides, each with its package
 SMALL_LIMIT = 64 << 10              # bytes of a key, a signature, a list of repositories
 INFO_LIMIT = 32 << 20               # bytes of an info.json: some 100,000 files
 NETWORK_TIMEOUT = 30                # seconds without a byte
+REQUEST_SECONDS = 120               # that a whole request may take, and, of its body,
+SLOWEST = 1000                      # a second more for so many bytes
 PATH_LIMIT = 3000                   # bytes of a path; the kernel's own limit is 4096, with the root
 NAME_LIMIT = 255                    # bytes of one component, the kernel's limit
 ID_LIMIT = 0o7777777                # the largest uid or gid, and
@@ -79,6 +84,9 @@ LESSON_LENGTH = 4                   # packages of which it remembers that they c
 REMEDIES = 20                       # wants that are left out, one by one, to see what is in the way
 HISTORY_LENGTH = 100                # transactions that are remembered
 SCRIPT_LIMIT = 1 << 20              # bytes of a package's script
+SCRIPT_SECONDS = 600                # that a script may take
+SCRIPT_LIMITS = (*((name, -1, -1) for name in ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS")),
+                 ("CORE", 0, -1), ("NOFILE", 1024, 4096), ("STACK", 8 << 20, -1))   # -1: none
 DAY = 86400                         # seconds
 CLOCK_IS_SET = 1577836800           # 2020-01-01: a clock before it was never set
 
@@ -311,7 +319,7 @@ def json_members(text: str, what: str) -> object:
 
 def scan_members(text: str) -> object:
     """What json_members yields; ValueError for anything but an object."""
-    read = json_decoder().raw_decode
+    read = bounded_reader(json_decoder())
     position = after(text, 0, "{")
     while True:
         key, position = read(text, skip_blanks(text, position))
@@ -337,6 +345,26 @@ def scan_members(text: str) -> object:
         position = after(text, position, ",")
     if skip_blanks(text, position + 1) != len(text):
         raise ValueError("something follows the object")
+
+
+def bounded_reader(decoder: object) -> object:
+    """What reads the value at a place of a text, and gives it and the place after it. No value is
+    longer than OFFER_LIMIT: of a few megabytes a list of them makes hundreds."""
+    def read(text: str, position: int) -> tuple:
+        for length in (OFFER_LENGTH, OFFER_LIMIT):
+            part = text[position:position + length]
+            try:
+                value, end = decoder.raw_decode(part)
+            except ValueError as error:
+                problem = error
+            else:
+                if end < len(part) or len(part) < length:   # a number may go on
+                    return value, position + end
+                problem = ValueError("a value is too long")
+        if len(part) == OFFER_LIMIT:
+            problem = ValueError(f"the value at character {position} is too long, or no JSON")
+        raise problem
+    return read
 
 
 def skip_blanks(text: str, position: int) -> int:
@@ -821,6 +849,8 @@ def index_lines(offers: object) -> bytes:
         for kind, key in ((PROVIDED, "provides"), (REPLACED, "replaces")):
             lines += [f"{parse_relation(text).name}\t{kind}\t{name}\n".encode()
                       for text in offer[key]]
+        if len(lines) > LINES_LIMIT:
+            raise Fail(f"more than {LINES_LIMIT} names are offered; the repository is too large")
     lines.sort(key=line_name)
     first = 0
     for number in range(1, len(lines) + 1):
@@ -2914,17 +2944,34 @@ class Repository:
         return self.url.startswith(("http://", "https://"))
 
 
-def download(url: str) -> object:
-    """The bytes of URL (http, https, file: or a path), in pieces."""
+def download(url: str, size: int) -> object:
+    """The bytes of URL (http, https, file: or a path), some SIZE at most, in pieces."""
     scheme, colon, rest = url.partition(":")
     if scheme in ("http", "https"):
-        return download_http(url)
+        return in_time(REQUEST_SECONDS + size // SLOWEST, download_http(url), url)
     if colon and scheme == "file":
         import urllib.parse
         url = urllib.parse.unquote("/" + rest[2:].partition("/")[2] if rest[:2] == "//" else rest)
     elif colon and scheme.isalnum():
         raise Fail(f"{url}: {scheme}: is not known; repositories are http, https, file: or a path")
     return pieces(open_file(url))
+
+
+def in_time(seconds: int, content: object, what: str) -> object:
+    """CONTENT, in pieces; Later where all of it isn't there within SECONDS, whatever a server sends
+    meanwhile."""
+    import _signal
+
+    def end(*_: object) -> None:
+        raise Later(f"{what}: not all of it came within {seconds} s; try later")
+
+    before = _signal.signal(_signal.SIGALRM, end)
+    _signal.alarm(seconds)
+    try:
+        yield from content
+    finally:
+        _signal.alarm(0)
+        _signal.signal(_signal.SIGALRM, before)
 
 
 def download_http(url: str) -> object:
@@ -2972,7 +3019,7 @@ def careful_redirects() -> type:
 def fetch_bytes(url: str, limit: int) -> bytes:
     """The bytes of URL; Fail as soon as there are more than LIMIT."""
     data = bytearray()
-    for piece in download(url):
+    for piece in download(url, limit // 16):    # which is what nearly all are below
         data += piece
         progress(f"{url}: {human_size(len(data))}")
         if len(data) > limit:
@@ -2988,8 +3035,8 @@ def fetch_bytes(url: str, limit: int) -> bytes:
 # another signed file of the same key is no index. 3. The index is well formed, and for this ARCH
 # and that serial. 4. It has not expired, where the time is what the clock says, but never before
 # the newest `created` that was seen of that key: a device without a clock works, and who holds its
-# clock back gains nothing. 5. Its serial is not below the highest one seen of that key, and an equal
-# one has the same bytes.
+# clock back gains nothing. 5. Its serial is not below the highest one seen of that key, and an
+# equal one has the same bytes.
 #
 # What was seen is kept by the whole key, not by its id, which anybody can give to a key of his own;
 # so the keys of one repository say nothing about another.
@@ -3693,6 +3740,7 @@ def load_modules() -> None:
         import encodings.idna
         import http.client
         import json
+        import resource
         import urllib.parse
         import urllib.request
     except Exception:
@@ -3776,12 +3824,12 @@ def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None
                     f"{package.name}` puts it there, with a network")
     url = package_url(package)
     try:
-        write_package(package, root, path, meter.count(download(url)), url)
+        write_package(package, root, path, meter.count(download(url, package.size)), url)
     except Mismatch as error:
         if not is_remote(package):
             raise
         try:                            # a mirror may be in the middle of its synchronisation
-            write_package(package, root, path, meter.count(download(url)), url)
+            write_package(package, root, path, meter.count(download(url, package.size)), url)
         except Mismatch:
             raise Later(str(error)) from None
 
@@ -4393,36 +4441,98 @@ def run_queue(root: Root, again: bool = False) -> int:
     waiting = [line for line in left if line[0] == "waits"]
     if waiting:
         say(f"{counted(len(waiting), 'script')} can't run here (no shell yet, another "
-            "architecture, or not root), but will when the root boots")
+            "architecture, not root, or another user's root), but will when the root boots")
     return failed
 
 
 def run_script(root: Root, path: str, arguments: list) -> "int | None":
-    """Run the file PATH inside ROOT, its output on stderr: its exit status; None when it can't be
-    run there."""
+    """Run the file PATH inside ROOT, its output on stderr: its exit status, that of a SIGKILL when
+    it took too long; None when it can't be run there."""
+    if not is_own(root, path):
+        return None
+    import _signal                      # built in: Python's own files may be others by now
     folder = root.folder("")
     sys.stderr.flush()
     reader, writer = os.pipe()          # closed by the exec; a byte in it says that it failed
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGCHLD})
     pid = os.fork()
     if pid == 0:
         try:
-            import _signal              # built in: Python's own files may be others by now
-            _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.setpgid(0, 0)
             os.fchdir(folder)
+            start_afresh(writer)
             os.chroot(".")
-            os.dup2(nothing, 0)
-            os.dup2(2, 1)
             os.execve("/" + path, ["/" + path, *arguments], dict(SCRIPT_ENVIRONMENT))
         except BaseException:
             os.write(writer, b"!")
         finally:
             os._exit(127)
     os.close(writer)
-    failed = os.read(reader, 1)
-    os.close(reader)
-    _, status = os.waitpid(pid, 0)
-    return None if failed else os.waitstatus_to_exitcode(status)
+    try:
+        failed = os.read(reader, 1)
+        status = wait_for_script(pid)
+    except KeyboardInterrupt:
+        os.killpg(pid, _signal.SIGINT)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(reader)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+    return None if failed else status
+
+
+def is_own(root: Root, path: str) -> bool:
+    """Whether the file PATH in ROOT, and all directories that it is in, are this user's: root runs
+    nothing that another user can have put there."""
+    parts = path.split("/")
+    places = [root.lstat("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
+    return all(place is None or place.st_uid == os.geteuid()
+               for place in [os.fstat(root.top), *places])
+
+
+def start_afresh(kept: int) -> None:
+    """Have this process inherit nothing of lpkg's caller but where stderr goes, and keep the
+    descriptor KEPT until it executes a program: no descriptors, limits or ignored signals."""
+    import _signal
+    import resource
+    descriptors = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(1024)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    for descriptor in {*map(int, descriptors), nothing} - {0, 1, 2, kept}:
+        attempt(os.close, descriptor)
+    for number in range(1, 65):
+        attempt(_signal.signal, number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    for name, *limits in SCRIPT_LIMITS:
+        number = getattr(resource, f"RLIMIT_{name}")
+        _, most = resource.getrlimit(number)    # which not everybody may raise
+        attempt(resource.setrlimit, number, (most, most))
+        attempt(resource.setrlimit, number, tuple(limits))
+
+
+def attempt(action: object, *arguments: object) -> None:
+    """ACTION(ARGUMENTS), where the system allows it."""
+    try:
+        action(*arguments)
+    except (OSError, ValueError):
+        pass
+
+
+def wait_for_script(pid: int) -> int:
+    """The exit status of the process PID, which is killed with its group when it takes too long;
+    SIGCHLD is blocked."""
+    import _signal
+    end = time.monotonic() + SCRIPT_SECONDS
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        left = end - time.monotonic()
+        if left <= 0:
+            say(f"a script takes longer than {SCRIPT_SECONDS} s and is killed")
+            os.killpg(pid, _signal.SIGKILL)
+            ended = os.waitpid(pid, 0)
+            break
+        _signal.sigtimedwait({_signal.SIGCHLD}, left)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 # -- commit, apply, register, forget
@@ -4430,6 +4540,7 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
 def commit(tx: Transaction) -> None:
     """Make what is staged durable, then the journal: from here on the change will happen."""
     printable("\n")                     # loads its codec now: Python may be another one in a moment
+    import resource                     # for scripts
     os.sync()
     tx.root.publish(JOURNAL)
 
@@ -5237,8 +5348,8 @@ def add_key(options: "Options", root: Root, path: str, names: list) -> int:
         return 0
     if name in names:
         raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name[:-4]}` first")
-    say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here from "
-        f"the repository {name.partition('.')[0]}")
+    say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here "
+        f"from the repository {name.partition('.')[0]}")
     confirm(options.yes)
     write_state(root, f"{KEYS}/{name}", data)
     return 0

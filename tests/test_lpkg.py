@@ -4504,6 +4504,161 @@ def test_s56_no_other_user_can_hold_the_lock(world):
     assert mode_of(lock)[0] == 0o600
 
 
+@pytest.mark.parametrize("place", ["", "var", "var/lib/lpkg/scripts"])
+def test_s57_root_runs_nothing_of_a_root_that_is_another_user_s(world, shell, place):
+    """Who owns any directory on the way to a script can put his own there."""
+    script_world(world, shell, {"scripts": {"post-install": "#!/bin/sh\n: >/ran\n"}})
+    device(world)
+    (world.root / lpkg.SCRIPTS).mkdir(exist_ok=True)
+    (world.root / lpkg.SCRIPTS / "base.post-install").write_text("#!/bin/sh\n: >/planted\n")
+    (world.root / lpkg.SCRIPTS / "base.post-install").chmod(0o755)
+    (world.root / lpkg.QUEUE).write_text("waits\tbase\tpost-install\t1-0\n")
+    os.chown(world.root / place, NOBODY, NOBODY)
+    assert "another user's root" in dev(world, "update").ok().err
+    assert "another user's root" in dev(world, "install", "a").ok().err
+    assert not (world.root / "ran").exists() and not (world.root / "planted").exists()
+    os.chown(world.root / place, 0, 0)
+    dev(world, "update").ok()
+    assert (world.root / "ran").exists() and (world.root / "planted").exists()
+
+
+def dripping(handler):
+    """A server that sends a byte now and then, and never ends."""
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"x")
+            time.sleep(0.1)
+    return True
+
+
+def continuing(handler):
+    """A server that says for ever that one should go on."""
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("answer", [dripping, continuing])
+@pytest.mark.parametrize("end", ["index.json.minisig", "index.json", ".lpkg"])
+def test_s58_a_request_as_a_whole_has_a_deadline(world, answer, end):
+    simple_world(world)
+
+    def change(handler):
+        return handler.path.endswith(end) and answer(handler)
+
+    def hurry():
+        lpkg.REQUEST_SECONDS, lpkg.SLOWEST = 1, 1 << 40
+
+    with serving(folder_handler(world.repo, change)) as url, alarm(20):
+        world.do("install", "busybox", repo=url, before=hurry).refused(
+            "not all of it came within 1 s", status=3)
+    assert not world.root.exists()
+
+
+def limit_seconds():
+    """End this process at 20 s of the processor's time, or at 600 MB."""
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+    limit_memory()
+
+
+def test_s59_18_names_with_two_providers_each(world):
+    """A fifth of all pairs of these conflict, so that 2 to the 18th choices are to be seen."""
+    rng = random.Random(59)
+    names = [f"p{number}{which}" for number in range(18) for which in "ab"]
+    infos = [info_of(name, [], provides=[f"v{name[1:-1]}"],
+                     conflicts=[other for other in names if other[:-1] != name[:-1]
+                                and rng.random() < 0.2]) for name in names]
+    world.sign_index([dict(offer_of(info, "x", b""), alternatives=[]) for info in infos])
+    done = world.do("install", *(f"v{number}" for number in range(18)), before=limit_seconds)
+    assert done.status == 1 and "conflicts with" in done.err, done.err
+
+
+@pytest.mark.parametrize("many", [
+    {"provides": [f"n{number}" for number in range(3_000_000)]},
+    {"summary": "x" * 30_000_000}, {"later": [0] * 20_000_000}])
+def test_s59_one_package_that_says_too_much(world, many):
+    world.sign_index([dict(offer_of(info_of("a", []), "x", b""), **many)])
+    world.do("install", "a", before=limit_seconds).refused("too long")
+
+
+def test_s59_many_packages_that_say_too_much(world):
+    offer = offer_of(info_of("a", []), "x", b"")
+    world.sign_index([dict(offer, name=f"a{number}", provides=[f"n{one}" for one in range(9000)])
+                      for number in range(90)])
+    world.do("install", "a", before=limit_seconds).refused("the repository is too large")
+
+
+def test_s60_scripts_inherit_nothing_of_lpkg_s_caller(world, shell):
+    text = """#!/bin/sh
+ulimit -S -f >/limits
+ulimit -S -n >>/limits
+for number in 3 4 5 6 7 8 9; do
+    (eval "true <&$number") 2>/dev/null && echo $number >>/open
+done
+(kill -USR1 $(exec sh -c 'echo $PPID'); : >/ignored)
+:
+"""
+    script_world(world, shell, {"scripts": {"post-install": text}})
+
+    def careless():
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, 4096))
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        for number in range(3, 8):
+            os.dup2(2, number, inheritable=True)
+
+    dev(world, "install", "a", before=careless).ok()
+    assert (world.root / "limits").read_text() == "unlimited\n1024\n"
+    assert not (world.root / "open").exists() and not (world.root / "ignored").exists()
+
+
+@pytest.mark.parametrize("script", ["pre-install", "post-install"])
+def test_s60_a_script_that_does_not_end_is_killed_with_what_it_has_started(world, shell, script):
+    text = "#!/bin/sh\n(: >/started; while :; do :; done) | read -r line\n"
+    script_world(world, shell, {"scripts": {script: text}})
+    with alarm(30):
+        done = dev(world, "install", "a", before=lambda: setattr(lpkg, "SCRIPT_SECONDS", 1))
+    assert done.status == 1 and "takes longer than 1 s and is killed" in done.err, done.err
+    assert (world.root / "started").exists()
+    assert not [pid for pid in filter(str.isdigit, os.listdir("/proc"))
+                if is_in_root(pid, world.root)]
+
+
+def is_in_root(pid, root):
+    """Whether the process PID has ROOT for its root."""
+    try:
+        return os.readlink(f"/proc/{pid}/root") == str(root)
+    except OSError:
+        return False
+
+
+def test_s61_numbers_that_are_huge_and_clocks_that_are_unset(world):
+    long = "1." + "9" * 96
+    assert lpkg.is_version(long) and not lpkg.is_version(long + "999")
+    with alarm(10):
+        for _ in range(10_000):
+            assert lpkg.version_key(long) > lpkg.version_key("1." + "9" * 95)
+    world.pack({"a": {"f": b"1"}}, "1-0")
+    world.pack({"a": {"f": b"2"}}, f"{long}")
+    world.index()
+    world.do("install", "a", before=at_time(0)).ok()
+    assert world.do("list").out == f"a {long}\n"
+    for field in ("size", "installed_size"):
+        for number in (1 << 53, -1, 10 ** 19, 1.5, True):
+            world.sign_index([dict(offer_of(info_of("b", []), "x", b""), **{field: number})])
+            world.do("install", "b").refused(f"{field} is not valid")
+    for field in ("serial", "created", "expires"):
+        world.sign_index([], **{field: 1 << 53})
+        world.do("install", "b").refused(f"{field} is not valid")
+
+
 def test_root_is_not_told_to_become_root(world):
     def forbidden():
         def fchown(*_):
@@ -5497,6 +5652,7 @@ def test_a_device_has_what_the_page_lists(world, python):
         do(*root[:2], "remove", "--yes", "a").ok()
         do("selftest").ok()
         run("--root", world.root, "repo", "add", "safe", url.replace("http:", "https:")).ok()
+        shutil.copy(world.key, world.root / lpkg.KEYS / "safe.pub")
         do(*root, "update").refused("this Python has no ssl; say http: instead")
 
 

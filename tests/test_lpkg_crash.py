@@ -260,7 +260,7 @@ class Kinds:
         configured = self.copy("full", self.folder / "configured")
         (configured / "etc/lpkg/keys").mkdir(parents=True, exist_ok=True)
         shutil.copy(self.world.key, configured / "etc/lpkg/keys")
-        (configured / "etc/lpkg/repos").write_text(f"core {self.world.repo}\n")
+        (configured / "etc/lpkg/repos").write_text(f"panux {self.world.repo}\n")
         (configured / "var/cache/lpkg").mkdir(parents=True)
         damaged = self.copy("full", self.folder / "damaged")
         (damaged / "bin/l").unlink()
@@ -316,7 +316,7 @@ def look(root):
              if not path.startswith((LOG, lpkg.INDEXES, lpkg.CACHE + "/"))}
     if (root / lpkg.HISTORY).exists():
         text = (root / lpkg.HISTORY).read_text()
-        found[lpkg.HISTORY] = re.sub(r"(transaction\t\d+)\t\d+|/\S+", r"\1", text)
+        found[lpkg.HISTORY] = re.sub(r"(?m)^(\d+\t)\d+|/[^\s\"]+", r"\1", text)
     # A first install, or a bootstrap, that was undone leaves an empty database.
     if not (root / lpkg.INSTALLED).exists() or not os.listdir(root / lpkg.INSTALLED):
         found = {path: what for path, what in found.items()
