@@ -2906,9 +2906,14 @@ def load_names(root: "Root | None", path: str) -> set:
     return set(root.read(path, INFO_LIMIT).decode(errors="replace").split()) if root else set()
 
 
+def lines_text(lines: object) -> bytes:
+    """The file of LINES."""
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 def names_text(names: set) -> bytes:
     """The file of a set of names."""
-    return "".join(f"{name}\n" for name in sorted(names)).encode()
+    return lines_text(sorted(names))
 
 
 def load_choices(root: "Root | None") -> dict:
@@ -2919,7 +2924,7 @@ def load_choices(root: "Root | None") -> dict:
 
 def choices_text(choices: dict) -> bytes:
     """The file of what was chosen."""
-    return "".join(f"{path}\t{name}\n" for path, name in sorted(choices.items())).encode()
+    return lines_text(f"{path}\t{name}" for path, name in sorted(choices.items()))
 
 
 # ---- the network -------------------------------------------------------------------------------
@@ -3055,8 +3060,8 @@ class Serials:
 
     def text(self) -> bytes:
         """The file of it."""
-        return "".join(f"{key} {arch} {serial} {created} {sha256}\n" for (key, arch),
-                       (serial, created, sha256) in sorted(self.seen.items())).encode()
+        return lines_text(f"{key} {arch} {serial} {created} {sha256}" for (key, arch),
+                          (serial, created, sha256) in sorted(self.seen.items()))
 
     def now(self, key: str) -> float:
         """The time, never before what was seen of KEY."""
@@ -3181,7 +3186,7 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
     for number, repository in enumerate(found):
         repository.offline = options.offline and repository.is_remote()
         given = given_keys(options, number) if options.repo else []
-        repository.keys = given or list(kept_keys(root, repository.name).values())
+        repository.keys = given or kept_keys(root, repository.name)
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
@@ -3245,13 +3250,10 @@ def given_keys(options: "Options", number: int) -> list:
     return [parse_public_key(read_file(path), path) for path in paths]
 
 
-def kept_keys(root: "Root | None", repository: str) -> dict:
-    """NAME of a file in KEYS -> key, of those that ROOT trusts for REPOSITORY: NAME.pub, and
-    NAME.MORE.pub while keys are changed."""
-    names = [name for name in (root.names(KEYS) if root else []) if name.endswith(".pub")
-             and name.partition(".")[0] == repository]
-    return {name: parse_public_key(root.read(f"{KEYS}/{name}"), root.name(f"{KEYS}/{name}"))
-            for name in names}
+def kept_keys(root: "Root | None", repository: str) -> list:
+    """The keys that ROOT trusts for REPOSITORY: NAME.pub, and NAME.MORE.pub while they change."""
+    return [key for name, key in (all_keys(root) if root else {}).items()
+            if name.partition(".")[0] == repository]
 
 
 def read_cached(root: Root, repository: Repository) -> tuple:
@@ -4405,7 +4407,7 @@ def load_queue(root: Root) -> list:
 
 def queue_text(queue: list) -> bytes:
     """The file of a QUEUE."""
-    return "".join("\t".join(line) + "\n" for line in queue).encode()
+    return lines_text(map("\t".join, queue))
 
 
 def run_queue(root: Root, again: bool = False) -> int:
@@ -4540,7 +4542,8 @@ def wait_for_script(pid: int) -> int:
 def commit(tx: Transaction) -> None:
     """Make what is staged durable, then the journal: from here on the change will happen."""
     printable("\n")                     # loads its codec now: Python may be another one in a moment
-    import resource                     # for scripts
+    if os.geteuid() == 0:
+        import resource                 # for scripts
     os.sync()
     tx.root.publish(JOURNAL)
 
@@ -4652,25 +4655,13 @@ def disarm(folder: int, source: str, name: str) -> None:
 
 # ---- commands on a root ------------------------------------------------------------------------
 
-def open_root(options: "Options", change: bool = False) -> "Root | None":
-    """The root of --root. To CHANGE it: locked, recovered; None when it is still to be made."""
-    if not check_root(options.root, change):
-        return None
-    root = Root(options.root)
-    if change and not options.dry_run:
-        take_lock(root)
-        recover(root)
-        run_queue(root)
-    return root
-
-
 class State:
     """What a command knows of the root that it works on: the ROOT (None: it is still to be made),
     the packages INSTALLED, the names of the WORLD and those HELD, the SERIALS that were seen."""
 
-    def __init__(self, options: "Options", change: bool = True):
+    def __init__(self, options: "Options", root: "Root | None"):
         self.options = options
-        self.root = open_root(options, change)
+        self.root = root
         self.installed = load_installed(self.root)
         self.world = load_names(self.root, WORLD) & self.installed.keys()
         self.held = load_names(self.root, HELD)
@@ -4705,10 +4696,20 @@ class State:
         return [self.installed[name] for name in names] or list(self.installed.values())
 
 
-def existing(options: "Options", change: bool = True) -> State:
-    """The State of a root that must be there: these verbs make none."""
-    check_root(options.root, False)
-    return State(options, change)
+READ, CHANGE, MAKE = "read", "change", "make"       # what a verb does with the root
+
+
+def open_root(options: "Options", purpose: str) -> State:
+    """The State of the root of --root. To be changed, or made if need be, it is locked, and what an
+    earlier lpkg left is finished or undone, unless it is only to be said what would be done."""
+    if not check_root(options.root, purpose == MAKE):
+        return State(options, None)
+    root = Root(options.root)
+    if purpose != READ and not options.dry_run:
+        take_lock(root)
+        recover(root)
+        run_queue(root)
+    return State(options, root)
 
 
 def is_file_word(word: str) -> bool:
@@ -4740,9 +4741,8 @@ def choose_arch(options: "Options", installed: dict, local: list) -> str:
     return arch
 
 
-def cmd_install(options: "Options") -> int:
+def cmd_install(options: "Options", state: State) -> int:
     """Install packages with what they need, or upgrade them."""
-    state = State(options)
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
     offers = state.repositories(local)
@@ -4754,9 +4754,8 @@ def cmd_install(options: "Options") -> int:
     return change_root(state, plan)
 
 
-def cmd_upgrade(options: "Options") -> int:
+def cmd_upgrade(options: "Options", state: State) -> int:
     """Upgrade installed packages, all of them when none is named, with what they need then."""
-    state = State(options)
     names = [package.name for package in state.packages(options.words)]
     plan = plan_upgrade(state.installed, state.world, state.known_repositories(), names, state.held)
     behind = left_behind(state, plan, names)
@@ -4818,9 +4817,8 @@ def why_behind(state: State, universe: Universe, plan: Plan, newer: Package) -> 
     return "with it, others could not be upgraded"
 
 
-def cmd_downgrade(options: "Options") -> int:
+def cmd_downgrade(options: "Options", state: State) -> int:
     """Install an older version of packages: the one that is named, else the next older one."""
-    state = State(options)
     universe = Universe(state.installed, state.repositories(), [])
     words = []
     for word in options.words:
@@ -4842,18 +4840,16 @@ def older(universe: Universe, package: Package) -> str:
     raise Fail(f"{package}: no repository has an older version of it")
 
 
-def cmd_update(options: "Options") -> int:
+def cmd_update(options: "Options", state: State) -> int:
     """Fetch the indexes of the repositories anew."""
-    state = existing(options)
     for repository in state.known_repositories():
         if not repository.late:
             say(f"{repository.name}: {repository.url}")
     return Later.status if any(one.late for one in state.found) else 0
 
 
-def cmd_fetch(options: "Options") -> int:
+def cmd_fetch(options: "Options", state: State) -> int:
     """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache."""
-    state = existing(options)
     if options.words:
         plan = plan_install(state.installed, state.world, state.repositories(), options.words, [],
                             state.held)
@@ -4878,9 +4874,8 @@ def make_folder(root: Root, path: str) -> None:
             raise
 
 
-def cmd_clean(options: "Options") -> int:
+def cmd_clean(options: "Options", state: State) -> int:
     """Remove the packages that were fetched, and the indexes of repositories that are gone."""
-    state = existing(options)
     text = state.root.read(REPOS).decode(errors="replace")
     known = {name for name, _ in parse_repositories(text)}
     paths = [f"{CACHE}/{name}" for name in state.root.names(CACHE)]
@@ -4892,9 +4887,8 @@ def cmd_clean(options: "Options") -> int:
     return 0
 
 
-def cmd_remove(options: "Options") -> int:
+def cmd_remove(options: "Options", state: State) -> int:
     """Remove packages."""
-    state = State(options)
     plan = plan_remove(state.installed, state.world, options.words)
     if plan.is_empty():
         return nothing_to_do(options, "nothing of that is installed")
@@ -4907,30 +4901,28 @@ def cmd_remove(options: "Options") -> int:
     return status
 
 
-def cmd_autoremove(options: "Options") -> int:
+def cmd_autoremove(options: "Options", state: State) -> int:
     """Remove what came along with others and is needed by none any more."""
-    state = State(options)
     plan = plan_autoremove(state.installed, state.world)
     if plan.is_empty():
         return nothing_to_do(options, "all that is installed is needed")
     return change_root(state, plan)
 
 
-def cmd_hold(options: "Options") -> int:
+def cmd_hold(options: "Options", state: State) -> int:
     """Keep packages as they are, whatever is upgraded."""
-    return change_held(options, lambda held, names: held | names)
+    return change_held(state, state.held.union)
 
 
-def cmd_unhold(options: "Options") -> int:
+def cmd_unhold(options: "Options", state: State) -> int:
     """Let packages be upgraded again."""
-    return change_held(options, lambda held, names: held - names)
+    return change_held(state, state.held.difference)
 
 
-def change_held(options: "Options", change: object) -> int:
-    """Write the names HELD anew: what CHANGE makes of them and the names that are given."""
-    state = State(options)
-    names = {package.name for package in state.packages(options.words)}
-    write_state(state.root, HELD, names_text(change(state.held, names)))
+def change_held(state: State, change: object) -> int:
+    """Write the names HELD anew: what CHANGE makes of the names that are given."""
+    names = {package.name for package in state.packages(state.options.words)}
+    write_state(state.root, HELD, names_text(change(names)))
     return 0
 
 
@@ -5074,16 +5066,15 @@ def history_line(one: dict) -> str:
     return f"{one['number']:4}  {when}  {one['command']}: {', '.join(changes) or 'no package'}"
 
 
-def cmd_history(options: "Options") -> int:
+def cmd_history(options: "Options", state: State) -> int:
     """List what was changed, the latest last."""
-    print_all(options, load_history(open_root(options)), history_line)
+    print_all(options, load_history(state.root), history_line)
     return 0
 
 
-def cmd_undo(options: "Options") -> int:
+def cmd_undo(options: "Options", state: State) -> int:
     """Undo a transaction: the one with that number in the history, else the latest."""
-    state = State(options)
-    history = load_history(state.root) if state.root else []
+    history = load_history(state.root)
     wanted = options.words[0] if options.words else str(history[-1]["number"] if history else 0)
     one = next((one for one in history if str(one["number"]) == wanted), None)
     if one is None:
@@ -5155,18 +5146,16 @@ def conffile_states(root: Root, packages: list) -> list:
     return found
 
 
-def cmd_audit(options: "Options") -> int:
+def cmd_audit(options: "Options", state: State) -> int:
     """List the conffiles that were changed here, and those with a new version beside them."""
-    state = State(options, change=False)
     print_all(options, conffile_states(state.root, state.packages(options.words)),
               lambda one: f"{one['path']}: {one['what']}")
     return 0
 
 
-def cmd_fix(options: "Options") -> int:
+def cmd_fix(options: "Options", state: State) -> int:
     """Finish what is left to do: scripts that wait or failed, conffiles with a new version beside
     them; and put the packages that are named back as they were packed."""
-    state = existing(options)
     if options.dry_run and not options.words:
         return show_fixes(options, state)
     failed = 0 if options.dry_run else run_queue(state.root, again=True)
@@ -5240,18 +5229,26 @@ def ask_conffile(root: Root, path: str) -> str:
 
 # -- alternatives, repositories, keys
 
-def cmd_alternatives(options: "Options") -> int:
-    """List the paths that several packages offer; choose one, or let the priorities choose."""
-    verb, *words = options.words or ["list"]
-    if verb == "list" and not words:
-        state = State(options, change=False)
-        print_all(options, alternative_objects(state), lambda one: "{path} -> {target}  {package} "
-                  "{priority}{mark}".format(mark=" *" if one["current"] else "", **one))
-        return 0
-    if not (verb == "set" and len(words) == 2 or verb == "auto" and len(words) == 1):
-        raise Usage("write lpkg alternatives list, set PATH PACKAGE, or auto PATH")
-    state = State(options)
-    path = os.path.normpath("/" + words[0].lstrip("/"))[1:]
+def cmd_alternatives_list(options: "Options", state: State) -> int:
+    """List the paths that several packages offer."""
+    print_all(options, alternative_objects(state), lambda one: "{path} -> {target}  {package} "
+              "{priority}{mark}".format(mark=" *" if one["current"] else "", **one))
+    return 0
+
+
+def cmd_alternatives_set(options: "Options", state: State) -> int:
+    """Choose the package that has a path."""
+    return choose_alternative(state, *options.words)
+
+
+def cmd_alternatives_auto(options: "Options", state: State) -> int:
+    """Let the priorities choose the package that has a path."""
+    return choose_alternative(state, options.words[0], None)
+
+
+def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
+    """Have the package CHOSEN, or the one of the highest priority, have the path WORD."""
+    path = os.path.normpath("/" + word.lstrip("/"))[1:]
     offers = [one for one in alternative_objects(state) if one["path"] == path]
     if not offers:
         raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
@@ -5259,17 +5256,17 @@ def cmd_alternatives(options: "Options") -> int:
         raise Fail(f"/{path}: a package has it as a file; `lpkg owner /{path}` says which")
     choices = load_choices(state.root)
     choices.pop(path, None)
-    if verb == "set":
+    if chosen is not None:
         names = [one["package"] for one in offers]
-        if words[1] not in names:
-            raise Fail(f"/{path}: {words[1]} is no alternative; there are {', '.join(names)}")
-        choices[path] = words[1]
-    if options.dry_run:
-        package, entry = winners(list(state.installed.values()), choices)[path]
+        if chosen not in names:
+            raise Fail(f"/{path}: {chosen} is no alternative; there are {', '.join(names)}")
+        choices[path] = chosen
+    stay = list(state.installed.values())
+    if state.options.dry_run:
+        package, entry = winners(stay, choices)[path]
         show(f"{path} -> {entry['target']}  {package.name}")
         return 0
-    options.yes = True                  # it was said which
-    stay = list(state.installed.values())
+    state.options.yes = True            # it was said which
     return change_root(state, Plan([], {}, stay, state.world), choices=choices, record=False)
 
 
@@ -5283,75 +5280,82 @@ def alternative_objects(state: State) -> list:
     return sorted(found, key=lambda one: (one["path"], -one["priority"], one["package"]))
 
 
-def cmd_repo(options: "Options") -> int:
-    """Add, list or remove repositories."""
-    verb, *words = options.words or ["list"]
-    if (verb, len(words)) not in (("list", 0), ("add", 2), ("remove", 1)):
-        raise Usage("write lpkg repo list, add NAME URL, or remove NAME")
-    state = existing(options, verb != "list")
-    lines = state.root.read(REPOS).decode(errors="replace").splitlines()
-    pairs = parse_repositories("\n".join(lines))
-    if verb == "list":
-        print_all(options, [{"name": name, "url": url} for name, url in pairs],
-                  lambda one: f"{one['name']} {one['url']}")
-        return 0
-    names = [name for name, _ in pairs]
-    if (words[0] in names) == (verb == "add"):
-        raise Fail(f"{words[0]}: is {'there already' if verb == 'add' else 'no repository of it'}; "
-                   "`lpkg repo list` shows them")
-    if verb == "add":
-        lines.append(" ".join(words))
-        if parse_repositories(lines[-1]) != [words]:
-            raise Fail(f"{lines[-1]}: write NAME URL")
-    else:
-        lines = [line for line in lines if line.split()[:1] != words]
-        state.root.remove(f"{INDEXES}/{words[0]}")
-    write_state(state.root, REPOS, "".join(f"{line}\n" for line in lines).encode())
+def cmd_repo_list(options: "Options", state: State) -> int:
+    """List the repositories."""
+    pairs = parse_repositories(state.root.read(REPOS).decode(errors="replace"))
+    print_all(options, [{"name": name, "url": url} for name, url in pairs],
+              lambda one: f"{one['name']} {one['url']}")
     return 0
 
 
-def cmd_key(options: "Options") -> int:
-    """Add, list or remove the keys that are trusted."""
-    verb, *words = options.words or ["list"]
-    if (verb, len(words)) not in (("list", 0), ("add", 1), ("remove", 1)):
-        raise Usage("write lpkg key list, add FILE, or remove NAME")
-    state = existing(options, verb != "list")
-    names = [name for name in state.root.names(KEYS) if name.endswith(".pub")]
-    if verb == "list":
-        keys = [(name, parse_public_key(state.root.read(f"{KEYS}/{name}"), name)) for name in names]
-        print_all(options, [{"name": name[:-4], "id": key_name(key.id)} for name, key in keys],
-                  lambda one: f"{one['name']} {one['id']}")
-        return 0
-    if verb == "add":
-        return add_key(options, state.root, words[0], names)
-    if words[0] + ".pub" not in names:
-        raise Fail(f"{words[0]}: no such key; `lpkg key list` shows them")
-    key = parse_public_key(state.root.read(f"{KEYS}/{words[0]}.pub"), words[0])
-    state.root.remove(f"{KEYS}/{words[0]}.pub")
-    left = [parse_public_key(state.root.read(f"{KEYS}/{name}"), name).text()
-            for name in names if name != words[0] + ".pub"]
-    if key.text() not in left:
+def cmd_repo_add(options: "Options", state: State) -> int:
+    """Add a repository."""
+    text = state.root.read(REPOS).decode(errors="replace")
+    name = options.words[0]
+    if name in dict(parse_repositories(text)):
+        raise Fail(f"{name}: is there already; `lpkg repo list` shows them")
+    line = " ".join(options.words)
+    if parse_repositories(line) != [options.words]:
+        raise Fail(f"{line}: write NAME URL")
+    write_state(state.root, REPOS, lines_text([*text.splitlines(), line]))
+    return 0
+
+
+def cmd_repo_remove(options: "Options", state: State) -> int:
+    """Remove a repository."""
+    lines = state.root.read(REPOS).decode(errors="replace").splitlines()
+    left = [line for line in lines if line.split()[:1] != options.words]
+    if left == lines:
+        raise Fail(f"{options.words[0]}: is no repository of it; `lpkg repo list` shows them")
+    state.root.remove(f"{INDEXES}/{options.words[0]}")
+    write_state(state.root, REPOS, lines_text(left))
+    return 0
+
+
+def all_keys(root: Root) -> dict:
+    """NAME -> key of the files NAME.pub of ROOT."""
+    return {name[:-4]: parse_public_key(root.read(f"{KEYS}/{name}"), root.name(f"{KEYS}/{name}"))
+            for name in root.names(KEYS) if name.endswith(".pub")}
+
+
+def cmd_key_list(options: "Options", state: State) -> int:
+    """List the keys that are trusted."""
+    keys = all_keys(state.root)
+    print_all(options, [{"name": name, "id": key_name(key.id)} for name, key in keys.items()],
+              lambda one: f"{one['name']} {one['id']}")
+    return 0
+
+
+def cmd_key_remove(options: "Options", state: State) -> int:
+    """Trust a key no longer, and forget what was seen of it."""
+    keys = all_keys(state.root)
+    key = keys.pop(options.words[0], None)
+    if key is None:
+        raise Fail(f"{options.words[0]}: no such key; `lpkg key list` shows them")
+    state.root.remove(f"{KEYS}/{options.words[0]}.pub")
+    if key.text() not in [other.text() for other in keys.values()]:
         state.serials.forget(key.text())
         write_state(state.root, SERIALS, state.serials.text())
     return 0
 
 
-def add_key(options: "Options", root: Root, path: str, names: list) -> int:
-    """Trust the key in the file PATH, after asking."""
-    data = read_file(path)
-    key = parse_public_key(data, path)
-    name = os.path.basename(path).removesuffix(".pub") + ".pub"
+def cmd_key_add(options: "Options", state: State) -> int:
+    """Trust the key in a file, after asking."""
+    path = options.words[0]
+    key = parse_public_key(read_file(path), path)
+    name = os.path.basename(path).removesuffix(".pub")
     if not is_name(name):
         raise Fail(f"{path}: call it NAME.pub, with letters and digits")
-    if name in names and root.read(f"{KEYS}/{name}") == data:
-        say(f"{name[:-4]}: is trusted already")
+    there = all_keys(state.root).get(name)
+    if there and there.text() == key.text():
+        say(f"{name}: is trusted already")
         return 0
-    if name in names:
-        raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name[:-4]}` first")
+    if there:
+        raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name}` first")
     say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here "
         f"from the repository {name.partition('.')[0]}")
     confirm(options.yes)
-    write_state(root, f"{KEYS}/{name}", data)
+    write_state(state.root, f"{KEYS}/{name}.pub", public_key_text(key.id, key.raw).encode())
     return 0
 
 
@@ -5386,7 +5390,8 @@ def cmd_bootstrap(options: "Options") -> int:
 def vacant_state(options: "Options") -> State:
     """The state of a root that is absent or empty; what a bootstrap that was cut has left in it is
     undone first, or finished."""
-    state = State(options) if has_database(options.root) or is_vacant(options.root) else None
+    usable = has_database(options.root) or is_vacant(options.root)
+    state = open_root(options, MAKE) if usable else None
     if state is None or state.installed or not is_vacant(options.root):
         raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
     return state
@@ -5529,9 +5534,9 @@ def summary(package: Package) -> dict:
     return {key: value for key, value in package.info.items() if key != "files"}
 
 
-def cmd_list(options: "Options") -> int:
+def cmd_list(options: "Options", state: State) -> int:
     """List what is installed."""
-    packages = State(options, change=False).packages([])
+    packages = state.packages([])
     if options.json:
         show_json(list(map(summary, packages)))
         return 0
@@ -5563,7 +5568,7 @@ def describe(options: "Options", word: str) -> Package:
     """The package that WORD names."""
     if is_file_word(word):
         return read_local(word)
-    state = State(options, change=False)
+    state = open_root(options, READ)
     if word in state.installed:
         return state.installed[word]
     universe = Universe(state.installed, state.repositories(), [])
@@ -5580,7 +5585,7 @@ def cmd_files(options: "Options") -> int:
         if is_file_word(word):
             entries += read_local(word).files()
             continue
-        state = State(options, change=False)
+        state = open_root(options, READ)
         package = state.packages([word])[0]
         won = winners(list(state.installed.values()), load_choices(state.root))
         entries += package.files() + [entry for winner, entry in won.values() if winner is package]
@@ -5588,17 +5593,17 @@ def cmd_files(options: "Options") -> int:
     return 0
 
 
-def cmd_owner(options: "Options") -> int:
+def cmd_owner(options: "Options", state: State) -> int:
     """Which package brought a path."""
     found = []
-    root = open_root(options)
+    root = state.root
     records = {name: root.read(f"{INSTALLED}/{name}", INFO_LIMIT)
                for name in filter(is_name, root.names(INSTALLED))}
     for word in options.words:
         path = os.path.normpath("/" + word.lstrip("/"))[1:]
         line = b"\n" + os.fsencode(path) + b"\t"
         owners = [name for name, record in records.items()
-                  if record.find(line) >= 0] or alternative(root, path)
+                  if record.find(line) >= 0] or alternative(state, path)
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
@@ -5606,15 +5611,14 @@ def cmd_owner(options: "Options") -> int:
     return 0
 
 
-def alternative(root: Root, path: str) -> list:
+def alternative(state: State, path: str) -> list:
     """The name of the package whose alternative PATH is, if it is one."""
-    won = winners(list(load_installed(root).values()), load_choices(root))
+    won = winners(list(state.installed.values()), load_choices(state.root))
     return [won[path][0].name] if path in won else []
 
 
-def cmd_why(options: "Options") -> int:
+def cmd_why(options: "Options", state: State) -> int:
     """Why a package is there: who needs it, up to what the user asked for."""
-    state = State(options, change=False)
     name = state.packages(options.words)[0].name
     needed = reasons(state.installed, state.world)
     if name not in needed:
@@ -5628,9 +5632,8 @@ def cmd_why(options: "Options") -> int:
     return 0
 
 
-def cmd_verify(options: "Options") -> int:
+def cmd_verify(options: "Options", state: State) -> int:
     """Compare what is in the root with what was installed, conffiles aside."""
-    state = State(options, change=False)
     faults = find_faults(state, state.packages(options.words))
     print_all(options, faults, lambda fault: f"{fault['path']}: {fault['what']}")
     sys.stdout.flush()
@@ -5711,9 +5714,8 @@ def differences(root: Root, entry: dict) -> list:
     return found
 
 
-def cmd_search(options: "Options") -> int:
+def cmd_search(options: "Options", state: State) -> int:
     """Search the repositories for a word in names and summaries."""
-    state = State(options, change=False)
     word = options.words[0]
     found = {}
     if not state.repositories():
@@ -5892,8 +5894,9 @@ class Option(Record):
 
 
 class Verb(Record):
-    """A verb: what carries it out, how many words it wants and their help, its OPTIONS."""
-    __slots__ = ("run", "least", "most", "words", "options", "help")
+    """A verb: what carries it out, for what PURPOSE it wants the root open (None: it does without,
+    or opens it itself), how many words it wants and their help, its OPTIONS."""
+    __slots__ = ("run", "purpose", "least", "most", "words", "options", "help")
 
 
 ANY = 1 << 30
@@ -5903,7 +5906,7 @@ CHANGE = "--yes --dry-run --json "
 OPTIONS = [
     Option("--root", "root", "DIR", "the root to work on (default /)", False),
     Option("--repo", "repo", "URL", "a repository, the folder above ARCH/", True),
-    Option("--key", "key", "FILE", "a public key to trust, instead of the root's", True),
+    Option("--key", "key", "FILE", "a public key to trust, for --repo", True),
     Option("--arch", "arch", "ARCH", "the architecture (the root's, this machine's)", False),
     Option("--yes", "yes", "", "don't ask", False),
     Option("--dry-run", "dry_run", "", "show the plan on stdout and stop", False),
@@ -5929,51 +5932,61 @@ OPTIONS = [
 ]
 
 VERBS = {
-    "install": Verb(cmd_install, 1, ANY, "NAME[=VERSION][@REPO]|FILE...",
+    "install": Verb(cmd_install, MAKE, 1, ANY, "NAME[=VERSION][@REPO]|FILE...",
                     FROM + CHANGE + "--allow-unsigned", "install or upgrade packages"),
-    "upgrade": Verb(cmd_upgrade, 0, ANY, "[NAME...]", FROM + CHANGE,
+    "upgrade": Verb(cmd_upgrade, CHANGE, 0, ANY, "[NAME...]", FROM + CHANGE,
                     "upgrade packages, all of them when none is named"),
-    "downgrade": Verb(cmd_downgrade, 1, ANY, "NAME[=VERSION]...", FROM + CHANGE,
+    "downgrade": Verb(cmd_downgrade, CHANGE, 1, ANY, "NAME[=VERSION]...", FROM + CHANGE,
                       "go back to an older version"),
-    "remove": Verb(cmd_remove, 1, ANY, "NAME...", "--root " + CHANGE, "remove packages"),
-    "autoremove": Verb(cmd_autoremove, 0, 0, "", "--root " + CHANGE,
+    "remove": Verb(cmd_remove, CHANGE, 1, ANY, "NAME...", "--root " + CHANGE, "remove packages"),
+    "autoremove": Verb(cmd_autoremove, CHANGE, 0, 0, "", "--root " + CHANGE,
                        "remove what nobody needs any more"),
-    "undo": Verb(cmd_undo, 0, 1, "[NUMBER]", FROM + CHANGE, "take a transaction back"),
-    "history": Verb(cmd_history, 0, 0, "", "--root --json", "list what was changed"),
-    "update": Verb(cmd_update, 0, 0, "", "--root --key --arch", "fetch the indexes anew"),
-    "fetch": Verb(cmd_fetch, 0, ANY, "[NAME...]", FROM, "fetch packages into the cache"),
-    "clean": Verb(cmd_clean, 0, 0, "", "--root", "empty the cache"),
-    "hold": Verb(cmd_hold, 1, ANY, "NAME...", "--root", "keep packages as they are"),
-    "unhold": Verb(cmd_unhold, 1, ANY, "NAME...", "--root", "let packages be upgraded again"),
-    "search": Verb(cmd_search, 1, 1, "WORD", FROM + "--json", "search names and summaries"),
-    "list": Verb(cmd_list, 0, 0, "", "--root --json", "list what is installed"),
-    "info": Verb(cmd_info, 1, ANY, "NAME|FILE...", FROM + "--json", "describe packages"),
-    "files": Verb(cmd_files, 1, ANY, "NAME|FILE...", "--root --json", "list the files of packages"),
-    "owner": Verb(cmd_owner, 1, ANY, "PATH...", "--root --json", "say who brought a path"),
-    "why": Verb(cmd_why, 1, 1, "NAME", "--root --json", "say who needs a package"),
-    "verify": Verb(cmd_verify, 0, ANY, "[NAME...]", "--root --json", "compare files and database"),
-    "audit": Verb(cmd_audit, 0, ANY, "[NAME...]", "--root --json", "list changed conffiles"),
-    "fix": Verb(cmd_fix, 0, ANY, "[NAME...]", FROM + CHANGE + "--take --keep",
+    "undo": Verb(cmd_undo, CHANGE, 0, 1, "[NUMBER]", FROM + CHANGE, "take a transaction back"),
+    "history": Verb(cmd_history, READ, 0, 0, "", "--root --json", "list what was changed"),
+    "update": Verb(cmd_update, CHANGE, 0, 0, "", "--root --key --arch", "fetch the indexes anew"),
+    "fetch": Verb(cmd_fetch, CHANGE, 0, ANY, "[NAME...]", FROM, "fetch packages into the cache"),
+    "clean": Verb(cmd_clean, CHANGE, 0, 0, "", "--root", "empty the cache"),
+    "hold": Verb(cmd_hold, CHANGE, 1, ANY, "NAME...", "--root", "keep packages as they are"),
+    "unhold": Verb(cmd_unhold, CHANGE, 1, ANY, "NAME...", "--root",
+                   "let packages be upgraded again"),
+    "search": Verb(cmd_search, READ, 1, 1, "WORD", FROM + "--json", "search names and summaries"),
+    "list": Verb(cmd_list, READ, 0, 0, "", "--root --json", "list what is installed"),
+    "info": Verb(cmd_info, None, 1, ANY, "NAME|FILE...", FROM + "--json", "describe packages"),
+    "files": Verb(cmd_files, None, 1, ANY, "NAME|FILE...", "--root --json",
+                  "list the files of packages"),
+    "owner": Verb(cmd_owner, READ, 1, ANY, "PATH...", "--root --json", "say who brought a path"),
+    "why": Verb(cmd_why, READ, 1, 1, "NAME", "--root --json", "say who needs a package"),
+    "verify": Verb(cmd_verify, READ, 0, ANY, "[NAME...]", "--root --json",
+                   "compare files and database"),
+    "audit": Verb(cmd_audit, READ, 0, ANY, "[NAME...]", "--root --json", "list changed conffiles"),
+    "fix": Verb(cmd_fix, CHANGE, 0, ANY, "[NAME...]", FROM + CHANGE + "--take --keep",
                 "finish what waits, merge conffiles; repair packages"),
-    "alternatives": Verb(cmd_alternatives, 0, 3, "[list | set PATH PACKAGE | auto PATH]",
-                         "--root --json --dry-run", "choose among packages that offer one path"),
-    "repo": Verb(cmd_repo, 0, 3, "[list | add NAME URL | remove NAME]", "--root --json",
-                 "the repositories"),
-    "key": Verb(cmd_key, 0, 2, "[list | add FILE | remove NAME]", "--root --json --yes",
-                "the keys that are trusted"),
-    "bootstrap": Verb(cmd_bootstrap, 1, ANY, "ROOT|--tar FILE NAME...",
+    "alternatives list": Verb(cmd_alternatives_list, READ, 0, 0, "", "--root --json",
+                              "the paths that several packages offer"),
+    "alternatives set": Verb(cmd_alternatives_set, CHANGE, 2, 2, "PATH PACKAGE", "--root --dry-run",
+                             "choose the package that has one"),
+    "alternatives auto": Verb(cmd_alternatives_auto, CHANGE, 1, 1, "PATH", "--root --dry-run",
+                              "let the priorities choose"),
+    "repo list": Verb(cmd_repo_list, READ, 0, 0, "", "--root --json", "the repositories"),
+    "repo add": Verb(cmd_repo_add, CHANGE, 2, 2, "NAME URL", "--root", "know a repository"),
+    "repo remove": Verb(cmd_repo_remove, CHANGE, 1, 1, "NAME", "--root", "forget a repository"),
+    "key list": Verb(cmd_key_list, READ, 0, 0, "", "--root --json", "the keys that are trusted"),
+    "key add": Verb(cmd_key_add, CHANGE, 1, 1, "FILE", "--root --yes", "trust NAME.pub for NAME"),
+    "key remove": Verb(cmd_key_remove, CHANGE, 1, 1, "NAME", "--root", "trust a key no longer"),
+    "bootstrap": Verb(cmd_bootstrap, None, 1, ANY, "ROOT|--tar FILE NAME...",
                       "--repo --key --arch --tar --no-database --repo-url "
                       "--allow-unsigned --dry-run", "make a new root"),
-    "pack": Verb(cmd_pack, 0, 0, "--meta FILE -o DIR < TAR", "--meta -o",
+    "pack": Verb(cmd_pack, None, 0, 0, "--meta FILE -o DIR < TAR", "--meta -o",
                  "make packages of a build's output"),
-    "index": Verb(cmd_index, 1, 1, "DIR --secret KEY",
+    "index": Verb(cmd_index, None, 1, 1, "DIR --secret KEY",
                   "--secret --arch --expires --serial-file --page",
                   "read packages through, write and sign their index"),
-    "sign": Verb(cmd_sign, 1, 1, "FILE --secret KEY",
+    "sign": Verb(cmd_sign, None, 1, 1, "FILE --secret KEY",
                  "--secret --comment --renew --expires --serial-file --key",
                  "sign a file, or an index.json anew"),
-    "keygen": Verb(cmd_keygen, 1, 1, "BASENAME", "--encrypt", "make a key pair"),
-    "selftest": Verb(cmd_selftest, 0, 0, "", "", "show that this lpkg refuses what it should"),
+    "keygen": Verb(cmd_keygen, None, 1, 1, "BASENAME", "--encrypt", "make a key pair"),
+    "selftest": Verb(cmd_selftest, None, 0, 0, "", "",
+                     "show that this lpkg refuses what it should"),
 }
 BEGINNER = ("install", "remove", "upgrade", "search", "list")
 
@@ -6020,7 +6033,14 @@ def parse_arguments(arguments: list) -> tuple:
         set_option(options, flags[flag], [value] if equals else rest, bool(equals))
         given.append(flag)
     options.words += rest[1:]
-    verb = options.verb = options.words.pop(0) if options.words else None
+    verb = options.words.pop(0) if options.words else None
+    if f"{verb} list" in VERBS:
+        second = options.words.pop(0) if options.words else "list"
+        if f"{verb} {second}" not in VERBS:
+            known = [usage(one) for one in VERBS if one.partition(" ")[0] == verb]
+            raise Usage(f"write {', '.join(known)}")
+        verb = f"{verb} {second}"
+    options.verb = verb
     if not options.help and not options.version and (verb or given):
         check_arguments(verb, options, given)
     if options.root == "":
@@ -6054,7 +6074,12 @@ def check_arguments(verb: "str | None", options: Options, given: list) -> None:
         if flag not in allowed:
             raise Usage(f"{flag} doesn't go with {verb}; see lpkg {verb} --help")
     if not known.least <= len(options.words) <= known.most:
-        raise Usage(f"write lpkg {verb} {known.words}")
+        raise Usage(f"write {usage(verb)}")
+
+
+def usage(verb: str) -> str:
+    """How VERB is written."""
+    return f"lpkg {verb} {VERBS[verb].words}".rstrip()
 
 
 def help_text(names: object, flags: object) -> str:
@@ -6079,7 +6104,9 @@ def run(arguments: list) -> int:
     elif verb is None:
         print(help_text(BEGINNER, []))
     else:
-        return VERBS[verb].run(options)
+        known = VERBS[verb]
+        opened = [open_root(options, known.purpose)] if known.purpose else []
+        return known.run(options, *opened)
     return 0
 
 
