@@ -5735,34 +5735,13 @@ def cmd_search(options: "Options", state: State) -> int:
 
 # ---- does it work? -----------------------------------------------------------------------------
 #
-# A script that was copied alone onto a device proves itself there: signatures against the vectors
-# of RFC 8032 and one of minisign's, and archives that lie. Each lie is told well, so that only the
-# one guard that is meant for it can see it, and must be refused in the words of that guard.
+# A script that was copied alone onto a device proves itself there, on that Python: it takes a
+# signature of RFC 8032's, one of minisign's, and a package; and refuses six lies about them.
 
-VECTORS = (                         # RFC 8032, 7.1: public key, message, signature
-    ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
-     "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9"
-     "b46bd25bf5f0595bbe24655141438e7a100b"),
-    ("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
-     "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f1"
-     "1d8c387b2eaeb4302aeeb00d291612bb0c00"),
-    ("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025", "af82",
-     "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984d"
-     "c6594a7c15e9716ed28dc027beceea1ec40a"),
-)
-
-
-def cmd_selftest(options: "Options") -> int:
-    """Show that this lpkg takes what is good and refuses what isn't."""
-    failed = 0
-    for what, good in [*signature_checks(), *archive_checks()]:
-        show(f"{'ok' if good else 'FAILED'}  {what}")
-        failed += not good
-    if failed:
-        raise Fail(f"{failed} checks failed; don't use this copy of lpkg, nor this Python")
-    return 0
-
-
+VECTOR = (                          # RFC 8032, 7.1, the second: public key, message, signature
+    "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+    "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f1"
+    "1d8c387b2eaeb4302aeeb00d291612bb0c00")
 MINISIGN_KEY = b"""untrusted comment: minisign public key F3349FE5382EE56F
 RWRv5S445Z8088hqJp0/fpTcMQzwXGwXRzO3R/8UMmtqdUZNsewHtrpm
 """
@@ -5773,116 +5752,62 @@ oxws1ikXfUIKLsZ04zsSJgSVLtir9OK2pBy7/hpfsvbVtJHhi0a2PqdhcL0fDUpKTEYj59jEam6oecG5
 """
 
 
-def signature_checks() -> object:
-    """(what, whether it is as it should be) of signatures."""
-    for number, texts in enumerate(VECTORS, 1):
-        public, message, signature = map(bytes.fromhex, texts)
-        yield f"RFC 8032's signature {number}", ed25519_verify(public, message, signature)
-        yield "and of another message: refused", not ed25519_verify(public, b"x", signature)
-    raised = signature[:32] + little(int.from_bytes(signature[32:], "little") + L)
-    yield "a signature with S + L: refused", not ed25519_verify(public, message, raised)
-    base, neutral = point_encode(BASE), little(1)
-    yield "a key of small order: refused", not ed25519_verify(neutral, b"", base + little(1))
-    signature = neutral + little(challenge(neutral, base, b""))
-    yield "an R of small order: refused", not ed25519_verify(base, b"", signature)
-    yield "a point's second spelling: refused", point_decode(little(P + 3)) is None
-    key = parse_public_key(MINISIGN_KEY, "the key")
-    for what, data, old, new, word in (
-            ("minisign's signature", b"index", b"", b"", ""),
-            ("of another file", b"indeX", b"", b"", "wrong signature"),
-            ("with another comment", b"index", b"serial 1", b"serial 2", "wrong signature"),
-            ("by another key", b"index", b"RURv", b"RURw", "not trusted")):
-        signed = MINISIGN_OF_INDEX.replace(old, new)
-        yield check(what, word, lambda: check_signature(data, signed, [key], "it"))
-
-
-def little(number: int) -> bytes:
-    """NUMBER in 32 bytes, as Ed25519 writes it."""
-    return number.to_bytes(32, "little")
-
-
-def challenge(r: bytes, public: bytes, message: bytes) -> int:
-    """The k of a signature with this R by the key PUBLIC: also its S, where that key is B."""
-    import hashlib
-    return int.from_bytes(hashlib.sha512(r + public + message).digest(), "little") % L
-
-
-def check(what: str, word: str, run: object) -> tuple:
-    """(what, whether it is as it should be): RUN fails with WORD in its message; none: it works."""
-    try:
-        run()
+def cmd_selftest(options: "Options") -> int:
+    """Show that this lpkg takes what is good and refuses what isn't."""
+    failed = 0
+    for what, word, run in self_checks():
         said = ""
-    except Fail as error:
-        said = str(error)
-    return f"{what}: refused" if word else what, bool(said) == bool(word) and word in said
+        try:
+            run()
+        except Fail as error:
+            said = str(error)
+        good = word in said and bool(said) == bool(word)
+        show(f"{'ok' if good else 'FAILED'}  {what}{': refused' * bool(word)}")
+        failed += not good
+    if failed:
+        raise Fail(f"{failed} checks failed; don't use this copy of lpkg, nor this Python")
+    return 0
 
 
-def archive_checks() -> object:
-    """(what, whether it is as it should be) of packages that are good, and that lie."""
-    for what, data, word in sample_archives():
-        with open(os.memfd_create("sample"), "w+b", buffering=0) as file:
-            file.write(data)
-            yield check(what, word, lambda: read_sample(file, len(data)))
+def self_checks() -> object:
+    """(what, a word of the refusal or "", what is to be run) of each check."""
+    public, message, signature = map(bytes.fromhex, VECTOR)
+    raised = signature[:32] + (int.from_bytes(signature[32:], "little") + L).to_bytes(32, "little")
+    for what, data, signed, word in (("RFC 8032's signature", message, signature, ""),
+                                     ("of another message", b"x", signature, "no signature"),
+                                     ("with S + L", message, raised, "no signature")):
+        yield what, word, lambda: ed25519_verify(public, data, signed) or fail("no signature")
+    key = parse_public_key(MINISIGN_KEY, "the key")
+    for what, data, word in (("minisign's signature", b"index", ""),
+                             ("of another file", b"indeX", "wrong signature")):
+        yield what, word, lambda: check_signature(data, MINISIGN_OF_INDEX, [key], "it")
+    file = file_entry("f", b"data")
+    for what, path, mode, data, word in (
+            ("a package", "f", "0644", b"data", ""),
+            ("a file ../f", "../f", "0644", b"data", "path is not valid"),
+            ("a setuid bit that isn't declared", "f", "4755", b"data", "says at f"),
+            ("another content", "f", "0644", b"DATA", "another content")):
+        entry = dict(file, path=path)
+        body = tar_header(dict(entry, mode=mode)) + data + padding(len(data))
+        yield what, word, lambda: read_sample(entry, body)
 
 
-def read_sample(file: object, size: int) -> None:
-    """Read the package in FILE as an install does."""
-    file.seek(0)
-    package = Package(Archive(inflated(file, "it"), "it").info(), "it", size)
-    file.seek(0)
-    package.open = lambda: file
-    read_through(package)
+def fail(text: str) -> None:
+    """Raise Fail."""
+    raise Fail(text)
 
 
-def sample_archives() -> object:
-    """(what, bytes, a word of the refusal or "") of small packages."""
-    folder, file, long = folder_entry("d"), file_entry("d/f", b"data"), bytes(PIECE + 1)
-    entries, body = [folder, file], sample_body([folder, file], b"data")
-    good = sample(entries, body)
-    yield "a package", good, ""
-    large = [file_entry("f", long)]
-    yield "a package with a large file", sample(large, sample_body(large, long)), ""
-    for path in ("../f", "/f", "d/../../f", "d//f", "d/./f", STATE + "/world", ".lpkg/f", "a\0b",
-                 "n" * (NAME_LIMIT + 1), "/".join(["n" * 250] * 12 + ["f"])):
-        bad = sample_parents(path) + [file_entry(path, b"data")]
-        what = f"a file {path[:20]!r}"
-        yield what, sample(bad, sample_body(bad, b"data")), "path is not valid"
-    below = [link_entry("d", "/etc"), file]
-    yield "a file below a symlink", sample(below, sample_body(below, b"data")), "in no folder"
-    twice = [folder, folder]
-    yield "a path that is there twice", sample(twice, sample_body(twice, b"")), "twice"
-    hidden = sample_body([folder, dict(file, mode="4755")], b"data")
-    yield "a setuid bit that isn't declared", sample(entries, hidden), "says at d/f"
-    yield "another content", sample(entries, body.replace(b"data", b"DATA")), "another content"
-    yield "padding that isn't empty", sample(entries, body[:-1] + b"x"), "says at d/f"
-    more = sample_body([*entries, folder], b"data")
-    yield "a member too many", sample(entries, more), "says at its end"
-    yield "a cut archive", good[:-4], "ends too early"
-    yield "something after the tar's end", sample(entries, body, b"x"), "something follows"
-    yield "something after the archive's end", good + b"x", "something follows"
-    bomb = b"".join(gzip_pieces([info_header(INFO_LIMIT + 1), bytes(1 << 20)]))
-    yield "a bomb", bomb, "no package"
-
-
-def sample_parents(path: str) -> list:
-    """The folders that PATH lies in."""
-    places = [place for place, char in enumerate(path) if char == "/"]
-    return [folder_entry(path[:place]) for place in places if place]
-
-
-def sample_body(entries: list, data: bytes) -> bytes:
-    """What follows info.json in an archive of ENTRIES, whose files hold DATA."""
-    content = data + padding(len(data))
-    return b"".join(tar_header(one) + content * (one["type"] == "file") for one in entries)
-
-
-def sample(entries: list, body: bytes, tail: bytes = b"") -> bytes:
-    """A package whose info.json has ENTRIES and whose archive has BODY, and TAIL after its end."""
+def read_sample(entry: dict, body: bytes) -> None:
+    """Read a package whose manifest has ENTRY, and whose archive has BODY, as `index` does."""
+    import io
     info = empty_values(INFO_FIELDS)
-    info.update(name="sample", version="1-0", arch="any", size=0, files=entries)
+    info.update(name="sample", version="1-0", arch="any", size=0, files=[entry])
     text = info_text(info)
-    return b"".join(gzip_pieces(
-        [info_header(len(text)), text, padding(len(text)), body, TAR_END, tail]))
+    data = b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))
+    info = Archive(inflated(io.BytesIO(data), "it"), "it").info()
+    package = Package(info, "it")
+    package.open = lambda: io.BytesIO(data)
+    read_through(package)
 
 
 # ---- the command line --------------------------------------------------------------------------

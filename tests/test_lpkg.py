@@ -5378,35 +5378,14 @@ def test_selftest_passes_everywhere(python):
 
 # What is taken away of a guard, and the check that must notice.
 GUARDS = [
-    (" or s >= L or", " or", "a signature with S + L"),
-    (" or point_is_small(key)", "", "a key of small order"),
-    (" and not point_is_small(result)", "", "an R of small order"),
-    ("    if y >= P:\n        return None\n", "", "a point's second spelling"),
-    ("                and ed25519_verify(key.raw, raw[10:] + comment.encode(), total)", "",
-     "with another comment"),
-    (" if key.id == key_id]", "]", "by another key"),
-    ('"path": is_path, "mode"', '"path": is_text, "mode"', "a file '/f'"),
-    (" or not NO_NAMES.isdisjoint(parts)", "", "a file 'd//f'"),
-    ("if not is_text(path) or has_control(path):", "if not is_text(path):", "a file 'a\\x00b'"),
-    ('parts[0] != ".lpkg" and ', "", "a file '.lpkg/f'"),
-    (' and not path.startswith(STATE + "/")', "", "a file 'var/lib/lpkg/world'"),
-    ("if size > limit or", "if", f"a file '{'n' * 20}'"),
-    ("if size > NAME_LIMIT and any", "if False and any", f"a file '{'n' * 20}'"),
-    ("if path <= last:", "if False:", "a path that is there twice"),
-    ('if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE', "if path == STATE",
-     "a file below a symlink"),
+    (" or s >= L or", " or", "with S + L"),
+    ("return point_encode(result) == signature[:32] and", "return", "of another message"),
+    ("        if (ed25519_verify(key.raw, message, raw[10:])\n", "        if (True\n",
+     "of another file"),
+    (" or not NO_NAMES.isdisjoint(parts)", "", "a file ../f"),
     ("if self.read(len(data)) != data:", "if self.read(len(data)) is None:",
      "a setuid bit that isn't declared"),
     ('        if digest.hexdigest() != entry["sha256"]:', "        if False:", "another content"),
-    ('self.expect(padding(entry["size"]), entry["path"])', "self.read(-entry['size'] % BLOCK)",
-     "padding that isn't empty"),
-    ('self.expect(TAR_END, "its end")', "self.read(len(TAR_END))", "a member too many"),
-    ("        if not compressed:\n            raise Fail", "        if not compressed:\n"
-     "            return\n            raise Fail", "a cut archive"),
-    ("if self.offset < len(self.ready) or", "if", "something after the tar's end"),
-    ("    if inflater.unused_data or file.read(1):", "    if False:",
-     "something after the archive's end"),
-    (" or int(size, 8) > INFO_LIMIT:", ":", "a bomb"),
 ]
 
 
