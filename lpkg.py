@@ -282,25 +282,67 @@ def version_fits(version: str, operator: str, wanted: str) -> bool:
 # Every value that comes from outside passes one of these tables before it is used. Keys that they
 # do not name are ignored, so that a later lpkg can add some.
 
-def json_decoder() -> object:
-    """A decoder that refuses what no index or manifest of ours has."""
-    import json
+class JsonReader:
+    """What reads JSON as json.JSONDecoder does, but refuses what no index or manifest of ours has,
+    and doesn't load `re`, which takes longer than most of what lpkg is asked for."""
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = float
 
-    def integer(digits: str) -> int:
+    def __init__(self):
+        try:
+            from _json import make_scanner
+            self.scan = make_scanner(self)
+        except ImportError:             # another Python than CPython
+            import json
+            self.scan = json.JSONDecoder(parse_int=self.parse_int,
+                                         parse_constant=self.parse_constant).scan_once
+
+    @staticmethod
+    def parse_int(digits: str) -> int:
+        """The integer that is spelled so."""
         if len(digits) > 20:            # int() of a million digits takes minutes
             raise ValueError("a number is too long")
         return int(digits)
 
-    def constant(name: str) -> None:
+    @staticmethod
+    def parse_constant(name: str) -> None:
+        """None of NaN and the infinities."""
         raise ValueError(f"{name} is no number")
 
-    return json.JSONDecoder(parse_int=integer, parse_constant=constant)
+    def read(self, text: str, position: int = 0) -> tuple:
+        """(value, the place after it) of what stands at POSITION; ValueError where it is none."""
+        try:
+            return self.scan(text, skip_blanks(text, position))
+        except StopIteration as error:
+            raise ValueError(f"a value should stand at character {error.value}") from None
+
+
+def json_text(value: object) -> str:
+    """VALUE, of texts, numbers, lists and dicts, as JSON on one line."""
+    if isinstance(value, str):
+        try:
+            from _json import encode_basestring
+        except ImportError:
+            from json.encoder import encode_basestring
+        return encode_basestring(value)
+    if isinstance(value, list):
+        return "[" + ",".join(map(json_text, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json_text(key)}:{json_text(one)}"
+                              for key, one in value.items()) + "}"
+    if type(value) is int:
+        return str(value)
+    import json
+    return json.dumps(value)
 
 
 def parse_json(data: bytes, what: str) -> dict:
     """The JSON object in DATA; Fail for anything else, however deep, long or strange."""
     try:
-        value = json_decoder().decode(data.decode())
+        text = data.decode()
+        value, end = JsonReader().read(text)
+        after_end(text, end)
     except (ValueError, RecursionError) as error:
         raise Fail(f"{what}: no valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -319,7 +361,7 @@ def json_members(text: str, what: str) -> object:
 
 def scan_members(text: str) -> object:
     """What json_members yields; ValueError for anything but an object."""
-    read = bounded_reader(json_decoder())
+    read = bounded_reader(JsonReader())
     position = after(text, 0, "{")
     while True:
         key, position = read(text, skip_blanks(text, position))
@@ -343,18 +385,23 @@ def scan_members(text: str) -> object:
         if text.startswith("}", position):
             break
         position = after(text, position, ",")
-    if skip_blanks(text, position + 1) != len(text):
+    after_end(text, position + 1)
+
+
+def after_end(text: str, position: int) -> None:
+    """ValueError unless nothing but blanks stands in TEXT from POSITION on."""
+    if skip_blanks(text, position) != len(text):
         raise ValueError("something follows the object")
 
 
-def bounded_reader(decoder: object) -> object:
+def bounded_reader(reader: JsonReader) -> object:
     """What reads the value at a place of a text, and gives it and the place after it. No value is
     longer than OFFER_LIMIT: of a few megabytes a list of them makes hundreds."""
     def read(text: str, position: int) -> tuple:
         for length in (OFFER_LENGTH, OFFER_LIMIT):
             part = text[position:position + length]
             try:
-                value, end = decoder.raw_decode(part)
+                value, end = reader.read(part)
             except ValueError as error:
                 problem = error
             else:
@@ -679,13 +726,11 @@ class Package:
 
 def package_line(info: dict) -> bytes:
     """The line of a package of which INFO is said."""
-    import json
     name, version, summary = info["name"], info["version"], printable(info["summary"])
     shown = {"name": name, "version": version, "summary": summary, "files": info.get("files")}
     said = {key: value for key, value in info.items()
             if value not in ("", []) and (key not in shown or value != shown[key])}
-    text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
-    return f"{name}\t{version}\t{summary}\t{text}\n".encode()
+    return f"{name}\t{version}\t{summary}\t{json_text(said)}\n".encode()
 
 
 def read_package_line(line: bytes, fields: dict, what: str) -> dict:
@@ -694,7 +739,11 @@ def read_package_line(line: bytes, fields: dict, what: str) -> dict:
         name, version, summary, text = line.split(b"\t", 3)
         shown = {"name": name.decode(), "version": version.decode(), "summary": summary.decode()}
         info = {**empty_values(fields), **shown, **parse_json(text, what)}
-        check_fields(info, fields, what)
+        for key, empty in empty_values(fields).items():     # it was looked at before: this is
+            if type(info[key]) is not type(empty):          # against damage
+                raise ValueError(f"{key} is not valid")
+        tables = {key: fields[key] for key in ("alternatives", "scripts") if info[key]}
+        check_fields(info, tables, what)
     except (ValueError, Fail) as error:
         raise Fail(f"{what}: damaged: {error}; restore it or remove it") from None
     return info
@@ -732,9 +781,9 @@ def read_entries(data: bytes, what: str) -> list:
 
 
 def empty_values(fields: dict) -> dict:
-    """The texts and lists of FIELDS, empty."""
-    return {key: "" if test is is_text else [] for key, test in fields.items()
-            if test is is_text or key in LIST_KEYS}
+    """The text, list or number of each of FIELDS, empty."""
+    return {key: [] if key in LIST_KEYS else 0 if test is is_count else ""
+            for key, test in fields.items()}
 
 
 LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
@@ -5007,7 +5056,6 @@ CHANGES = {"+": 4, "-": 4, "=": 6, "asked": 2, "unasked": 2}
 
 def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
-    import json
     lines = before.split(b"\n")[:-1]
     last = lines[-1].partition(b"\t")[0][:18] if lines else b""
     number = int(last) + 1 if last.isdigit() else 1
@@ -5019,7 +5067,8 @@ def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     changes += [["-", package.name, *stamp(package)] for package in plan.removed()]
     changes += [["asked", name] for name in sorted(plan.world - world)]
     changes += [["unasked", name] for name in sorted(world - plan.world)]
-    text = json.dumps({"command": title, "changes": changes})   # no file's name need be UTF-8
+    title = title.encode(errors="backslashreplace").decode()    # no file's name need be UTF-8
+    text = json_text({"command": title, "changes": changes})
     lines = [*lines[1 - HISTORY_LENGTH:], f"{number}\t{int(time.time())}\t{text}".encode()]
     return b"".join(line + b"\n" for line in lines)
 
