@@ -3932,9 +3932,11 @@ def test_s09_nothing_is_parsed_before_the_signature_holds(world):
     path.write_bytes(path.read_bytes() + b" ")
 
     def forbid():
-        def parse_json(*_):
+        def parse(*_):
             os._exit(77)
-        lpkg.parse_json = parse_json
+        for name in ("parse_json", "read_index", "index_text", "json_members", "scan_members"):
+            setattr(lpkg, name, parse)
+        lpkg.JsonReader.read = parse
 
     world.do("install", "busybox", before=forbid).refused("wrong signature")
 
@@ -5130,6 +5132,84 @@ def test_s18_directories_of_mode_000(world, open_folder):
         run("--root", root, "verify", uid=uid).ok()
         run("--root", root, "--yes", "remove", "a", uid=uid).ok()
         assert not (root / "d").exists()
+
+
+# ---- faults that no test had noticed -------------------------------------------------------------
+
+@pytest.mark.parametrize("change", [
+    lambda data: b"", lambda data: data[:40], lambda data: data[:-9] + b"\n",
+    lambda data: data.replace(b"RWQ", b"R\xffQ"), lambda data: data + data, lambda data: b"\xff\n",
+    lambda data: data.replace(b"untrusted", b"trusted"), lambda data: data[:60] + b"!" + data[61:]])
+def test_a_damaged_secret_key_is_a_line(world, tmp_path, change):
+    (tmp_path / "file").write_bytes(b"")
+    key = tmp_path / "bad.key"
+    key.write_bytes(change(open(world.secret, "rb").read()))
+    run("sign", tmp_path / "file", "--secret", key).refused("bad.key: no minisign secret key")
+
+
+def test_files_are_durable_before_they_appear(world):
+    """Each file is synced before the rename that gives it its name."""
+    world.pack({"a": {"f": b"1"}})
+
+    def watch():
+        fsync, real = os.fsync, {name: getattr(os, name) for name in ("rename", "replace")}
+        synced = set()
+        os.fsync = lambda number: (synced.add(os.fstat(number).st_ino), fsync(number))
+
+        def note(name, old, new):
+            print(os.path.basename(new), os.stat(old).st_ino in synced)
+            return real[name](old, new)
+        os.rename = lambda old, new: note("rename", old, new)
+        os.replace = lambda old, new: note("replace", old, new)
+
+    done = run("index", world.packages, "--page", PAGE, "--secret", world.secret, "--serial-file",
+               world.folder / "serial", before=watch).ok()
+    assert done.out.splitlines() == ["serial True", "index.html True", "index.json.minisig True",
+                                     "index.json True"]
+    done = run("sign", world.packages / "index.json", "--secret", world.secret, before=watch).ok()
+    assert done.out.startswith("index.json.minisig True\n")
+
+
+def test_a_tree_is_removed_and_nothing_that_its_symlinks_point_at(tmp_path):
+    outside, tree = tmp_path / "outside", tmp_path / "tree"
+    (outside / "d").mkdir(parents=True)
+    (outside / "d/f").write_bytes(b"precious")
+    (outside / "su").write_bytes(b"")
+    (outside / "su").chmod(0o4755)
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner/folder").symlink_to(outside / "d")
+    (tree / "inner/file").symlink_to(outside / "su")
+    (tree / "self").symlink_to(tree)
+    os.link(outside / "su", tree / "hard")
+    root = lpkg.Root(str(tmp_path))
+    lpkg.remove_tree(*root.place("tree"))
+    assert not tree.exists() and (outside / "d/f").read_bytes() == b"precious"
+    assert stat.S_IMODE((outside / "su").stat().st_mode) == 0o755      # no old hole stays open
+    (tmp_path / "link").symlink_to(outside)
+    lpkg.remove_tree(*root.place("link"))
+    assert not os.path.lexists(tmp_path / "link") and (outside / "d/f").exists()
+
+
+def test_anybody_may_ask_what_is_in_root_s_root(world, open_folder):
+    world.pack({"a": {"bin/a": b"1", "etc/a": b"1"}, "b": {"f": b"1"}},
+               a={"depends": ["b"], "alternatives": [
+                   {"path": "bin/vi", "target": "a", "priority": 5}]})
+    world.index()
+    shutil.copytree(world.repo, open_folder / "repo")
+    world.root = open_folder / "root"
+    source = ["--repo", open_folder / "repo", "--key", world.key, "--arch", "x86_64"]
+    run("--root", world.root, *source, "--yes", "install", "a").ok()
+    before = snapshot(world.root)
+    dev(world, "update").ok()
+    for words in (["list"], ["info", "a"], ["files", "a"], ["owner", "bin/vi"], ["why", "b"],
+                  ["verify"], ["audit"], ["history"], ["alternatives"], ["repo"], ["key"],
+                  ["search", "a"], ["install", "--dry-run", "a"], ["upgrade", "--dry-run"]):
+        done = dev(world, *words, uid=NOBODY).ok()
+        assert done.out or words[0] in ("verify", "audit", "install", "upgrade"), words
+    for words in (["remove", "a"], ["hold", "a"], ["update"], ["repo", "remove", "panux"]):
+        dev(world, *words, uid=NOBODY).refused("run it as root")
+    del before["etc/lpkg/repos"]
+    assert before.items() <= snapshot(world.root).items()
 
 
 # ---- as a user ---------------------------------------------------------------------------------
