@@ -324,7 +324,7 @@ def json_text(value: object) -> str:
         try:
             from _json import encode_basestring
         except ImportError:
-            from json.encoder import encode_basestring
+            from json import dumps as encode_basestring
         return encode_basestring(value)
     if isinstance(value, list):
         return "[" + ",".join(map(json_text, value)) + "]"
@@ -3226,7 +3226,7 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
                       fresh: bool = False) -> list:
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
-    pairs = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
+    pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
     listed = root is not None and not options.repo
     if options.repo:
         names = {full_url(url): name for name, url in pairs}
@@ -3235,7 +3235,8 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
     for number, repository in enumerate(found):
         repository.offline = options.offline and repository.is_remote()
         given = given_keys(options, number) if options.repo else []
-        repository.keys = given or kept_keys(root, repository.name)
+        same = [name for name, url in known if full_url(url) == full_url(repository.url)]
+        repository.keys = given or kept_keys(root, {repository.name, *same})
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
@@ -3299,10 +3300,11 @@ def given_keys(options: "Options", number: int) -> list:
     return [parse_public_key(read_file(path), path) for path in paths]
 
 
-def kept_keys(root: "Root | None", repository: str) -> list:
-    """The keys that ROOT trusts for REPOSITORY: NAME.pub, and NAME.MORE.pub while they change."""
+def kept_keys(root: "Root | None", names: set) -> list:
+    """The keys that ROOT trusts for the repository that has these NAMES: NAME.pub, and
+    NAME.MORE.pub while they change."""
     return [key for name, key in (all_keys(root) if root else {}).items()
-            if name.partition(".")[0] == repository]
+            if name.partition(".")[0] in names]
 
 
 def read_cached(root: Root, repository: Repository) -> tuple:
