@@ -2893,6 +2893,8 @@ def test_a_user_leaves_the_scripts_to_the_root(world, shell, open_folder):
     add_shell(world.root, shell)
     run("--root", world.root, "--yes", "fix", uid=NOBODY).ok()
     assert len(waiting(world)) == 3 and log(world) == []
+    assert "another user's root" in dev(world, "fix").ok().err and log(world) == []
+    subprocess.run(["chown", "-R", "0:0", world.root], check=True)
     dev(world, "fix").ok()
     assert log(world) == ["pre-install 1-0 +a", "post-install 1-0 +a", "oninstall install / +a"]
 
@@ -4778,6 +4780,7 @@ def test_one_repository_that_is_away_does_not_stop_the_others(world):
     world.do("install", "a").ok()
     with open(world.root / lpkg.REPOS, "a") as file:
         file.write(f"away http://127.0.0.1:{free_port()}\n")
+    shutil.copy(world.key, world.root / lpkg.KEYS / "away.pub")
     for version in ("2-0", "3-0"):
         world.pack({"a": {"f": version.encode()}}, version)
         world.index()
