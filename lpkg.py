@@ -9,7 +9,7 @@ In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var
 installed/NAME (a package and its files), scripts, world (what was asked for), held, alternatives,
 history, index (what the repositories offer), serials (what was seen of each index), lock and, while
 something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
-repository's side it writes *.lpkg, index.json, index.json.gz, index.json.minisig and index.html.
+repository's side it writes *.lpkg, index.json, index.json.minisig and, of a template, index.html.
 
 The invariant: whenever a run was cut, the root is the old system or the new one, and its database
 agrees with its files. Nothing that no trusted key has signed is parsed, inflated or left on the
@@ -53,7 +53,7 @@ SCRIPT_ENVIRONMENT = (("PATH", f"/usr/sbin:/usr/bin:/sbin:/bin:/{STATE}/hooks"),
 INDEXES = STATE + "/index"          # what each repository of REPOS offers, as update has seen it
 SERIALS = STATE + "/serials"
 LOCK = STATE + "/lock"
-SPOOL = STATE + "/spool"            # has this name for an instant only, then none
+FETCHED = STATE + "/fetched"        # packages, while they are installed, where there is no cache
 STAGED = STATE + "/staged"          # how to undo what is staged; counts until the journal is there
 JOURNAL = STATE + "/journal"        # how to finish what is committed
 REMOVING = STATE + "/removing"      # the record of a package, in place of a journal (remove_bare)
@@ -63,13 +63,17 @@ REPOS = "etc/lpkg/repos"
 INFO_PATH = ".lpkg/info.json"
 
 PIECE = 1 << 18                     # bytes that are read, inflated or hashed at a time
-LOCK_TRIES = 500                    # times 0.01 s that a killed lpkg's worker may take to end
-WORTH_A_WORKER = 2 << 20            # bytes from which a second process saves more than it costs
+WORTH_A_THREAD = 1 << 20            # bytes of packages from which a second thread is of use
 OPEN_FOLDERS = 400                  # that many are kept open while a root is worked on
 INDEX_LIMIT = 64 << 20              # bytes of an index.json
+OFFER_LIMIT = 256 << 10             # characters of a package in it
+OFFER_LENGTH = 4 << 10              # of nearly all
+LINES_LIMIT = 500_000               # names that an index has or provides, each with its package
 SMALL_LIMIT = 64 << 10              # bytes of a key, a signature, a list of repositories
 INFO_LIMIT = 32 << 20               # bytes of an info.json: some 100,000 files
 NETWORK_TIMEOUT = 30                # seconds without a byte
+REQUEST_SECONDS = 120               # that a whole request may take, and, of its body,
+SLOWEST = 1000                      # a second more for so many bytes
 PATH_LIMIT = 3000                   # bytes of a path; the kernel's own limit is 4096, with the root
 NAME_LIMIT = 255                    # bytes of one component, the kernel's limit
 ID_LIMIT = 0o7777777                # the largest uid or gid, and
@@ -80,6 +84,9 @@ LESSON_LENGTH = 4                   # packages of which it remembers that they c
 REMEDIES = 20                       # wants that are left out, one by one, to see what is in the way
 HISTORY_LENGTH = 100                # transactions that are remembered
 SCRIPT_LIMIT = 1 << 20              # bytes of a package's script
+SCRIPT_SECONDS = 600                # that a script may take
+SCRIPT_LIMITS = (*((name, -1, -1) for name in ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS")),
+                 ("CORE", 0, -1), ("NOFILE", 1024, 4096), ("STACK", 8 << 20, -1))   # -1: none
 DAY = 86400                         # seconds
 CLOCK_IS_SET = 1577836800           # 2020-01-01: a clock before it was never set
 
@@ -275,25 +282,67 @@ def version_fits(version: str, operator: str, wanted: str) -> bool:
 # Every value that comes from outside passes one of these tables before it is used. Keys that they
 # do not name are ignored, so that a later lpkg can add some.
 
-def json_decoder() -> object:
-    """A decoder that refuses what no index or manifest of ours has."""
-    import json
+class JsonReader:
+    """What reads JSON as json.JSONDecoder does, but refuses what no index or manifest of ours has,
+    and doesn't load `re`, which takes longer than most of what lpkg is asked for."""
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = float
 
-    def integer(digits: str) -> int:
+    def __init__(self):
+        try:
+            from _json import make_scanner
+            self.scan = make_scanner(self)
+        except ImportError:             # another Python than CPython
+            import json
+            self.scan = json.JSONDecoder(parse_int=self.parse_int,
+                                         parse_constant=self.parse_constant).scan_once
+
+    @staticmethod
+    def parse_int(digits: str) -> int:
+        """The integer that is spelled so."""
         if len(digits) > 20:            # int() of a million digits takes minutes
             raise ValueError("a number is too long")
         return int(digits)
 
-    def constant(name: str) -> None:
+    @staticmethod
+    def parse_constant(name: str) -> None:
+        """None of NaN and the infinities."""
         raise ValueError(f"{name} is no number")
 
-    return json.JSONDecoder(parse_int=integer, parse_constant=constant)
+    def read(self, text: str, position: int = 0) -> tuple:
+        """(value, the place after it) of what stands at POSITION; ValueError where it is none."""
+        try:
+            return self.scan(text, skip_blanks(text, position))
+        except StopIteration as error:
+            raise ValueError(f"a value should stand at character {error.value}") from None
+
+
+def json_text(value: object) -> str:
+    """VALUE, of texts, numbers, lists and dicts, as JSON on one line."""
+    if isinstance(value, str):
+        try:
+            from _json import encode_basestring
+        except ImportError:
+            from json import dumps as encode_basestring
+        return encode_basestring(value)
+    if isinstance(value, list):
+        return "[" + ",".join(map(json_text, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json_text(key)}:{json_text(one)}"
+                              for key, one in value.items()) + "}"
+    if type(value) is int:
+        return str(value)
+    import json
+    return json.dumps(value)
 
 
 def parse_json(data: bytes, what: str) -> dict:
     """The JSON object in DATA; Fail for anything else, however deep, long or strange."""
     try:
-        value = json_decoder().decode(data.decode())
+        text = data.decode()
+        value, end = JsonReader().read(text)
+        after_end(text, end)
     except (ValueError, RecursionError) as error:
         raise Fail(f"{what}: no valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -312,7 +361,7 @@ def json_members(text: str, what: str) -> object:
 
 def scan_members(text: str) -> object:
     """What json_members yields; ValueError for anything but an object."""
-    read = json_decoder().raw_decode
+    read = bounded_reader(JsonReader())
     position = after(text, 0, "{")
     while True:
         key, position = read(text, skip_blanks(text, position))
@@ -336,8 +385,33 @@ def scan_members(text: str) -> object:
         if text.startswith("}", position):
             break
         position = after(text, position, ",")
-    if skip_blanks(text, position + 1) != len(text):
+    after_end(text, position + 1)
+
+
+def after_end(text: str, position: int) -> None:
+    """ValueError unless nothing but blanks stands in TEXT from POSITION on."""
+    if skip_blanks(text, position) != len(text):
         raise ValueError("something follows the object")
+
+
+def bounded_reader(reader: JsonReader) -> object:
+    """What reads the value at a place of a text, and gives it and the place after it. No value is
+    longer than OFFER_LIMIT: of a few megabytes a list of them makes hundreds."""
+    def read(text: str, position: int) -> tuple:
+        for length in (OFFER_LENGTH, OFFER_LIMIT):
+            part = text[position:position + length]
+            try:
+                value, end = reader.read(part)
+            except ValueError as error:
+                problem = error
+            else:
+                if end < len(part) or len(part) < length:   # a number may go on
+                    return value, position + end
+                problem = ValueError("a value is too long")
+        if len(part) == OFFER_LIMIT:
+            problem = ValueError(f"the value at character {position} is too long, or no JSON")
+        raise problem
+    return read
 
 
 def skip_blanks(text: str, position: int) -> int:
@@ -454,7 +528,7 @@ OFFER_FIELDS = {                    # of a package in an index
     "provides": is_relations, "conflicts": is_relations, "replaces": is_relations,
     "license": is_text, "url": is_text, "recipe": is_text, "services": is_names,
     "scripts": is_list(lambda value: value in SCRIPT_NAMES), "setuid": is_paths,
-    "owners": is_list(is_owner),
+    "owners": is_list(is_owner), "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
 }
 # What packages and indexes had not yet at first, as it is where it isn't said.
 DEFAULTS = {"replaces": [], "alternatives": [], "scripts": [], "owners": []}
@@ -505,6 +579,7 @@ def check_info(info: dict, what: str) -> None:
         entry["type"], entry["mode"] = kind, sys.intern(entry["mode"])      # each is kept once
         if kind != "dir":
             check_fields(entry, TYPE_FIELDS[kind], f"{what}: {path}")
+        if path != KEYS:
             check_is_free(path, what)
         if path <= last:
             raise Fail(f"{what}: {path} is there twice, or out of order")
@@ -542,29 +617,38 @@ def foreign_owners(files: list) -> list:
     return [f"{uid}:{gid}" for uid, gid in sorted(owners - {(0, 0)})]
 
 
-def offered(info: dict) -> dict:
-    """What an index says of a package that has this INFO: its files summed up."""
-    return dict(info, setuid=setuid_paths(info["files"]), owners=foreign_owners(info["files"]),
+def offered(info: dict, files: list) -> dict:
+    """What an index says of a package that has this INFO and FILES: these summed up."""
+    return dict(info, setuid=setuid_paths(files), owners=foreign_owners(files),
                 scripts=[script["name"] for script in info["scripts"]],
                 installed_size=info["size"])
 
 
 class Package:
-    """A package: installed, offered by a repository, or in a local file."""
-    __slots__ = ("name", "version", "info", "origin", "size", "sha256", "spool", "start", "parsed",
+    """A package: installed, offered by a repository, or in a local file. What is said of it, and
+    its files, are read when they are asked for."""
+    __slots__ = ("name", "version", "told", "listing", "origin", "size", "sha256", "open", "parsed",
                  "key")
 
-    def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = ""):
+    def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = "",
+                 told: "tuple | None" = None, listing: bytes = b""):
         self.name = info["name"]
         self.version = info["version"]
-        self.info = info                # an index's of it at first, its info.json once fetched
+        self.told = told or info        # what is said of it or, yet to be read, its line and whose
+        self.listing = info.get("files", listing)       # its files' entries or, so too, lines
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
         self.sha256 = sha256
-        self.spool = None               # the file that its bytes are in, once fetched, and
-        self.start = 0                  # where they begin
+        self.open = None                # opens the file of its bytes, once it is fetched
         self.parsed = {}
         self.key = None
+
+    @property
+    def info(self) -> dict:
+        """What is said of it: by an index at first, by its info.json once that is read."""
+        if isinstance(self.told, tuple):
+            self.told = read_package_line(*self.told)
+        return self.told
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -588,9 +672,19 @@ class Package:
 
     def files(self) -> list:
         """The manifest's entries: of an installed package they are read when they are asked for."""
-        if isinstance(self.info["files"], bytes):
-            self.info["files"] = read_entries(self.info["files"], str(self))
-        return self.info["files"]
+        if isinstance(self.listing, bytes):
+            self.listing = read_entries(self.listing, str(self))
+        return self.listing
+
+    def entries(self, paths: "set | None") -> list:
+        """The manifest's entries of PATHS, of all for None. Of an installed package no others are
+        read: there may be thousands."""
+        if isinstance(self.listing, bytes) and paths is not None:
+            wanted = {path.encode() for path in paths}
+            lines = [line for line in self.listing.split(b"\n")
+                     if line.partition(b"\t")[0] in wanted]
+            return read_entries(b"".join(line + b"\n" for line in lines), str(self))
+        return [entry for entry in self.files() if paths is None or entry["path"] in paths]
 
     def installed_size(self) -> int:
         """Bytes of its files."""
@@ -624,54 +718,35 @@ class Package:
 
 # ---- records as text ---------------------------------------------------------------------------
 #
-# What lpkg keeps for itself is lines of columns, which tabs separate: a person can read them, and
-# a program needs no parser for the lines that it doesn't want. In a column `\\` is a backslash,
-# `\n` a newline, `\t` a tab; the members of a list are separated by blanks, and in them `\s` is a
-# blank. No path has a tab or a newline, so paths stand as they are.
-#
-# An installed package: lines `KEY TAB VALUE`, an empty line, then its files, one a line: PATH,
-# type, mode, uid, gid and, of a file, size and SHA-256 or, of a symlink, its target.
+# What lpkg keeps for itself is lines whose columns tabs separate: a person can read them, `cut` and
+# `grep` take them apart. A package is a line: NAME, VERSION, SUMMARY and, in JSON, all else that is
+# said of it, but for empty texts and lists. The cached index of a repository is such lines, sorted;
+# the record of what is installed is one, and then a line for each file: PATH, type, mode, uid, gid
+# and, of a file, size and SHA-256 or, of a symlink, its target. No path has a tab or a newline.
 
-LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
-             "owners")
-NUMBER_KEYS = ("size", "installed_size")
-TABLE_KEYS = {"alternatives": ("path", "target", "priority"), "scripts": ("name", "size", "sha256")}
-ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
-
-
-def escape(text: str) -> str:
-    """TEXT as it stands in a column."""
-    if text.isprintable() and "\\" not in text:
-        return text
-    for plain, escaped in ESCAPES:
-        text = text.replace(plain, escaped)
-    return text
+def package_line(info: dict) -> bytes:
+    """The line of a package of which INFO is said."""
+    name, version, summary = info["name"], info["version"], printable(info["summary"])
+    shown = {"name": name, "version": version, "summary": summary, "files": info.get("files")}
+    said = {key: value for key, value in info.items()
+            if value not in ("", []) and (key not in shown or value != shown[key])}
+    return f"{name}\t{version}\t{summary}\t{json_text(said)}\n".encode()
 
 
-def unescape(text: str) -> str:
-    """What escape made TEXT of."""
-    if "\\" not in text:
-        return text
-    parts = text.split("\\\\")
-    for plain, escaped in (*ESCAPES[1:], (" ", "\\s")):
-        parts = [part.replace(escaped, plain) for part in parts]
-    return "\\".join(parts)
-
-
-def column(value: object) -> str:
-    """A number, a text or a list of texts as a column."""
-    if isinstance(value, list):
-        return " ".join(escape(one).replace(" ", "\\s") for one in value)
-    return escape(str(value))
-
-
-def uncolumn(key: str, text: str) -> object:
-    """The value of KEY that a column holds."""
-    if key in NUMBER_KEYS:
-        return int(text)
-    if key in LIST_KEYS:
-        return [unescape(one) for one in text.split(" ")] if text else []
-    return unescape(text)
+def read_package_line(line: bytes, fields: dict, what: str) -> dict:
+    """What package_line made LINE of, if it has FIELDS; Fail, naming WHAT, for other lines."""
+    try:
+        name, version, summary, text = line.split(b"\t", 3)
+        shown = {"name": name.decode(), "version": version.decode(), "summary": summary.decode()}
+        info = {**empty_values(fields), **shown, **parse_json(text, what)}
+        for key, empty in empty_values(fields).items():     # it was looked at before: this is
+            if type(info[key]) is not type(empty):          # against damage
+                raise ValueError(f"{key} is not valid")
+        tables = {key: fields[key] for key in ("alternatives", "scripts") if info[key]}
+        check_fields(info, tables, what)
+    except (ValueError, Fail) as error:
+        raise Fail(f"{what}: damaged: {error}; restore it or remove it") from None
+    return info
 
 
 def entry_line(entry: dict) -> str:
@@ -705,59 +780,37 @@ def read_entries(data: bytes, what: str) -> list:
         raise Fail(f"{what}: its list of files is damaged; restore {INSTALLED}") from None
 
 
-def record_text(info: dict) -> bytes:
-    """INFO, with all files, as the database has it."""
-    lines = [f"{key}\t{column(info[key])}" for key in RECORD_KEYS
-             if key in info and key not in TABLE_KEYS]
-    for key, names in TABLE_KEYS.items():
-        lines += ["\t".join([key, *(str(one[name]) for name in names)]) for one in info[key]]
-    return "\n".join([*lines, "", *map(entry_line, info["files"]), ""]).encode()
+def empty_values(fields: dict) -> dict:
+    """The text, list or number of each of FIELDS, empty."""
+    return {key: [] if key in LIST_KEYS else 0 if test is is_count else ""
+            for key, test in fields.items()}
 
 
-def read_record(data: bytes, what: str) -> dict:
-    """The info that record_text made DATA of, its files still as bytes; Fail for other DATA."""
-    head, gap, files = data.partition(b"\n\n")
-    info = {"alternatives": [], "scripts": []}
-    try:
-        for line in head.decode().split("\n"):
-            key, _, value = line.partition("\t")
-            if key in TABLE_KEYS:
-                info[key].append(read_row(TABLE_KEYS[key], value))
-            else:
-                info[key] = uncolumn(key, value)
-        info["files"] = files
-        check_fields(info, RECORD_FIELDS, what)
-    except (ValueError, Fail) as error:
-        raise Fail(f"{what}: damaged: {error}; restore it or remove it") from None
-    if not gap:
-        raise Fail(f"{what}: damaged: it ends too early; restore it or remove it")
-    return info
+LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
+             "owners", "alternatives", "scripts")
 
 
-def read_row(names: tuple, text: str) -> dict:
-    """A row of a table whose columns are NAMES."""
-    texts = text.split("\t")
-    if len(texts) != len(names):
-        raise ValueError(f"{text!r} should be {' '.join(names)}")
-    row = dict(zip(names, texts))
-    return {name: int(value) if name in ("size", "priority") else value
-            for name, value in row.items()}
+def record_text(info: dict, files: list) -> bytes:
+    """The record of a package with this INFO and these FILES."""
+    return package_line(info) + "".join(f"{entry_line(entry)}\n" for entry in files).encode()
 
 
-# All must be there, but a value is looked at when it is used: many are never.
-RECORD_FIELDS = {**dict.fromkeys(INFO_FIELDS, lambda value: True),
-                 **{key: INFO_FIELDS[key] for key in ("name", "version", "arch")}}
-RECORD_KEYS = (*INFO_FIELDS, "package_sha256", "repository")
+def read_record(data: bytes, what: str) -> Package:
+    """The installed package that has the record DATA, whose whole is read when it is asked for."""
+    line, newline, listing = data.partition(b"\n")
+    name, version, *rest = line.decode(errors="replace").split("\t", 3)
+    if not newline or len(rest) != 2 or not is_name(name) or not is_version(version):
+        raise Fail(f"{what}: damaged; restore it or remove it")
+    head = {"name": name, "version": version}
+    return Package(head, None, told=(line, INFO_FIELDS, what), listing=listing)
 
 
 # ---- the index, as lines -----------------------------------------------------------------------
 #
-# What a repository offers, sorted by name and, of one name, the newest first. A line is the
-# columns OFFER_COLUMNS of a package; or NAME, `<` and the names of those that provide NAME; or
-# NAME, `^` and those that replace it. A name is found by bisection in the bytes: of ten thousand
-# lines some fourteen are looked at. The first line says where the index came from.
-
-OFFER_COLUMNS = tuple(OFFER_FIELDS)
+# What a repository offers: packages, sorted by name and, of one name, the newest first; and lines
+# of NAME, `<` and the names of those that provide NAME, or of NAME, `^` and those that replace it.
+# A name is found by bisection in the bytes: of ten thousand lines some fourteen are looked at. The
+# first line says where the index came from.
 
 PROVIDED, REPLACED = "<", "^"
 
@@ -776,11 +829,11 @@ class Index:
         if name not in self.found:
             packages, others = [], {PROVIDED: [], REPLACED: []}
             for line in self.lines(name):
-                columns = line.split("\t")
-                if columns[1] in others:
-                    others[columns[1]] = columns[2].split(" ")
+                _, second, third, *rest = line.split(b"\t", 3)
+                if rest:
+                    packages.append(self.package(line))
                 else:
-                    packages.append(self.package(columns))
+                    others[second.decode()] = third.decode().split(" ")
             self.found[name] = (packages, others[PROVIDED], others[REPLACED])
         return self.found[name]
 
@@ -796,25 +849,17 @@ class Index:
                 high = start
         while self.data.startswith(wanted, low):
             end = self.data.index(b"\n", low)
-            yield self.data[low:end].decode()
+            yield self.data[low:end]
             low = end + 1
 
-    def package(self, columns: list) -> Package:
-        """The package of a line's COLUMNS."""
-        info = {key: uncolumn(key, text) for key, text in zip(OFFER_COLUMNS, columns)}
-        info["scripts"] = columns[OFFER_COLUMNS.index("scripts")].split()
+    def package(self, line: bytes) -> Package:
+        """The package of a LINE."""
+        info = read_package_line(line, OFFER_FIELDS, "the index that update fetched")
         return Package(info, self.repository, info["size"], info["sha256"])
 
-    def packages(self) -> object:
-        """Every package."""
-        for line in self.data.decode().split("\n")[:-1]:
-            columns = line.split("\t")
-            if columns[1] not in (PROVIDED, REPLACED):
-                yield self.package(columns)
-
     def search(self, word: str) -> object:
-        """The newest package of each name that has WORD in its name or summary, in small letters or
-        large ones, or that provides it."""
+        """The line of the newest package of each name that has WORD in its name or summary, in
+        small letters or large ones, or that provides it."""
         wanted = word.lower()
         text = self.data.decode()
         lowered = text.replace("\u0130", "i").lower()   # the one whose small letter is two
@@ -823,14 +868,13 @@ class Index:
         while 0 <= place < len(text):
             start = text.rfind("\n", 0, place) + 1
             end = text.index("\n", place)
-            columns = text[start:end].split("\t")
-            if columns[1] not in (PROVIDED, REPLACED) and columns[0] not in seen:
-                package = self.package(columns)
-                seen.add(package.name)
-                if wanted in package.name.lower() or wanted in package.info["summary"].lower():
-                    yield package
-            elif columns[1] == PROVIDED and columns[0].lower() == wanted:
-                yield from (self.find(name)[0][0] for name in columns[2].split(" "))
+            name, second, third, *rest = text[start:end].split("\t", 3)
+            if rest and name not in seen:
+                seen.add(name)
+                if wanted in name.lower() or wanted in third.lower():
+                    yield text[start:end].encode()
+            elif second == PROVIDED and name.lower() == wanted:
+                yield from (next(self.lines(other)) for other in third.split(" "))
             place = lowered.find(wanted, end + 1)
 
     def answering(self, name: str) -> list:
@@ -850,10 +894,12 @@ def index_lines(offers: object) -> bytes:
     lines = []
     for offer in offers:
         name = offer["name"]
-        lines.append("\t".join(column(offer[key]) for key in OFFER_COLUMNS).encode() + b"\n")
+        lines.append(package_line({key: offer[key] for key in OFFER_FIELDS}))
         for kind, key in ((PROVIDED, "provides"), (REPLACED, "replaces")):
             lines += [f"{parse_relation(text).name}\t{kind}\t{name}\n".encode()
                       for text in offer[key]]
+        if len(lines) > LINES_LIMIT:
+            raise Fail(f"more than {LINES_LIMIT} names are offered; the repository is too large")
     lines.sort(key=line_name)
     first = 0
     for number in range(1, len(lines) + 1):
@@ -876,11 +922,11 @@ def merge_lines(lines: list) -> list:
     packages = []
     others = {PROVIDED: set(), REPLACED: set()}
     for line in lines:
-        name, second, rest = line.decode().split("\t", 2)
-        if second in others:
-            others[second].add(rest[:-1])
-        else:
+        name, second, third, *rest = line.decode().split("\t", 3)
+        if rest:
             packages.append((version_key(second), line))
+        else:
+            others[second].add(third[:-1])
     packages.sort(key=lambda pair: pair[0], reverse=True)
     return [line for _, line in packages] + [
         f"{name}\t{kind}\t{' '.join(sorted(names))}\n".encode()
@@ -940,6 +986,13 @@ def tar_header(entry: dict) -> bytes:
         extended = first + extended + padding(len(extended))
     return extended + ustar_block(name, TAR_TYPES[entry["type"]], int(entry["mode"], 8),
                                   (entry["uid"], entry["gid"]), entry.get("size", 0), target)
+
+
+def header_size(entry: dict) -> int:
+    """The length of the header of a manifest's ENTRY."""
+    texts = (entry["path"], entry.get("target", ""))
+    is_plain = all(len(text) < 100 and text.isascii() for text in texts)
+    return BLOCK if is_plain else len(tar_header(entry))
 
 
 def info_header(size: int) -> bytes:
@@ -1102,6 +1155,10 @@ class PublicKey(Record):
     """A key that is trusted: its id, its 32 bytes."""
     __slots__ = ("id", "raw")
 
+    def text(self) -> str:
+        """All of it, as its file has it."""
+        return encode_base64(b"Ed" + self.id + self.raw)
+
 
 def key_name(key_id: bytes) -> str:
     """A key's id as minisign writes it."""
@@ -1147,8 +1204,8 @@ def parse_public_key(data: bytes, what: str) -> PublicKey:
 
 def public_key_text(key_id: bytes, raw: bytes) -> str:
     """The public key file of a key."""
-    return (f"untrusted comment: minisign public key {key_name(key_id)}\n"
-            f"{encode_base64(b'Ed' + key_id + raw)}\n")
+    key = PublicKey(key_id, raw)
+    return f"untrusted comment: minisign public key {key_name(key_id)}\n{key.text()}\n"
 
 
 def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
@@ -1533,14 +1590,15 @@ def dependents(installed: dict, package: Package) -> set:
 
 # ---- what a change means, path by path ---------------------------------------------------------
 
-def merge_manifests(packages: list) -> dict:
-    """PATH -> (package's name, entry) of PACKAGES together; Fail when two claim one file.
+def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
+    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS or all; Fail when two
+    claim one file.
 
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
     for package in packages:
-        for entry in package.files():
+        for entry in package.entries(paths):
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
@@ -1567,8 +1625,8 @@ def winners(packages: list, choices: dict) -> dict:
             if path not in best or rank > best[path][0]:
                 best[path] = (rank, package, link_entry(path, one["target"]))
     for package in packages if best else ():
-        for entry in package.files():
-            best.pop(entry["path"], None)
+        for entry in package.entries(set(best)):
+            del best[entry["path"]]
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
 
@@ -1645,8 +1703,8 @@ def parse_repositories(text: str) -> list:
     """The (name, url) pairs of a file of `NAME URL` lines, where # begins a comment line."""
     pairs = [line.split() for line in text.split("\n") if line.strip() and line.strip()[0] != "#"]
     for pair in pairs:
-        if len(pair) != 2 or not is_name(pair[0]):
-            raise Fail(f"{REPOS}: {' '.join(pair)}: write NAME URL")
+        if len(pair) != 2 or not is_name(pair[0]) or "." in pair[0]:
+            raise Fail(f"{REPOS}: {' '.join(pair)}: write NAME URL, the NAME without dots")
     return pairs
 
 
@@ -1659,8 +1717,6 @@ class Meter:
         self.what = what
         self.item = ""                  # what of it is being done
         self.total = total
-        self.weight = 1                 # of each byte that is counted: 2 where a worker has others
-        self.pid = os.getpid()
         self.done = 0
         self.began = self.drawn = time.monotonic()
         if total and announce and not sys.stderr.isatty():
@@ -1668,14 +1724,11 @@ class Meter:
 
     def add(self, count: int) -> None:
         """COUNT more bytes are done."""
-        self.done += count * self.weight
+        self.done += count
         now = time.monotonic()
         if now - self.drawn < 0.1:
             return
         self.drawn = now
-        if self.pid != os.getpid():     # a worker only looks whether its parent is still there
-            self.pid == os.getppid() or os._exit(1)
-            return
         rate = self.done / (now - self.began) or 1
         progress(f"{self.what}: {human_size(self.done)} of {human_size(self.total)}, "
                  f"{human_size(rate)}/s, {max(self.total - self.done, 0) / rate:.0f} s left"
@@ -1708,96 +1761,6 @@ def confirm(yes: bool) -> None:
     print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Fail("nothing was changed")
-
-
-# ---- two processors ----------------------------------------------------------------------------
-#
-# One Python computes on one processor, so work on many packages is shared out to a second process,
-# which is forked, when there is enough of it. What it finds comes back through a pipe. It shares
-# the lock of its parent, and ends soon after that.
-
-class Worker:
-    """A second process that gives TASK(item) for each of ITEMS."""
-
-    def __init__(self, task: object, items: list):
-        import marshal
-        self.reader, writer = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            answer = ("the second process was interrupted", 1, [])
-            try:
-                answer = ("", 0, [task(item) for item in items])
-            except Fail as error:
-                answer = (str(error), getattr(error, "status", 1), [])
-            except OSError as error:
-                answer = (explain(error), 1, [])
-            finally:
-                send_all(writer, marshal.dumps(answer))
-                os._exit(0)
-        os.close(writer)
-
-    def results(self) -> list:
-        """What it found, once it has ended; Fail with its complaint."""
-        import marshal
-        data = b"".join(iter(lambda: os.read(self.reader, PIECE), b""))
-        self.end()
-        try:
-            complaint, status, results = marshal.loads(data)
-        except (EOFError, ValueError, TypeError):       # an answer that isn't whole
-            raise Fail("the second process was killed; run the command again") from None
-        if complaint:
-            raise (Later if status == Later.status else Fail)(complaint)
-        return results
-
-    def stop(self) -> None:
-        """End it at once."""
-        os.kill(self.pid, 9)
-        self.end()
-
-    def end(self) -> None:
-        """Wait for its end."""
-        os.close(self.reader)
-        os.waitpid(self.pid, 0)
-
-
-def send_all(descriptor: int, data: bytes) -> None:
-    """Write DATA into a pipe, whose reader may be gone."""
-    try:
-        write_all(descriptor, data)
-    except BrokenPipeError:
-        pass
-
-
-def share_out(packages: list, task: object, meter: "Meter") -> list:
-    """[TASK(package), ...] of all PACKAGES, in their order; what TASK gives is None, a list or a
-    dict of texts and numbers. METER, which TASK counts with, knows how much there is to do."""
-    worker = None
-    mine, others = packages, []
-    if meter.total >= WORTH_A_WORKER and len(os.sched_getaffinity(0)) > 1:
-        mine, others = halves(packages)
-    if others:
-        meter.weight = 2
-        worker = Worker(task, others)
-    try:
-        found = [task(package) for package in mine]
-    except BaseException:
-        if worker:
-            worker.stop()
-        raise
-    names = [package.name for package in mine + others]
-    by_name = dict(zip(names, found + (worker.results() if worker else [])))
-    return [by_name[package.name] for package in packages]
-
-
-def halves(packages: list) -> tuple:
-    """PACKAGES in two lists of about the same number of bytes."""
-    shares = ([], [])
-    sizes = [0, 0]
-    for package in sorted(packages, key=Package.installed_size, reverse=True):
-        smaller = sizes.index(min(sizes))
-        shares[smaller].append(package)
-        sizes[smaller] += package.installed_size()
-    return shares
 
 
 # ---- files anywhere ----------------------------------------------------------------------------
@@ -1874,42 +1837,89 @@ class NewFiles:
 
 
 # ---- reading a package -------------------------------------------------------------------------
+#
+# Whoever signs an index has read each package through, and so does who takes one that nobody has
+# signed: each header must be the one that follows from the manifest, each file have its SHA-256.
+# A package whose own SHA-256 is an index's needs none of that. Its manifest says where every byte
+# goes, and nothing else in it is looked at.
+
+def inflated(file: object, what: str) -> object:
+    """The bytes that are gzip'd in FILE, in pieces, so that no bomb fills the memory. The first are
+    small: often only the manifest is wanted."""
+    inflater = zlib.decompressobj(31)
+    compressed = b""
+    most = 1 << 14
+    while not inflater.eof:
+        compressed = compressed or file.read(PIECE)
+        if not compressed:
+            raise Fail(f"{what}: the archive ends too early")
+        try:
+            piece = inflater.decompress(compressed, most)
+        except zlib.error as error:
+            raise Fail(f"{what}: damaged archive: {error}") from None
+        compressed = inflater.unconsumed_tail
+        most = min(2 * most, PIECE)
+        if piece:
+            yield piece
+    if inflater.unused_data or file.read(1):
+        raise Fail(f"{what}: something follows the archive's end")
+
+
+def made_ahead(items: object) -> object:
+    """ITEMS, each made by a second thread while the one before is in use."""
+    import _thread
+    is_made, is_wanted = _thread.allocate_lock(), _thread.allocate_lock()
+    is_made.acquire()
+    made, errors, closed = [], [], []   # of items there is at most one
+
+    def work() -> None:
+        try:
+            for item in items:
+                is_wanted.acquire()
+                if closed:
+                    return
+                made.append(item)
+                is_made.release()
+        except BaseException as error:
+            errors.append(error)
+        is_wanted.acquire()
+        if not closed:
+            is_made.release()
+
+    _thread.start_new_thread(work, ())
+    try:
+        while True:
+            is_made.acquire()
+            if not made:
+                break
+            item = made.pop()
+            is_wanted.release()
+            yield item
+        if errors:
+            raise errors[0]
+    finally:
+        closed.append(True)
+        if is_wanted.locked():
+            is_wanted.release()
+
 
 class Archive:
-    """A .lpkg's inflated bytes, in order; each read is compared with what has to come."""
+    """The bytes of a .lpkg's tar, which come inflated in PIECES, one after the other."""
 
-    def __init__(self, descriptor: int, start: int, size: int, what: str):
-        self.descriptor = descriptor
-        self.position = start
-        self.end = start + size
-        self.inflater = zlib.decompressobj(31)
-        self.ready = b""                # inflated bytes, of which
+    def __init__(self, pieces: object, what: str):
+        self.pieces = iter(pieces)
+        self.ready = b""                # bytes of which
         self.offset = 0                 # so many were read
-        self.ahead = BLOCK              # inflated at least; more once info.json has been read
         self.what = what
-
-    def inflate(self, count: int) -> bool:
-        """Inflate at most COUNT bytes more, so that no bomb fills the memory; False at the end."""
-        compressed = self.inflater.unconsumed_tail
-        if not compressed:
-            length = min(PIECE, self.end - self.position)
-            compressed = os.pread(self.descriptor, length, self.position)
-            self.position += len(compressed)
-        if self.inflater.eof or not compressed:
-            return False
-        try:
-            more = self.inflater.decompress(compressed, count)
-        except zlib.error as error:
-            raise Fail(f"{self.what}: damaged archive: {error}") from None
-        self.ready = self.ready[self.offset:] + more
-        self.offset = 0
-        return True
 
     def read(self, count: int) -> bytes:
         """Exactly COUNT bytes; Fail where the archive ends before."""
         while len(self.ready) - self.offset < count:
-            if not self.inflate(max(count, self.ahead)):
+            piece = next(self.pieces, b"")
+            if not piece:
                 raise Fail(f"{self.what}: the archive ends too early")
+            self.ready = self.ready[self.offset:] + piece
+            self.offset = 0
         self.offset += count
         return self.ready[self.offset - count:self.offset]
 
@@ -1926,7 +1936,6 @@ class Archive:
             raise Fail(f"{self.what}: no package: it doesn't begin with a {INFO_PATH} of ours")
         data = self.read(int(size, 8))
         self.expect(padding(len(data)), INFO_PATH)
-        self.ahead = PIECE
         return data
 
     def info(self) -> dict:
@@ -1935,27 +1944,24 @@ class Archive:
         check_info(info, self.what)
         return info
 
-    def content(self, entry: dict) -> object:
-        """The bytes of the file ENTRY in pieces; Fail after the last if they were wrong. Those of a
-        small file, as most are, are one piece, and looked at before."""
-        import hashlib
-        if entry["size"] > PIECE:
-            return self.long_content(entry)
-        size = entry["size"]
-        block = self.read(size + -size % BLOCK)
-        data = block[:size]
-        if block[size:] != padding(size) or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise Fail(f"{self.what}: {entry['path']} has another content than info.json says")
-        return (data,) if data else ()
+    def content(self, size: int) -> object:
+        """The SIZE bytes of a file, in pieces."""
+        if size <= PIECE:
+            return (self.read(size + -size % BLOCK)[:size],) if size else ()
+        return self.long_content(size)
 
-    def long_content(self, entry: dict) -> object:
+    def long_content(self, size: int) -> object:
         """What content gives of a large file."""
+        for left in range(size, 0, -PIECE):
+            yield self.read(min(left, PIECE))
+        self.read(-size % BLOCK)
+
+    def checked_content(self, entry: dict) -> object:
+        """The bytes of the file ENTRY in pieces; Fail after the last if they were wrong."""
         import hashlib
         digest = hashlib.sha256()
-        left = entry["size"]
-        while left:
+        for left in range(entry["size"], 0, -PIECE):
             piece = self.read(min(left, PIECE))
-            left -= len(piece)
             digest.update(piece)
             yield piece
         self.expect(padding(entry["size"]), entry["path"])
@@ -1963,25 +1969,52 @@ class Archive:
             raise Fail(f"{self.what}: {entry['path']} has another content than info.json says")
 
     def finish(self) -> None:
-        """Fail unless this is the end: of the tar, of the gzip member and of the file."""
+        """Fail unless this is the end of the tar, and of the archive."""
         self.expect(TAR_END, "its end")
-        while self.offset == len(self.ready) and self.inflate(1):
-            pass
-        if self.offset < len(self.ready) or self.inflater.unused_data or self.position != self.end:
+        if self.offset < len(self.ready) or next(self.pieces, b""):
             raise Fail(f"{self.what}: something follows the archive's end")
-        if not self.inflater.eof:
-            raise Fail(f"{self.what}: the archive ends too early")
 
 
-def unpack(package: Package) -> object:
+def unpack(package: Package, content: object = None) -> object:
     """(entry, content in pieces) of each script of the fetched PACKAGE, then of each file; the
-    content must be read to its end."""
-    archive = Archive(package.spool.fileno(), package.start, package.size, str(package))
+    content must be read to its end. CONTENT is its bytes, inflated, if that is done already."""
+    if content is None:
+        with package.open() as file:
+            yield from unpack(package, inflated(file, str(package)))
+        return
+    archive = Archive(content, str(package))
     archive.begin()
+    is_vouched = isinstance(package.origin, Repository)
     for entry in [*map(script_entry, package.info["scripts"]), *package.files()]:
-        archive.expect(tar_header(entry), entry["path"])
-        yield entry, archive.content(entry) if entry["type"] == "file" else ()
-    archive.finish()
+        is_file = entry["type"] == "file"
+        if is_vouched:
+            archive.read(header_size(entry))
+            yield entry, archive.content(entry["size"]) if is_file else ()
+        else:
+            archive.expect(tar_header(entry), entry["path"])
+            yield entry, archive.checked_content(entry) if is_file else ()
+    if not is_vouched:
+        archive.finish()
+
+
+def unpack_all(packages: list) -> object:
+    """(package, what unpack gives of it) of the fetched PACKAGES; another thread inflates what
+    comes next."""
+    def inflate_all() -> object:
+        for package in packages:
+            with package.open() as file:
+                yield from inflated(file, str(package))
+            yield b""                   # the end of one
+
+    pieces = inflate_all()
+    if (sum(package.size for package in packages) >= WORTH_A_THREAD
+            and len(os.sched_getaffinity(0)) > 1):
+        pieces = made_ahead(pieces)
+    for package in packages:
+        content = iter(lambda: next(pieces, b""), b"")
+        yield package, unpack(package, content)
+        for _ in content:
+            pass
 
 
 def read_through(package: Package) -> None:
@@ -1991,12 +2024,18 @@ def read_through(package: Package) -> None:
             pass
 
 
-def read_local(path: str) -> Package:
-    """The package in the file PATH, whose archive isn't looked at beyond info.json."""
+def read_local(path: str, known: "set | None" = None) -> Package:
+    """The package in the file PATH. Its archive is read beyond info.json only where there are KNOWN
+    SHA-256s, and its own isn't among them."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        info = Archive(file.fileno(), 0, size, path).info()
-        return Package(info, path, size, sha256_of(pieces(file)))
+        info = Archive(inflated(file, path), path).info()
+        file.seek(0)
+        package = Package(info, path, size, sha256_of(pieces(file)))
+        if known is not None and package.sha256 not in known:
+            package.open = lambda: open_file(path)
+            read_through(package)
+        return package
 
 
 # ---- making packages ---------------------------------------------------------------------------
@@ -2184,7 +2223,7 @@ def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> 
     scripts' bytes, and FOUND the alternatives and relations that its files show."""
     import hashlib
     part = meta["packages"][name]
-    info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
+    info = empty_values(INFO_FIELDS)
     info.update(name=name, version=meta.get("version"), arch=meta.get("arch"))
     info.update({key: meta[key] for key in ("license", "url", "recipe") if key in meta})
     info.update({key: part[key] for key in part if key in INFO_FIELDS and key != "scripts"})
@@ -2415,11 +2454,10 @@ def read_secret_key(path: str) -> tuple:
     return hidden[:8], hidden[8:40]
 
 
-def sign_hash(blake2b: bytes, comment: str, secret: str) -> bytes:
-    """The signature file of what has this BLAKE2b-512, by the secret key file SECRET."""
-    signing = import_signing()
-    key_id, seed = read_secret_key(secret)
-    key = signing.SigningKey(seed)
+def sign_hash(blake2b: bytes, comment: str, secret: tuple) -> bytes:
+    """The signature file of what has this BLAKE2b-512, by the key SECRET, (id, seed)."""
+    key_id, seed = secret
+    key = import_signing().SigningKey(seed)
     signature = key.sign(blake2b).signature
     total = key.sign(signature + comment.encode()).signature
     return (f"untrusted comment: signature by lpkg with key {key_name(key_id)}\n"
@@ -2461,7 +2499,8 @@ def cmd_sign(options: "Options") -> int:
     with open_file(path) as file:
         for piece in pieces(file):
             digest.update(piece)
-    write_atomic(path + ".minisig", sign_hash(digest.digest(), comment, options.need("secret")))
+    secret = read_secret_key(options.need("secret"))
+    write_atomic(path + ".minisig", sign_hash(digest.digest(), comment, secret))
     show(path + ".minisig")
     return 0
 
@@ -2469,21 +2508,22 @@ def cmd_sign(options: "Options") -> int:
 def make_offer(package: Package, file_name: str) -> dict:
     """The entry of PACKAGE in an index."""
     import urllib.parse
-    said = dict(offered(package.info), file=urllib.parse.quote(file_name), size=package.size,
-                sha256=package.sha256)
+    said = dict(offered(package.info, package.files()), file=urllib.parse.quote(file_name),
+                size=package.size, sha256=package.sha256)
     return {key: said[key] for key in OFFER_FIELDS}
 
 
-def scan_packages(folder: str, arch: str) -> tuple:
+def scan_packages(folder: str, arch: str, known: set) -> tuple:
     """The offers of the packages in FOLDER, by name, then by version, the newest first; and of
-    each (name, version) the paths of its files."""
+    each (name, version) the paths of its files. Each is read to its last byte, but for those whose
+    SHA-256 is KNOWN."""
     offers = {}
     files = {}
     for file_name in sorted(os.listdir(folder)):
         if not file_name.endswith(".lpkg"):
             continue
         progress(f"reading {file_name}")
-        package = read_local(os.path.join(folder, file_name))
+        package = read_local(os.path.join(folder, file_name), known)
         if package.info["arch"] != arch:
             raise Fail(f"{folder}/{file_name}: made for {package.info['arch']}, not for {arch}")
         key = (package.name, package.version)
@@ -2491,10 +2531,16 @@ def scan_packages(folder: str, arch: str) -> tuple:
             raise Fail(f"{folder}: {file_name} and {offers[key]['file']} are both {package}; "
                        "remove one")
         offers[key] = make_offer(package, file_name)
-        files[key] = file_paths(package.info["files"])      # the rest of the manifest may go
+        files[key] = file_paths(package.files())    # the rest of the manifest may go
     progress("")
     newest = sorted(offers.values(), key=lambda offer: version_key(offer["version"]), reverse=True)
     return sorted(newest, key=lambda offer: offer["name"]), files
+
+
+def name_what_is_missing(offers: list) -> None:
+    """Say what the packages of OFFERS need and none of them is."""
+    for package, relation in unmet([Package(offer, None) for offer in offers]):
+        say(f"{package} needs {relation.text}, which is not here")
 
 
 def next_serial(folder: str, serial_file: str, now: int) -> int:
@@ -2525,22 +2571,51 @@ def cmd_index(options: "Options") -> int:
     """Write and sign the index of a folder of packages."""
     folder = os.path.realpath(options.words[0])
     arch = options.arch or os.path.basename(folder)
-    packages, files = scan_packages(folder, arch)
-    return write_index(options, folder, arch, packages, files)
+    template = read_file(options.page).decode() if options.page else None
+    secret = read_secret_key(options.need("secret"))
+    known = known_packages(os.path.join(folder, "index.json"), public_half(secret))
+    packages, files = scan_packages(folder, arch, known)
+    name_what_is_missing(packages)
+    return write_index(options, folder, arch, packages, secret,
+                       template and (lambda index: page_text(template, index, files)))
 
 
-def write_index(options: "Options", folder: str, arch: str, packages: list,
-                files: "dict | None") -> int:
-    """Write and sign an index of PACKAGES in FOLDER, and its page unless there are no FILES.
+def public_half(secret: tuple) -> PublicKey:
+    """The public key of the key SECRET, (id, seed)."""
+    return PublicKey(secret[0], bytes(import_signing().SigningKey(secret[1]).verify_key))
 
-    The serial is used up first, so that no crash makes two indexes of one serial. The four files
-    are written and synced under temporary names, then renamed: index.html, .gz, .minisig, .json.
-    Only between the last two does the signature not fit; a run that is cut just there is put right
-    by the next one, and until then clients refuse the index and keep what they have."""
+
+def known_packages(path: str, key: PublicKey) -> set:
+    """The SHA-256 of what the index PATH names, if KEY has signed it: all that was read through."""
+    try:
+        index = read_signed(path, [key])
+    except (Fail, FileNotFoundError):
+        return set()
+    return {offer["sha256"] for offer in index["packages"]}
+
+
+def read_signed(path: str, keys: list) -> dict:
+    """The index.json PATH, signed by one of KEYS."""
+    data = read_file(path, INDEX_LIMIT)
+    _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
+    index = parse_json(data, path)
+    read_index(index_text(data, path), str(index.get("arch")), path)
+    check_comment(comment, index, path)
+    return index
+
+
+def write_index(options: "Options", folder: str, arch: str, packages: list, secret: tuple,
+                page: object = None) -> int:
+    """Write and sign an index of PACKAGES in FOLDER, and its PAGE(index) if there is to be one.
+
+    The serial is used up first, so that no crash makes two indexes of one serial. The files are
+    written and synced under temporary names, then renamed: index.html, .minisig, .json. Only
+    between the last two does the signature not fit; a run that is cut just there is put right by
+    the next one, and until then clients refuse the index and keep what they have."""
     import hashlib
     import json
-    secret = options.need("secret")
-    serial_file = options.serial_file or os.path.join(os.path.dirname(secret), f"serial-{arch}")
+    keys = os.path.dirname(options.need("secret"))
+    serial_file = options.serial_file or os.path.join(keys, f"serial-{arch}")
     created = int(time.time())
     expires = index_expiry(options.expires or "365", created)
     serial = next_serial(folder, serial_file, created)
@@ -2551,9 +2626,8 @@ def write_index(options: "Options", folder: str, arch: str, packages: list,
     write_atomic(serial_file, b"%d\n" % serial)
     base = os.path.join(folder, "index.json")
     with NewFiles() as new:
-        if files is not None:
-            new.create(os.path.join(folder, "index.html")).write(page_text(index, files))
-        new.create(base + ".gz").write(b"".join(gzip_pieces([data])))
+        if page:
+            new.create(os.path.join(folder, "index.html")).write(page(index))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
     say(f"{os.path.relpath(folder)}: {how_many(packages)}, serial {serial}")
@@ -2564,425 +2638,17 @@ def renew_index(options: "Options") -> int:
     """Sign an index.json anew, as it stands, with a new serial and a new time to expire: its
     present signature must be good, by this key or by one of --key."""
     path = os.path.realpath(options.words[0])
-    key_id, seed = read_secret_key(options.need("secret"))
-    own = PublicKey(key_id, bytes(import_signing().SigningKey(seed).verify_key))
-    keys = [own, *(parse_public_key(read_file(name), name) for name in options.key)]
-    data = read_file(path, INDEX_LIMIT)
-    _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
-    index = parse_json(data, path)
-    read_index(index_text(data, path), str(index.get("arch")), path)
-    check_comment(comment, index, path)
-    return write_index(options, os.path.dirname(path), index["arch"], index["packages"], None)
-
-
-def cmd_check(options: "Options") -> int:
-    """Look at a whole repository as whoever installs from it does: the index, its signature, each
-    package to its last byte, what the packages need of each other."""
-    import tempfile
-    folder = os.path.realpath(options.words[0])
-    arch = options.arch or os.path.basename(folder)
-    paths = options.key or [os.path.join(os.path.dirname(folder), "panux.pub")]
-    keys = [parse_public_key(read_file(path), path) for path in paths]
-    repository = Repository("check", os.path.dirname(folder), arch, None)
-    load_index(repository, keys, Serials(b""), b"")
-    universe = Universe({}, [repository], [])
-    packages = list(repository.index.packages())
-    meter = Meter(f"checking {how_many(packages)}", sum(package.size for package in packages))
-    faults = folder_faults(folder, packages)
-    for package in packages:
-        needs = [text for text in package.relations("depends")
-                 if not any(other.satisfies(text) for other in universe.named(text.name))]
-        faults += [(str(package), f"needs {relation.text}, which is not here")
-                   for relation in needs]
-        with tempfile.TemporaryFile(buffering=0) as spool:
-            faults += [(str(package), what) for what in archive_faults(package, spool, meter)]
-    progress("")
-    print_all(options, [{"name": name, "what": what} for name, what in faults],
-              lambda one: f"{one['name']}: {one['what']}")
-    return 1 if faults else 0
-
-
-def folder_faults(folder: str, packages: list) -> list:
-    """(file name, what is wrong) of the files in FOLDER beside those of PACKAGES."""
-    import urllib.parse
-    path = os.path.join(folder, "index.json")
-    known = {"index.json", "index.json.gz", "index.json.minisig", "index.html",
-             *(urllib.parse.unquote(package.info["file"]) for package in packages)}
-    faults = [(name, "is not in the index") for name in sorted(set(os.listdir(folder)) - known)]
-    if os.path.lexists(path + ".gz"):
-        inflater = zlib.decompressobj(31)
-        data = read_file(path, INDEX_LIMIT)
-        try:
-            same = inflater.decompress(read_file(path + ".gz", INDEX_LIMIT), len(data) + 1) == data
-        except zlib.error:
-            same = False
-        if not same or not inflater.eof:
-            faults.append(("index.json.gz", "is not index.json; make the index anew"))
-    return faults
-
-
-def archive_faults(package: Package, spool: object, meter: "Meter") -> list:
-    """What is wrong with the file of PACKAGE, in words: nothing or one thing."""
-    try:
-        fetch_package(package, spool, meter)
-        read_manifest(package)
-        read_through(package)
-    except (Fail, OSError) as error:
-        return [explain(error) if isinstance(error, OSError) else str(error)]
-    return []
+    secret = read_secret_key(options.need("secret"))
+    others = [parse_public_key(read_file(name), name) for name in options.key]
+    index = read_signed(path, [public_half(secret), *others])
+    return write_index(options, os.path.dirname(path), index["arch"], index["packages"], secret)
 
 
 # ---- the page, for people who look at a repository with a browser ------------------------------
 #
-# index.html holds all that it shows: the index and the paths of the packages' files, as gzip'd JSON
-# in base64, which the browser inflates and keeps; nothing is fetched. What packages say comes from
-# outside, so the script only ever makes text and elements of it, never HTML, and follows no URL but
-# http: and https:. The policy lets the browser run this one script and load nothing else.
-
-PAGE = r"""<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="@POLICY@">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>Packages</title>
-<style>
-:root {
-  color-scheme: light dark;
-  --paper: #fff; --ink: #1c2128; --dim: #5b6570; --line: #e4e7eb; --link: #0a5c9e; --soft: #f4f6f8;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #15181c; --ink: #dfe3e8; --dim: #98a2ae; --line: #2b3138; --link: #79b8f3;
-    --soft: #1e2329;
-  }
-}
-* { box-sizing: border-box; margin: 0; padding: 0; }
-body {
-  max-width: 46rem; margin: 0 auto; padding: 0 1.25rem 4rem; overflow-wrap: anywhere;
-  background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif;
-}
-header { position: sticky; top: 0; padding: 1rem 0 .75rem; background: var(--paper); }
-header a { font-weight: 600; color: var(--ink); }
-input, button {
-  font: inherit; color: inherit; border: 1px solid var(--line); border-radius: .5rem;
-}
-input { width: 100%; margin-top: .5rem; padding: .55rem .8rem; background: var(--soft); }
-input:focus { outline: none; border-color: var(--link); }
-button { margin: .75rem 0; padding: .35rem .9rem; background: none; cursor: pointer; }
-a:focus-visible, button:focus-visible { outline: 2px solid var(--link); outline-offset: 1px; }
-a { color: var(--link); text-decoration: none; }
-a:hover { text-decoration: underline; }
-ul { list-style: none; }
-code { font: .875em/1.5 ui-monospace, Menlo, Consolas, monospace; }
-h1 { margin-top: .75rem; font-size: 1.6rem; line-height: 1.25; }
-h1 + p { margin: .25rem 0 1.25rem; }
-h2 { margin: 1.75rem 0 .35rem; font-size: 1rem; }
-h1 small, h2 small { font-size: 1rem; font-weight: 400; }
-small, dt, .dim { color: var(--dim); }
-dl { display: grid; grid-template-columns: 7.5rem 1fr; gap: .15rem 1rem; }
-.hit { display: block; padding: .6rem 0; border-top: 1px solid var(--line); color: var(--ink); }
-.hit:hover { background: var(--soft); text-decoration: none; }
-.hit b { color: var(--link); font-weight: 600; }
-.hit .size, .keys { float: right; margin: .15rem 0 0 1rem; }
-.hit span, .hit code { display: block; }
-.count { padding: .25rem 0 .5rem; }
-.late { animation: late 0s 4s both; }
-@keyframes late { from { visibility: hidden; } }
-@media (pointer: coarse), (max-width: 40rem) { .keys { display: none; } }
-@media (scripting: none) { .late { display: none; } }
-</style>
-<header>
-<a href="#">Packages</a> <small></small>
-<small class="keys">/ searches, Enter opens the first, Escape clears</small>
-<input type="search" aria-label="Search" placeholder="Search: zlib, cmd:vi, /bin/vi"
-  autocomplete="off" autocapitalize="off" spellcheck="false">
-</header>
-<main>
-<noscript><p>This page needs JavaScript to search; in a terminal, <code>lpkg search WORD</code>
-searches the same packages.</p></noscript>
-<p class="late">Reading the packages… If nothing else appears here, this browser is too old for
-the page; in a terminal, <code>lpkg search WORD</code> searches the same packages.</p>
-</main>
-<script type="application/octet-stream">@DATA@</script>
-<script>
-"use strict";
-const STEP = 200;               // how much is shown at first of the list of packages,
-const FEW = 30;                 // and of each list that a package has
-const RELATION = /^!?([^<>=~]*)(.*)$/;
-const [home, about, search, main, data] =
-  ["a", "small", "input", "main", "script"].map(name => document.querySelector(name));
-const packages = new Map();     // a name, or name=version -> that package; a name's is the newest
-const providers = new Map();    // a name -> the packages that are called so, or provide it
-const askers = {depends: new Map(), conflicts: new Map(), replaces: new Map()};
-                                // a name -> the packages that say so of it, each with the relation
-const newest = [];              // of each name the newest package
-let shown = "";                 // the name of the package that is shown; none: the list is
-let list = null;                // the list,
-let hits = [];                  // what is in it,
-let answered = null;            // the search that it answers,
-let scrolled = 0;               // and how far down it was left
-
-// An element. What is text stays text, whatever is in it.
-function make(tag, values, ...children) {
-  const element = Object.assign(document.createElement(tag), values);
-  element.append(...children);
-  return element;
-}
-
-function push(map, key, value) {
-  map.has(key) ? map.get(key).push(value) : map.set(key, [value]);
-}
-
-function human(bytes) {
-  const units = ["B", "kB", "MB", "GB"];
-  for (; bytes >= 1000 && units.length > 1; units.shift()) bytes /= 1000;
-  return `${units[0] === "B" ? bytes : bytes.toFixed(1)} ${units[0]}`;
-}
-
-const number = value => value.toLocaleString("en");
-const lower = text => text.toLowerCase();
-const slash = path => "/" + path;
-const refuses = relation => relation.startsWith("!");
-const nameIn = relation => RELATION.exec(relation)[1];
-const providing = name => providers.get(name) || [];
-const namesOf = one => new Set([one.name, ...one.provides.map(nameIn)]);
-
-function take(all) {
-  for (const one of all) {
-    one.conflicts.push(...one.depends.filter(refuses).map(text => text.slice(1)));
-    one.depends = one.depends.filter(text => !refuses(text));
-    one.replaces = one.replaces || [];
-    one.low = [one.name, `\n${one.provides.join("\n")}\n`, one.summary].map(lower);
-    if (!packages.has(one.name)) newest.push(one);
-    for (const name of [one.name, `${one.name}=${one.version}`])
-      if (!packages.has(name)) packages.set(name, one);
-    for (const name of namesOf(one)) push(providers, name, one);
-    for (const key in askers)
-      for (const text of one[key]) push(askers[key], nameIn(text), [one, text]);
-  }
-}
-
-// ---- the list
-
-// How well a package fits a word: 0 best, Infinity not at all. Only a slash looks into files.
-function rank(one, word) {
-  const [name, provides, summary] = one.low;
-  if (name === word) return 0;
-  if (provides.includes(`\n${word}\n`) || provides.includes(`:${word}\n`)) return 1;
-  if (name.startsWith(word)) return 2;
-  if (name.includes(word)) return 3;
-  if (provides.includes(word)) return 4;
-  if (summary.includes(word)) return 5;
-  if (!word.includes("/")) return Infinity;
-  one.paths = one.paths || lower(`\n${one.files.map(slash).join("\n")}\n`);
-  return one.paths.includes(`\n${word}\n`) ? 1 : one.paths.includes(word) ? 6 : Infinity;
-}
-
-function find(words) {
-  const ranks = [];
-  for (const one of newest) {
-    const total = words.reduce((sum, word) => sum + rank(one, word), 0);
-    if (total < Infinity) (ranks[total] = ranks[total] || []).push(one);
-  }
-  return ranks.flat();
-}
-
-// What a package provides or holds that a word was found in, if that is in no line of its hit.
-function reason(one, word) {
-  if (one.low[0].includes(word) || one.low[2].includes(word)) return [];
-  const texts = [...one.provides, ...(word.includes("/") ? one.files.map(slash) : [])];
-  const fit = texts.find(text => lower(text).endsWith(word))
-    || texts.find(text => lower(text).includes(word));
-  return [make("code", {className: "dim"}, fit)];
-}
-
-function hit(one, words) {
-  return make("li", {}, make("a", {className: "hit", href: address(one)},
-    make("small", {className: "size"}, human(one.size)),
-    make("b", {}, one.name), " ", make("small", {}, one.version), make("span", {}, one.summary),
-    ...words.flatMap(word => reason(one, word))));
-}
-
-function answer(query) {
-  const words = lower(query).split(/\s+/).filter(word => word);
-  hits = find(words);
-  if (!hits.length) {
-    return make("div", {}, make("h1", {}, "Nothing found"), make("p", {},
-      `No package fits “${query.trim()}”. Words are looked for in names, summaries and what `
-      + "packages provide; one with a slash, such as /bin/vi, in the paths of their files, too."));
-  }
-  const all = `${number(newest.length)} ${newest.length === 1 ? "package" : "packages"}`;
-  return make("div", {},
-    make("p", {className: "count dim"}, words.length ? `${number(hits.length)} of ${all}` : all),
-    ...grown(hits, STEP, one => hit(one, words)));
-}
-
-// A list of what draw() makes of items: the first few of them, and a button for more.
-function grown(items, few, draw) {
-  const lines = make("ul", {});
-  const button = make("button", {onclick: grow});
-  function grow() {
-    const had = lines.children.length;
-    for (const item of items.slice(had, Math.max(few, 5 * had))) lines.append(draw(item));
-    const left = items.length - lines.children.length;
-    button.textContent = `Show more (${number(left)} left)`;
-    button.hidden = !left;
-  }
-  grow();
-  return [lines, button];
-}
-
-// ---- a package
-
-const isNewest = one => packages.get(one.name) === one;
-const label = one => isNewest(one) ? one.name : `${one.name} ${one.version}`;
-const address = one => "#" + encodeURIComponent(label(one).replace(" ", "="));
-const link = one => make("a", {href: address(one)}, label(one));
-const commas = nodes => nodes.flatMap((node, place) => place ? [", ", node] : [node]);
-
-function section(title, items, draw) {
-  if (!items.length) return [];
-  return [make("h2", {}, title + " ", make("small", {}, number(items.length))),
-          ...grown(items, FEW, draw)];
-}
-
-// A relation of a package, and who else is meant by it here.
-function relation(text) {
-  const [, name, version] = RELATION.exec(text);
-  const own = packages.get(name);
-  const others = providing(name).filter(one => one.name !== name).map(link);
-  const note = others.length ? [own ? " – or " : " – ", ...commas(others)]
-    : own ? [] : [" – not in this repository"];
-  return make("li", {}, own ? link(own) : make("code", {}, name), version,
-    make("span", {className: "dim"}, ...note));
-}
-
-// The packages whose relations under that key mean this one, and what they say.
-function asking(one, key) {
-  const found = new Map();
-  for (const name of namesOf(one))
-    for (const [other, text] of askers[key].get(name) || [])
-      if (other !== one) push(found, other, text);
-  return [...found];
-}
-
-function asker([one, texts]) {
-  return make("li", {}, link(one), " ", make("small", {}, texts.join(", ")));
-}
-
-function file(path) {
-  const end = path.lastIndexOf("/", path.length - 2) + 1;
-  const folder = make("span", {className: "dim"}, slash(path.slice(0, end)));
-  return make("li", {}, make("code", {}, folder, path.slice(end)));
-}
-
-function facts(one) {
-  const source = /^https?:\/\//i.test(one.url)
-    ? make("a", {href: one.url, rel: "noreferrer"}, one.url) : one.url;
-  const others = providing(one.name).filter(other => other.name === one.name && other !== one);
-  const rows = {
-    "Licence": [one.license], "Source": [source],
-    "Download": [make("a", {href: "./" + one.file}, human(one.size))],
-    "Installed": [human(one.installed_size)], "Services": [one.services.join(", ")],
-    "Scripts": [(one.scripts || []).join(", ")], "Setuid": [one.setuid.map(slash).join(", ")],
-    "Recipe": [one.recipe], "SHA-256": [make("code", {}, one.sha256)],
-    "Other versions": commas(others.map(link)),
-  };
-  return Object.entries(rows).filter(([, nodes]) => nodes.length && nodes[0])
-    .flatMap(([name, nodes]) => [make("dt", {}, name), make("dd", {}, ...nodes)]);
-}
-
-function page(one) {
-  return make("article", {},
-    make("h1", {}, one.name + " ", make("small", {}, one.version)), make("p", {}, one.summary),
-    make("dl", {}, ...facts(one)),
-    ...section("Needs", one.depends, relation),
-    ...section("Needed by", asking(one, "depends"), asker),
-    ...section("Provides", one.provides, text => make("li", {}, make("code", {}, text))),
-    ...section("Conflicts with", one.conflicts, relation),
-    ...section("Refused by", asking(one, "conflicts"), asker),
-    ...section("Replaces", one.replaces, relation),
-    ...section("Replaced by", asking(one, "replaces"), asker),
-    ...section("Files", one.files, file));
-}
-
-function missing(name) {
-  const found = providing(name).map(link);
-  return make("div", {}, make("h1", {}, name), make("p", {},
-    ...(found.length ? ["Provided by ", ...commas(found), "."]
-      : ["This repository has no such package. ", make("a", {href: "#"}, "See all packages")])));
-}
-
-// ---- what is shown, and keys
-
-function render() {
-  if (!shown) scrolled = scrollY;
-  try {
-    shown = decodeURIComponent(location.hash.slice(1));
-  } catch (error) {
-    shown = location.hash.slice(1);
-  }
-  if (!shown && answered !== search.value) {
-    answered = search.value;
-    list = answer(answered);
-    scrolled = 0;
-  }
-  main.replaceChildren(!shown ? list : packages.has(shown) ? page(packages.get(shown))
-    : missing(shown));
-  document.title = shown || "Packages";
-  home.textContent = shown ? "‹ Packages" : "Packages";
-  scrollTo(0, shown ? 0 : scrolled);
-}
-
-function seek() {
-  if (location.hash) location.hash = "";    // a step from a package to the list; Back undoes it
-  render();
-}
-
-function clear() {
-  search.value = "";
-  seek();
-}
-
-function key(event) {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
-  if (event.key === "/" && document.activeElement !== search) {
-    search.focus();
-    search.select();
-  } else if (event.key === "Escape") clear();
-  else if (event.key === "Enter" && document.activeElement === search) {
-    if (hits.length) location.hash = address(hits[0]);
-    search.blur();
-  } else return;
-  event.preventDefault();
-}
-
-async function start() {
-  const bytes = Uint8Array.from(atob(data.textContent), char => char.charCodeAt(0));
-  data.remove();
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const index = await new Response(stream).json();
-  take(index.packages);
-  const made = new Date(1000 * index.created).toISOString();
-  about.textContent = `for ${index.arch}, ${made.slice(0, 10)}`;
-  history.scrollRestoration = "manual";
-  addEventListener("hashchange", render);
-  addEventListener("keydown", key);
-  search.addEventListener("input", seek);
-  home.addEventListener("click", () => { if (!shown) clear(); });
-  if (!location.hash) search.focus();
-  render();
-}
-
-if (!self.DecompressionStream)
-  main.textContent = "This browser is too old for this page; `lpkg search` in a terminal is not.";
-else
-  start().catch(error => { main.textContent = `The page is damaged: ${error.message}`; });
-</script>
-"""
-
+# index.html is a template, world/page.html, with all that it shows: the index and the paths of the
+# packages' files, as gzip'd JSON in base64, which the browser inflates and keeps; nothing is
+# fetched. The policy lets the browser run the template's one script and load nothing else.
 
 def file_paths(files: list) -> list:
     """The paths of FILES, a manifest's; of its folders only those, with a slash after them, in
@@ -3005,20 +2671,21 @@ def page_data(index: dict, files: dict) -> object:
     yield b"]}"
 
 
-def policy_hash(tag: str) -> str:
-    """How a content security policy names the text between <TAG> and </TAG> of the page."""
+def policy_hash(template: str, tag: str) -> str:
+    """How a content security policy names the text between <TAG> and </TAG> of TEMPLATE."""
     import hashlib
-    text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    text = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"'sha256-{encode_base64(hashlib.sha256(text.encode()).digest())}'"
 
 
-def page_text(index: dict, files: dict) -> bytes:
-    """index.html for INDEX, whose packages, named by (name, version), hold FILES[package], paths;
-    the same for the same."""
-    policy = (f"default-src 'none'; img-src data:; style-src {policy_hash('style')}; "
-              f"script-src {policy_hash('script')}; base-uri 'none'; form-action 'none'")
+def page_text(template: str, index: dict, files: dict) -> bytes:
+    """TEMPLATE, filled with INDEX, whose packages, named by (name, version), hold FILES[package],
+    paths; the same for the same."""
+    styles, script = policy_hash(template, "style"), policy_hash(template, "script")
+    policy = (f"default-src 'none'; img-src data:; style-src {styles}; script-src {script}; "
+              "base-uri 'none'; form-action 'none'")
     data = b"".join(gzip_pieces(page_data(index, files)))
-    return PAGE.replace("@POLICY@", policy).replace("@DATA@", encode_base64(data)).encode()
+    return template.replace("@POLICY@", policy).replace("@DATA@", encode_base64(data)).encode()
 
 
 # ---- the root ----------------------------------------------------------------------------------
@@ -3260,17 +2927,11 @@ def take_lock(root: Root) -> None:
     root.lock = os.open(name, flags, 0o600, dir_fd=folder)
     if stat.S_IMODE(os.fstat(root.lock).st_mode) != 0o600:
         os.fchmod(root.lock, 0o600)     # else any user could hold it
-    for _ in range(LOCK_TRIES):
-        try:
-            fcntl.flock(root.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            pid = os.pread(root.lock, 20, 0).decode(errors="replace").strip()
-        if is_running(pid):
-            raise Later(f"{root.path}: lpkg with pid {pid} is changing it; wait for it")
-        time.sleep(0.01)                # it was killed, and its worker is about to notice
-    else:
-        raise Later(f"{root.path}: a part of the lpkg with pid {pid} still runs; wait for it")
+    try:
+        fcntl.flock(root.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(root.lock, 20, 0).decode(errors="replace").strip()
+        raise Later(f"{root.path}: lpkg with pid {pid} is changing it; wait for it") from None
     try:
         os.truncate(root.lock, 0)
         os.write(root.lock, b"%d\n" % os.getpid())
@@ -3279,25 +2940,13 @@ def take_lock(root: Root) -> None:
             raise
 
 
-def is_running(pid: str) -> bool:
-    """Whether there is a process with this number."""
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def load_installed(root: "Root | None") -> dict:
     """NAME -> Package of what is installed; the lists of their files are read when they are asked
     for."""
     installed = {}
     for name in filter(is_name, root.names(INSTALLED) if root else []):
         path = f"{INSTALLED}/{name}"
-        info = read_record(root.read(path, INFO_LIMIT), root.name(path))
-        installed[name] = Package(info, None)
+        installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
     return installed
 
 
@@ -3306,9 +2955,14 @@ def load_names(root: "Root | None", path: str) -> set:
     return set(root.read(path, INFO_LIMIT).decode(errors="replace").split()) if root else set()
 
 
+def lines_text(lines: object) -> bytes:
+    """The file of LINES."""
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 def names_text(names: set) -> bytes:
     """The file of a set of names."""
-    return "".join(f"{name}\n" for name in sorted(names)).encode()
+    return lines_text(sorted(names))
 
 
 def load_choices(root: "Root | None") -> dict:
@@ -3319,21 +2973,22 @@ def load_choices(root: "Root | None") -> dict:
 
 def choices_text(choices: dict) -> bytes:
     """The file of what was chosen."""
-    return "".join(f"{path}\t{name}\n" for path, name in sorted(choices.items())).encode()
+    return lines_text(f"{path}\t{name}" for path, name in sorted(choices.items()))
 
 
 # ---- the network -------------------------------------------------------------------------------
 
 class Repository:
-    """A folder of packages for several architectures, somewhere; the INDEX of what it offers for
-    ARCH, and the HEAD of that as a cache has it, where it is to be kept. OFFLINE: it isn't asked
-    for packages; LATE: it couldn't be reached."""
-    __slots__ = ("name", "url", "arch", "index", "head", "offline", "late")
+    """A folder of packages for several architectures, somewhere; the KEYS that are trusted for it;
+    the INDEX of what it offers for ARCH, and the HEAD of that as a cache has it, where it is to be
+    kept. OFFLINE: it isn't asked for packages; LATE: it couldn't be reached."""
+    __slots__ = ("name", "url", "arch", "keys", "index", "head", "offline", "late")
 
     def __init__(self, name: str, url: str, arch: str, index: "Index | None"):
         self.name = name
         self.url = url
         self.arch = arch
+        self.keys = []
         self.index = index
         self.head = b""
         self.offline = self.late = False
@@ -3343,17 +2998,34 @@ class Repository:
         return self.url.startswith(("http://", "https://"))
 
 
-def download(url: str) -> object:
-    """The bytes of URL (http, https, file: or a path), in pieces."""
+def download(url: str, size: int) -> object:
+    """The bytes of URL (http, https, file: or a path), some SIZE at most, in pieces."""
     scheme, colon, rest = url.partition(":")
     if scheme in ("http", "https"):
-        return download_http(url)
+        return in_time(REQUEST_SECONDS + size // SLOWEST, download_http(url), url)
     if colon and scheme == "file":
         import urllib.parse
         url = urllib.parse.unquote("/" + rest[2:].partition("/")[2] if rest[:2] == "//" else rest)
     elif colon and scheme.isalnum():
         raise Fail(f"{url}: {scheme}: is not known; repositories are http, https, file: or a path")
     return pieces(open_file(url))
+
+
+def in_time(seconds: int, content: object, what: str) -> object:
+    """CONTENT, in pieces; Later where all of it isn't there within SECONDS, whatever a server sends
+    meanwhile."""
+    import _signal
+
+    def end(*_: object) -> None:
+        raise Later(f"{what}: not all of it came within {seconds} s; try later")
+
+    before = _signal.signal(_signal.SIGALRM, end)
+    _signal.alarm(seconds)
+    try:
+        yield from content
+    finally:
+        _signal.alarm(0)
+        _signal.signal(_signal.SIGALRM, before)
 
 
 def download_http(url: str) -> object:
@@ -3401,7 +3073,7 @@ def careful_redirects() -> type:
 def fetch_bytes(url: str, limit: int) -> bytes:
     """The bytes of URL; Fail as soon as there are more than LIMIT."""
     data = bytearray()
-    for piece in download(url):
+    for piece in download(url, limit // 16):    # which is what nearly all are below
         data += piece
         progress(f"{url}: {human_size(len(data))}")
         if len(data) > limit:
@@ -3412,12 +3084,16 @@ def fetch_bytes(url: str, limit: int) -> bytes:
 
 # ---- indexes -----------------------------------------------------------------------------------
 #
-# The rules of trust, in their order. 1. The signature is that of a trusted key; until then the
-# index is only bytes. 2. The trusted comment says `index ARCH serial N`: another signed file of
-# the same key is no index. 3. The index is well formed, and for this ARCH and that serial. 4. It
-# has not expired, where the time is what the clock says, but never before the newest `created`
-# that was seen: a device without a clock works, and who holds its clock back gains nothing. 5.
-# Its serial is not below the highest one seen of that key, and an equal one has the same bytes.
+# The rules of trust, in their order. 1. The signature is that of a key that is trusted for this
+# repository; until then the index is only bytes. 2. The trusted comment says `index ARCH serial N`:
+# another signed file of the same key is no index. 3. The index is well formed, and for this ARCH
+# and that serial. 4. It has not expired, where the time is what the clock says, but never before
+# the newest `created` that was seen of that key: a device without a clock works, and who holds its
+# clock back gains nothing. 5. Its serial is not below the highest one seen of that key, and an
+# equal one has the same bytes.
+#
+# What was seen is kept by the whole key, not by its id, which anybody can give to a key of his own;
+# so the keys of one repository say nothing about another.
 
 class Serials:
     """What was seen of each key's indexes: (key, arch) -> (serial, created, sha256)."""
@@ -3433,16 +3109,17 @@ class Serials:
 
     def text(self) -> bytes:
         """The file of it."""
-        return "".join(f"{key} {arch} {serial} {created} {sha256}\n" for (key, arch),
-                       (serial, created, sha256) in sorted(self.seen.items())).encode()
+        return lines_text(f"{key} {arch} {serial} {created} {sha256}" for (key, arch),
+                          (serial, created, sha256) in sorted(self.seen.items()))
 
-    def now(self) -> float:
-        """The time, never before what was seen."""
-        return max([time.time(), *(created for _, created, _ in self.seen.values())])
+    def now(self, key: str) -> float:
+        """The time, never before what was seen of KEY."""
+        return max([time.time(), *(created for (one, _), (_, created, _) in self.seen.items()
+                                   if one == key)])
 
-    def accept(self, key: PublicKey, index: dict, sha256: str, what: str) -> None:
+    def accept(self, key: str, index: dict, sha256: str, what: str) -> None:
         """Rule 5; remembers the index, whose bytes have this SHA256."""
-        name = (key_name(key.id), index["arch"])
+        name = (key, index["arch"])
         serial, _, known = self.seen.get(name, (-1, 0, ""))
         if index["serial"] < serial:
             raise Fail(f"{what}: serial {index['serial']} is older than {serial}, which was seen "
@@ -3450,6 +3127,10 @@ class Serials:
         if index["serial"] == serial and sha256 != known:
             raise Fail(f"{what}: serial {serial} was seen with another content; make a new index")
         self.seen[name] = (index["serial"], index["created"], sha256)
+
+    def forget(self, key: str) -> None:
+        """Forget what was seen of KEY."""
+        self.seen = {name: seen for name, seen in self.seen.items() if name[0] != key}
 
 
 def check_comment(comment: str, index: dict, what: str) -> None:
@@ -3474,8 +3155,7 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, trusted: list, serials: Serials, known: bytes,
-               again: bool = True) -> bytes:
+def load_index(repository: Repository, serials: Serials, known: bytes, again: bool = True) -> bytes:
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
     offered is the same. Where the two don't fit, a mirror may be in the middle of its
@@ -3488,27 +3168,27 @@ def load_index(repository: Repository, trusted: list, serials: Serials, known: b
         return known
     data = fetch_bytes(what, INDEX_LIMIT)
     try:
-        key, comment = check_signature(data, signature, trusted, what)
+        key, comment = check_signature(data, signature, repository.keys, what)
     except Mismatch as error:
         if not repository.is_remote():
             raise
         if not again:
             raise Later(f"{error}, unless a mirror is being updated: try later") from None
-        return load_index(repository, trusted, serials, known, again=False)
+        return load_index(repository, serials, known, again=False)
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
     sha256 = hashlib.sha256(data).hexdigest()
-    text = index_text(data, what)
-    del data                            # megabytes, on a device that has 32
-    index, lines = read_index(text, repository.arch, what)
-    del text
+    text = [index_text(data, what)]
+    del data                            # megabytes, on a device that has 32; as is the text
+    index, lines = read_index(text.pop(), repository.arch, what)
     check_comment(comment, index, what)
-    check_expiry(index, repository, max(serials.now(), index["created"]), what)
-    serials.accept(key, index, sha256, what)
+    check_expiry(index, repository, max(serials.now(key.text()), index["created"]), what)
+    serials.accept(key.text(), index, sha256, what)
     repository.index = Index(lines, repository)
     expires = "never" if index["expires"] is None else index["expires"]
     check = zlib.crc32(lines)
-    return f"#lpkg\t{repository.url}\t{repository.arch}\t{expires}\t{check}\t{seal}".encode()
+    head = ("#lpkg", repository.url, repository.arch, key.text(), expires, check, seal)
+    return "\t".join(map(str, head)).encode()
 
 
 def index_text(data: bytes, what: str) -> str:
@@ -3523,9 +3203,11 @@ def read_index(text: str, arch: str, what: str) -> tuple:
     """(the index.json TEXT without its packages, the lines of those); Fail unless it is one of
     ARCH, all its packages well described."""
     index = {}
+    members = json_members(text, what)
+    del text
 
     def offers() -> object:
-        for key, value in json_members(text, what):
+        for key, value in members:
             if key != "packages" or value is Index:
                 index[key] = value
                 continue
@@ -3544,14 +3226,17 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
                       fresh: bool = False) -> list:
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
-    pairs = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
+    pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
     listed = root is not None and not options.repo
     if options.repo:
         names = {full_url(url): name for name, url in pairs}
         pairs = [(names.get(full_url(url), url), url) for url in options.repo]
     found = [Repository(name, url.rstrip("/"), arch, None) for name, url in pairs]
-    for repository in found:
+    for number, repository in enumerate(found):
         repository.offline = options.offline and repository.is_remote()
+        given = given_keys(options, number) if options.repo else []
+        same = [name for name, url in known if full_url(url) == full_url(repository.url)]
+        repository.keys = given or kept_keys(root, {repository.name, *same})
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
@@ -3576,11 +3261,12 @@ def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
 def ask_repositories(options: "Options", root: "Root | None", found: list, serials: Serials,
                      listed: bool) -> None:
     """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
-    keys = trusted_keys(options, root)
     if any(one.offline for one in found):
         raise Later("--offline: no index of it is here; `lpkg update` fetches one, with a network")
-    if found and not keys:
-        raise Fail(f"no key is trusted; say --key FILE, or put the .pub file into {KEYS}")
+    for repository in found:
+        if not repository.keys:
+            raise Fail(f"{repository.name}: no key is trusted for it; say --key FILE, or put its "
+                       f".pub file into {KEYS} as {repository.name}.pub (`lpkg key add`)")
     if found and time.time() < CLOCK_IS_SET:
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
@@ -3588,7 +3274,7 @@ def ask_repositories(options: "Options", root: "Root | None", found: list, seria
     for repository in found:
         known = read_cached(root, repository)[0] if listed else b""
         try:
-            head = load_index(repository, keys, serials, known)
+            head = load_index(repository, serials, known)
         except Later as error:
             failures.append(str(error))
             repository.late = True
@@ -3605,33 +3291,41 @@ def ask_repositories(options: "Options", root: "Root | None", found: list, seria
         say(f"{failure}; the other repositories are used meanwhile")
 
 
-def trusted_keys(options: "Options", root: "Root | None") -> list:
-    """The keys of --key, else the root's."""
-    keys = [parse_public_key(read_file(path), path) for path in options.key]
-    if not keys and root:
-        names = [f"{KEYS}/{name}" for name in root.names(KEYS) if name.endswith(".pub")]
-        keys = [parse_public_key(root.read(name), root.name(name)) for name in names]
-    return keys
+def given_keys(options: "Options", number: int) -> list:
+    """The keys for the repository with that NUMBER among those of --repo: one for each, in their
+    order, if there are as many of --key; else all of these."""
+    paths = options.key
+    if len(options.repo) == len(paths):
+        paths = paths[number:number + 1]
+    return [parse_public_key(read_file(path), path) for path in paths]
+
+
+def kept_keys(root: "Root | None", names: set) -> list:
+    """The keys that ROOT trusts for the repository that has these NAMES: NAME.pub, and
+    NAME.MORE.pub while they change."""
+    return [key for name, key in (all_keys(root) if root else {}).items()
+            if name.partition(".")[0] in names]
 
 
 def read_cached(root: Root, repository: Repository) -> tuple:
     """(first line, other lines) of the cached index of REPOSITORY; nothing where there is none of
-    its URL, or a damaged one."""
+    its URL and of a key that is trusted for it, or a damaged one."""
     line, _, lines = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")
-    place = f"#lpkg\t{repository.url}\t{repository.arch}\t".encode()
-    check = line[len(place):].split(b"\t")[1:-1]
-    sound = line.startswith(place) and check == [b"%d" % zlib.crc32(lines)]
+    places = [f"#lpkg\t{repository.url}\t{repository.arch}\t{key.text()}\t".encode()
+              for key in repository.keys]
+    sound = (line.startswith(tuple(places))
+             and line.split(b"\t")[5:-1] == [b"%d" % zlib.crc32(lines)])
     return (line, lines) if sound else (b"", b"")
 
 
 def load_cached(root: Root, repository: Repository, serials: Serials) -> bool:
     """Let the cached index of REPOSITORY offer its packages, if there is one of its URL."""
     line, lines = read_cached(root, repository)
-    expires = line.split(b"\t")[3] if line else b""
-    if expires != b"never" and not expires.isdigit():
+    _, _, _, key, expires, *_ = line.decode().split("\t") if line else 5 * [""]
+    if expires != "never" and not expires.isdecimal():
         return False
-    check_expiry({"expires": None if expires == b"never" else int(expires[:18])}, repository,
-                 serials.now(), f"{repository.name}: the index that update fetched")
+    check_expiry({"expires": None if expires == "never" else int(expires[:18])}, repository,
+                 serials.now(key), f"{repository.name}: the index that update fetched")
     repository.index = Index(lines, repository)
     return True
 
@@ -3825,9 +3519,9 @@ def unmet(packages: list) -> object:
                 yield package, relation
 
 
-def plan_lines(plan: Plan, free: "int | None" = None) -> list:
+def plan_lines(plan: Plan, free: "int | None" = None, choices: "dict | None" = None) -> list:
     """The plan, as a person reads it: packages, cost, what grows in risk, what is left to do; FREE
-    is what the root's file system has left, in bytes."""
+    is what the root's file system has left, in bytes, CHOICES the user's among alternatives."""
     rows = [package_row(package, plan.old.get(package.name)) for package in plan.new]
     rows += [("remove", package.name, package.version, "", disk_text(-package.installed_size()))
              for package in plan.removed()]
@@ -3838,8 +3532,19 @@ def plan_lines(plan: Plan, free: "int | None" = None) -> list:
     lines = table(rows) + [total + (f", {human_size(free)} free" if free is not None else "")]
     for package in plan.new:
         lines += risk_lines(package, plan.old.get(package.name))
-    return lines + [f"service  {service} is stopped, and not started at boot any more"
-                    for service in lost_services(plan)]
+    lines += [f"service  {service} is stopped, and not started at boot any more"
+              for service in lost_services(plan)]
+    return lines + [f"path     /{path} is {after}'s then, and was {before}'s"
+                    for path, before, after in changed_hands(plan, choices or {})]
+
+
+def changed_hands(plan: Plan, choices: dict) -> list:
+    """(path, package's name, package's name) of each alternative that another package has after
+    PLAN than before."""
+    before = winners([*plan.stay, *plan.old.values()], choices)
+    after = winners([*plan.stay, *plan.new], choices)
+    return [(path, before[path][0].name, after[path][0].name) for path in sorted(before)
+            if path in after and before[path][0].name != after[path][0].name]
 
 
 def lost_services(plan: Plan) -> list:
@@ -3878,8 +3583,9 @@ def package_row(package: Package, old: "Package | None") -> tuple:
 
 def risk_lines(package: Package, old: "Package | None") -> list:
     """What grows in risk with PACKAGE, compared with the OLD one, and what it leaves to do."""
-    ours = package.info if "setuid" in package.info else offered(package.info)
-    theirs = (offered(dict(old.info, files=old.files())) if old
+    ours = (package.info if "setuid" in package.info
+            else offered(package.info, package.files()))
+    theirs = (offered(old.info, old.files()) if old
               else {"setuid": [], "owners": [], "scripts": [], "services": []})
 
     def grown(key: str) -> list:
@@ -3898,8 +3604,8 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 # ---- the transaction ---------------------------------------------------------------------------
 #
 # plan      which packages come and go (above)
-# fetch     their bytes, into spools, files of the root without a name; size and SHA-256 must be
-#           those of the signed index. What is read later is the spool, never the source again.
+# fetch     their bytes, into the cache or, where there is none, into `fetched` for now; size and
+#           SHA-256 must be those of the signed index. The source is not read again.
 # verify    each info.json against the index; then, path by path, what is in the root against what
 #           the packages bring: conflicts, strays, clashes of type, symlinks on the way,
 #           conffiles, space. Nothing has been changed so far.
@@ -3991,6 +3697,7 @@ def run_transaction(tx: Transaction) -> None:
     except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
         finish(tx.root)
         raise
+    drop_fetched(tx.root)
 
 
 def prepare_change(tx: Transaction) -> None:
@@ -4028,10 +3735,11 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
     if "removing" in names:
         say(f"{root.path}: finishing what an earlier lpkg had begun")
         finish_removal(root)
-    left = [f"{folder}/{name}" for folder, names in ((STATE, names), (INDEXES, root.names(INDEXES)))
-            for name in names if name.endswith(".new")]
-    for path in (*left, SPOOL, CACHE + "/new"):
+    left = [f"{folder}/{name}" for folder in (STATE, INDEXES, CACHE)
+            for name in root.names(folder) if name.endswith(".new")]
+    for path in left:
         root.remove(path)
+    drop_fetched(root)
     root.leave()                        # some of the folders are gone
 
 
@@ -4052,7 +3760,7 @@ def remove_bare(tx: Transaction) -> None:
 
 def finish_removal(root: Root) -> None:
     """Remove the package whose record is at REMOVING. May be done twice."""
-    package = Package(read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING)), None)
+    package = read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING))
     stay = list(load_installed(root).values())
     world = load_names(root, WORLD) - {package.name}
     tx = Transaction(root, Plan([], {package.name: package}, stay, world), {})
@@ -4085,6 +3793,7 @@ def load_modules() -> None:
         import encodings.idna
         import http.client
         import json
+        import resource
         import urllib.parse
         import urllib.request
     except Exception:
@@ -4106,7 +3815,7 @@ def finish(root: Root) -> None:
 # -- fetch
 
 def fetch(tx: Transaction) -> None:
-    """Copy the packages' bytes into spools: files without a name, which nobody can change."""
+    """Copy the packages' bytes into the root: to the cache, or to where they are for now."""
     if not tx.plan.new:
         return
     download = sum(package.size for package in tx.plan.new)
@@ -4114,7 +3823,16 @@ def fetch(tx: Transaction) -> None:
     if is_one_device(tx.root):          # else where the files go is known once they are fetched
         check_space(os.fstatvfs(tx.root.top), download + installed, tx.root.path)
     check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
-    fetch_packages(tx.plan.new, lambda: nameless(tx.root), tx.root)
+    folder = CACHE
+    if tx.root.lstat(CACHE) is None:
+        make_folder(tx.root, folder := FETCHED)
+    fetch_packages(tx.plan.new, tx.root, folder)
+
+
+def drop_fetched(root: Root) -> None:
+    """Remove the packages that were fetched for one transaction."""
+    if root.lstat(FETCHED) is not None:
+        remove_tree(*root.place(FETCHED))
 
 
 def is_one_device(root: Root) -> bool:
@@ -4126,74 +3844,76 @@ def is_one_device(root: Root) -> bool:
     return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.top).st_dev}
 
 
-def nameless(root: Root) -> object:
-    """A new file in ROOT that has no name, so that a killed run leaves nothing."""
-    root.remove(SPOOL)
-    file = root.create(SPOOL)
-    root.remove(SPOOL)
-    return file
-
-
-def fetch_packages(packages: list, make_spool: object, root: "Root | None") -> None:
-    """Copy the bytes of PACKAGES into spools and read what each says of itself. Where ROOT has a
-    cache, they come from there or are kept there. Only what lies here is shared out."""
-    caching = root is not None and root.lstat(CACHE) is not None
+def fetch_packages(packages: list, root: Root, folder: str) -> None:
+    """Have the bytes of PACKAGES in FOLDER of ROOT, and read what each says of itself. What is
+    there already is used, if it is unaltered."""
     meter = Meter(f"fetching {how_many(packages)}", sum(package.size for package in packages))
-    spools = (make_spool(), make_spool())       # one for each process
-    parent = os.getpid()
-
-    def fetch_one(package: Package) -> dict:
-        number = int(os.getpid() != parent)
+    for package in packages:
         meter.item = str(package)
-        cached = caching and isinstance(package.origin, Repository)
-        if not (cached and take_cached(root, package, spools[number], meter)):
-            fetch_package(package, spools[number], meter)
-            if cached:
-                save_cached(root, package)
+        path = f"{folder}/{fetched_name(package)}".lstrip("/")
+        package.open = lambda path=path: root.open(path)
+        if not is_fetched(root, path, package):
+            fetch_package(package, root, path, meter)
         read_manifest(package)
-        return {"info": package.info, "start": package.start, "spool": number}
-
-    alone = caching or any(map(is_remote, packages))
-    found = list(map(fetch_one, packages)) if alone else share_out(packages, fetch_one, meter)
-    for package, one in zip(packages, found):
-        package.info, package.start = one["info"], one["start"]
-        package.spool = spools[one["spool"]]
     progress("")
+
+
+def fetched_name(package: Package) -> str:
+    """What the file of PACKAGE is called here: by its bytes, so that a rebuilt one is another."""
+    return f"{package.name}-{package.version}.{package.sha256[:16]}.lpkg"
+
+
+def is_fetched(root: Root, path: str, package: Package) -> bool:
+    """Whether PATH has the bytes of PACKAGE."""
+    there = root.lstat(path)
+    return (there is not None and stat.S_ISREG(there.st_mode) and there.st_size == package.size
+            and root.content(path, there) == package.sha256)
+
+
+def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None:
+    """Copy the bytes of PACKAGE to PATH, from where it comes from."""
+    if isinstance(package.origin, Repository) and package.origin.offline:
+        raise Later(f"{package}: --offline, and it is not in the cache; `lpkg fetch "
+                    f"{package.name}` puts it there, with a network")
+    url = package_url(package)
+    try:
+        write_package(package, root, path, meter.count(download(url, package.size)), url)
+    except Mismatch as error:
+        if not is_remote(package):
+            raise
+        try:                            # a mirror may be in the middle of its synchronisation
+            write_package(package, root, path, meter.count(download(url, package.size)), url)
+        except Mismatch:
+            raise Later(str(error)) from None
+
+
+def write_package(package: Package, root: Root, path: str, content: object, what: str) -> None:
+    """Have PATH hold the CONTENT of PACKAGE, if its size and SHA-256 are the promised ones."""
+    import hashlib
+    digest = hashlib.sha256()
+    left = package.size
+    root.remove(path + ".new")
+    try:
+        with root.create(path + ".new") as file:
+            for piece in content:
+                left -= len(piece)
+                if left < 0:
+                    break
+                digest.update(piece)
+                write_all(file.fileno(), piece)
+        if left or digest.hexdigest() != package.sha256:
+            raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
+                           "refused; if the repository has changed, `lpkg update` and try again")
+        folder, name = root.place(path)
+        os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        root.remove(path + ".new")
+        raise
 
 
 def is_remote(package: Package) -> bool:
     """Whether a network is between here and PACKAGE."""
     return isinstance(package.origin, Repository) and package.origin.is_remote()
-
-
-def cache_path(package: Package) -> str:
-    """Where the cache has PACKAGE: by its bytes, so that a rebuilt one is another."""
-    return f"{CACHE}/{package.name}-{package.version}.{package.sha256[:16]}.lpkg"
-
-
-def take_cached(root: Root, package: Package, spool: object, meter: Meter) -> bool:
-    """Append the bytes of PACKAGE from the cache to the SPOOL, if it has them, unaltered."""
-    there = root.lstat(cache_path(package))
-    if there is None or not stat.S_ISREG(there.st_mode) or there.st_size != package.size:
-        return False
-    with root.open(cache_path(package)) as file:
-        if sha256_of(pieces(file)) != package.sha256:
-            return False
-        file.seek(0)
-        append(package, pieces(file), spool, meter, root.name(cache_path(package)))
-    return True
-
-
-def save_cached(root: Root, package: Package) -> None:
-    """Keep a copy of the PACKAGE that was fetched."""
-    root.remove(CACHE + "/new")
-    with root.create(CACHE + "/new", 0o644) as file:
-        for start in range(0, package.size, PIECE):
-            length = min(PIECE, package.size - start)
-            data = os.pread(package.spool.fileno(), length, package.start + start)
-            write_all(file.fileno(), data)
-    folder, name = root.place(cache_path(package))
-    os.rename("new", name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def how_many(packages: list) -> str:
@@ -4217,41 +3937,6 @@ def package_url(package: Package) -> str:
     return f"{url}/{package.origin.arch}/{quoted if is_url else plain}"
 
 
-def fetch_package(package: Package, spool: object, meter: Meter) -> None:
-    """Append the bytes of PACKAGE to the SPOOL, from where it comes from."""
-    if isinstance(package.origin, Repository) and package.origin.offline:
-        raise Later(f"{package}: --offline, and it is not in the cache; `lpkg fetch "
-                    f"{package.name}` puts it there, with a network")
-    url = package_url(package)
-    try:
-        append(package, download(url), spool, meter, url)
-    except Mismatch as error:
-        if not is_remote(package):
-            raise
-        try:                            # a mirror may be in the middle of its synchronisation
-            append(package, download(url), spool, meter, url)
-        except Mismatch:
-            raise Later(str(error)) from None
-
-
-def append(package: Package, content: object, spool: object, meter: Meter, what: str) -> None:
-    """Append the CONTENT of PACKAGE to the SPOOL; size and SHA-256 must be the promised ones."""
-    import hashlib
-    digest = hashlib.sha256()
-    package.spool = spool
-    package.start = spool.seek(0, os.SEEK_END)
-    left = package.size
-    for piece in meter.count(content):
-        left -= len(piece)
-        if left < 0:
-            break
-        digest.update(piece)
-        write_all(spool.fileno(), piece)
-    if left or digest.hexdigest() != package.sha256:
-        raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
-                       "refused; if the repository has changed, `lpkg update` and try again")
-
-
 def write_all(descriptor: int, data: bytes) -> None:
     """Write DATA, all of it."""
     view = memoryview(data)
@@ -4261,28 +3946,30 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def read_manifest(package: Package) -> None:
     """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
-    info = Archive(package.spool.fileno(), package.start, package.size, str(package)).info()
-    said = offered(info)
+    with package.open() as file:
+        info = Archive(inflated(file, str(package)), str(package)).info()
+    said = offered(info, info["files"])
     if isinstance(package.origin, Repository):
         package.info["arch"] = package.origin.arch
     else:
-        package.info = said
+        package.told = said
     for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
-                "services", "setuid", "scripts", "owners"):
+                "services", "setuid", "scripts", "owners", "alternatives"):
         if said[key] != package.info.get(key, said[key]):
             raise Fail(f"{package}: {key} is {said[key]!r} in the package, {package.info[key]!r} "
                        "in the index; refused")
-    package.info = info
+    package.told, package.listing = info, info["files"]
 
 
 # -- verify
 
 def verify(tx: Transaction) -> None:
     """Look at everything that could be in the way; Fail before anything is changed."""
-    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new])
     for package in tx.plan.old.values():
         for entry in package.files():
             tx.gone[entry["path"]] = (package, entry)
+    paths = {entry["path"] for package in tx.plan.new for entry in package.files()}
+    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new], paths | tx.gone.keys())
     before = folder_opinions([*tx.plan.stay, *tx.plan.old.values()])
     links = plan_alternatives(tx)
     for package in tx.plan.new:
@@ -4308,6 +3995,8 @@ def plan_alternatives(tx: Transaction) -> list:
     after = winners([*tx.plan.stay, *tx.plan.new], tx.choices)
     add_winners(tx.claims, after)
     new = set(tx.plan.new)
+    for path in sorted(before.keys() & tx.claims.keys() - after.keys()):
+        say(f"/{path} is a file of {tx.claims[path][0]} then, and was {before[path][0].name}'s")
     tx.gone.update(before)
     for path, (package, entry) in after.items():
         if (before.get(path, (None, None))[1] != entry
@@ -4374,8 +4063,6 @@ def plan_texts(tx: Transaction) -> None:
     if any(line[2] == "oninstall" for line in later):
         tx.texts[HOOK] = HOOK_TEXT
     for path in [*tx.texts, *script_paths(tx.plan.new)]:
-        if path in tx.claims:
-            raise Fail(f"{path}: brought by {tx.claims[path][0]} and to be written; leave one out")
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
 
@@ -4385,7 +4072,7 @@ def registration(package: Package) -> bytes:
     info = dict(package.info, package_sha256=package.sha256)
     if isinstance(package.origin, Repository):
         info["repository"] = package.origin.name
-    return record_text(info)
+    return record_text(info, package.files())
 
 
 def foreign(tx: Transaction, path: str) -> str:
@@ -4507,7 +4194,8 @@ def check_fat(tx: Transaction) -> None:
     letters only. A removal under another spelling would remove what has just come."""
     tops = tuple(f"{top}/" for top in tx.mounts if is_fat(tx.root.folder(top)))
     names = {}
-    for path, (package, entry) in tx.claims.items() if tops else ():
+    packages = [*tx.plan.stay, *tx.plan.new] if tops else []
+    for path, (package, entry) in merge_manifests(packages).items():
         if path.startswith(tops):
             if entry["type"] == "link":
                 raise Fail(f"{tx.root.name(path)}: {package} brings a symlink, which a FAT file "
@@ -4578,17 +4266,14 @@ def stage_packages(tx: Transaction) -> None:
     """Write the files of the new packages under their temporary names."""
     meter = Meter(f"writing {how_many(tx.plan.new)}",
                   sum(package.info["size"] for package in tx.plan.new))
-
-    def stage_package(package: Package) -> None:
-        for entry, content in unpack(package):
+    for package, members in unpack_all(tx.plan.new):
+        for entry, content in members:
             path = meter.item = final_path(package, entry)
             try:
                 stage_entry(tx, path, entry, meter.count(content))
             except OSError as error:
                 error.filename = tx.root.name(path)     # not that of the temporary
                 raise
-
-    share_out(tx.plan.new, stage_package, meter)
 
 
 def final_path(package: Package, entry: dict) -> str:
@@ -4773,7 +4458,7 @@ def load_queue(root: Root) -> list:
 
 def queue_text(queue: list) -> bytes:
     """The file of a QUEUE."""
-    return "".join("\t".join(line) + "\n" for line in queue).encode()
+    return lines_text(map("\t".join, queue))
 
 
 def run_queue(root: Root, again: bool = False) -> int:
@@ -4809,36 +4494,98 @@ def run_queue(root: Root, again: bool = False) -> int:
     waiting = [line for line in left if line[0] == "waits"]
     if waiting:
         say(f"{counted(len(waiting), 'script')} can't run here (no shell yet, another "
-            "architecture, or not root), but will when the root boots")
+            "architecture, not root, or another user's root), but will when the root boots")
     return failed
 
 
 def run_script(root: Root, path: str, arguments: list) -> "int | None":
-    """Run the file PATH inside ROOT, its output on stderr: its exit status; None when it can't be
-    run there."""
+    """Run the file PATH inside ROOT, its output on stderr: its exit status, that of a SIGKILL when
+    it took too long; None when it can't be run there."""
+    if not is_own(root, path):
+        return None
+    import _signal                      # built in: Python's own files may be others by now
     folder = root.folder("")
     sys.stderr.flush()
     reader, writer = os.pipe()          # closed by the exec; a byte in it says that it failed
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGCHLD})
     pid = os.fork()
     if pid == 0:
         try:
-            import _signal              # built in: Python's own files may be others by now
-            _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.setpgid(0, 0)
             os.fchdir(folder)
+            start_afresh(writer)
             os.chroot(".")
-            os.dup2(nothing, 0)
-            os.dup2(2, 1)
             os.execve("/" + path, ["/" + path, *arguments], dict(SCRIPT_ENVIRONMENT))
         except BaseException:
             os.write(writer, b"!")
         finally:
             os._exit(127)
     os.close(writer)
-    failed = os.read(reader, 1)
-    os.close(reader)
-    _, status = os.waitpid(pid, 0)
-    return None if failed else os.waitstatus_to_exitcode(status)
+    try:
+        failed = os.read(reader, 1)
+        status = wait_for_script(pid)
+    except KeyboardInterrupt:
+        os.killpg(pid, _signal.SIGINT)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(reader)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+    return None if failed else status
+
+
+def is_own(root: Root, path: str) -> bool:
+    """Whether the file PATH in ROOT, and all directories that it is in, are this user's: root runs
+    nothing that another user can have put there."""
+    parts = path.split("/")
+    places = [root.lstat("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
+    return all(place is None or place.st_uid == os.geteuid()
+               for place in [os.fstat(root.top), *places])
+
+
+def start_afresh(kept: int) -> None:
+    """Have this process inherit nothing of lpkg's caller but where stderr goes, and keep the
+    descriptor KEPT until it executes a program: no descriptors, limits or ignored signals."""
+    import _signal
+    import resource
+    descriptors = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(1024)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    for descriptor in {*map(int, descriptors), nothing} - {0, 1, 2, kept}:
+        attempt(os.close, descriptor)
+    for number in range(1, 65):
+        attempt(_signal.signal, number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    for name, *limits in SCRIPT_LIMITS:
+        number = getattr(resource, f"RLIMIT_{name}")
+        _, most = resource.getrlimit(number)    # which not everybody may raise
+        attempt(resource.setrlimit, number, (most, most))
+        attempt(resource.setrlimit, number, tuple(limits))
+
+
+def attempt(action: object, *arguments: object) -> None:
+    """ACTION(ARGUMENTS), where the system allows it."""
+    try:
+        action(*arguments)
+    except (OSError, ValueError):
+        pass
+
+
+def wait_for_script(pid: int) -> int:
+    """The exit status of the process PID, which is killed with its group when it takes too long;
+    SIGCHLD is blocked."""
+    import _signal
+    end = time.monotonic() + SCRIPT_SECONDS
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        left = end - time.monotonic()
+        if left <= 0:
+            say(f"a script takes longer than {SCRIPT_SECONDS} s and is killed")
+            os.killpg(pid, _signal.SIGKILL)
+            ended = os.waitpid(pid, 0)
+            break
+        _signal.sigtimedwait({_signal.SIGCHLD}, left)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 # -- commit, apply, register, forget
@@ -4846,6 +4593,8 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
 def commit(tx: Transaction) -> None:
     """Make what is staged durable, then the journal: from here on the change will happen."""
     printable("\n")                     # loads its codec now: Python may be another one in a moment
+    if os.geteuid() == 0:
+        import resource                 # for scripts
     os.sync()
     tx.root.publish(JOURNAL)
 
@@ -4957,25 +4706,13 @@ def disarm(folder: int, source: str, name: str) -> None:
 
 # ---- commands on a root ------------------------------------------------------------------------
 
-def open_root(options: "Options", change: bool = False) -> "Root | None":
-    """The root of --root. To CHANGE it: locked, recovered; None when it is still to be made."""
-    if not check_root(options.root, change):
-        return None
-    root = Root(options.root)
-    if change and not options.dry_run:
-        take_lock(root)
-        recover(root)
-        run_queue(root)
-    return root
-
-
 class State:
     """What a command knows of the root that it works on: the ROOT (None: it is still to be made),
     the packages INSTALLED, the names of the WORLD and those HELD, the SERIALS that were seen."""
 
-    def __init__(self, options: "Options", change: bool = True):
+    def __init__(self, options: "Options", root: "Root | None"):
         self.options = options
-        self.root = open_root(options, change)
+        self.root = root
         self.installed = load_installed(self.root)
         self.world = load_names(self.root, WORLD) & self.installed.keys()
         self.held = load_names(self.root, HELD)
@@ -5010,10 +4747,20 @@ class State:
         return [self.installed[name] for name in names] or list(self.installed.values())
 
 
-def existing(options: "Options", change: bool = True) -> State:
-    """The State of a root that must be there: these verbs make none."""
-    check_root(options.root, False)
-    return State(options, change)
+READ, CHANGE, MAKE = "read", "change", "make"       # what a verb does with the root
+
+
+def open_root(options: "Options", purpose: str) -> State:
+    """The State of the root of --root. To be changed, or made if need be, it is locked, and what an
+    earlier lpkg left is finished or undone, unless it is only to be said what would be done."""
+    if not check_root(options.root, purpose == MAKE):
+        return State(options, None)
+    root = Root(options.root)
+    if purpose != READ and not options.dry_run:
+        take_lock(root)
+        recover(root)
+        run_queue(root)
+    return State(options, root)
 
 
 def is_file_word(word: str) -> bool:
@@ -5045,9 +4792,8 @@ def choose_arch(options: "Options", installed: dict, local: list) -> str:
     return arch
 
 
-def cmd_install(options: "Options") -> int:
+def cmd_install(options: "Options", state: State) -> int:
     """Install packages with what they need, or upgrade them."""
-    state = State(options)
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
     offers = state.repositories(local)
@@ -5059,9 +4805,8 @@ def cmd_install(options: "Options") -> int:
     return change_root(state, plan)
 
 
-def cmd_upgrade(options: "Options") -> int:
+def cmd_upgrade(options: "Options", state: State) -> int:
     """Upgrade installed packages, all of them when none is named, with what they need then."""
-    state = State(options)
     names = [package.name for package in state.packages(options.words)]
     plan = plan_upgrade(state.installed, state.world, state.known_repositories(), names, state.held)
     behind = left_behind(state, plan, names)
@@ -5123,9 +4868,8 @@ def why_behind(state: State, universe: Universe, plan: Plan, newer: Package) -> 
     return "with it, others could not be upgraded"
 
 
-def cmd_downgrade(options: "Options") -> int:
+def cmd_downgrade(options: "Options", state: State) -> int:
     """Install an older version of packages: the one that is named, else the next older one."""
-    state = State(options)
     universe = Universe(state.installed, state.repositories(), [])
     words = []
     for word in options.words:
@@ -5147,18 +4891,16 @@ def older(universe: Universe, package: Package) -> str:
     raise Fail(f"{package}: no repository has an older version of it")
 
 
-def cmd_update(options: "Options") -> int:
+def cmd_update(options: "Options", state: State) -> int:
     """Fetch the indexes of the repositories anew."""
-    state = existing(options)
     for repository in state.known_repositories():
         if not repository.late:
             say(f"{repository.name}: {repository.url}")
     return Later.status if any(one.late for one in state.found) else 0
 
 
-def cmd_fetch(options: "Options") -> int:
+def cmd_fetch(options: "Options", state: State) -> int:
     """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache."""
-    state = existing(options)
     if options.words:
         plan = plan_install(state.installed, state.world, state.repositories(), options.words, [],
                             state.held)
@@ -5166,7 +4908,7 @@ def cmd_fetch(options: "Options") -> int:
         plan = plan_upgrade(state.installed, state.world, state.known_repositories(),
                             list(state.installed), state.held)
     make_folder(state.root, CACHE)
-    fetch_packages(plan.new, lambda: nameless(state.root), state.root)
+    fetch_packages(plan.new, state.root, CACHE)
     say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
     return 0
 
@@ -5176,12 +4918,15 @@ def make_folder(root: Root, path: str) -> None:
     if path and root.lstat(path) is None:
         make_folder(root, path.rpartition("/")[0])
         folder, name = root.place(path)
-        os.mkdir(name, 0o755, dir_fd=folder)
+        try:
+            os.mkdir(name, 0o755, dir_fd=folder)
+        except OSError as error:
+            error.filename = root.name(path)
+            raise
 
 
-def cmd_clean(options: "Options") -> int:
+def cmd_clean(options: "Options", state: State) -> int:
     """Remove the packages that were fetched, and the indexes of repositories that are gone."""
-    state = existing(options)
     text = state.root.read(REPOS).decode(errors="replace")
     known = {name for name, _ in parse_repositories(text)}
     paths = [f"{CACHE}/{name}" for name in state.root.names(CACHE)]
@@ -5193,9 +4938,8 @@ def cmd_clean(options: "Options") -> int:
     return 0
 
 
-def cmd_remove(options: "Options") -> int:
+def cmd_remove(options: "Options", state: State) -> int:
     """Remove packages."""
-    state = State(options)
     plan = plan_remove(state.installed, state.world, options.words)
     if plan.is_empty():
         return nothing_to_do(options, "nothing of that is installed")
@@ -5208,30 +4952,28 @@ def cmd_remove(options: "Options") -> int:
     return status
 
 
-def cmd_autoremove(options: "Options") -> int:
+def cmd_autoremove(options: "Options", state: State) -> int:
     """Remove what came along with others and is needed by none any more."""
-    state = State(options)
     plan = plan_autoremove(state.installed, state.world)
     if plan.is_empty():
         return nothing_to_do(options, "all that is installed is needed")
     return change_root(state, plan)
 
 
-def cmd_hold(options: "Options") -> int:
+def cmd_hold(options: "Options", state: State) -> int:
     """Keep packages as they are, whatever is upgraded."""
-    return change_held(options, lambda held, names: held | names)
+    return change_held(state, state.held.union)
 
 
-def cmd_unhold(options: "Options") -> int:
+def cmd_unhold(options: "Options", state: State) -> int:
     """Let packages be upgraded again."""
-    return change_held(options, lambda held, names: held - names)
+    return change_held(state, state.held.difference)
 
 
-def change_held(options: "Options", change: object) -> int:
-    """Write the names HELD anew: what CHANGE makes of them and the names that are given."""
-    state = State(options)
-    names = {package.name for package in state.packages(options.words)}
-    write_state(state.root, HELD, names_text(change(state.held, names)))
+def change_held(state: State, change: object) -> int:
+    """Write the names HELD anew: what CHANGE makes of the names that are given."""
+    names = {package.name for package in state.packages(state.options.words)}
+    write_state(state.root, HELD, names_text(change(names)))
     return 0
 
 
@@ -5241,7 +4983,8 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     root when there is none yet, which vanishes again if that fails."""
     options, root = state.options, state.root
     texts = dict(texts or {})
-    show_plan(options, plan, free_space(options.root))
+    chosen = load_choices(root) if choices is None else choices
+    show_plan(options, plan, free_space(options.root), chosen)
     if options.dry_run:
         return 0
     confirm(options.yes)
@@ -5269,12 +5012,12 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     return 1 if run_queue(root) else 0
 
 
-def show_plan(options: "Options", plan: Plan, free: "int | None") -> None:
+def show_plan(options: "Options", plan: Plan, free: "int | None", choices: dict) -> None:
     """PLAN, on stdout for --dry-run, else on stderr."""
     if options.dry_run and options.json:
         show_json([plan_object(package, plan) for package in [*plan.new, *plan.removed()]])
         return
-    for line in plan_lines(plan, free):
+    for line in plan_lines(plan, free, choices):
         print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
 
 
@@ -5305,27 +5048,31 @@ def free_space(path: str) -> "int | None":
 
 # -- history and undo
 #
-# A transaction in the history is a line `transaction TAB NUMBER TAB TIME TAB COMMAND`, and a line
-# for each thing that it changed: `+ NAME VERSION SHA256` came, `- NAME VERSION SHA256` went,
-# `= NAME VERSION SHA256 VERSION SHA256` was replaced, `asked NAME` and `unasked NAME` changed the
-# world; columns are separated by tabs. Undoing one is a transaction, too.
+# A transaction in the history is a line of NUMBER, TIME and, in JSON, its `command` and `changes`:
+# ["+", NAME, VERSION, SHA256] came, "-" went, ["=", NAME, VERSION, SHA256, VERSION, SHA256] was
+# replaced, ["asked", NAME] and ["unasked", NAME] changed the world. Undoing one is a transaction,
+# too.
+
+CHANGES = {"+": 4, "-": 4, "=": 6, "asked": 2, "unasked": 2}
+
 
 def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
     """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
-    records = ("\n" + before.decode(errors="replace")).split("\ntransaction\t")[1:]
-    last = records[-1].partition("\t")[0] if records else "0"
-    number = int(last[:18]) + 1 if last.isdecimal() else 1
-    lines = [f"{number}\t{int(time.time())}\t{escape(title)}"]
+    lines = before.split(b"\n")[:-1]
+    last = lines[-1].partition(b"\t")[0][:18] if lines else b""
+    number = int(last) + 1 if last.isdigit() else 1
+    changes = []
     for package in plan.new:
         old = plan.old.get(package.name)
         word = "=" if old else "+"
-        lines.append("\t".join([word, package.name, *(stamp(old) if old else ()), *stamp(package)]))
-    lines += ["\t".join(["-", package.name, *stamp(package)]) for package in plan.removed()]
-    lines += [f"asked\t{name}" for name in sorted(plan.world - world)]
-    lines += [f"unasked\t{name}" for name in sorted(world - plan.world)]
-    records = [*records[1 - HISTORY_LENGTH:], "\n".join(lines)]
-    return "".join(f"transaction\t{record.rstrip()}\n" for record in records).encode(
-        errors="backslashreplace")      # a file's name in the command need not be UTF-8
+        changes.append([word, package.name, *(stamp(old) if old else ()), *stamp(package)])
+    changes += [["-", package.name, *stamp(package)] for package in plan.removed()]
+    changes += [["asked", name] for name in sorted(plan.world - world)]
+    changes += [["unasked", name] for name in sorted(world - plan.world)]
+    title = title.encode(errors="backslashreplace").decode()    # no file's name need be UTF-8
+    text = json_text({"command": title, "changes": changes})
+    lines = [*lines[1 - HISTORY_LENGTH:], f"{number}\t{int(time.time())}\t{text}".encode()]
+    return b"".join(line + b"\n" for line in lines)
 
 
 def stamp(package: Package) -> tuple:
@@ -5334,21 +5081,28 @@ def stamp(package: Package) -> tuple:
 
 
 def load_history(root: Root) -> list:
-    """The transactions of ROOT: dicts of number, time, command and changes (lists of columns)."""
+    """The transactions of ROOT: dicts of number, time, command and changes."""
     found = []
-    for line in root.read(HISTORY, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]:
-        word, *rest = line.split("\t")
-        lengths = {"transaction": 3, "+": 3, "-": 3, "=": 5, "asked": 1, "unasked": 1}
-        sound = word == "transaction" or found and is_name(rest[0] if rest else None)
-        if lengths.get(word) != len(rest) or not sound or not all(map(is_version, rest[1:4:2])):
-            raise Fail(f"{root.name(HISTORY)}: line {line!r} is not understood; remove the file")
-        if word == "transaction":
-            number, when = (int(text[:18]) if text.isdecimal() else 0 for text in rest[:2])
-            found.append({"number": number, "time": when, "command": unescape(rest[2]),
-                          "changes": []})
-        else:
-            found[-1]["changes"].append([word, *rest])
+    for line in root.read(HISTORY, INFO_LIMIT).split(b"\n")[:-1]:
+        try:
+            number, when, text = line.split(b"\t", 2)
+            one = parse_json(text, "its JSON")
+            check_fields(one, HISTORY_FIELDS, "its JSON")
+            found.append({"number": int(number[:18]), "time": int(when[:18]), **one})
+        except (ValueError, Fail) as error:
+            raise Fail(f"{root.name(HISTORY)}: line {line[:60].decode(errors='replace')!r} is not "
+                       f"understood: {error}; remove the file") from None
     return found
+
+
+def is_change(value: object) -> bool:
+    """Whether VALUE is a change in the history."""
+    return (is_list(lambda one: isinstance(one, str))(value) and len(value) > 1
+            and CHANGES.get(value[0]) == len(value) and is_name(value[1])
+            and all(map(is_version, value[2::2])))
+
+
+HISTORY_FIELDS = {"command": lambda value: isinstance(value, str), "changes": is_list(is_change)}
 
 
 def history_line(one: dict) -> str:
@@ -5363,16 +5117,15 @@ def history_line(one: dict) -> str:
     return f"{one['number']:4}  {when}  {one['command']}: {', '.join(changes) or 'no package'}"
 
 
-def cmd_history(options: "Options") -> int:
+def cmd_history(options: "Options", state: State) -> int:
     """List what was changed, the latest last."""
-    print_all(options, load_history(open_root(options)), history_line)
+    print_all(options, load_history(state.root), history_line)
     return 0
 
 
-def cmd_undo(options: "Options") -> int:
+def cmd_undo(options: "Options", state: State) -> int:
     """Undo a transaction: the one with that number in the history, else the latest."""
-    state = State(options)
-    history = load_history(state.root) if state.root else []
+    history = load_history(state.root)
     wanted = options.words[0] if options.words else str(history[-1]["number"] if history else 0)
     one = next((one for one in history if str(one["number"]) == wanted), None)
     if one is None:
@@ -5444,18 +5197,16 @@ def conffile_states(root: Root, packages: list) -> list:
     return found
 
 
-def cmd_audit(options: "Options") -> int:
+def cmd_audit(options: "Options", state: State) -> int:
     """List the conffiles that were changed here, and those with a new version beside them."""
-    state = State(options, change=False)
     print_all(options, conffile_states(state.root, state.packages(options.words)),
               lambda one: f"{one['path']}: {one['what']}")
     return 0
 
 
-def cmd_fix(options: "Options") -> int:
+def cmd_fix(options: "Options", state: State) -> int:
     """Finish what is left to do: scripts that wait or failed, conffiles with a new version beside
     them; and put the packages that are named back as they were packed."""
-    state = existing(options)
     if options.dry_run and not options.words:
         return show_fixes(options, state)
     failed = 0 if options.dry_run else run_queue(state.root, again=True)
@@ -5529,18 +5280,26 @@ def ask_conffile(root: Root, path: str) -> str:
 
 # -- alternatives, repositories, keys
 
-def cmd_alternatives(options: "Options") -> int:
-    """List the paths that several packages offer; choose one, or let the priorities choose."""
-    verb, *words = options.words or ["list"]
-    if verb == "list" and not words:
-        state = State(options, change=False)
-        print_all(options, alternative_objects(state), lambda one: "{path} -> {target}  {package} "
-                  "{priority}{mark}".format(mark=" *" if one["current"] else "", **one))
-        return 0
-    if not (verb == "set" and len(words) == 2 or verb == "auto" and len(words) == 1):
-        raise Usage("write lpkg alternatives list, set PATH PACKAGE, or auto PATH")
-    state = State(options)
-    path = os.path.normpath("/" + words[0].lstrip("/"))[1:]
+def cmd_alternatives_list(options: "Options", state: State) -> int:
+    """List the paths that several packages offer."""
+    print_all(options, alternative_objects(state), lambda one: "{path} -> {target}  {package} "
+              "{priority}{mark}".format(mark=" *" if one["current"] else "", **one))
+    return 0
+
+
+def cmd_alternatives_set(options: "Options", state: State) -> int:
+    """Choose the package that has a path."""
+    return choose_alternative(state, *options.words)
+
+
+def cmd_alternatives_auto(options: "Options", state: State) -> int:
+    """Let the priorities choose the package that has a path."""
+    return choose_alternative(state, options.words[0], None)
+
+
+def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
+    """Have the package CHOSEN, or the one of the highest priority, have the path WORD."""
+    path = os.path.normpath("/" + word.lstrip("/"))[1:]
     offers = [one for one in alternative_objects(state) if one["path"] == path]
     if not offers:
         raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
@@ -5548,17 +5307,17 @@ def cmd_alternatives(options: "Options") -> int:
         raise Fail(f"/{path}: a package has it as a file; `lpkg owner /{path}` says which")
     choices = load_choices(state.root)
     choices.pop(path, None)
-    if verb == "set":
+    if chosen is not None:
         names = [one["package"] for one in offers]
-        if words[1] not in names:
-            raise Fail(f"/{path}: {words[1]} is no alternative; there are {', '.join(names)}")
-        choices[path] = words[1]
-    if options.dry_run:
-        package, entry = winners(list(state.installed.values()), choices)[path]
+        if chosen not in names:
+            raise Fail(f"/{path}: {chosen} is no alternative; there are {', '.join(names)}")
+        choices[path] = chosen
+    stay = list(state.installed.values())
+    if state.options.dry_run:
+        package, entry = winners(stay, choices)[path]
         show(f"{path} -> {entry['target']}  {package.name}")
         return 0
-    options.yes = True                  # it was said which
-    stay = list(state.installed.values())
+    state.options.yes = True            # it was said which
     return change_root(state, Plan([], {}, stay, state.world), choices=choices, record=False)
 
 
@@ -5572,70 +5331,82 @@ def alternative_objects(state: State) -> list:
     return sorted(found, key=lambda one: (one["path"], -one["priority"], one["package"]))
 
 
-def cmd_repo(options: "Options") -> int:
-    """Add, list or remove repositories."""
-    verb, *words = options.words or ["list"]
-    if (verb, len(words)) not in (("list", 0), ("add", 2), ("remove", 1)):
-        raise Usage("write lpkg repo list, add NAME URL, or remove NAME")
-    state = existing(options, verb != "list")
+def cmd_repo_list(options: "Options", state: State) -> int:
+    """List the repositories."""
+    pairs = parse_repositories(state.root.read(REPOS).decode(errors="replace"))
+    print_all(options, [{"name": name, "url": url} for name, url in pairs],
+              lambda one: f"{one['name']} {one['url']}")
+    return 0
+
+
+def cmd_repo_add(options: "Options", state: State) -> int:
+    """Add a repository."""
+    text = state.root.read(REPOS).decode(errors="replace")
+    name = options.words[0]
+    if name in dict(parse_repositories(text)):
+        raise Fail(f"{name}: is there already; `lpkg repo list` shows them")
+    line = " ".join(options.words)
+    if parse_repositories(line) != [options.words]:
+        raise Fail(f"{line}: write NAME URL")
+    write_state(state.root, REPOS, lines_text([*text.splitlines(), line]))
+    return 0
+
+
+def cmd_repo_remove(options: "Options", state: State) -> int:
+    """Remove a repository."""
     lines = state.root.read(REPOS).decode(errors="replace").splitlines()
-    pairs = parse_repositories("\n".join(lines))
-    if verb == "list":
-        print_all(options, [{"name": name, "url": url} for name, url in pairs],
-                  lambda one: f"{one['name']} {one['url']}")
-        return 0
-    names = [name for name, _ in pairs]
-    if (words[0] in names) == (verb == "add"):
-        raise Fail(f"{words[0]}: is {'there already' if verb == 'add' else 'no repository of it'}; "
-                   "`lpkg repo list` shows them")
-    if verb == "add":
-        lines.append(" ".join(words))
-        if parse_repositories(lines[-1]) != [words]:
-            raise Fail(f"{lines[-1]}: write NAME URL")
-    else:
-        lines = [line for line in lines if line.split()[:1] != words]
-        state.root.remove(f"{INDEXES}/{words[0]}")
-    write_state(state.root, REPOS, "".join(f"{line}\n" for line in lines).encode())
+    left = [line for line in lines if line.split()[:1] != options.words]
+    if left == lines:
+        raise Fail(f"{options.words[0]}: is no repository of it; `lpkg repo list` shows them")
+    state.root.remove(f"{INDEXES}/{options.words[0]}")
+    write_state(state.root, REPOS, lines_text(left))
     return 0
 
 
-def cmd_key(options: "Options") -> int:
-    """Add, list or remove the keys that are trusted."""
-    verb, *words = options.words or ["list"]
-    if (verb, len(words)) not in (("list", 0), ("add", 1), ("remove", 1)):
-        raise Usage("write lpkg key list, add FILE, or remove NAME")
-    state = existing(options, verb != "list")
-    names = [name for name in state.root.names(KEYS) if name.endswith(".pub")]
-    if verb == "list":
-        keys = [(name, parse_public_key(state.root.read(f"{KEYS}/{name}"), name)) for name in names]
-        print_all(options, [{"name": name[:-4], "id": key_name(key.id)} for name, key in keys],
-                  lambda one: f"{one['name']} {one['id']}")
-        return 0
-    if verb == "add":
-        return add_key(options, state.root, words[0], names)
-    if words[0] + ".pub" not in names:
-        raise Fail(f"{words[0]}: no such key; `lpkg key list` shows them")
-    state.root.remove(f"{KEYS}/{words[0]}.pub")
-    for name in state.root.names(INDEXES):      # it may be what that key has signed
-        state.root.remove(f"{INDEXES}/{name}")
+def all_keys(root: Root) -> dict:
+    """NAME -> key of the files NAME.pub of ROOT."""
+    return {name[:-4]: parse_public_key(root.read(f"{KEYS}/{name}"), root.name(f"{KEYS}/{name}"))
+            for name in root.names(KEYS) if name.endswith(".pub")}
+
+
+def cmd_key_list(options: "Options", state: State) -> int:
+    """List the keys that are trusted."""
+    keys = all_keys(state.root)
+    print_all(options, [{"name": name, "id": key_name(key.id)} for name, key in keys.items()],
+              lambda one: f"{one['name']} {one['id']}")
     return 0
 
 
-def add_key(options: "Options", root: Root, path: str, names: list) -> int:
-    """Trust the key in the file PATH, after asking."""
-    data = read_file(path)
-    key = parse_public_key(data, path)
-    name = os.path.basename(path).removesuffix(".pub") + ".pub"
+def cmd_key_remove(options: "Options", state: State) -> int:
+    """Trust a key no longer, and forget what was seen of it."""
+    keys = all_keys(state.root)
+    key = keys.pop(options.words[0], None)
+    if key is None:
+        raise Fail(f"{options.words[0]}: no such key; `lpkg key list` shows them")
+    state.root.remove(f"{KEYS}/{options.words[0]}.pub")
+    if key.text() not in [other.text() for other in keys.values()]:
+        state.serials.forget(key.text())
+        write_state(state.root, SERIALS, state.serials.text())
+    return 0
+
+
+def cmd_key_add(options: "Options", state: State) -> int:
+    """Trust the key in a file, after asking."""
+    path = options.words[0]
+    key = parse_public_key(read_file(path), path)
+    name = os.path.basename(path).removesuffix(".pub")
     if not is_name(name):
         raise Fail(f"{path}: call it NAME.pub, with letters and digits")
-    if name in names and root.read(f"{KEYS}/{name}") == data:
-        say(f"{name[:-4]}: is trusted already")
+    there = all_keys(state.root).get(name)
+    if there and there.text() == key.text():
+        say(f"{name}: is trusted already")
         return 0
-    if name in names:
-        raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name[:-4]}` first")
-    say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here")
+    if there:
+        raise Fail(f"{path}: a key of that name is there; `lpkg key remove {name}` first")
+    say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here "
+        f"from the repository {name.partition('.')[0]}")
     confirm(options.yes)
-    write_state(root, f"{KEYS}/{name}", data)
+    write_state(state.root, f"{KEYS}/{name}.pub", public_key_text(key.id, key.raw).encode())
     return 0
 
 
@@ -5657,7 +5428,7 @@ def cmd_bootstrap(options: "Options") -> int:
     if serials.seen:
         texts[SERIALS] = serials.text()
     if options.tar is not None and options.dry_run:
-        show_plan(options, plan, None)
+        show_plan(options, plan, None, {})
     elif options.tar is not None:
         bootstrap_tar(options, plan, texts)
     else:
@@ -5670,7 +5441,8 @@ def cmd_bootstrap(options: "Options") -> int:
 def vacant_state(options: "Options") -> State:
     """The state of a root that is absent or empty; what a bootstrap that was cut has left in it is
     undone first, or finished."""
-    state = State(options) if has_database(options.root) or is_vacant(options.root) else None
+    usable = has_database(options.root) or is_vacant(options.root)
+    state = open_root(options, MAKE) if usable else None
     if state is None or state.installed or not is_vacant(options.root):
         raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
     return state
@@ -5710,21 +5482,19 @@ def new_repositories(options: "Options") -> list:
 
 
 def key_file_name(path: str) -> str:
-    """What the key in the file PATH is called."""
-    return os.path.basename(path).removesuffix(".pub")
+    """The repository that the key in the file PATH is for, by its name."""
+    return os.path.basename(path).partition(".")[0]
 
 
 def root_texts(options: "Options") -> dict:
     """PATH -> bytes of the configuration of a new root: the keys and the repositories that it was
     made from. A bootstrapped one may be for another machine, which has no folders of this one."""
     texts = {}
-    for path in options.key:
-        data = read_file(path)
-        parse_public_key(data, path)
-        name = place = key_file_name(path)
-        while f"{KEYS}/{place}.pub" in texts:
-            place = f"{name}-{len(texts) + 1}"
-        texts[f"{KEYS}/{place}.pub"] = data
+    pairs = new_repositories(options) or [(key_file_name(path), "") for path in options.key[:1]]
+    for number, (name, _) in enumerate(pairs):
+        for more, key in enumerate(given_keys(options, number)):
+            place = f"{name}.{more + 1}" if more else name
+            texts[f"{KEYS}/{place}.pub"] = public_key_text(key.id, key.raw).encode()
     lines = []
     for name, url in new_repositories(options):
         if options.verb != "bootstrap" or not full_url(url).startswith("/"):
@@ -5739,8 +5509,8 @@ def bootstrap_tar(options: "Options", plan: Plan, texts: dict) -> None:
     import tempfile
     if options.tar == "-" and sys.stdout.isatty():
         raise Fail("stdout is a terminal; send the tar into a file or a pipe")
-    with NewFiles() as new:
-        fetch_packages(plan.new, lambda: tempfile.TemporaryFile(buffering=0), None)
+    with NewFiles() as new, tempfile.TemporaryDirectory() as folder:
+        fetch_packages(plan.new, Root(folder), "")
         file = sys.stdout.buffer if options.tar == "-" else new.create(options.tar)
         for piece in root_pieces(plan, texts, options.no_database):
             file.write(piece)
@@ -5760,8 +5530,8 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     for _, entry in sorted(tar_folders(claims, [*dict(kept), *scripts]).items()):
         yield tar_header(entry)
     meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
-    for package in plan.new:
-        for entry, content in unpack(package):
+    for package, members in unpack_all(plan.new):
+        for entry, content in members:
             path = final_path(package, entry)
             if entry["type"] == "dir" or no_database and path.startswith(STATE + "/"):
                 for _ in content:
@@ -5790,12 +5560,9 @@ def database_texts(plan: Plan) -> dict:
 
 
 def tar_folders(claims: dict, paths: list) -> dict:
-    """PATH -> entry of a new root's directories; Fail where a package brings one of lpkg's own
-    PATHS."""
+    """PATH -> entry of a new root's directories, those of lpkg's own PATHS among them."""
     folders = {path: entry for path, (_, entry) in claims.items() if entry["type"] == "dir"}
     for path in paths:
-        if path in claims:
-            raise Fail(f"{path}: brought by {claims[path][0]} and to be written; leave one out")
         while "/" in path:
             path = path.rpartition("/")[0]
             folders.setdefault(path, folder_entry(path))
@@ -5818,11 +5585,14 @@ def summary(package: Package) -> dict:
     return {key: value for key, value in package.info.items() if key != "files"}
 
 
-def cmd_list(options: "Options") -> int:
+def cmd_list(options: "Options", state: State) -> int:
     """List what is installed."""
-    packages = State(options, change=False).packages([])
-    print_all(options, list(map(summary, packages)),
-              lambda info: f"{info['name']} {info['version']}")
+    packages = state.packages([])
+    if options.json:
+        show_json(list(map(summary, packages)))
+        return 0
+    for package in packages:
+        show(str(package))
     return 0
 
 
@@ -5849,7 +5619,7 @@ def describe(options: "Options", word: str) -> Package:
     """The package that WORD names."""
     if is_file_word(word):
         return read_local(word)
-    state = State(options, change=False)
+    state = open_root(options, READ)
     if word in state.installed:
         return state.installed[word]
     universe = Universe(state.installed, state.repositories(), [])
@@ -5866,7 +5636,7 @@ def cmd_files(options: "Options") -> int:
         if is_file_word(word):
             entries += read_local(word).files()
             continue
-        state = State(options, change=False)
+        state = open_root(options, READ)
         package = state.packages([word])[0]
         won = winners(list(state.installed.values()), load_choices(state.root))
         entries += package.files() + [entry for winner, entry in won.values() if winner is package]
@@ -5874,17 +5644,17 @@ def cmd_files(options: "Options") -> int:
     return 0
 
 
-def cmd_owner(options: "Options") -> int:
+def cmd_owner(options: "Options", state: State) -> int:
     """Which package brought a path."""
     found = []
-    root = open_root(options)
+    root = state.root
     records = {name: root.read(f"{INSTALLED}/{name}", INFO_LIMIT)
                for name in filter(is_name, root.names(INSTALLED))}
     for word in options.words:
         path = os.path.normpath("/" + word.lstrip("/"))[1:]
         line = b"\n" + os.fsencode(path) + b"\t"
         owners = [name for name, record in records.items()
-                  if record.find(line, record.find(b"\n\n") + 1) >= 0] or alternative(root, path)
+                  if record.find(line) >= 0] or alternative(state, path)
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
@@ -5892,15 +5662,14 @@ def cmd_owner(options: "Options") -> int:
     return 0
 
 
-def alternative(root: Root, path: str) -> list:
+def alternative(state: State, path: str) -> list:
     """The name of the package whose alternative PATH is, if it is one."""
-    won = winners(list(load_installed(root).values()), load_choices(root))
+    won = winners(list(state.installed.values()), load_choices(state.root))
     return [won[path][0].name] if path in won else []
 
 
-def cmd_why(options: "Options") -> int:
+def cmd_why(options: "Options", state: State) -> int:
     """Why a package is there: who needs it, up to what the user asked for."""
-    state = State(options, change=False)
     name = state.packages(options.words)[0].name
     needed = reasons(state.installed, state.world)
     if name not in needed:
@@ -5914,9 +5683,8 @@ def cmd_why(options: "Options") -> int:
     return 0
 
 
-def cmd_verify(options: "Options") -> int:
+def cmd_verify(options: "Options", state: State) -> int:
     """Compare what is in the root with what was installed, conffiles aside."""
-    state = State(options, change=False)
     faults = find_faults(state, state.packages(options.words))
     print_all(options, faults, lambda fault: f"{fault['path']}: {fault['what']}")
     sys.stdout.flush()
@@ -5951,7 +5719,7 @@ def find_faults(state: State, packages: list) -> list:
                            for what in differences(root, folders.get(path, entry))]
         return faults
 
-    faults = sum(share_out(packages, verify_package, meter), [])
+    faults = sum(map(verify_package, packages), [])
     progress("")
     return list({(one["path"], one["what"]): one for one in faults[::-1]}.values())[::-1]
 
@@ -5961,7 +5729,7 @@ def folder_opinions(packages: list) -> dict:
     then share (see merge_manifests)."""
     opinions = {}
     for package in packages:
-        files = package.info["files"]
+        files = package.listing
         if isinstance(files, bytes):    # most have none, and needn't be read for that
             lines = [line + b"\n" for line in files.split(b"\n") if b"\tdir\t" in line
                      and not line.endswith(b"\tdir\t0755\t0\t0")]
@@ -5997,51 +5765,34 @@ def differences(root: Root, entry: dict) -> list:
     return found
 
 
-def cmd_search(options: "Options") -> int:
+def cmd_search(options: "Options", state: State) -> int:
     """Search the repositories for a word in names and summaries."""
-    state = State(options, change=False)
     word = options.words[0]
     found = {}
     if not state.repositories():
         raise Fail(NO_REPOSITORY)
     for repository in state.found:
-        for package in repository.index.search(word):
-            found.setdefault(package.name, summary(package))
-    print_all(options, [found[name] for name in sorted(found)],
-              lambda info: f"{info['name']} {info['version']}  {info['summary']}")
+        for line in repository.index.search(word):
+            found.setdefault(line.partition(b"\t")[0], (repository, line))
+    found = sorted(found.values(), key=lambda pair: pair[1])
+    if options.json:
+        show_json([summary(repository.index.package(line)) for repository, line in found])
+        return 0
+    for _, line in found:
+        name, version, said, _ = line.decode().split("\t", 3)
+        show(f"{name} {version}  {said}")
     return 0
 
 
 # ---- does it work? -----------------------------------------------------------------------------
 #
-# A script that was copied alone onto a device proves itself there: signatures against the vectors
-# of RFC 8032 and one of minisign's, and archives that lie. Each lie is told well, so that only the
-# one guard that is meant for it can see it, and must be refused in the words of that guard.
+# A script that was copied alone onto a device proves itself there, on that Python: it takes a
+# signature of RFC 8032's, one of minisign's, and a package; and refuses six lies about them.
 
-VECTORS = (                         # RFC 8032, 7.1: public key, message, signature
-    ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
-     "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9"
-     "b46bd25bf5f0595bbe24655141438e7a100b"),
-    ("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
-     "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f1"
-     "1d8c387b2eaeb4302aeeb00d291612bb0c00"),
-    ("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025", "af82",
-     "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984d"
-     "c6594a7c15e9716ed28dc027beceea1ec40a"),
-)
-
-
-def cmd_selftest(options: "Options") -> int:
-    """Show that this lpkg takes what is good and refuses what isn't."""
-    failed = 0
-    for what, good in [*signature_checks(), *archive_checks()]:
-        show(f"{'ok' if good else 'FAILED'}  {what}")
-        failed += not good
-    if failed:
-        raise Fail(f"{failed} checks failed; don't use this copy of lpkg, nor this Python")
-    return 0
-
-
+VECTOR = (                          # RFC 8032, 7.1, the second: public key, message, signature
+    "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+    "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f1"
+    "1d8c387b2eaeb4302aeeb00d291612bb0c00")
 MINISIGN_KEY = b"""untrusted comment: minisign public key F3349FE5382EE56F
 RWRv5S445Z8088hqJp0/fpTcMQzwXGwXRzO3R/8UMmtqdUZNsewHtrpm
 """
@@ -6052,200 +5803,62 @@ oxws1ikXfUIKLsZ04zsSJgSVLtir9OK2pBy7/hpfsvbVtJHhi0a2PqdhcL0fDUpKTEYj59jEam6oecG5
 """
 
 
-def signature_checks() -> object:
-    """(what, whether it is as it should be) of signatures."""
-    for number, texts in enumerate(VECTORS, 1):
-        public, message, signature = map(bytes.fromhex, texts)
-        yield f"RFC 8032's signature {number}", ed25519_verify(public, message, signature)
-        yield "and of another message: refused", not ed25519_verify(public, b"x", signature)
-    raised = signature[:32] + little(int.from_bytes(signature[32:], "little") + L)
-    yield "a signature with S + L: refused", not ed25519_verify(public, message, raised)
-    base, neutral = point_encode(BASE), little(1)
-    yield "a key of small order: refused", not ed25519_verify(neutral, b"", base + little(1))
-    signature = neutral + little(challenge(neutral, base, b""))
-    yield "an R of small order: refused", not ed25519_verify(base, b"", signature)
-    yield "a point's second spelling: refused", point_decode(little(P + 3)) is None
-    key = parse_public_key(MINISIGN_KEY, "the key")
-    for what, data, old, new, word in (
-            ("minisign's signature", b"index", b"", b"", ""),
-            ("of another file", b"indeX", b"", b"", "wrong signature"),
-            ("with another comment", b"index", b"serial 1", b"serial 2", "wrong signature"),
-            ("by another key", b"index", b"RURv", b"RURw", "not trusted")):
-        signed = MINISIGN_OF_INDEX.replace(old, new)
-        yield check(what, word, lambda: check_signature(data, signed, [key], "it"))
-
-
-def little(number: int) -> bytes:
-    """NUMBER in 32 bytes, as Ed25519 writes it."""
-    return number.to_bytes(32, "little")
-
-
-def challenge(r: bytes, public: bytes, message: bytes) -> int:
-    """The k of a signature with this R by the key PUBLIC: also its S, where that key is B."""
-    import hashlib
-    return int.from_bytes(hashlib.sha512(r + public + message).digest(), "little") % L
-
-
-def check(what: str, word: str, run: object) -> tuple:
-    """(what, whether it is as it should be): RUN fails with WORD in its message; none: it works."""
-    try:
-        run()
+def cmd_selftest(options: "Options") -> int:
+    """Show that this lpkg takes what is good and refuses what isn't."""
+    failed = 0
+    for what, word, run in self_checks():
         said = ""
-    except Fail as error:
-        said = str(error)
-    return f"{what}: refused" if word else what, bool(said) == bool(word) and word in said
-
-
-def archive_checks() -> object:
-    """(what, whether it is as it should be) of packages that are good, and that lie."""
-    for what, data, word in sample_archives():
-        with open(os.memfd_create("sample"), "w+b", buffering=0) as file:
-            file.write(data)
-            yield check(what, word, lambda: read_sample(file, len(data)))
-
-
-def read_sample(file: object, size: int) -> None:
-    """Read the package in FILE as an install does."""
-    package = Package(Archive(file.fileno(), 0, size, "it").info(), "it", size)
-    package.spool = file
-    read_through(package)
-
-
-def sample_archives() -> object:
-    """(what, bytes, a word of the refusal or "") of small packages."""
-    folder, file, long = folder_entry("d"), file_entry("d/f", b"data"), bytes(PIECE + 1)
-    entries, body = [folder, file], sample_body([folder, file], b"data")
-    good = sample(entries, body)
-    yield "a package", good, ""
-    large = [file_entry("f", long)]
-    yield "a package with a large file", sample(large, sample_body(large, long)), ""
-    for path in ("../f", "/f", "d/../../f", "d//f", "d/./f", STATE + "/world", ".lpkg/f", "a\0b",
-                 "n" * (NAME_LIMIT + 1), "/".join(["n" * 250] * 12 + ["f"])):
-        bad = sample_parents(path) + [file_entry(path, b"data")]
-        what = f"a file {path[:20]!r}"
-        yield what, sample(bad, sample_body(bad, b"data")), "path is not valid"
-    below = [link_entry("d", "/etc"), file]
-    yield "a file below a symlink", sample(below, sample_body(below, b"data")), "in no folder"
-    twice = [folder, folder]
-    yield "a path that is there twice", sample(twice, sample_body(twice, b"")), "twice"
-    hidden = sample_body([folder, dict(file, mode="4755")], b"data")
-    yield "a setuid bit that isn't declared", sample(entries, hidden), "says at d/f"
-    yield "another content", sample(entries, body.replace(b"data", b"DATA")), "another content"
-    yield "padding that isn't empty", sample(entries, body[:-1] + b"x"), "another content"
-    changed = sample(large, sample_body(large, long[1:] + b"x"))
-    yield "another content of a large file", changed, "another content"
-    more = sample_body([*entries, folder], b"data")
-    yield "a member too many", sample(entries, more), "says at its end"
-    yield "a cut archive", good[:-4], "ends too early"
-    yield "something after the tar's end", sample(entries, body, b"x"), "something follows"
-    yield "something after the archive's end", good + b"x", "something follows"
-    bomb = b"".join(gzip_pieces([info_header(INFO_LIMIT + 1), bytes(1 << 20)]))
-    yield "a bomb", bomb, "no package"
-
-
-def sample_parents(path: str) -> list:
-    """The folders that PATH lies in."""
-    places = [place for place, char in enumerate(path) if char == "/"]
-    return [folder_entry(path[:place]) for place in places if place]
-
-
-def sample_body(entries: list, data: bytes) -> bytes:
-    """What follows info.json in an archive of ENTRIES, whose files hold DATA."""
-    content = data + padding(len(data))
-    return b"".join(tar_header(one) + content * (one["type"] == "file") for one in entries)
-
-
-def sample(entries: list, body: bytes, tail: bytes = b"") -> bytes:
-    """A package whose info.json has ENTRIES and whose archive has BODY, and TAIL after its end."""
-    info = {key: "" if test is is_text else [] for key, test in INFO_FIELDS.items()}
-    info.update(name="sample", version="1-0", arch="any", size=0, files=entries)
-    text = info_text(info)
-    return b"".join(gzip_pieces(
-        [info_header(len(text)), text, padding(len(text)), body, TAR_END, tail]))
-
-
-# ---- completion --------------------------------------------------------------------------------
-
-COMPLETIONS = {
-    "bash": r"""# lpkg's completions for bash: eval "$(lpkg completion bash)"
-_lpkg() {
-	local word=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]} words
-	[ "$COMP_CWORD" != 1 ] || verb=
-	case $verb in
-	"") words="@VERBS@" ;;
-	install | info | fetch) words=$(lpkg search "$word" 2>/dev/null | cut -d' ' -f1) ;;
-	@INSTALLED@) words=$(lpkg list 2>/dev/null | cut -d' ' -f1) ;;
-	esac
-	case $word in
-	-*) words="@OPTIONS@" ;;
-	esac
-	COMPREPLY=($(compgen -W "$words" -- "$word"))
-}
-complete -o default -F _lpkg lpkg
-command_not_found_handle() {
-	echo "$1: not found" >&2
-	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | while read -r name _; do
-		echo "  lpkg install $name" >&2
-	done
-	return 127
-}
-""",
-    "zsh": r"""# lpkg's completions for zsh: eval "$(lpkg completion zsh)"
-_lpkg() {
-	local verb=$words[2]
-	[[ $CURRENT != 2 ]] || verb=
-	[[ $PREFIX != -* ]] || verb=-
-	case $verb in
-	-) compadd -- @OPTIONS@ ;;
-	"") compadd -- @VERBS@ ;;
-	install | info | fetch) compadd -- $(lpkg search "$PREFIX" 2>/dev/null | cut -d' ' -f1) ;;
-	@INSTALLED@) compadd -- $(lpkg list 2>/dev/null | cut -d' ' -f1) ;;
-	*) _files ;;
-	esac
-}
-compdef _lpkg lpkg
-command_not_found_handler() {
-	echo "$1: not found" >&2
-	[ "$1" = lpkg ] || lpkg search "cmd:$1" 2>/dev/null | while read -r name _; do
-		echo "  lpkg install $name" >&2
-	done
-	return 127
-}
-""",
-    "fish": r"""# lpkg's completions for fish: lpkg completion fish | source
-complete -c lpkg -n __fish_use_subcommand -f -a "@VERBS@"
-complete -c lpkg -n "__fish_seen_subcommand_from install info fetch" -f \
-	-a "(lpkg search (commandline -ct) 2>/dev/null | cut -d' ' -f1)"
-complete -c lpkg -n "__fish_seen_subcommand_from @INSTALLED@" -f \
-	-a "(lpkg list 2>/dev/null | cut -d' ' -f1)"
-@FLAGS@
-function fish_command_not_found
-	echo "$argv[1]: not found" >&2
-	type -q lpkg; or return
-	lpkg search "cmd:$argv[1]" 2>/dev/null | while read -d " " name _
-		echo "  lpkg install $name" >&2
-	end
-end
-""",
-}
-OF_INSTALLED = ("remove", "upgrade", "downgrade", "files", "why", "verify", "hold", "unhold",
-                "audit", "fix")
-
-
-def cmd_completion(options: "Options") -> int:
-    """Print what makes a shell complete lpkg's words, and name the packages of an unknown
-    command."""
-    shell = options.words[0]
-    if shell not in COMPLETIONS:
-        raise Usage(f"{shell}: write lpkg completion bash, zsh or fish")
-    flags = [option.flag for option in OPTIONS]
-    names = ["-l " + flag[2:] if flag[:2] == "--" else "-s " + flag[1:] for flag in flags]
-    fish = "\n".join(f"complete -c lpkg {name}" for name in names)
-    installed = (" " if shell == "fish" else " | ").join(OF_INSTALLED)
-    text = COMPLETIONS[shell].replace("@VERBS@", " ".join(VERBS))
-    text = text.replace("@OPTIONS@", " ".join(flags)).replace("@FLAGS@", fish)
-    print(text.replace("@INSTALLED@", installed), end="")
+        try:
+            run()
+        except Fail as error:
+            said = str(error)
+        good = word in said and bool(said) == bool(word)
+        show(f"{'ok' if good else 'FAILED'}  {what}{': refused' * bool(word)}")
+        failed += not good
+    if failed:
+        raise Fail(f"{failed} checks failed; don't use this copy of lpkg, nor this Python")
     return 0
+
+
+def self_checks() -> object:
+    """(what, a word of the refusal or "", what is to be run) of each check."""
+    public, message, signature = map(bytes.fromhex, VECTOR)
+    raised = signature[:32] + (int.from_bytes(signature[32:], "little") + L).to_bytes(32, "little")
+    for what, data, signed, word in (("RFC 8032's signature", message, signature, ""),
+                                     ("of another message", b"x", signature, "no signature"),
+                                     ("with S + L", message, raised, "no signature")):
+        yield what, word, lambda: ed25519_verify(public, data, signed) or fail("no signature")
+    key = parse_public_key(MINISIGN_KEY, "the key")
+    for what, data, word in (("minisign's signature", b"index", ""),
+                             ("of another file", b"indeX", "wrong signature")):
+        yield what, word, lambda: check_signature(data, MINISIGN_OF_INDEX, [key], "it")
+    file = file_entry("f", b"data")
+    for what, path, mode, data, word in (
+            ("a package", "f", "0644", b"data", ""),
+            ("a file ../f", "../f", "0644", b"data", "path is not valid"),
+            ("a setuid bit that isn't declared", "f", "4755", b"data", "says at f"),
+            ("another content", "f", "0644", b"DATA", "another content")):
+        entry = dict(file, path=path)
+        body = tar_header(dict(entry, mode=mode)) + data + padding(len(data))
+        yield what, word, lambda: read_sample(entry, body)
+
+
+def fail(text: str) -> None:
+    """Raise Fail."""
+    raise Fail(text)
+
+
+def read_sample(entry: dict, body: bytes) -> None:
+    """Read a package whose manifest has ENTRY, and whose archive has BODY, as `index` does."""
+    import io
+    info = empty_values(INFO_FIELDS)
+    info.update(name="sample", version="1-0", arch="any", size=0, files=[entry])
+    text = info_text(info)
+    data = b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))
+    info = Archive(inflated(io.BytesIO(data), "it"), "it").info()
+    package = Package(info, "it")
+    package.open = lambda: io.BytesIO(data)
+    read_through(package)
 
 
 # ---- the command line --------------------------------------------------------------------------
@@ -6257,8 +5870,9 @@ class Option(Record):
 
 
 class Verb(Record):
-    """A verb: what carries it out, how many words it wants and their help, its OPTIONS."""
-    __slots__ = ("run", "least", "most", "words", "options", "help")
+    """A verb: what carries it out, for what PURPOSE it wants the root open (None: it does without,
+    or opens it itself), how many words it wants and their help, its OPTIONS."""
+    __slots__ = ("run", "purpose", "least", "most", "words", "options", "help")
 
 
 ANY = 1 << 30
@@ -6268,7 +5882,7 @@ CHANGE = "--yes --dry-run --json "
 OPTIONS = [
     Option("--root", "root", "DIR", "the root to work on (default /)", False),
     Option("--repo", "repo", "URL", "a repository, the folder above ARCH/", True),
-    Option("--key", "key", "FILE", "a public key to trust, instead of the root's", True),
+    Option("--key", "key", "FILE", "a public key to trust, for --repo", True),
     Option("--arch", "arch", "ARCH", "the architecture (the root's, this machine's)", False),
     Option("--yes", "yes", "", "don't ask", False),
     Option("--dry-run", "dry_run", "", "show the plan on stdout and stop", False),
@@ -6285,6 +5899,7 @@ OPTIONS = [
     Option("--encrypt", "encrypt", "", "ask for a password (or take LPKG_PASSWORD)", False),
     Option("--expires", "expires", "DAYS", "until it expires, or never (default 365)", False),
     Option("--serial-file", "serial_file", "FILE", "default: serial-ARCH beside KEY", False),
+    Option("--page", "page", "FILE", "a template to fill as index.html (world/page.html)", False),
     Option("--tar", "tar", "FILE", "write a tar, - for stdout, with all owners and modes", False),
     Option("--no-database", "no_database", "", "leave lpkg's database out of the tar", False),
     Option("--repo-url", "repo_url", "URL", "what the new root has in etc/lpkg/repos", False),
@@ -6293,53 +5908,61 @@ OPTIONS = [
 ]
 
 VERBS = {
-    "install": Verb(cmd_install, 1, ANY, "NAME[=VERSION][@REPO]|FILE...",
+    "install": Verb(cmd_install, MAKE, 1, ANY, "NAME[=VERSION][@REPO]|FILE...",
                     FROM + CHANGE + "--allow-unsigned", "install or upgrade packages"),
-    "upgrade": Verb(cmd_upgrade, 0, ANY, "[NAME...]", FROM + CHANGE,
+    "upgrade": Verb(cmd_upgrade, CHANGE, 0, ANY, "[NAME...]", FROM + CHANGE,
                     "upgrade packages, all of them when none is named"),
-    "downgrade": Verb(cmd_downgrade, 1, ANY, "NAME[=VERSION]...", FROM + CHANGE,
+    "downgrade": Verb(cmd_downgrade, CHANGE, 1, ANY, "NAME[=VERSION]...", FROM + CHANGE,
                       "go back to an older version"),
-    "remove": Verb(cmd_remove, 1, ANY, "NAME...", "--root " + CHANGE, "remove packages"),
-    "autoremove": Verb(cmd_autoremove, 0, 0, "", "--root " + CHANGE,
+    "remove": Verb(cmd_remove, CHANGE, 1, ANY, "NAME...", "--root " + CHANGE, "remove packages"),
+    "autoremove": Verb(cmd_autoremove, CHANGE, 0, 0, "", "--root " + CHANGE,
                        "remove what nobody needs any more"),
-    "undo": Verb(cmd_undo, 0, 1, "[NUMBER]", FROM + CHANGE, "take a transaction back"),
-    "history": Verb(cmd_history, 0, 0, "", "--root --json", "list what was changed"),
-    "update": Verb(cmd_update, 0, 0, "", "--root --key --arch", "fetch the indexes anew"),
-    "fetch": Verb(cmd_fetch, 0, ANY, "[NAME...]", FROM, "fetch packages into the cache"),
-    "clean": Verb(cmd_clean, 0, 0, "", "--root", "empty the cache"),
-    "hold": Verb(cmd_hold, 1, ANY, "NAME...", "--root", "keep packages as they are"),
-    "unhold": Verb(cmd_unhold, 1, ANY, "NAME...", "--root", "let packages be upgraded again"),
-    "search": Verb(cmd_search, 1, 1, "WORD", FROM + "--json", "search names and summaries"),
-    "list": Verb(cmd_list, 0, 0, "", "--root --json", "list what is installed"),
-    "info": Verb(cmd_info, 1, ANY, "NAME|FILE...", FROM + "--json", "describe packages"),
-    "files": Verb(cmd_files, 1, ANY, "NAME|FILE...", "--root --json", "list the files of packages"),
-    "owner": Verb(cmd_owner, 1, ANY, "PATH...", "--root --json", "say who brought a path"),
-    "why": Verb(cmd_why, 1, 1, "NAME", "--root --json", "say who needs a package"),
-    "verify": Verb(cmd_verify, 0, ANY, "[NAME...]", "--root --json", "compare files and database"),
-    "audit": Verb(cmd_audit, 0, ANY, "[NAME...]", "--root --json", "list changed conffiles"),
-    "fix": Verb(cmd_fix, 0, ANY, "[NAME...]", FROM + CHANGE + "--take --keep",
+    "undo": Verb(cmd_undo, CHANGE, 0, 1, "[NUMBER]", FROM + CHANGE, "take a transaction back"),
+    "history": Verb(cmd_history, READ, 0, 0, "", "--root --json", "list what was changed"),
+    "update": Verb(cmd_update, CHANGE, 0, 0, "", "--root --key --arch", "fetch the indexes anew"),
+    "fetch": Verb(cmd_fetch, CHANGE, 0, ANY, "[NAME...]", FROM, "fetch packages into the cache"),
+    "clean": Verb(cmd_clean, CHANGE, 0, 0, "", "--root", "empty the cache"),
+    "hold": Verb(cmd_hold, CHANGE, 1, ANY, "NAME...", "--root", "keep packages as they are"),
+    "unhold": Verb(cmd_unhold, CHANGE, 1, ANY, "NAME...", "--root",
+                   "let packages be upgraded again"),
+    "search": Verb(cmd_search, READ, 1, 1, "WORD", FROM + "--json", "search names and summaries"),
+    "list": Verb(cmd_list, READ, 0, 0, "", "--root --json", "list what is installed"),
+    "info": Verb(cmd_info, None, 1, ANY, "NAME|FILE...", FROM + "--json", "describe packages"),
+    "files": Verb(cmd_files, None, 1, ANY, "NAME|FILE...", "--root --json",
+                  "list the files of packages"),
+    "owner": Verb(cmd_owner, READ, 1, ANY, "PATH...", "--root --json", "say who brought a path"),
+    "why": Verb(cmd_why, READ, 1, 1, "NAME", "--root --json", "say who needs a package"),
+    "verify": Verb(cmd_verify, READ, 0, ANY, "[NAME...]", "--root --json",
+                   "compare files and database"),
+    "audit": Verb(cmd_audit, READ, 0, ANY, "[NAME...]", "--root --json", "list changed conffiles"),
+    "fix": Verb(cmd_fix, CHANGE, 0, ANY, "[NAME...]", FROM + CHANGE + "--take --keep",
                 "finish what waits, merge conffiles; repair packages"),
-    "alternatives": Verb(cmd_alternatives, 0, 3, "[list | set PATH PACKAGE | auto PATH]",
-                         "--root --json --dry-run", "choose among packages that offer one path"),
-    "repo": Verb(cmd_repo, 0, 3, "[list | add NAME URL | remove NAME]", "--root --json",
-                 "the repositories"),
-    "key": Verb(cmd_key, 0, 2, "[list | add FILE | remove NAME]", "--root --json --yes",
-                "the keys that are trusted"),
-    "bootstrap": Verb(cmd_bootstrap, 1, ANY, "ROOT|--tar FILE NAME...",
+    "alternatives list": Verb(cmd_alternatives_list, READ, 0, 0, "", "--root --json",
+                              "the paths that several packages offer"),
+    "alternatives set": Verb(cmd_alternatives_set, CHANGE, 2, 2, "PATH PACKAGE", "--root --dry-run",
+                             "choose the package that has one"),
+    "alternatives auto": Verb(cmd_alternatives_auto, CHANGE, 1, 1, "PATH", "--root --dry-run",
+                              "let the priorities choose"),
+    "repo list": Verb(cmd_repo_list, READ, 0, 0, "", "--root --json", "the repositories"),
+    "repo add": Verb(cmd_repo_add, CHANGE, 2, 2, "NAME URL", "--root", "know a repository"),
+    "repo remove": Verb(cmd_repo_remove, CHANGE, 1, 1, "NAME", "--root", "forget a repository"),
+    "key list": Verb(cmd_key_list, READ, 0, 0, "", "--root --json", "the keys that are trusted"),
+    "key add": Verb(cmd_key_add, CHANGE, 1, 1, "FILE", "--root --yes", "trust NAME.pub for NAME"),
+    "key remove": Verb(cmd_key_remove, CHANGE, 1, 1, "NAME", "--root", "trust a key no longer"),
+    "bootstrap": Verb(cmd_bootstrap, None, 1, ANY, "ROOT|--tar FILE NAME...",
                       "--repo --key --arch --tar --no-database --repo-url "
                       "--allow-unsigned --dry-run", "make a new root"),
-    "pack": Verb(cmd_pack, 0, 0, "--meta FILE -o DIR < TAR", "--meta -o",
+    "pack": Verb(cmd_pack, None, 0, 0, "--meta FILE -o DIR < TAR", "--meta -o",
                  "make packages of a build's output"),
-    "index": Verb(cmd_index, 1, 1, "DIR --secret KEY", "--secret --arch --expires --serial-file",
-                  "write and sign the index of a folder of packages"),
-    "sign": Verb(cmd_sign, 1, 1, "FILE --secret KEY",
+    "index": Verb(cmd_index, None, 1, 1, "DIR --secret KEY",
+                  "--secret --arch --expires --serial-file --page",
+                  "read packages through, write and sign their index"),
+    "sign": Verb(cmd_sign, None, 1, 1, "FILE --secret KEY",
                  "--secret --comment --renew --expires --serial-file --key",
                  "sign a file, or an index.json anew"),
-    "check": Verb(cmd_check, 1, 1, "DIR", "--key --arch --json", "look at a whole repository"),
-    "keygen": Verb(cmd_keygen, 1, 1, "BASENAME", "--encrypt", "make a key pair"),
-    "selftest": Verb(cmd_selftest, 0, 0, "", "", "show that this lpkg refuses what it should"),
-    "completion": Verb(cmd_completion, 1, 1, "bash|zsh|fish", "",
-                       "print completions, and a command-not-found, for a shell"),
+    "keygen": Verb(cmd_keygen, None, 1, 1, "BASENAME", "--encrypt", "make a key pair"),
+    "selftest": Verb(cmd_selftest, None, 0, 0, "", "",
+                     "show that this lpkg refuses what it should"),
 }
 BEGINNER = ("install", "remove", "upgrade", "search", "list")
 
@@ -6386,7 +6009,14 @@ def parse_arguments(arguments: list) -> tuple:
         set_option(options, flags[flag], [value] if equals else rest, bool(equals))
         given.append(flag)
     options.words += rest[1:]
-    verb = options.verb = options.words.pop(0) if options.words else None
+    verb = options.words.pop(0) if options.words else None
+    if f"{verb} list" in VERBS:
+        second = options.words.pop(0) if options.words else "list"
+        if f"{verb} {second}" not in VERBS:
+            known = [usage(one) for one in VERBS if one.partition(" ")[0] == verb]
+            raise Usage(f"write {', '.join(known)}")
+        verb = f"{verb} {second}"
+    options.verb = verb
     if not options.help and not options.version and (verb or given):
         check_arguments(verb, options, given)
     if options.root == "":
@@ -6420,7 +6050,12 @@ def check_arguments(verb: "str | None", options: Options, given: list) -> None:
         if flag not in allowed:
             raise Usage(f"{flag} doesn't go with {verb}; see lpkg {verb} --help")
     if not known.least <= len(options.words) <= known.most:
-        raise Usage(f"write lpkg {verb} {known.words}")
+        raise Usage(f"write {usage(verb)}")
+
+
+def usage(verb: str) -> str:
+    """How VERB is written."""
+    return f"lpkg {verb} {VERBS[verb].words}".rstrip()
 
 
 def help_text(names: object, flags: object) -> str:
@@ -6445,7 +6080,9 @@ def run(arguments: list) -> int:
     elif verb is None:
         print(help_text(BEGINNER, []))
     else:
-        return VERBS[verb].run(options)
+        known = VERBS[verb]
+        opened = [open_root(options, known.purpose)] if known.purpose else []
+        return known.run(options, *opened)
     return 0
 
 

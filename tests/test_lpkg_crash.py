@@ -43,7 +43,7 @@ WIDTH = 16
 
 
 class Shim:
-    """Notes the changing calls of one lpkg and its worker. At the call NUMBER it kills lpkg and
+    """Notes the changing calls of one lpkg. At the call NUMBER it kills lpkg and
     what it has started, or raises an OSError of that ERROR, from then on if it is to last FOR_EVER;
     each write writes HALF if that is said."""
 
@@ -52,7 +52,7 @@ class Shim:
         self.error = error
         self.for_ever = for_ever
         self.half = half
-        self.workers = False
+        self.threads = False
         self.log = os.memfd_create("calls")     # a line of WIDTH for each
 
     def calls(self):
@@ -73,8 +73,8 @@ class Shim:
         self.real_open = os.open
         os.open = self.open
         lpkg.open = self.open_file
-        if self.workers:                # that are used from a size on, else
-            lpkg.WORTH_A_WORKER = 0
+        if self.threads:                # that are used from a size on, else
+            lpkg.WORTH_A_THREAD = 0
         never_sync()
         os.sync = self.wrap("sync", os.sync)
         os.fsync = self.wrap("fsync", os.fsync)
@@ -216,7 +216,7 @@ class Kinds:
             "repair": ("damaged", ["fix", "--yes", *self.source, "a"]),
             "choose": ("full", ["alternatives", "set", "bin/vi", "b"]),
             "first": ("", ["install", "--yes", *self.source, "a", "b"]),
-            "worker": ("", ["install", "--yes", *self.source, "a", "b"]),
+            "thread": ("", ["install", "--yes", *self.source, "a", "b"]),
             "bootstrap": ("", ["bootstrap", *self.source, "--repo-url", "http://h/r", "a", "b"]),
         }
 
@@ -260,7 +260,7 @@ class Kinds:
         configured = self.copy("full", self.folder / "configured")
         (configured / "etc/lpkg/keys").mkdir(parents=True, exist_ok=True)
         shutil.copy(self.world.key, configured / "etc/lpkg/keys")
-        (configured / "etc/lpkg/repos").write_text(f"core {self.world.repo}\n")
+        (configured / "etc/lpkg/repos").write_text(f"panux {self.world.repo}\n")
         (configured / "var/cache/lpkg").mkdir(parents=True)
         damaged = self.copy("full", self.folder / "damaged")
         (damaged / "bin/l").unlink()
@@ -287,7 +287,7 @@ class Kinds:
 
     def again(self, kind, root, **more):
         shim = Shim(**more)
-        shim.workers = kind == "worker"
+        shim.threads = kind == "thread"
         done = self.do(kind, self.kinds[kind][1], root, shim)
         calls = shim.calls()
         shim.close()
@@ -316,7 +316,7 @@ def look(root):
              if not path.startswith((LOG, lpkg.INDEXES, lpkg.CACHE + "/"))}
     if (root / lpkg.HISTORY).exists():
         text = (root / lpkg.HISTORY).read_text()
-        found[lpkg.HISTORY] = re.sub(r"(transaction\t\d+)\t\d+|/\S+", r"\1", text)
+        found[lpkg.HISTORY] = re.sub(r"(?m)^(\d+\t)\d+|/[^\s\"]+", r"\1", text)
     # A first install, or a bootstrap, that was undone leaves an empty database.
     if not (root / lpkg.INSTALLED).exists() or not os.listdir(root / lpkg.INSTALLED):
         found = {path: what for path, what in found.items()
@@ -341,7 +341,7 @@ def litter(root):
     names = [os.path.join(folder, name) for folder, folders, files in os.walk(root)
              for name in folders + files]
     return [name for name in names if re.search(
-        r"/\.lpkg\.|\.new$|/lpkg/(new|spool|staged|journal|removing)$", name)]
+        r"/\.lpkg\.|\.new$|/lpkg/(fetched|staged|journal|removing)$", name)]
 
 
 def differences(left, *systems):
@@ -386,7 +386,7 @@ def kinds(tmp_path_factory, keys):
     return Kinds(tmp_path_factory.mktemp("crash"), keys)
 
 
-KINDS = ("install", "upgrade", "replace", "remove", "undo", "repair", "choose", "first", "worker",
+KINDS = ("install", "upgrade", "replace", "remove", "undo", "repair", "choose", "first", "thread",
          "bootstrap")
 
 
@@ -406,7 +406,7 @@ def test_s16_killed_after_every_call(request, kinds, kind, tmp_path):
         cut = tmp_path / "cut"
         done, made = kinds.try_kind(kind, cut, number=number)
         assert done.status == -signal.SIGKILL, number
-        assert kind == "worker" or made == calls[:number], (number, made[-1])
+        assert kind == "thread" or made == calls[:number], (number, made[-1])
         wait_for_lock(cut)
         by_shell = kinds.copy(cut, tmp_path / "by_shell")
         next_run(cut)

@@ -193,7 +193,6 @@ class Lpkg(Manager):
         path = target / ARCH / "index.json"
         path.parent.mkdir()
         path.write_text(json.dumps(index, indent=1) + "\n")
-        path.with_suffix(".json.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
         lpkg("keygen", target / "bench")
         comment = f"index {ARCH} serial {now}"
         lpkg("sign", path, "--secret", target / "bench.key", "--comment", comment)
