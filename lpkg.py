@@ -316,6 +316,9 @@ class JsonReader:
             return self.scan(text, skip_blanks(text, position))
         except StopIteration as error:
             raise ValueError(f"a value should stand at character {error.value}") from None
+        except SystemError:             # it knows its own error only once that is loaded
+            import json.decoder
+            return json.decoder.JSONDecoder().raw_decode(text, skip_blanks(text, position))
 
 
 def json_text(value: object) -> str:

@@ -4571,6 +4571,21 @@ def limit_seconds():
     limit_memory()
 
 
+def test_an_index_is_read_where_json_is_not_loaded():
+    """Its scanner knows its error only once json.decoder is loaded: here by a value that is cut."""
+    code = f"""if True:
+        import importlib.util, sys
+        spec = importlib.util.spec_from_file_location("lpkg", {str(ROOT / 'lpkg.py')!r})
+        lpkg = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(lpkg)
+        text = '{{"packages": [{{"a": "' + 2 * lpkg.OFFER_LENGTH * "x" + '"}}]}}'
+        assert "json" not in sys.modules
+        assert len(list(lpkg.json_members(text, "it"))) == 2
+        print("read")"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "read\n"
+
+
 def test_s59_18_names_with_two_providers_each(world):
     """A fifth of all pairs of these conflict, so that 2 to the 18th choices are to be seen."""
     rng = random.Random(59)
