@@ -53,7 +53,7 @@ SCRIPT_ENVIRONMENT = (("PATH", f"/usr/sbin:/usr/bin:/sbin:/bin:/{STATE}/hooks"),
 INDEXES = STATE + "/index"          # what each repository of REPOS offers, as update has seen it
 SERIALS = STATE + "/serials"
 LOCK = STATE + "/lock"
-FETCHED = STATE + "/fetched"        # packages, while they are installed, where there is no cache
+FETCHED = STATE + "/.lpkg.fetched"  # packages, while they are installed, where there is no cache
 STAGED = STATE + "/staged"          # how to undo what is staged; counts until the journal is there
 JOURNAL = STATE + "/journal"        # how to finish what is committed
 REMOVING = STATE + "/removing"      # the record of a package, in place of a journal (remove_bare)
@@ -738,9 +738,10 @@ def read_package_line(line: bytes, fields: dict, what: str) -> dict:
     try:
         name, version, summary, text = line.split(b"\t", 3)
         shown = {"name": name.decode(), "version": version.decode(), "summary": summary.decode()}
-        info = {**empty_values(fields), **shown, **parse_json(text, what)}
-        for key, empty in empty_values(fields).items():     # it was looked at before: this is
-            if type(info[key]) is not type(empty):          # against damage
+        empty = EMPTY_INFO if fields is INFO_FIELDS else EMPTY_OFFER
+        info = {**empty, **shown, **parse_json(text, what)}
+        for key, value in empty.items():    # it was looked at before: this is against damage
+            if type(info[key]) is not type(value):
                 raise ValueError(f"{key} is not valid")
         tables = {key: fields[key] for key in ("alternatives", "scripts") if info[key]}
         check_fields(info, tables, what)
@@ -788,6 +789,7 @@ def empty_values(fields: dict) -> dict:
 
 LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
              "owners", "alternatives", "scripts")
+EMPTY_INFO, EMPTY_OFFER = empty_values(INFO_FIELDS), empty_values(OFFER_FIELDS)
 
 
 def record_text(info: dict, files: list) -> bytes:
@@ -861,21 +863,20 @@ class Index:
         """The line of the newest package of each name that has WORD in its name or summary, in
         small letters or large ones, or that provides it."""
         wanted = word.lower()
-        text = self.data.decode()
-        lowered = text.replace("\u0130", "i").lower()   # the one whose small letter is two
-        place = lowered.find(wanted)
         seen = set()
-        while 0 <= place < len(text):
-            start = text.rfind("\n", 0, place) + 1
-            end = text.index("\n", place)
-            name, second, third, *rest = text[start:end].split("\t", 3)
-            if rest and name not in seen:
+        for line in self.data.split(b"\n")[:-1]:
+            head, is_package, _ = line.partition(b"\t{")
+            text = head.decode()
+            if wanted not in text.lower():
+                continue
+            name, second, third = text.split("\t")
+            if not is_package:
+                if second == PROVIDED and name.lower() == wanted:
+                    yield from (next(self.lines(other)) for other in third.split(" "))
+            elif name not in seen:
                 seen.add(name)
                 if wanted in name.lower() or wanted in third.lower():
-                    yield text[start:end].encode()
-            elif second == PROVIDED and name.lower() == wanted:
-                yield from (next(self.lines(other)) for other in third.split(" "))
-            place = lowered.find(wanted, end + 1)
+                    yield line
 
     def answering(self, name: str) -> list:
         """The packages that NAME asks for: those called so, then those that provide it."""
@@ -2223,7 +2224,7 @@ def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> 
     scripts' bytes, and FOUND the alternatives and relations that its files show."""
     import hashlib
     part = meta["packages"][name]
-    info = empty_values(INFO_FIELDS)
+    info = dict(EMPTY_INFO)
     info.update(name=name, version=meta.get("version"), arch=meta.get("arch"))
     info.update({key: meta[key] for key in ("license", "url", "recipe") if key in meta})
     info.update({key: part[key] for key in part if key in INFO_FIELDS and key != "scripts"})
@@ -3604,7 +3605,7 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 # ---- the transaction ---------------------------------------------------------------------------
 #
 # plan      which packages come and go (above)
-# fetch     their bytes, into the cache or, where there is none, into `fetched` for now; size and
+# fetch     their bytes, into the cache or, where there is none, to FETCHED for now; size and
 #           SHA-256 must be those of the signed index. The source is not read again.
 # verify    each info.json against the index; then, path by path, what is in the root against what
 #           the packages bring: conflicts, strays, clashes of type, symlinks on the way,
@@ -3697,7 +3698,6 @@ def run_transaction(tx: Transaction) -> None:
     except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
         finish(tx.root)
         raise
-    drop_fetched(tx.root)
 
 
 def prepare_change(tx: Transaction) -> None:
@@ -4129,6 +4129,8 @@ def plan_removals(tx: Transaction) -> None:
     tx.removals += [["rm", f"{INSTALLED}/{package.name}"] for package in tx.plan.removed()]
     tx.removals += [["rm", path] for path in sorted(stale_scripts(tx.plan) - tx.temporaries.keys())]
     tx.removals += [["rmtree", f"{tx.staged(path)}.old"] for path in sorted(tx.swaps)]
+    if tx.root.lstat(FETCHED) is not None:
+        tx.removals.append(["rmtree", FETCHED])
 
 
 def stale_scripts(plan: Plan) -> set:
@@ -5647,14 +5649,11 @@ def cmd_files(options: "Options") -> int:
 def cmd_owner(options: "Options", state: State) -> int:
     """Which package brought a path."""
     found = []
-    root = state.root
-    records = {name: root.read(f"{INSTALLED}/{name}", INFO_LIMIT)
-               for name in filter(is_name, root.names(INSTALLED))}
     for word in options.words:
         path = os.path.normpath("/" + word.lstrip("/"))[1:]
         line = b"\n" + os.fsencode(path) + b"\t"
-        owners = [name for name, record in records.items()
-                  if record.find(line) >= 0] or alternative(state, path)
+        owners = [name for name, package in state.installed.items()
+                  if line in b"\n" + package.listing] or alternative(state, path)
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
@@ -5851,7 +5850,7 @@ def fail(text: str) -> None:
 def read_sample(entry: dict, body: bytes) -> None:
     """Read a package whose manifest has ENTRY, and whose archive has BODY, as `index` does."""
     import io
-    info = empty_values(INFO_FIELDS)
+    info = dict(EMPTY_INFO)
     info.update(name="sample", version="1-0", arch="any", size=0, files=[entry])
     text = info_text(info)
     data = b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))

@@ -341,7 +341,7 @@ def litter(root):
     names = [os.path.join(folder, name) for folder, folders, files in os.walk(root)
              for name in folders + files]
     return [name for name in names if re.search(
-        r"/\.lpkg\.|\.new$|/lpkg/(fetched|staged|journal|removing)$", name)]
+        r"/\.lpkg\.|\.new$|/lpkg/(staged|journal|removing)$", name)]
 
 
 def differences(left, *systems):
