@@ -320,6 +320,10 @@ class JsonReader:
             return self.scan(text, skip_blanks(text, position))
         except StopIteration as error:
             raise ValueError(f"a value should stand at character {error.value}") from None
+        except SystemError:             # it has no words for what is wrong until this is loaded
+            import json
+            json.loads(text[position:])
+            raise ValueError(f"no JSON at character {position}, or after it") from None
 
 
 def json_text(value: object) -> str:
