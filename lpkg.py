@@ -11,6 +11,10 @@ history, index (what the repositories offer), serials (what was seen of each ind
 something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
 repository's side it writes *.lpkg, index.json, index.json.minisig and, of a template, index.html.
 
+What to read first: solve, which chooses packages; load_index, the rules of trust; Root.folder, the
+walk that follows no symlink; run_transaction, the steps of a change, and carry_out, a line of its
+journal. A device's story comes first; who makes packages and indexes, last.
+
 The invariant: whenever a run was cut, the root is the old system or the new one, and its database
 agrees with its files. Nothing that no trusted key has signed is parsed, inflated or left on the
 disk, unless it is a local file and --allow-unsigned was said.
@@ -53,7 +57,7 @@ SCRIPT_ENVIRONMENT = (("PATH", f"/usr/sbin:/usr/bin:/sbin:/bin:/{STATE}/hooks"),
 INDEXES = STATE + "/index"          # what each repository of REPOS offers, as update has seen it
 SERIALS = STATE + "/serials"
 LOCK = STATE + "/lock"
-FETCHED = STATE + "/fetched"        # packages, while they are installed, where there is no cache
+FETCHED = STATE + "/.lpkg.fetched"  # packages, while they are installed, where there is no cache
 STAGED = STATE + "/staged"          # how to undo what is staged; counts until the journal is there
 JOURNAL = STATE + "/journal"        # how to finish what is committed
 REMOVING = STATE + "/removing"      # the record of a package, in place of a journal (remove_bare)
@@ -741,9 +745,10 @@ def read_package_line(line: bytes, fields: dict, what: str) -> dict:
     try:
         name, version, summary, text = line.split(b"\t", 3)
         shown = {"name": name.decode(), "version": version.decode(), "summary": summary.decode()}
-        info = {**empty_values(fields), **shown, **parse_json(text, what)}
-        for key, empty in empty_values(fields).items():     # it was looked at before: this is
-            if type(info[key]) is not type(empty):          # against damage
+        empty = EMPTY_INFO if fields is INFO_FIELDS else EMPTY_OFFER
+        info = {**empty, **shown, **parse_json(text, what)}
+        for key, value in empty.items():    # it was looked at before: this is against damage
+            if type(info[key]) is not type(value):
                 raise ValueError(f"{key} is not valid")
         tables = {key: fields[key] for key in ("alternatives", "scripts") if info[key]}
         check_fields(info, tables, what)
@@ -791,6 +796,7 @@ def empty_values(fields: dict) -> dict:
 
 LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
              "owners", "alternatives", "scripts")
+EMPTY_INFO, EMPTY_OFFER = empty_values(INFO_FIELDS), empty_values(OFFER_FIELDS)
 
 
 def record_text(info: dict, files: list) -> bytes:
@@ -864,21 +870,20 @@ class Index:
         """The line of the newest package of each name that has WORD in its name or summary, in
         small letters or large ones, or that provides it."""
         wanted = word.lower()
-        text = self.data.decode()
-        lowered = text.replace("\u0130", "i").lower()   # the one whose small letter is two
-        place = lowered.find(wanted)
         seen = set()
-        while 0 <= place < len(text):
-            start = text.rfind("\n", 0, place) + 1
-            end = text.index("\n", place)
-            name, second, third, *rest = text[start:end].split("\t", 3)
-            if rest and name not in seen:
+        for line in self.data.split(b"\n")[:-1]:
+            head, is_package, _ = line.partition(b"\t{")
+            text = head.decode()
+            if wanted not in text.lower():
+                continue
+            name, second, third = text.split("\t")
+            if not is_package:
+                if second == PROVIDED and name.lower() == wanted:
+                    yield from (next(self.lines(other)) for other in third.split(" "))
+            elif name not in seen:
                 seen.add(name)
                 if wanted in name.lower() or wanted in third.lower():
-                    yield text[start:end].encode()
-            elif second == PROVIDED and name.lower() == wanted:
-                yield from (next(self.lines(other)) for other in third.split(" "))
-            place = lowered.find(wanted, end + 1)
+                    yield line
 
     def answering(self, name: str) -> list:
         """The packages that NAME asks for: those called so, then those that provide it."""
@@ -934,315 +939,6 @@ def merge_lines(lines: list) -> list:
     return [line for _, line in packages] + [
         f"{name}\t{kind}\t{' '.join(sorted(names))}\n".encode()
         for kind, names in others.items() if names]
-
-
-# ---- the archive -------------------------------------------------------------------------------
-#
-# A package is a gzip'd tar whose every byte follows from its manifest: info.json comes first, and
-# each header after it is what tar_header makes of the manifest's next entry. Who reads a package
-# makes the header that has to come and compares; there is nothing to interpret. A device, a second
-# member of one name, a mode that the manifest doesn't know, an extension of GNU's or PAX's: all are
-# simply other bytes than the ones expected.
-
-BLOCK = 512                         # a tar's unit
-TAR_TYPES = {"file": b"0", "dir": b"5", "link": b"2"}
-TAR_END = bytes(2 * BLOCK)
-
-
-def padding(size: int) -> bytes:
-    """What follows SIZE bytes of a tar up to its next block."""
-    return bytes(-size % BLOCK)
-
-
-USTAR_END = b"ustar\x0000" + bytes(64) + b"0000000\x000000000\0" + bytes(167)
-USTAR_SUM = sum(USTAR_END) + 8 * ord(" ")       # a checksum counts itself as blanks
-
-
-def ustar_block(name: bytes, kind: bytes, mode: int, owner: tuple, size: int,
-                target: bytes = b"") -> bytes:
-    """One header block of POSIX.1-1988's ustar format, without times and names of users."""
-    name, target = name[:100], target[:100]
-    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, *owner, size, 0)
-    checksum = sum(name + numbers + kind + target) + USTAR_SUM
-    return b"%b%b%06o\0 %b%b%b" % (name.ljust(100, b"\0"), numbers, checksum, kind,
-                                   target.ljust(100, b"\0"), USTAR_END)
-
-
-def pax_record(key: str, value: bytes) -> bytes:
-    """`LENGTH KEY=VALUE`, the length counting itself (POSIX.1-2001, pax)."""
-    rest = b" " + key.encode() + b"=" + value + b"\n"
-    length = len(rest)
-    while length != len(str(length)) + len(rest):
-        length = len(str(length)) + len(rest)
-    return str(length).encode() + rest
-
-
-def tar_header(entry: dict) -> bytes:
-    """The header of a manifest's ENTRY; before it a pax header for what a plain one can't hold."""
-    name = entry["path"].encode() + (b"/" if entry["type"] == "dir" else b"")
-    target = entry.get("target", "").encode()
-    extended = pax_record("path", name) if len(name) > 100 else b""
-    if len(target) > 100:
-        extended += pax_record("linkpath", target)
-    if extended:
-        first = ustar_block(b".lpkg/pax", b"x", 0o644, (0, 0), len(extended))
-        extended = first + extended + padding(len(extended))
-    return extended + ustar_block(name, TAR_TYPES[entry["type"]], int(entry["mode"], 8),
-                                  (entry["uid"], entry["gid"]), entry.get("size", 0), target)
-
-
-def header_size(entry: dict) -> int:
-    """The length of the header of a manifest's ENTRY."""
-    texts = (entry["path"], entry.get("target", ""))
-    is_plain = all(len(text) < 100 and text.isascii() for text in texts)
-    return BLOCK if is_plain else len(tar_header(entry))
-
-
-def info_header(size: int) -> bytes:
-    """The header of an info.json of SIZE bytes."""
-    return ustar_block(INFO_PATH.encode(), b"0", 0o644, (0, 0), size)
-
-
-def file_entry(path: str, data: bytes) -> dict:
-    """The manifest's entry of a file that lpkg itself writes."""
-    import hashlib
-    return {"path": path, "type": "file", "mode": "0644", "uid": 0, "gid": 0, "size": len(data),
-            "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def text_entry(path: str, data: bytes) -> dict:
-    """The entry of a file of lpkg's own, which is run if it is a script."""
-    return dict(file_entry(path, data), mode="0755" if data.startswith(b"#!") else "0644")
-
-
-def folder_entry(path: str) -> dict:
-    """The manifest's entry of a directory that nobody described."""
-    return {"path": path, "type": "dir", "mode": "0755", "uid": 0, "gid": 0}
-
-
-def link_entry(path: str, target: str) -> dict:
-    """The manifest's entry of a symlink."""
-    return {"path": path, "type": "link", "mode": "0777", "uid": 0, "gid": 0, "target": target}
-
-
-def script_entry(script: dict) -> dict:
-    """The entry of a package's SCRIPT in its archive."""
-    return {"path": f".lpkg/scripts/{script['name']}", "type": "file", "mode": "0755", "uid": 0,
-            "gid": 0, "size": script["size"], "sha256": script["sha256"]}
-
-
-def info_text(info: dict) -> bytes:
-    """INFO as JSON that a person can read: a key a line, a file a line."""
-    import json
-    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
-             for key, value in info.items() if key != "files"]
-    files = ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in info["files"])
-    lines.append('  "files": [' + (f"\n{files}\n  ]" if files else "]"))
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-
-# ---- Ed25519, verification only (RFC 8032) -----------------------------------------------------
-#
-# Points of -x² + y² = 1 + d x² y² over the integers modulo P, in extended coordinates (X, Y, Z, T)
-# with x = X/Z, y = Y/Z, x y = T/Z. A signature R, S of a message by key A is good when R is
-# [S]B - [k]A, with k the hash of R, A and the message. What the RFC leaves open is closed as
-# libsodium does: S below the order L, no point in other than its one encoding, none of small order.
-# Nothing here is secret, so nothing needs to take constant time.
-
-P = 2 ** 255 - 19
-L = 2 ** 252 + 27742317777372353535851937790883648493
-D = -121665 * pow(121666, -1, P) % P
-ROOT_OF_MINUS_1 = pow(2, (P - 1) // 4, P)
-
-
-def point_add(one: tuple, two: tuple) -> tuple:
-    """The sum of two points (RFC 8032, 5.1.4)."""
-    x1, y1, z1, t1 = one
-    x2, y2, z2, t2 = two
-    a = (y1 - x1) * (y2 - x2) % P
-    b = (y1 + x1) * (y2 + x2) % P
-    c = 2 * t1 * t2 * D % P
-    d = 2 * z1 * z2 % P
-    e, f, g, h = b - a, d - c, d + c, b + a
-    return (e * f % P, g * h % P, f * g % P, e * h % P)
-
-
-def point_double(point: tuple) -> tuple:
-    """Twice a point (RFC 8032, 5.1.4)."""
-    x, y, z, _ = point
-    a = x * x % P
-    b = y * y % P
-    h = a + b
-    e = h - (x + y) * (x + y) % P
-    g = a - b
-    f = 2 * z * z % P + g
-    return (e * f % P, g * h % P, f * g % P, e * h % P)
-
-
-def point_decode(raw: bytes) -> "tuple | None":
-    """The point that 32 bytes encode, None when there is none or this isn't its encoding."""
-    y = int.from_bytes(raw, "little")
-    sign, y = y >> 255, y & (2 ** 255 - 1)
-    if y >= P:
-        return None
-    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
-    x = pow(square, (P + 3) // 8, P)
-    if x * x % P != square:
-        x = x * ROOT_OF_MINUS_1 % P
-    if x * x % P != square or (x == 0 and sign):
-        return None
-    if x & 1 != sign:
-        x = P - x
-    return (x, y, 1, x * y % P)
-
-
-def point_encode(point: tuple) -> bytes:
-    """The 32 bytes of a point."""
-    x, y, z, _ = point
-    inverse = pow(z, -1, P)
-    x, y = x * inverse % P, y * inverse % P
-    return (y | (x & 1) << 255).to_bytes(32, "little")
-
-
-def point_is_small(point: tuple) -> bool:
-    """Whether eight times the point is the neutral one: such a key signs anything."""
-    x, y, z, _ = point_double(point_double(point_double(point)))
-    return x == 0 and y == z
-
-
-def point_multiples(point: tuple) -> list:
-    """0, 1, … 15 times a point."""
-    multiples = [(0, 1, 1, 0)]
-    for _ in range(15):
-        multiples.append(point_add(multiples[-1], point))
-    return multiples
-
-
-def point_sum(first: int, one: tuple, second: int, two: tuple) -> tuple:
-    """FIRST times ONE plus SECOND times TWO, four bits of both at a time (Straus)."""
-    ones = point_multiples(one)
-    twos = point_multiples(two)
-    result = ones[0]
-    for shift in range(252, -1, -4):
-        for _ in range(4):
-            result = point_double(result)
-        result = point_add(result, ones[first >> shift & 15])
-        result = point_add(result, twos[second >> shift & 15])
-    return result
-
-
-BASE = point_decode((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
-
-
-def ed25519_verify(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether SIGNATURE (64 bytes) is that of MESSAGE by the key PUBLIC (32 bytes)."""
-    import hashlib
-    key = point_decode(public)
-    s = int.from_bytes(signature[32:], "little")
-    if key is None or s >= L or point_is_small(key):
-        return False
-    k = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % L
-    x, y, z, t = key
-    result = point_sum(s, BASE, k, (P - x, y, z, P - t))
-    return point_encode(result) == signature[:32] and not point_is_small(result)
-
-
-# ---- minisign's formats ------------------------------------------------------------------------
-#
-# A key's id is 8 bytes by which a signature names its key. A signature file is four lines: an
-# untrusted comment; base64 of `Ed` (the message is signed) or `ED` (its BLAKE2b-512 is), the id
-# and the signature; a trusted comment; base64 of the global signature, which signs the signature
-# and the trusted comment.
-
-class PublicKey(Record):
-    """A key that is trusted: its id, its 32 bytes."""
-    __slots__ = ("id", "raw")
-
-    def text(self) -> str:
-        """All of it, as its file has it."""
-        return encode_base64(b"Ed" + self.id + self.raw)
-
-
-def key_name(key_id: bytes) -> str:
-    """A key's id as minisign writes it."""
-    return key_id[::-1].hex().upper()
-
-
-def encode_base64(data: bytes) -> str:
-    """DATA in base64."""
-    return binascii.b2a_base64(data, newline=False).decode()
-
-
-def decode_base64(text: str, length: int) -> bytes:
-    """The LENGTH bytes that TEXT spells in base64; ValueError for any other text."""
-    data = binascii.a2b_base64(text.encode("ascii"))
-    if len(data) != length or encode_base64(data) != text:
-        raise ValueError("not base64 of the right length")
-    return data
-
-
-def split_lines(data: bytes, prefixes: list) -> list:
-    """What follows the PREFIXES of the lines of DATA, one for each; ValueError for other lines. As
-    with minisign, they may end as on Windows, and blank ones don't count."""
-    lines = [line for line in data.decode().replace("\r\n", "\n").split("\n") if line.strip()]
-    if len(lines) != len(prefixes):
-        raise ValueError(f"it should have {counted(len(prefixes), 'line')}")
-    for line, prefix in zip(lines, prefixes):
-        if not line.startswith(prefix):
-            raise ValueError(f"a line should begin with {prefix!r}")
-    return [line[len(prefix):] for line, prefix in zip(lines, prefixes)]
-
-
-def parse_public_key(data: bytes, what: str) -> PublicKey:
-    """A minisign public key file; Fail when it is none."""
-    try:
-        raw = decode_base64(split_lines(data, ["untrusted comment: ", ""])[1], 42)
-        if raw[:2] != b"Ed":
-            raise ValueError("a key of another kind")
-    except ValueError as error:
-        raise Fail(f"{what}: not a minisign public key: {error}; get NAME.pub from who signs the "
-                   "repository") from None
-    return PublicKey(raw[2:10], raw[10:])
-
-
-def public_key_text(key_id: bytes, raw: bytes) -> str:
-    """The public key file of a key."""
-    key = PublicKey(key_id, raw)
-    return f"untrusted comment: minisign public key {key_name(key_id)}\n{key.text()}\n"
-
-
-def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
-    """(key, trusted comment) of a minisign SIGNATURE of DATA by one of the TRUSTED, or Fail."""
-    import hashlib
-    try:
-        lines = split_lines(signature, ["untrusted comment: ", "", "trusted comment: ", ""])
-        raw = decode_base64(lines[1], 74)
-        total = decode_base64(lines[3], 64)
-    except ValueError as error:
-        raise Fail(f"{what}: no minisign signature: {error}") from None
-    algorithm, key_id, comment = raw[:2], raw[2:10], lines[2]
-    if algorithm not in (b"Ed", b"ED"):
-        raise Fail(f"{what}: signature of an unknown kind")
-    keys = [key for key in trusted if key.id == key_id]
-    if not keys:
-        raise Fail(f"{what}: signed by key {key_name(key_id)}, which is not trusted here")
-    message = hashlib.blake2b(data).digest() if algorithm == b"ED" else data
-    for key in keys:
-        if (ed25519_verify(key.raw, message, raw[10:])
-                and ed25519_verify(key.raw, raw[10:] + comment.encode(), total)):
-            return key, comment
-    raise Mismatch(f"{what}: wrong signature; this is not what was signed")
-
-
-def scrypt_cost(operations: int, memory: int) -> tuple:
-    """scrypt's (N, r, p) for libsodium's two limits, as its documentation derives them."""
-    operations = max(operations, 32768)
-    few = operations < memory // 32
-    largest = operations // 32 if few else memory // 1024
-    bits = 1
-    while bits < 62 and 1 << bits <= largest // 2:
-        bits += 1
-    return 1 << bits, 8, 1 if few else min((operations // 4) >> bits, 0x3fffffff) // 8
 
 
 # ---- the resolver ------------------------------------------------------------------------------
@@ -1591,124 +1287,197 @@ def dependents(installed: dict, package: Package) -> set:
         going |= more
 
 
-# ---- what a change means, path by path ---------------------------------------------------------
+# ---- Ed25519, verification only (RFC 8032) -----------------------------------------------------
+#
+# Points of -x² + y² = 1 + d x² y² over the integers modulo P, in extended coordinates (X, Y, Z, T)
+# with x = X/Z, y = Y/Z, x y = T/Z. A signature R, S of a message by key A is good when R is
+# [S]B - [k]A, with k the hash of R, A and the message. What the RFC leaves open is closed as
+# libsodium does: S below the order L, no point in other than its one encoding, none of small order.
+# Nothing here is secret, so nothing needs to take constant time.
 
-def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
-    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS or all; Fail when two
-    claim one file.
-
-    Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
-    other opinion of it wins, and two other opinions that differ are refused."""
-    claims = {}
-    for package in packages:
-        for entry in package.entries(paths):
-            path = entry["path"]
-            rival, other = claims.setdefault(path, (package.name, entry))
-            if other is entry:
-                continue
-            plain = folder_entry(path)
-            if entry["type"] != "dir" or other["type"] != "dir":
-                raise Fail(f"{rival} and {package.name} both bring {path}; install only one")
-            if plain not in (entry, other) and entry != other:
-                raise Fail(f"{rival} and {package.name} give {path} different modes or owners")
-            if other == plain:
-                claims[path] = (package.name, entry)
-    return claims
+P = 2 ** 255 - 19
+L = 2 ** 252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+ROOT_OF_MINUS_1 = pow(2, (P - 1) // 4, P)
 
 
-def winners(packages: list, choices: dict) -> dict:
-    """PATH -> (package, entry of its symlink) of each path for which PACKAGES are alternatives:
-    the one of CHOICES (path -> package's name), else the highest priority, else the first by
-    name. A path that one of PACKAGES brings as a file has no alternatives."""
-    best = {}
-    for package in sorted(packages, key=lambda package: package.name):
-        for one in package.info["alternatives"]:
-            path = one["path"]
-            rank = (choices.get(path) == package.name, one["priority"])
-            if path not in best or rank > best[path][0]:
-                best[path] = (rank, package, link_entry(path, one["target"]))
-    for package in packages if best else ():
-        for entry in package.entries(set(best)):
-            del best[entry["path"]]
-    return {path: (package, entry) for path, (_, package, entry) in best.items()}
+def point_add(one: tuple, two: tuple) -> tuple:
+    """The sum of two points (RFC 8032, 5.1.4)."""
+    x1, y1, z1, t1 = one
+    x2, y2, z2, t2 = two
+    a = (y1 - x1) * (y2 - x2) % P
+    b = (y1 + x1) * (y2 + x2) % P
+    c = 2 * t1 * t2 * D % P
+    d = 2 * z1 * z2 % P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return (e * f % P, g * h % P, f * g % P, e * h % P)
 
 
-def add_winners(claims: dict, won: dict) -> None:
-    """Add the symlinks of WON to the CLAIMS of the files."""
-    claims.update((path, (package.name, entry)) for path, (package, entry) in won.items())
+def point_double(point: tuple) -> tuple:
+    """Twice a point (RFC 8032, 5.1.4)."""
+    x, y, z, _ = point
+    a = x * x % P
+    b = y * y % P
+    h = a + b
+    e = h - (x + y) * (x + y) % P
+    g = a - b
+    f = 2 * z * z % P + g
+    return (e * f % P, g * h % P, f * g % P, e * h % P)
 
 
-def is_conffile(package: Package, path: str) -> bool:
-    """Whether the file PATH of PACKAGE is the user's to change: all below etc/, and what is
-    declared."""
-    return path.startswith("etc/") or path in package.info["conffiles"]
-
-
-def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
-    """`replace`, `keep` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
-    if current in (old, new):
-        return "replace"
-    return "keep" if old == new else "beside"
-
-
-def journal_lines(data: bytes) -> object:
-    """The lines of a journal as lists [verb, path] or [`mv`, path, path]."""
-    return (line.split("\t") for line in data.decode(errors="replace").split("\n")[:-1])
-
-
-def check_journal(data: bytes, what: str) -> None:
-    """Fail for a journal with any other line. A rename stays in its directory; what is undone is
-    called as nothing else is."""
-    for words in journal_lines(data):
-        paths = words[1:2] if words[0] == "dir" else words[1:]
-        folders = {path.rpartition("/")[0] for path in paths}
-        strange = (words[0] == "rmtree" and not words[-1].rpartition("/")[2].startswith(".lpkg.")
-                   or words[0] == "dir" and read_ownership(words[-1]) is None)
-        if (len(words) != JOURNAL_VERBS.get(words[0]) or strange
-                or len(folders) != 1 or not all(map(is_journal_path, paths))):
-            line = "\t".join(words)
-            raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
-
-
-JOURNAL_VERBS = {"mv": 3, "aside": 3, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
-
-
-def ownership(entry: dict) -> str:
-    """UID:GID:MODE of ENTRY."""
-    return f"{entry['uid']}:{entry['gid']}:{entry['mode']}"
-
-
-def read_ownership(text: str) -> "dict | None":
-    """The uid, gid and mode in TEXT, UID:GID:MODE with the mode in octal; None for other text."""
-    words = text.split(":")
-    if (len(words) != 3 or not all(word.isdecimal() and len(word) < 10 for word in words)
-            or words[2].strip("01234567")):
+def point_decode(raw: bytes) -> "tuple | None":
+    """The point that 32 bytes encode, None when there is none or this isn't its encoding."""
+    y = int.from_bytes(raw, "little")
+    sign, y = y >> 255, y & (2 ** 255 - 1)
+    if y >= P:
         return None
-    return {"uid": int(words[0]), "gid": int(words[1]), "mode": words[2].zfill(4)}
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if x * x % P != square:
+        x = x * ROOT_OF_MINUS_1 % P
+    if x * x % P != square or (x == 0 and sign):
+        return None
+    if x & 1 != sign:
+        x = P - x
+    return (x, y, 1, x * y % P)
 
 
-def is_journal_path(path: str) -> bool:
-    """Whether PATH may stand in a journal: it stays in the root, lpkg's own files included."""
-    prefix = STATE + "/"
-    return is_path(path[len(prefix):] if path.startswith(prefix) else path, PATH_LIMIT + 100)
+def point_encode(point: tuple) -> bytes:
+    """The 32 bytes of a point."""
+    x, y, z, _ = point
+    inverse = pow(z, -1, P)
+    x, y = x * inverse % P, y * inverse % P
+    return (y | (x & 1) << 255).to_bytes(32, "little")
 
 
-def journal_text(lines: list) -> bytes:
-    """A journal of LINES; Fail for one that is too long to be read again."""
-    text = "".join("\t".join(line) + "\n" for line in lines).encode()
-    if len(text) > INFO_LIMIT:
-        raise Fail(f"a journal of {human_size(len(text))} is too long; change fewer packages at "
-                   "once")
-    return text
+def point_is_small(point: tuple) -> bool:
+    """Whether eight times the point is the neutral one: such a key signs anything."""
+    x, y, z, _ = point_double(point_double(point_double(point)))
+    return x == 0 and y == z
 
 
-def parse_repositories(text: str) -> list:
-    """The (name, url) pairs of a file of `NAME URL` lines, where # begins a comment line."""
-    pairs = [line.split() for line in text.split("\n") if line.strip() and line.strip()[0] != "#"]
-    for pair in pairs:
-        if len(pair) != 2 or not is_name(pair[0]) or "." in pair[0]:
-            raise Fail(f"{REPOS}: {' '.join(pair)}: write NAME URL, the NAME without dots")
-    return pairs
+def point_multiples(point: tuple) -> list:
+    """0, 1, … 15 times a point."""
+    multiples = [(0, 1, 1, 0)]
+    for _ in range(15):
+        multiples.append(point_add(multiples[-1], point))
+    return multiples
+
+
+def point_sum(first: int, one: tuple, second: int, two: tuple) -> tuple:
+    """FIRST times ONE plus SECOND times TWO, four bits of both at a time (Straus)."""
+    ones = point_multiples(one)
+    twos = point_multiples(two)
+    result = ones[0]
+    for shift in range(252, -1, -4):
+        for _ in range(4):
+            result = point_double(result)
+        result = point_add(result, ones[first >> shift & 15])
+        result = point_add(result, twos[second >> shift & 15])
+    return result
+
+
+BASE = point_decode((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+
+
+def ed25519_verify(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether SIGNATURE (64 bytes) is that of MESSAGE by the key PUBLIC (32 bytes)."""
+    import hashlib
+    key = point_decode(public)
+    s = int.from_bytes(signature[32:], "little")
+    if key is None or s >= L or point_is_small(key):
+        return False
+    k = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % L
+    x, y, z, t = key
+    result = point_sum(s, BASE, k, (P - x, y, z, P - t))
+    return point_encode(result) == signature[:32] and not point_is_small(result)
+
+
+# ---- minisign's formats ------------------------------------------------------------------------
+#
+# A key's id is 8 bytes by which a signature names its key. A signature file is four lines: an
+# untrusted comment; base64 of `Ed` (the message is signed) or `ED` (its BLAKE2b-512 is), the id
+# and the signature; a trusted comment; base64 of the global signature, which signs the signature
+# and the trusted comment.
+
+class PublicKey(Record):
+    """A key that is trusted: its id, its 32 bytes."""
+    __slots__ = ("id", "raw")
+
+    def text(self) -> str:
+        """All of it, as its file has it."""
+        return encode_base64(b"Ed" + self.id + self.raw)
+
+
+def key_name(key_id: bytes) -> str:
+    """A key's id as minisign writes it."""
+    return key_id[::-1].hex().upper()
+
+
+def encode_base64(data: bytes) -> str:
+    """DATA in base64."""
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
+def decode_base64(text: str, length: int) -> bytes:
+    """The LENGTH bytes that TEXT spells in base64; ValueError for any other text."""
+    data = binascii.a2b_base64(text.encode("ascii"))
+    if len(data) != length or encode_base64(data) != text:
+        raise ValueError("not base64 of the right length")
+    return data
+
+
+def split_lines(data: bytes, prefixes: list) -> list:
+    """What follows the PREFIXES of the lines of DATA, one for each; ValueError for other lines. As
+    with minisign, they may end as on Windows, and blank ones don't count."""
+    lines = [line for line in data.decode().replace("\r\n", "\n").split("\n") if line.strip()]
+    if len(lines) != len(prefixes):
+        raise ValueError(f"it should have {counted(len(prefixes), 'line')}")
+    for line, prefix in zip(lines, prefixes):
+        if not line.startswith(prefix):
+            raise ValueError(f"a line should begin with {prefix!r}")
+    return [line[len(prefix):] for line, prefix in zip(lines, prefixes)]
+
+
+def parse_public_key(data: bytes, what: str) -> PublicKey:
+    """A minisign public key file; Fail when it is none."""
+    try:
+        raw = decode_base64(split_lines(data, ["untrusted comment: ", ""])[1], 42)
+        if raw[:2] != b"Ed":
+            raise ValueError("a key of another kind")
+    except ValueError as error:
+        raise Fail(f"{what}: not a minisign public key: {error}; get NAME.pub from who signs the "
+                   "repository") from None
+    return PublicKey(raw[2:10], raw[10:])
+
+
+def public_key_text(key_id: bytes, raw: bytes) -> str:
+    """The public key file of a key."""
+    key = PublicKey(key_id, raw)
+    return f"untrusted comment: minisign public key {key_name(key_id)}\n{key.text()}\n"
+
+
+def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
+    """(key, trusted comment) of a minisign SIGNATURE of DATA by one of the TRUSTED, or Fail."""
+    import hashlib
+    try:
+        lines = split_lines(signature, ["untrusted comment: ", "", "trusted comment: ", ""])
+        raw = decode_base64(lines[1], 74)
+        total = decode_base64(lines[3], 64)
+    except ValueError as error:
+        raise Fail(f"{what}: no minisign signature: {error}") from None
+    algorithm, key_id, comment = raw[:2], raw[2:10], lines[2]
+    if algorithm not in (b"Ed", b"ED"):
+        raise Fail(f"{what}: signature of an unknown kind")
+    keys = [key for key in trusted if key.id == key_id]
+    if not keys:
+        raise Fail(f"{what}: signed by key {key_name(key_id)}, which is not trusted here")
+    message = hashlib.blake2b(data).digest() if algorithm == b"ED" else data
+    for key in keys:
+        if (ed25519_verify(key.raw, message, raw[10:])
+                and ed25519_verify(key.raw, raw[10:] + comment.encode(), total)):
+            return key, comment
+    raise Mismatch(f"{what}: wrong signature; this is not what was signed")
 
 
 # ---- the terminal ------------------------------------------------------------------------------
@@ -1837,6 +1606,111 @@ class NewFiles:
             for temporary, _, _ in self.files:
                 if os.path.lexists(temporary):
                     os.unlink(temporary)
+
+
+# ---- the archive -------------------------------------------------------------------------------
+#
+# A package is a gzip'd tar whose every byte follows from its manifest: info.json comes first, and
+# each header after it is what tar_header makes of the manifest's next entry. Who reads a package
+# makes the header that has to come and compares; there is nothing to interpret. A device, a second
+# member of one name, a mode that the manifest doesn't know, an extension of GNU's or PAX's: all are
+# simply other bytes than the ones expected.
+
+BLOCK = 512                         # a tar's unit
+TAR_TYPES = {"file": b"0", "dir": b"5", "link": b"2"}
+TAR_END = bytes(2 * BLOCK)
+
+
+def padding(size: int) -> bytes:
+    """What follows SIZE bytes of a tar up to its next block."""
+    return bytes(-size % BLOCK)
+
+
+USTAR_END = b"ustar\x0000" + bytes(64) + b"0000000\x000000000\0" + bytes(167)
+USTAR_SUM = sum(USTAR_END) + 8 * ord(" ")       # a checksum counts itself as blanks
+
+
+def ustar_block(name: bytes, kind: bytes, mode: int, owner: tuple, size: int,
+                target: bytes = b"") -> bytes:
+    """One header block of POSIX.1-1988's ustar format, without times and names of users."""
+    name, target = name[:100], target[:100]
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, *owner, size, 0)
+    checksum = sum(name + numbers + kind + target) + USTAR_SUM
+    return b"%b%b%06o\0 %b%b%b" % (name.ljust(100, b"\0"), numbers, checksum, kind,
+                                   target.ljust(100, b"\0"), USTAR_END)
+
+
+def pax_record(key: str, value: bytes) -> bytes:
+    """`LENGTH KEY=VALUE`, the length counting itself (POSIX.1-2001, pax)."""
+    rest = b" " + key.encode() + b"=" + value + b"\n"
+    length = len(rest)
+    while length != len(str(length)) + len(rest):
+        length = len(str(length)) + len(rest)
+    return str(length).encode() + rest
+
+
+def tar_header(entry: dict) -> bytes:
+    """The header of a manifest's ENTRY; before it a pax header for what a plain one can't hold."""
+    name = entry["path"].encode() + (b"/" if entry["type"] == "dir" else b"")
+    target = entry.get("target", "").encode()
+    extended = pax_record("path", name) if len(name) > 100 else b""
+    if len(target) > 100:
+        extended += pax_record("linkpath", target)
+    if extended:
+        first = ustar_block(b".lpkg/pax", b"x", 0o644, (0, 0), len(extended))
+        extended = first + extended + padding(len(extended))
+    return extended + ustar_block(name, TAR_TYPES[entry["type"]], int(entry["mode"], 8),
+                                  (entry["uid"], entry["gid"]), entry.get("size", 0), target)
+
+
+def header_size(entry: dict) -> int:
+    """The length of the header of a manifest's ENTRY."""
+    texts = (entry["path"], entry.get("target", ""))
+    is_plain = all(len(text) < 100 and text.isascii() for text in texts)
+    return BLOCK if is_plain else len(tar_header(entry))
+
+
+def info_header(size: int) -> bytes:
+    """The header of an info.json of SIZE bytes."""
+    return ustar_block(INFO_PATH.encode(), b"0", 0o644, (0, 0), size)
+
+
+def file_entry(path: str, data: bytes) -> dict:
+    """The manifest's entry of a file that lpkg itself writes."""
+    import hashlib
+    return {"path": path, "type": "file", "mode": "0644", "uid": 0, "gid": 0, "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def text_entry(path: str, data: bytes) -> dict:
+    """The entry of a file of lpkg's own, which is run if it is a script."""
+    return dict(file_entry(path, data), mode="0755" if data.startswith(b"#!") else "0644")
+
+
+def folder_entry(path: str) -> dict:
+    """The manifest's entry of a directory that nobody described."""
+    return {"path": path, "type": "dir", "mode": "0755", "uid": 0, "gid": 0}
+
+
+def link_entry(path: str, target: str) -> dict:
+    """The manifest's entry of a symlink."""
+    return {"path": path, "type": "link", "mode": "0777", "uid": 0, "gid": 0, "target": target}
+
+
+def script_entry(script: dict) -> dict:
+    """The entry of a package's SCRIPT in its archive."""
+    return {"path": f".lpkg/scripts/{script['name']}", "type": "file", "mode": "0755", "uid": 0,
+            "gid": 0, "size": script["size"], "sha256": script["sha256"]}
+
+
+def info_text(info: dict) -> bytes:
+    """INFO as JSON that a person can read: a key a line, a file a line."""
+    import json
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+             for key, value in info.items() if key != "files"]
+    files = ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in info["files"])
+    lines.append('  "files": [' + (f"\n{files}\n  ]" if files else "]"))
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 # ---- reading a package -------------------------------------------------------------------------
@@ -2039,656 +1913,6 @@ def read_local(path: str, known: "set | None" = None) -> Package:
             package.open = lambda: open_file(path)
             read_through(package)
         return package
-
-
-# ---- making packages ---------------------------------------------------------------------------
-#
-# A build's output is a tar that somebody else wrote, so here, and only here, tarfile reads: it
-# knows every dialect. What it says is squeezed into a manifest, where only files, directories and
-# symlinks exist; each name of a hard link, also one in another package, becomes a file of its own.
-# What a manifest can't hold, or what gives rights that nobody declared, is refused.
-
-class Member(Record):
-    """What becomes of a member of the build's tar: a manifest's ENTRY, and its SOURCE there."""
-    __slots__ = ("entry", "source")
-
-
-def spool_stdin(folder: str) -> object:
-    """All of stdin, in a file of FOLDER that has no name, so that a killed run leaves nothing."""
-    if sys.stdin.isatty():
-        raise Fail("stdin is a terminal; give it the tar of a build's output")
-    path = os.path.join(folder, f".lpkg.{os.urandom(8).hex()}")
-    file = open(os.open(path, NEW_FLAGS, 0o600), "w+b")
-    os.unlink(path)
-    for piece in pieces(sys.stdin.buffer):
-        file.write(piece)
-        progress(f"reading the build's output: {human_size(file.tell())}")
-    progress("")
-    file.seek(0)
-    return file
-
-
-def read_build(file: object, names: list) -> tuple:
-    """(tarfile, package's name -> path -> Member) of a build's output; Fail if it is not whole."""
-    import tarfile
-    trees = {name: {} for name in names}
-    status = None
-    try:
-        tar = tarfile.open(fileobj=file, mode="r:", errors="surrogateescape")
-        for member in tar:
-            status = None
-            if member.isreg() and member.name in (".status", "./.status"):
-                status = tar.extractfile(member).read(20).decode(errors="replace").strip()
-            else:
-                add_member(tar, member, trees)
-    except (tarfile.TarError, ValueError, EOFError, KeyError) as error:
-        raise Fail(f"stdin: no tar of a build's output: {error}") from None
-    if not status:
-        raise Fail("stdin: the build's output ends without .status: it was cut; build again")
-    if status != "0":
-        raise Fail(f"stdin: the build failed: its .status is {status}")
-    return tar, trees
-
-
-def add_member(tar: object, member: object, trees: dict) -> None:
-    """Put MEMBER into the tree of its package."""
-    name = member.name.rstrip("/")      # Python 3.9 leaves it on GNU tar's long names
-    name = name[2:] if name.startswith("./") else name
-    top, _, rest = name.partition("/")
-    package, _, path = rest.partition("/")
-    if name in (".", ""):
-        return
-    if top != "out" or package not in trees and package:
-        raise Fail(f"stdin: {name} is of no package; there are {', '.join(sorted(trees))}")
-    if not path:
-        if not member.isdir():
-            raise Fail(f"stdin: {name} is no directory")
-        return
-    if not is_path(path):
-        raise Fail(f"stdin: {name}: a package can't hold that path")
-    if path in trees[package]:
-        raise Fail(f"stdin: {name} is there twice")
-    trees[package][path] = make_member(tar, member, f"out/{package}/", path)
-
-
-def make_member(tar: object, member: object, prefix: str, path: str) -> Member:
-    """The Member for what will be PATH; its sha256 is still missing."""
-    for key in member.pax_headers:
-        if key.startswith(LOST_ATTRIBUTES):
-            attribute = key.partition("xattr.")[2] or "an ACL"
-            raise Fail(f"stdin: {prefix}{path} has {attribute}, which a package can't hold; "
-                       "leave it out, or set it in a post-install script")
-    entry = {"path": path, "type": "file", "mode": f"{member.mode & 0o7777:04o}",
-             "uid": member.uid, "gid": member.gid}
-    if member.isdir():
-        entry["type"] = "dir"
-    elif member.issym():
-        entry.update(type="link", mode="0777", target=member.linkname)
-    else:
-        member = linked(tar, member)
-        if not member.isreg() or member.issparse():
-            raise Fail(f"stdin: {prefix}{path} is a device, a fifo or sparse; leave it out")
-        entry["size"] = member.size
-    return Member(entry, member)
-
-
-# Of tar's extended attributes, those that mean something (SELinux labels every file of a host).
-LOST_ATTRIBUTES = ("SCHILY.xattr.security.capability", "SCHILY.xattr.user.", "SCHILY.acl.")
-
-
-def linked(tar: object, member: object) -> object:
-    """MEMBER, or the member of the build's output that it is a hard link to."""
-    if not member.islnk():
-        return member
-    name = member.linkname[2:] if member.linkname.startswith("./") else member.linkname
-    if not name.startswith("out/") or ".." in name.split("/"):
-        raise Fail(f"stdin: {member.name} is a hard link to {name}, outside of out/")
-    return tar.getmember(member.linkname)
-
-
-def add_parents(tree: dict, more: list) -> None:
-    """Give each path of TREE, and each of MORE, the folders it lies in."""
-    for path in [*tree, *filter(is_path, more)]:
-        parent = path.rpartition("/")[0]
-        while parent and parent not in tree:
-            tree[parent] = Member(folder_entry(parent), None)
-            parent = parent.rpartition("/")[0]
-
-
-def apply_owners(tree: dict, owners: dict, name: str) -> None:
-    """Give paths of TREE the owner and mode that META says."""
-    for path, text in owners.items():
-        member = tree.get(path.strip("/"))
-        if member is None:
-            raise Fail(f"{name}: owners: {path} is not in the package")
-        said = read_ownership(str(text))
-        if said is None:
-            raise Fail(f"{name}: owners: {path}: {text!r} is not UID:GID:MODE, the mode in octal")
-        member.entry.update(said)
-    declared = {path.strip("/") for path in owners}
-    for path in setuid_paths([member.entry for member in tree.values()]):
-        if path not in declared:
-            line = f"/{path}: {ownership(tree[path].entry)}"
-            raise Fail(f"{name}: {path} is setuid or setgid and nobody said so; "
-                       f"add `{line}` to owners, or take the bit away")
-
-
-def hash_files(tar: object, tree: dict) -> None:
-    """Fill in the sha256 of each file of TREE."""
-    for member in tree.values():
-        if member.entry["type"] == "file":
-            member.entry["sha256"] = sha256_of(pieces(tar.extractfile(member.source)))
-
-
-def take_scripts(tar: object, tree: dict, texts: dict) -> dict:
-    """NAME -> bytes of a package's scripts: the TEXTS that META has, and Panux's .oninstall, which
-    leaves the TREE."""
-    scripts = {}
-    for name, text in texts.items():
-        if not isinstance(text, str):
-            raise Fail(f"scripts: {name} is no text")
-        scripts[name] = (text if text.startswith("#!") else "#!/bin/sh\n" + text).encode()
-    if ".oninstall" in tree:
-        member = tree.pop(".oninstall")
-        if member.entry["type"] != "file":
-            raise Fail("stdin: .oninstall is no file")
-        scripts["oninstall"] = tar.extractfile(member.source).read(SCRIPT_LIMIT + 1)
-    return scripts
-
-
-ALTERNATIVES = "etc/lpkg.d/alt.d/"
-
-
-def take_alternatives(tar: object, tree: dict) -> list:
-    """Panux's alternatives, which leave the TREE: alt.d/NAME/NN_WHO.provider is a symlink to what
-    has the priority NN, and alt.d/NAME/.target is a file with the path for it."""
-    found = []
-    for path in [path for path in tree if path.startswith(ALTERNATIVES)]:
-        folder, _, name = path.rpartition("/")
-        entry = tree[path].entry
-        if entry["type"] != "link" or not name.endswith(".provider"):
-            continue
-        place = tree.get(folder + "/.target")
-        digits = name[:len(name) - len(name.lstrip(DIGITS))]
-        if not digits or place is None or place.entry["type"] != "file":
-            raise Fail(f"stdin: {path}: it begins with no priority, or has no .target beside it")
-        text = tar.extractfile(place.source).read(PATH_LIMIT).decode(errors="replace")
-        found.append({"path": text.strip().strip("/"), "target": entry["target"],
-                      "priority": int(digits)})
-    if found:
-        for path in [path for path in tree if (path + "/").startswith(ALTERNATIVES)]:
-            del tree[path]
-    return found
-
-
-def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> dict:
-    """The info.json of package NAME, checked as the one who installs it will; SCRIPTS are its
-    scripts' bytes, and FOUND the alternatives and relations that its files show."""
-    import hashlib
-    part = meta["packages"][name]
-    info = empty_values(INFO_FIELDS)
-    info.update(name=name, version=meta.get("version"), arch=meta.get("arch"))
-    info.update({key: meta[key] for key in ("license", "url", "recipe") if key in meta})
-    info.update({key: part[key] for key in part if key in INFO_FIELDS and key != "scripts"})
-    if isinstance(info["conffiles"], list):
-        info["conffiles"] = sorted(str(path).strip("/") for path in info["conffiles"])
-    for key, values in found.items():
-        if isinstance(info[key], list):
-            info[key] = info[key] + [value for value in values if value not in info[key]]
-    files = [tree[path].entry for path in sorted(tree)]
-    info.update(size=sum(entry.get("size", 0) for entry in files), files=files)
-    info["scripts"] = [
-        {"name": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for key, data in scripts.items()]
-    check_info(info, name)
-    return info
-
-
-# -- what a package's files need and provide
-
-LIBRARIES = ("lib", "usr/lib")
-PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin")
-
-
-def find_relations(tar: object, tree: dict, alternatives: list) -> dict:
-    """What the files of TREE provide, and depend on: `so:` and the names of shared libraries, by
-    their ELF headers, and `cmd:` and the names of commands."""
-    provides, needs = set(), set()
-    for path, member in tree.items():
-        folder, _, name = path.rpartition("/")
-        entry = member.entry
-        if folder in PROGRAMS and (entry["type"] == "link" or entry["type"] == "file"
-                                   and int(entry["mode"], 8) & 0o111):
-            provides.add(f"cmd:{name}")
-        if entry["type"] == "file" and entry["size"] >= 64:
-            soname, needed = elf_links(tar.extractfile(member.source))
-            needs.update(f"so:{library}" for library in needed)
-            if folder in LIBRARIES and soname is not None and ".so" in name:
-                provides.add(f"so:{soname or name}")
-    provides.update("cmd:" + one["path"].rpartition("/")[2] for one in alternatives
-                    if str(one.get("path")).rpartition("/")[0] in PROGRAMS)
-    own = {"so:" + path.rpartition("/")[2] for path in tree}    # it finds those by their paths
-    sound = [text for text in sorted(provides) if is_name(text.replace(":", ""))]
-    return {"provides": sound, "alternatives": alternatives,
-            "depends": sorted(text for text in needs - provides - own
-                              if is_name(text.replace(":", "")))}
-
-
-def elf_links(file: object) -> tuple:
-    """(name of the shared library that the ELF FILE is, "" for none, names of those that it needs)
-    by its dynamic section (System V ABI, chapter 5); (None, []) where it has none. Of tables that
-    are longer than any compiler makes them, the beginning is read."""
-    def read(offset: int, count: int, most: int) -> bytes:
-        file.seek(min(offset, SIZE_LIMIT))
-        return file.read(min(count, most))
-
-    def number(data: bytes, offset: int, size: int) -> int:
-        return int.from_bytes(data[offset:offset + size], order)
-
-    head = read(0, 64, 64)
-    if len(head) < 64 or head[:4] != b"\x7fELF" or head[4] not in (1, 2):
-        return None, []
-    order = "big" if head[5] == 2 else "little"
-    word, places = (8, (32, 54, 8, 16, 32)) if head[4] == 2 else (4, (28, 42, 4, 8, 16))
-    table, sizes, offset_at, address_at, size_at = places
-    each, count = number(head, sizes, 2), number(head, sizes + 2, 2)
-    if each < size_at + word:
-        return None, []
-    headers = read(number(head, table, word), each * count, 1 << 15)
-    segments = [(number(headers, at, 4), number(headers, at + offset_at, word),
-                 number(headers, at + address_at, word), number(headers, at + size_at, word))
-                for at in range(0, len(headers), each)]
-    dynamic = next((read(offset, size, 1 << 14) for kind, offset, _, size in segments
-                    if kind == 2), b"")
-    if not dynamic:
-        return None, []
-    tags = [(number(dynamic, at, word), number(dynamic, at + word, word))
-            for at in range(0, len(dynamic), 2 * word)]
-    tags = tags[:[*(tag for tag, _ in tags), 0].index(0)]
-    texts = dict(tags).get(5, -1)
-    strings = next((offset + texts - address for kind, offset, address, size in segments
-                    if kind == 1 and address <= texts < address + size), SIZE_LIMIT)
-    named = [(tag, read(strings + value, 256, 256).partition(b"\0")[0].decode(errors="replace"))
-             for tag, value in tags if tag in (1, 14)]
-    return (next((name for tag, name in named if tag == 14), ""),
-            [name for tag, name in named if tag == 1 and name])
-
-
-def package_pieces(tar: object, tree: dict, info: dict, scripts: dict) -> object:
-    """The tar of a package, in pieces."""
-    text = info_text(info)
-    yield info_header(len(text)) + text + padding(len(text))
-    for script in info["scripts"]:
-        data = scripts[script["name"]]
-        yield tar_header(script_entry(script)) + data + padding(len(data))
-    for entry in info["files"]:
-        yield tar_header(entry)
-        if entry["type"] == "file":
-            yield from pieces(tar.extractfile(tree[entry["path"]].source))
-            yield padding(entry["size"])
-    yield TAR_END
-
-
-def gzip_pieces(content: object) -> object:
-    """CONTENT, gzip'd: zlib's own header has no time and no name, so it is always the same."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
-    for piece in content:
-        yield compressor.compress(piece)
-    yield compressor.flush()
-
-
-def read_meta(path: str) -> dict:
-    """The META file of `pack`."""
-    meta = parse_json(read_file(path, INFO_LIMIT), path)
-    packages = meta.get("packages")
-    if not isinstance(packages, dict) or not packages or not all(map(is_name, packages)):
-        raise Fail(f"{path}: packages is no object of names")
-    for name, part in packages.items():
-        if not isinstance(part, dict) or not all(
-                isinstance(part.get(key, {}), dict) for key in ("owners", "scripts")):
-            raise Fail(f"{path}: packages: {name}, its owners or its scripts are no object")
-        if not is_list(lambda one: isinstance(one, dict))(part.get("alternatives", [])):
-            raise Fail(f"{path}: packages: {name}: alternatives is no list of objects")
-    return meta
-
-
-def cmd_pack(options: "Options") -> int:
-    """Turn a build's output on stdin into packages."""
-    meta = read_meta(options.need("meta"))
-    folder = options.need("output")
-    lines = []
-    with spool_stdin(folder) as spool, NewFiles() as new:
-        tar, trees = read_build(spool, list(meta["packages"]))
-        for name, tree in sorted(trees.items()):
-            part = meta["packages"][name]
-            scripts = take_scripts(tar, tree, part.get("scripts", {}))
-            offers = sorted(part.get("alternatives", []) + take_alternatives(tar, tree),
-                            key=lambda one: str(one.get("path")))
-            add_parents(tree, [str(one.get("path")) for one in offers])
-            apply_owners(tree, part.get("owners", {}), name)
-            hash_files(tar, tree)
-            info = make_info(meta, name, tree, scripts, find_relations(tar, tree, offers))
-            file_name = f"{name}-{info['version']}.{info['arch']}.lpkg"
-            file = new.create(os.path.join(folder, file_name))
-            meter = Meter(f"packing {name}", info["size"])
-            content = gzip_pieces(meter.count(package_pieces(tar, tree, info, scripts)))
-            sha256 = sha256_of(tee(content, file))
-            lines.append(f"{name} {file_name} {file.tell()} {sha256}")
-        progress("")
-    for line in lines:
-        show(line)
-    return 0
-
-
-def tee(content: object, file: object) -> object:
-    """CONTENT's pieces, each written to FILE on its way."""
-    for piece in content:
-        file.write(piece)
-        yield piece
-
-
-# ---- making keys, signatures, indexes ----------------------------------------------------------
-#
-# Signing is the one thing that a device never does, and the one that wants a library: PyNaCl.
-
-SECRET_COMMENT = "untrusted comment: minisign encrypted secret key\n"      # so too when it isn't
-SCRYPT_LIMITS = (33554432, 1 << 30)     # libsodium's SENSITIVE, as minisign's: 1 GiB of memory
-
-
-def import_signing() -> object:
-    """PyNaCl's signing module."""
-    try:
-        import nacl.signing
-        return nacl.signing
-    except ImportError:
-        hint = "`pip install pynacl` or `apt install python3-nacl`"
-        raise Fail(f"signing needs PyNaCl: {hint}") from None
-
-
-def ask_password(what: str) -> bytes:
-    """The password of a secret key, from LPKG_PASSWORD or the terminal."""
-    if "LPKG_PASSWORD" in os.environ:
-        return os.environ["LPKG_PASSWORD"].encode()
-    if not sys.stdin.isatty():
-        raise Fail(f"{what}: no terminal to ask for its password at; put it into LPKG_PASSWORD")
-    import getpass
-    return getpass.getpass(f"Password of {what}: ").encode()
-
-
-def scrypt_mask(data: bytes, password: bytes, salt: bytes, limits: tuple) -> bytes:
-    """DATA under, or out of, the stream that scrypt makes of PASSWORD."""
-    import hashlib
-    n, r, p = scrypt_cost(*limits)
-    try:
-        stream = hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=(1 << 31) - 1,
-                                dklen=len(data))
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise Fail(f"scrypt: {error}; it wants {human_size(128 * n * r)} of memory") from None
-    return bytes(one ^ two for one, two in zip(data, stream))
-
-
-def secret_key_text(secret: bytes, password: "bytes | None") -> bytes:
-    """The secret key file of SECRET (id, seed, public key), encrypted if there is a PASSWORD."""
-    import hashlib
-    raw = b"Ed\0\0B2" + bytes(48) + secret + bytes(32)
-    if password is not None:
-        salt = os.urandom(32)
-        checksum = hashlib.blake2b(b"Ed" + secret, digest_size=32).digest()
-        raw = (b"EdScB2" + salt + b"".join(limit.to_bytes(8, "little") for limit in SCRYPT_LIMITS)
-               + scrypt_mask(secret + checksum, password, salt, SCRYPT_LIMITS))
-    return f"{SECRET_COMMENT}{encode_base64(raw)}\n".encode()
-
-
-def read_secret_key(path: str) -> tuple:
-    """(key id, seed) of a minisign secret key file, whose password is asked for if it has one."""
-    import hashlib
-    try:
-        raw = decode_base64(split_lines(read_file(path), ["untrusted comment: ", ""])[1], 158)
-    except ValueError as error:
-        raise Fail(f"{path}: no minisign secret key: {error}; `lpkg keygen` makes one") from None
-    kind, hidden = raw[:6], raw[54:]
-    if kind == b"EdScB2":
-        limits = (int.from_bytes(raw[38:46], "little"), int.from_bytes(raw[46:54], "little"))
-        hidden = scrypt_mask(hidden, ask_password(path), raw[6:38], limits)
-        if hashlib.blake2b(b"Ed" + hidden[:72], digest_size=32).digest() != hidden[72:]:
-            raise Fail(f"{path}: wrong password")
-    elif kind != b"Ed\0\0B2":
-        raise Fail(f"{path}: a secret key of an unknown kind")
-    return hidden[:8], hidden[8:40]
-
-
-def sign_hash(blake2b: bytes, comment: str, secret: tuple) -> bytes:
-    """The signature file of what has this BLAKE2b-512, by the key SECRET, (id, seed)."""
-    key_id, seed = secret
-    key = import_signing().SigningKey(seed)
-    signature = key.sign(blake2b).signature
-    total = key.sign(signature + comment.encode()).signature
-    return (f"untrusted comment: signature by lpkg with key {key_name(key_id)}\n"
-            f"{encode_base64(b'ED' + key_id + signature)}\n"
-            f"trusted comment: {comment}\n{encode_base64(total)}\n").encode()
-
-
-def cmd_keygen(options: "Options") -> int:
-    """Make a key pair."""
-    signing = import_signing()
-    secret_path, public_path = options.words[0] + ".key", options.words[0] + ".pub"
-    for path in (secret_path, public_path):
-        if os.path.lexists(path):
-            raise Fail(f"{path}: is there already, and is not overwritten")
-    password = ask_password(secret_path) if options.encrypt else None
-    key = signing.SigningKey.generate()
-    key_id, public = os.urandom(8), bytes(key.verify_key)
-    write_atomic(secret_path, secret_key_text(key_id + bytes(key) + public, password), 0o600)
-    write_atomic(public_path, public_key_text(key_id, public).encode())
-    if password is None:
-        say(f"{secret_path} is NOT encrypted: whoever can read it can sign (see --encrypt)")
-    show(secret_path)
-    show(public_path)
-    return 0
-
-
-def cmd_sign(options: "Options") -> int:
-    """Sign a file: FILE.minisig."""
-    import hashlib
-    if options.renew:
-        return renew_index(options)
-    path = options.words[0]
-    comment = options.comment
-    if comment is None:
-        comment = f"timestamp:{int(time.time())}\tfile:{os.path.basename(path)}\thashed"
-    if not is_text(comment) or "\n" in comment or "\r" in comment:
-        raise Fail("--comment: it must be one line of UTF-8")
-    digest = hashlib.blake2b()
-    with open_file(path) as file:
-        for piece in pieces(file):
-            digest.update(piece)
-    secret = read_secret_key(options.need("secret"))
-    write_atomic(path + ".minisig", sign_hash(digest.digest(), comment, secret))
-    show(path + ".minisig")
-    return 0
-
-
-def make_offer(package: Package, file_name: str) -> dict:
-    """The entry of PACKAGE in an index."""
-    import urllib.parse
-    said = dict(offered(package.info, package.files()), file=urllib.parse.quote(file_name),
-                size=package.size, sha256=package.sha256)
-    return {key: said[key] for key in OFFER_FIELDS}
-
-
-def scan_packages(folder: str, arch: str, known: set) -> tuple:
-    """The offers of the packages in FOLDER, by name, then by version, the newest first; and of
-    each (name, version) the paths of its files. Each is read to its last byte, but for those whose
-    SHA-256 is KNOWN."""
-    offers = {}
-    files = {}
-    for file_name in sorted(os.listdir(folder)):
-        if not file_name.endswith(".lpkg"):
-            continue
-        progress(f"reading {file_name}")
-        package = read_local(os.path.join(folder, file_name), known)
-        if package.info["arch"] != arch:
-            raise Fail(f"{folder}/{file_name}: made for {package.info['arch']}, not for {arch}")
-        key = (package.name, package.version)
-        if key in offers:
-            raise Fail(f"{folder}: {file_name} and {offers[key]['file']} are both {package}; "
-                       "remove one")
-        offers[key] = make_offer(package, file_name)
-        files[key] = file_paths(package.files())    # the rest of the manifest may go
-    progress("")
-    newest = sorted(offers.values(), key=lambda offer: version_key(offer["version"]), reverse=True)
-    return sorted(newest, key=lambda offer: offer["name"]), files
-
-
-def name_what_is_missing(offers: list) -> None:
-    """Say what the packages of OFFERS need and none of them is."""
-    for package, relation in unmet([Package(offer, None) for offer in offers]):
-        say(f"{package} needs {relation.text}, which is not here")
-
-
-def next_serial(folder: str, serial_file: str, now: int) -> int:
-    """A serial above all that are known to be used: in SERIAL_FILE, in FOLDER's present index."""
-    used = [now - 1]
-    if os.path.exists(serial_file):
-        text = read_file(serial_file).decode(errors="replace").strip()
-        if not text.isdecimal() or not is_count(int(text[:20])):
-            raise Fail(f"{serial_file}: no serial in it; write the last one used, or remove it")
-        used.append(int(text))
-    index_file = os.path.join(folder, "index.json")
-    if os.path.exists(index_file):
-        serial = parse_json(read_file(index_file, INDEX_LIMIT), index_file).get("serial")
-        used.append(serial if is_count(serial) else 0)
-    return max(used) + 1
-
-
-def index_expiry(text: str, created: int) -> "int | None":
-    """When an index expires that is made with --expires TEXT; None: never."""
-    if text == "never":
-        return None
-    if not text.isdecimal() or not 0 < int(text[:9]) < 100_000:
-        raise Usage(f"--expires {text}: write a number of days, or never")
-    return created + int(text) * DAY
-
-
-def cmd_index(options: "Options") -> int:
-    """Write and sign the index of a folder of packages."""
-    folder = os.path.realpath(options.words[0])
-    arch = options.arch or os.path.basename(folder)
-    template = read_file(options.page).decode() if options.page else None
-    secret = read_secret_key(options.need("secret"))
-    known = known_packages(os.path.join(folder, "index.json"), public_half(secret))
-    packages, files = scan_packages(folder, arch, known)
-    name_what_is_missing(packages)
-    return write_index(options, folder, arch, packages, secret,
-                       template and (lambda index: page_text(template, index, files)))
-
-
-def public_half(secret: tuple) -> PublicKey:
-    """The public key of the key SECRET, (id, seed)."""
-    return PublicKey(secret[0], bytes(import_signing().SigningKey(secret[1]).verify_key))
-
-
-def known_packages(path: str, key: PublicKey) -> set:
-    """The SHA-256 of what the index PATH names, if KEY has signed it: all that was read through."""
-    try:
-        index = read_signed(path, [key])
-    except (Fail, FileNotFoundError):
-        return set()
-    return {offer["sha256"] for offer in index["packages"]}
-
-
-def read_signed(path: str, keys: list) -> dict:
-    """The index.json PATH, signed by one of KEYS."""
-    data = read_file(path, INDEX_LIMIT)
-    _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
-    index = parse_json(data, path)
-    read_index(index_text(data, path), str(index.get("arch")), path)
-    check_comment(comment, index, path)
-    return index
-
-
-def write_index(options: "Options", folder: str, arch: str, packages: list, secret: tuple,
-                page: object = None) -> int:
-    """Write and sign an index of PACKAGES in FOLDER, and its PAGE(index) if there is to be one.
-
-    The serial is used up first, so that no crash makes two indexes of one serial. The files are
-    written and synced under temporary names, then renamed: index.html, .minisig, .json. Only
-    between the last two does the signature not fit; a run that is cut just there is put right by
-    the next one, and until then clients refuse the index and keep what they have."""
-    import hashlib
-    import json
-    keys = os.path.dirname(options.need("secret"))
-    serial_file = options.serial_file or os.path.join(keys, f"serial-{arch}")
-    created = int(time.time())
-    expires = index_expiry(options.expires or "365", created)
-    serial = next_serial(folder, serial_file, created)
-    index = {"serial": serial, "created": created, "expires": expires, "arch": arch,
-             "packages": packages}
-    data = json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n"
-    signature = sign_hash(hashlib.blake2b(data).digest(), f"index {arch} serial {serial}", secret)
-    write_atomic(serial_file, b"%d\n" % serial)
-    base = os.path.join(folder, "index.json")
-    with NewFiles() as new:
-        if page:
-            new.create(os.path.join(folder, "index.html")).write(page(index))
-        new.create(base + ".minisig").write(signature)
-        new.create(base).write(data)
-    say(f"{os.path.relpath(folder)}: {how_many(packages)}, serial {serial}")
-    return 0
-
-
-def renew_index(options: "Options") -> int:
-    """Sign an index.json anew, as it stands, with a new serial and a new time to expire: its
-    present signature must be good, by this key or by one of --key."""
-    path = os.path.realpath(options.words[0])
-    secret = read_secret_key(options.need("secret"))
-    others = [parse_public_key(read_file(name), name) for name in options.key]
-    index = read_signed(path, [public_half(secret), *others])
-    return write_index(options, os.path.dirname(path), index["arch"], index["packages"], secret)
-
-
-# ---- the page, for people who look at a repository with a browser ------------------------------
-#
-# index.html is a template, world/page.html, with all that it shows: the index and the paths of the
-# packages' files, as gzip'd JSON in base64, which the browser inflates and keeps; nothing is
-# fetched. The policy lets the browser run the template's one script and load nothing else.
-
-def file_paths(files: list) -> list:
-    """The paths of FILES, a manifest's; of its folders only those, with a slash after them, in
-    which nothing of the package lies."""
-    parents = {entry["path"].rpartition("/")[0] for entry in files}
-    return [entry["path"] + ("/" if entry["type"] == "dir" else "")
-            for entry in files if entry["path"] not in parents]
-
-
-def page_data(index: dict, files: dict) -> object:
-    """What the page knows, as JSON, a package at a time; see page_text."""
-    import json
-    head = {key: index[key] for key in ("arch", "serial", "created")}
-    yield json.dumps(head)[:-1].encode() + b', "packages": ['
-    comma = b""
-    for offer in index["packages"]:
-        paths = files[offer["name"], offer["version"]]
-        yield comma + json.dumps({**offer, "files": paths}, ensure_ascii=False).encode()
-        comma = b",\n"
-    yield b"]}"
-
-
-def policy_hash(template: str, tag: str) -> str:
-    """How a content security policy names the text between <TAG> and </TAG> of TEMPLATE."""
-    import hashlib
-    text = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-    return f"'sha256-{encode_base64(hashlib.sha256(text.encode()).digest())}'"
-
-
-def page_text(template: str, index: dict, files: dict) -> bytes:
-    """TEMPLATE, filled with INDEX, whose packages, named by (name, version), hold FILES[package],
-    paths; the same for the same."""
-    styles, script = policy_hash(template, "style"), policy_hash(template, "script")
-    policy = (f"default-src 'none'; img-src data:; style-src {styles}; script-src {script}; "
-              "base-uri 'none'; form-action 'none'")
-    data = b"".join(gzip_pieces(page_data(index, files)))
-    return template.replace("@POLICY@", policy).replace("@DATA@", encode_base64(data)).encode()
 
 
 # ---- the root ----------------------------------------------------------------------------------
@@ -3362,6 +2586,126 @@ def machine() -> str:
     return {"i586": "x86", "i686": "x86", "armv7l": "armv7"}.get(name, name)
 
 
+# ---- what a change means, path by path ---------------------------------------------------------
+
+def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
+    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS or all; Fail when two
+    claim one file.
+
+    Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
+    other opinion of it wins, and two other opinions that differ are refused."""
+    claims = {}
+    for package in packages:
+        for entry in package.entries(paths):
+            path = entry["path"]
+            rival, other = claims.setdefault(path, (package.name, entry))
+            if other is entry:
+                continue
+            plain = folder_entry(path)
+            if entry["type"] != "dir" or other["type"] != "dir":
+                raise Fail(f"{rival} and {package.name} both bring {path}; install only one")
+            if plain not in (entry, other) and entry != other:
+                raise Fail(f"{rival} and {package.name} give {path} different modes or owners")
+            if other == plain:
+                claims[path] = (package.name, entry)
+    return claims
+
+
+def winners(packages: list, choices: dict) -> dict:
+    """PATH -> (package, entry of its symlink) of each path for which PACKAGES are alternatives:
+    the one of CHOICES (path -> package's name), else the highest priority, else the first by
+    name. A path that one of PACKAGES brings as a file has no alternatives."""
+    best = {}
+    for package in sorted(packages, key=lambda package: package.name):
+        for one in package.info["alternatives"]:
+            path = one["path"]
+            rank = (choices.get(path) == package.name, one["priority"])
+            if path not in best or rank > best[path][0]:
+                best[path] = (rank, package, link_entry(path, one["target"]))
+    for package in packages if best else ():
+        for entry in package.entries(set(best)):
+            del best[entry["path"]]
+    return {path: (package, entry) for path, (_, package, entry) in best.items()}
+
+
+def add_winners(claims: dict, won: dict) -> None:
+    """Add the symlinks of WON to the CLAIMS of the files."""
+    claims.update((path, (package.name, entry)) for path, (package, entry) in won.items())
+
+
+def is_conffile(package: Package, path: str) -> bool:
+    """Whether the file PATH of PACKAGE is the user's to change: all below etc/, and what is
+    declared."""
+    return path.startswith("etc/") or path in package.info["conffiles"]
+
+
+def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
+    """`replace`, `keep` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
+    if current in (old, new):
+        return "replace"
+    return "keep" if old == new else "beside"
+
+
+def journal_lines(data: bytes) -> object:
+    """The lines of a journal as lists [verb, path] or [`mv`, path, path]."""
+    return (line.split("\t") for line in data.decode(errors="replace").split("\n")[:-1])
+
+
+def check_journal(data: bytes, what: str) -> None:
+    """Fail for a journal with any other line. A rename stays in its directory; what is undone is
+    called as nothing else is."""
+    for words in journal_lines(data):
+        paths = words[1:2] if words[0] == "dir" else words[1:]
+        folders = {path.rpartition("/")[0] for path in paths}
+        strange = (words[0] == "rmtree" and not words[-1].rpartition("/")[2].startswith(".lpkg.")
+                   or words[0] == "dir" and read_ownership(words[-1]) is None)
+        if (len(words) != JOURNAL_VERBS.get(words[0]) or strange
+                or len(folders) != 1 or not all(map(is_journal_path, paths))):
+            line = "\t".join(words)
+            raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
+
+
+JOURNAL_VERBS = {"mv": 3, "aside": 3, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
+
+
+def ownership(entry: dict) -> str:
+    """UID:GID:MODE of ENTRY."""
+    return f"{entry['uid']}:{entry['gid']}:{entry['mode']}"
+
+
+def read_ownership(text: str) -> "dict | None":
+    """The uid, gid and mode in TEXT, UID:GID:MODE with the mode in octal; None for other text."""
+    words = text.split(":")
+    if (len(words) != 3 or not all(word.isdecimal() and len(word) < 10 for word in words)
+            or words[2].strip("01234567")):
+        return None
+    return {"uid": int(words[0]), "gid": int(words[1]), "mode": words[2].zfill(4)}
+
+
+def is_journal_path(path: str) -> bool:
+    """Whether PATH may stand in a journal: it stays in the root, lpkg's own files included."""
+    prefix = STATE + "/"
+    return is_path(path[len(prefix):] if path.startswith(prefix) else path, PATH_LIMIT + 100)
+
+
+def journal_text(lines: list) -> bytes:
+    """A journal of LINES; Fail for one that is too long to be read again."""
+    text = "".join("\t".join(line) + "\n" for line in lines).encode()
+    if len(text) > INFO_LIMIT:
+        raise Fail(f"a journal of {human_size(len(text))} is too long; change fewer packages at "
+                   "once")
+    return text
+
+
+def parse_repositories(text: str) -> list:
+    """The (name, url) pairs of a file of `NAME URL` lines, where # begins a comment line."""
+    pairs = [line.split() for line in text.split("\n") if line.strip() and line.strip()[0] != "#"]
+    for pair in pairs:
+        if len(pair) != 2 or not is_name(pair[0]) or "." in pair[0]:
+            raise Fail(f"{REPOS}: {' '.join(pair)}: write NAME URL, the NAME without dots")
+    return pairs
+
+
 # ---- the plan ----------------------------------------------------------------------------------
 
 NO_REPOSITORY = "no repository is known; say --repo URL, or `lpkg repo add NAME URL`"
@@ -3607,7 +2951,7 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 # ---- the transaction ---------------------------------------------------------------------------
 #
 # plan      which packages come and go (above)
-# fetch     their bytes, into the cache or, where there is none, into `fetched` for now; size and
+# fetch     their bytes, into the cache or, where there is none, to FETCHED for now; size and
 #           SHA-256 must be those of the signed index. The source is not read again.
 # verify    each info.json against the index; then, path by path, what is in the root against what
 #           the packages bring: conflicts, strays, clashes of type, symlinks on the way,
@@ -3700,7 +3044,6 @@ def run_transaction(tx: Transaction) -> None:
     except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
         finish(tx.root)
         raise
-    drop_fetched(tx.root)
 
 
 def prepare_change(tx: Transaction) -> None:
@@ -4132,6 +3475,8 @@ def plan_removals(tx: Transaction) -> None:
     tx.removals += [["rm", f"{INSTALLED}/{package.name}"] for package in tx.plan.removed()]
     tx.removals += [["rm", path] for path in sorted(stale_scripts(tx.plan) - tx.temporaries.keys())]
     tx.removals += [["rmtree", f"{tx.staged(path)}.old"] for path in sorted(tx.swaps)]
+    if tx.root.lstat(FETCHED) is not None:
+        tx.removals.append(["rmtree", FETCHED])
 
 
 def stale_scripts(plan: Plan) -> set:
@@ -5650,14 +4995,11 @@ def cmd_files(options: "Options") -> int:
 def cmd_owner(options: "Options", state: State) -> int:
     """Which package brought a path."""
     found = []
-    root = state.root
-    records = {name: root.read(f"{INSTALLED}/{name}", INFO_LIMIT)
-               for name in filter(is_name, root.names(INSTALLED))}
     for word in options.words:
         path = os.path.normpath("/" + word.lstrip("/"))[1:]
         line = b"\n" + os.fsencode(path) + b"\t"
-        owners = [name for name, record in records.items()
-                  if record.find(line) >= 0] or alternative(state, path)
+        owners = [name for name, package in state.installed.items()
+                  if line in b"\n" + package.listing] or alternative(state, path)
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
@@ -5787,6 +5129,667 @@ def cmd_search(options: "Options", state: State) -> int:
     return 0
 
 
+# ---- making packages ---------------------------------------------------------------------------
+#
+# A build's output is a tar that somebody else wrote, so here, and only here, tarfile reads: it
+# knows every dialect. What it says is squeezed into a manifest, where only files, directories and
+# symlinks exist; each name of a hard link, also one in another package, becomes a file of its own.
+# What a manifest can't hold, or what gives rights that nobody declared, is refused.
+
+class Member(Record):
+    """What becomes of a member of the build's tar: a manifest's ENTRY, and its SOURCE there."""
+    __slots__ = ("entry", "source")
+
+
+def spool_stdin(folder: str) -> object:
+    """All of stdin, in a file of FOLDER that has no name, so that a killed run leaves nothing."""
+    if sys.stdin.isatty():
+        raise Fail("stdin is a terminal; give it the tar of a build's output")
+    path = os.path.join(folder, f".lpkg.{os.urandom(8).hex()}")
+    file = open(os.open(path, NEW_FLAGS, 0o600), "w+b")
+    os.unlink(path)
+    for piece in pieces(sys.stdin.buffer):
+        file.write(piece)
+        progress(f"reading the build's output: {human_size(file.tell())}")
+    progress("")
+    file.seek(0)
+    return file
+
+
+def read_build(file: object, names: list) -> tuple:
+    """(tarfile, package's name -> path -> Member) of a build's output; Fail if it is not whole."""
+    import tarfile
+    trees = {name: {} for name in names}
+    status = None
+    try:
+        tar = tarfile.open(fileobj=file, mode="r:", errors="surrogateescape")
+        for member in tar:
+            status = None
+            if member.isreg() and member.name in (".status", "./.status"):
+                status = tar.extractfile(member).read(20).decode(errors="replace").strip()
+            else:
+                add_member(tar, member, trees)
+    except (tarfile.TarError, ValueError, EOFError, KeyError) as error:
+        raise Fail(f"stdin: no tar of a build's output: {error}") from None
+    if not status:
+        raise Fail("stdin: the build's output ends without .status: it was cut; build again")
+    if status != "0":
+        raise Fail(f"stdin: the build failed: its .status is {status}")
+    return tar, trees
+
+
+def add_member(tar: object, member: object, trees: dict) -> None:
+    """Put MEMBER into the tree of its package."""
+    name = member.name.rstrip("/")      # Python 3.9 leaves it on GNU tar's long names
+    name = name[2:] if name.startswith("./") else name
+    top, _, rest = name.partition("/")
+    package, _, path = rest.partition("/")
+    if name in (".", ""):
+        return
+    if top != "out" or package not in trees and package:
+        raise Fail(f"stdin: {name} is of no package; there are {', '.join(sorted(trees))}")
+    if not path:
+        if not member.isdir():
+            raise Fail(f"stdin: {name} is no directory")
+        return
+    if not is_path(path):
+        raise Fail(f"stdin: {name}: a package can't hold that path")
+    if path in trees[package]:
+        raise Fail(f"stdin: {name} is there twice")
+    trees[package][path] = make_member(tar, member, f"out/{package}/", path)
+
+
+def make_member(tar: object, member: object, prefix: str, path: str) -> Member:
+    """The Member for what will be PATH; its sha256 is still missing."""
+    for key in member.pax_headers:
+        if key.startswith(LOST_ATTRIBUTES):
+            attribute = key.partition("xattr.")[2] or "an ACL"
+            raise Fail(f"stdin: {prefix}{path} has {attribute}, which a package can't hold; "
+                       "leave it out, or set it in a post-install script")
+    entry = {"path": path, "type": "file", "mode": f"{member.mode & 0o7777:04o}",
+             "uid": member.uid, "gid": member.gid}
+    if member.isdir():
+        entry["type"] = "dir"
+    elif member.issym():
+        entry.update(type="link", mode="0777", target=member.linkname)
+    else:
+        member = linked(tar, member)
+        if not member.isreg() or member.issparse():
+            raise Fail(f"stdin: {prefix}{path} is a device, a fifo or sparse; leave it out")
+        entry["size"] = member.size
+    return Member(entry, member)
+
+
+# Of tar's extended attributes, those that mean something (SELinux labels every file of a host).
+LOST_ATTRIBUTES = ("SCHILY.xattr.security.capability", "SCHILY.xattr.user.", "SCHILY.acl.")
+
+
+def linked(tar: object, member: object) -> object:
+    """MEMBER, or the member of the build's output that it is a hard link to."""
+    if not member.islnk():
+        return member
+    name = member.linkname[2:] if member.linkname.startswith("./") else member.linkname
+    if not name.startswith("out/") or ".." in name.split("/"):
+        raise Fail(f"stdin: {member.name} is a hard link to {name}, outside of out/")
+    return tar.getmember(member.linkname)
+
+
+def add_parents(tree: dict, more: list) -> None:
+    """Give each path of TREE, and each of MORE, the folders it lies in."""
+    for path in [*tree, *filter(is_path, more)]:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in tree:
+            tree[parent] = Member(folder_entry(parent), None)
+            parent = parent.rpartition("/")[0]
+
+
+def apply_owners(tree: dict, owners: dict, name: str) -> None:
+    """Give paths of TREE the owner and mode that META says."""
+    for path, text in owners.items():
+        member = tree.get(path.strip("/"))
+        if member is None:
+            raise Fail(f"{name}: owners: {path} is not in the package")
+        said = read_ownership(str(text))
+        if said is None:
+            raise Fail(f"{name}: owners: {path}: {text!r} is not UID:GID:MODE, the mode in octal")
+        member.entry.update(said)
+    declared = {path.strip("/") for path in owners}
+    for path in setuid_paths([member.entry for member in tree.values()]):
+        if path not in declared:
+            line = f"/{path}: {ownership(tree[path].entry)}"
+            raise Fail(f"{name}: {path} is setuid or setgid and nobody said so; "
+                       f"add `{line}` to owners, or take the bit away")
+
+
+def hash_files(tar: object, tree: dict) -> None:
+    """Fill in the sha256 of each file of TREE."""
+    for member in tree.values():
+        if member.entry["type"] == "file":
+            member.entry["sha256"] = sha256_of(pieces(tar.extractfile(member.source)))
+
+
+def take_scripts(tar: object, tree: dict, texts: dict) -> dict:
+    """NAME -> bytes of a package's scripts: the TEXTS that META has, and Panux's .oninstall, which
+    leaves the TREE."""
+    scripts = {}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise Fail(f"scripts: {name} is no text")
+        scripts[name] = (text if text.startswith("#!") else "#!/bin/sh\n" + text).encode()
+    if ".oninstall" in tree:
+        member = tree.pop(".oninstall")
+        if member.entry["type"] != "file":
+            raise Fail("stdin: .oninstall is no file")
+        scripts["oninstall"] = tar.extractfile(member.source).read(SCRIPT_LIMIT + 1)
+    return scripts
+
+
+ALTERNATIVES = "etc/lpkg.d/alt.d/"
+
+
+def take_alternatives(tar: object, tree: dict) -> list:
+    """Panux's alternatives, which leave the TREE: alt.d/NAME/NN_WHO.provider is a symlink to what
+    has the priority NN, and alt.d/NAME/.target is a file with the path for it."""
+    found = []
+    for path in [path for path in tree if path.startswith(ALTERNATIVES)]:
+        folder, _, name = path.rpartition("/")
+        entry = tree[path].entry
+        if entry["type"] != "link" or not name.endswith(".provider"):
+            continue
+        place = tree.get(folder + "/.target")
+        digits = name[:len(name) - len(name.lstrip(DIGITS))]
+        if not digits or place is None or place.entry["type"] != "file":
+            raise Fail(f"stdin: {path}: it begins with no priority, or has no .target beside it")
+        text = tar.extractfile(place.source).read(PATH_LIMIT).decode(errors="replace")
+        found.append({"path": text.strip().strip("/"), "target": entry["target"],
+                      "priority": int(digits)})
+    if found:
+        for path in [path for path in tree if (path + "/").startswith(ALTERNATIVES)]:
+            del tree[path]
+    return found
+
+
+def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> dict:
+    """The info.json of package NAME, checked as the one who installs it will; SCRIPTS are its
+    scripts' bytes, and FOUND the alternatives and relations that its files show."""
+    import hashlib
+    part = meta["packages"][name]
+    info = dict(EMPTY_INFO)
+    info.update(name=name, version=meta.get("version"), arch=meta.get("arch"))
+    info.update({key: meta[key] for key in ("license", "url", "recipe") if key in meta})
+    info.update({key: part[key] for key in part if key in INFO_FIELDS and key != "scripts"})
+    if isinstance(info["conffiles"], list):
+        info["conffiles"] = sorted(str(path).strip("/") for path in info["conffiles"])
+    for key, values in found.items():
+        if isinstance(info[key], list):
+            info[key] = info[key] + [value for value in values if value not in info[key]]
+    files = [tree[path].entry for path in sorted(tree)]
+    info.update(size=sum(entry.get("size", 0) for entry in files), files=files)
+    info["scripts"] = [
+        {"name": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for key, data in scripts.items()]
+    check_info(info, name)
+    return info
+
+
+# -- what a package's files need and provide
+
+LIBRARIES = ("lib", "usr/lib")
+PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin")
+
+
+def find_relations(tar: object, tree: dict, alternatives: list) -> dict:
+    """What the files of TREE provide, and depend on: `so:` and the names of shared libraries, by
+    their ELF headers, and `cmd:` and the names of commands."""
+    provides, needs = set(), set()
+    for path, member in tree.items():
+        folder, _, name = path.rpartition("/")
+        entry = member.entry
+        if folder in PROGRAMS and (entry["type"] == "link" or entry["type"] == "file"
+                                   and int(entry["mode"], 8) & 0o111):
+            provides.add(f"cmd:{name}")
+        if entry["type"] == "file" and entry["size"] >= 64:
+            soname, needed = elf_links(tar.extractfile(member.source))
+            needs.update(f"so:{library}" for library in needed)
+            if folder in LIBRARIES and soname is not None and ".so" in name:
+                provides.add(f"so:{soname or name}")
+    provides.update("cmd:" + one["path"].rpartition("/")[2] for one in alternatives
+                    if str(one.get("path")).rpartition("/")[0] in PROGRAMS)
+    own = {"so:" + path.rpartition("/")[2] for path in tree}    # it finds those by their paths
+    sound = [text for text in sorted(provides) if is_name(text.replace(":", ""))]
+    return {"provides": sound, "alternatives": alternatives,
+            "depends": sorted(text for text in needs - provides - own
+                              if is_name(text.replace(":", "")))}
+
+
+def elf_links(file: object) -> tuple:
+    """(name of the shared library that the ELF FILE is, "" for none, names of those that it needs)
+    by its dynamic section (System V ABI, chapter 5); (None, []) where it has none. Of tables that
+    are longer than any compiler makes them, the beginning is read."""
+    def read(offset: int, count: int, most: int) -> bytes:
+        file.seek(min(offset, SIZE_LIMIT))
+        return file.read(min(count, most))
+
+    def number(data: bytes, offset: int, size: int) -> int:
+        return int.from_bytes(data[offset:offset + size], order)
+
+    head = read(0, 64, 64)
+    if len(head) < 64 or head[:4] != b"\x7fELF" or head[4] not in (1, 2):
+        return None, []
+    order = "big" if head[5] == 2 else "little"
+    word, places = (8, (32, 54, 8, 16, 32)) if head[4] == 2 else (4, (28, 42, 4, 8, 16))
+    table, sizes, offset_at, address_at, size_at = places
+    each, count = number(head, sizes, 2), number(head, sizes + 2, 2)
+    if each < size_at + word:
+        return None, []
+    headers = read(number(head, table, word), each * count, 1 << 15)
+    segments = [(number(headers, at, 4), number(headers, at + offset_at, word),
+                 number(headers, at + address_at, word), number(headers, at + size_at, word))
+                for at in range(0, len(headers), each)]
+    dynamic = next((read(offset, size, 1 << 14) for kind, offset, _, size in segments
+                    if kind == 2), b"")
+    if not dynamic:
+        return None, []
+    tags = [(number(dynamic, at, word), number(dynamic, at + word, word))
+            for at in range(0, len(dynamic), 2 * word)]
+    tags = tags[:[*(tag for tag, _ in tags), 0].index(0)]
+    texts = dict(tags).get(5, -1)
+    strings = next((offset + texts - address for kind, offset, address, size in segments
+                    if kind == 1 and address <= texts < address + size), SIZE_LIMIT)
+    named = [(tag, read(strings + value, 256, 256).partition(b"\0")[0].decode(errors="replace"))
+             for tag, value in tags if tag in (1, 14)]
+    return (next((name for tag, name in named if tag == 14), ""),
+            [name for tag, name in named if tag == 1 and name])
+
+
+def package_pieces(tar: object, tree: dict, info: dict, scripts: dict) -> object:
+    """The tar of a package, in pieces."""
+    text = info_text(info)
+    yield info_header(len(text)) + text + padding(len(text))
+    for script in info["scripts"]:
+        data = scripts[script["name"]]
+        yield tar_header(script_entry(script)) + data + padding(len(data))
+    for entry in info["files"]:
+        yield tar_header(entry)
+        if entry["type"] == "file":
+            yield from pieces(tar.extractfile(tree[entry["path"]].source))
+            yield padding(entry["size"])
+    yield TAR_END
+
+
+def gzip_pieces(content: object) -> object:
+    """CONTENT, gzip'd: zlib's own header has no time and no name, so it is always the same."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
+    for piece in content:
+        yield compressor.compress(piece)
+    yield compressor.flush()
+
+
+def read_meta(path: str) -> dict:
+    """The META file of `pack`."""
+    meta = parse_json(read_file(path, INFO_LIMIT), path)
+    packages = meta.get("packages")
+    if not isinstance(packages, dict) or not packages or not all(map(is_name, packages)):
+        raise Fail(f"{path}: packages is no object of names")
+    for name, part in packages.items():
+        if not isinstance(part, dict) or not all(
+                isinstance(part.get(key, {}), dict) for key in ("owners", "scripts")):
+            raise Fail(f"{path}: packages: {name}, its owners or its scripts are no object")
+        if not is_list(lambda one: isinstance(one, dict))(part.get("alternatives", [])):
+            raise Fail(f"{path}: packages: {name}: alternatives is no list of objects")
+    return meta
+
+
+def cmd_pack(options: "Options") -> int:
+    """Turn a build's output on stdin into packages."""
+    meta = read_meta(options.need("meta"))
+    folder = options.need("output")
+    lines = []
+    with spool_stdin(folder) as spool, NewFiles() as new:
+        tar, trees = read_build(spool, list(meta["packages"]))
+        for name, tree in sorted(trees.items()):
+            part = meta["packages"][name]
+            scripts = take_scripts(tar, tree, part.get("scripts", {}))
+            offers = sorted(part.get("alternatives", []) + take_alternatives(tar, tree),
+                            key=lambda one: str(one.get("path")))
+            add_parents(tree, [str(one.get("path")) for one in offers])
+            apply_owners(tree, part.get("owners", {}), name)
+            hash_files(tar, tree)
+            info = make_info(meta, name, tree, scripts, find_relations(tar, tree, offers))
+            file_name = f"{name}-{info['version']}.{info['arch']}.lpkg"
+            file = new.create(os.path.join(folder, file_name))
+            meter = Meter(f"packing {name}", info["size"])
+            content = gzip_pieces(meter.count(package_pieces(tar, tree, info, scripts)))
+            sha256 = sha256_of(tee(content, file))
+            lines.append(f"{name} {file_name} {file.tell()} {sha256}")
+        progress("")
+    for line in lines:
+        show(line)
+    return 0
+
+
+def tee(content: object, file: object) -> object:
+    """CONTENT's pieces, each written to FILE on its way."""
+    for piece in content:
+        file.write(piece)
+        yield piece
+
+
+# ---- making keys, signatures, indexes ----------------------------------------------------------
+#
+# Signing is the one thing that a device never does, and the one that wants a library: PyNaCl.
+
+SECRET_COMMENT = "untrusted comment: minisign encrypted secret key\n"      # so too when it isn't
+SCRYPT_LIMITS = (33554432, 1 << 30)     # libsodium's SENSITIVE, as minisign's: 1 GiB of memory
+
+
+def import_signing() -> object:
+    """PyNaCl's signing module."""
+    try:
+        import nacl.signing
+        return nacl.signing
+    except ImportError:
+        hint = "`pip install pynacl` or `apt install python3-nacl`"
+        raise Fail(f"signing needs PyNaCl: {hint}") from None
+
+
+def ask_password(what: str) -> bytes:
+    """The password of a secret key, from LPKG_PASSWORD or the terminal."""
+    if "LPKG_PASSWORD" in os.environ:
+        return os.environ["LPKG_PASSWORD"].encode()
+    if not sys.stdin.isatty():
+        raise Fail(f"{what}: no terminal to ask for its password at; put it into LPKG_PASSWORD")
+    import getpass
+    return getpass.getpass(f"Password of {what}: ").encode()
+
+
+def scrypt_cost(operations: int, memory: int) -> tuple:
+    """scrypt's (N, r, p) for libsodium's two limits, as its documentation derives them."""
+    operations = max(operations, 32768)
+    few = operations < memory // 32
+    largest = operations // 32 if few else memory // 1024
+    bits = 1
+    while bits < 62 and 1 << bits <= largest // 2:
+        bits += 1
+    return 1 << bits, 8, 1 if few else min((operations // 4) >> bits, 0x3fffffff) // 8
+
+
+def scrypt_mask(data: bytes, password: bytes, salt: bytes, limits: tuple) -> bytes:
+    """DATA under, or out of, the stream that scrypt makes of PASSWORD."""
+    import hashlib
+    n, r, p = scrypt_cost(*limits)
+    try:
+        stream = hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=(1 << 31) - 1,
+                                dklen=len(data))
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise Fail(f"scrypt: {error}; it wants {human_size(128 * n * r)} of memory") from None
+    return bytes(one ^ two for one, two in zip(data, stream))
+
+
+def secret_key_text(secret: bytes, password: "bytes | None") -> bytes:
+    """The secret key file of SECRET (id, seed, public key), encrypted if there is a PASSWORD."""
+    import hashlib
+    raw = b"Ed\0\0B2" + bytes(48) + secret + bytes(32)
+    if password is not None:
+        salt = os.urandom(32)
+        checksum = hashlib.blake2b(b"Ed" + secret, digest_size=32).digest()
+        raw = (b"EdScB2" + salt + b"".join(limit.to_bytes(8, "little") for limit in SCRYPT_LIMITS)
+               + scrypt_mask(secret + checksum, password, salt, SCRYPT_LIMITS))
+    return f"{SECRET_COMMENT}{encode_base64(raw)}\n".encode()
+
+
+def read_secret_key(path: str) -> tuple:
+    """(key id, seed) of a minisign secret key file, whose password is asked for if it has one."""
+    import hashlib
+    try:
+        raw = decode_base64(split_lines(read_file(path), ["untrusted comment: ", ""])[1], 158)
+    except ValueError as error:
+        raise Fail(f"{path}: no minisign secret key: {error}; `lpkg keygen` makes one") from None
+    kind, hidden = raw[:6], raw[54:]
+    if kind == b"EdScB2":
+        limits = (int.from_bytes(raw[38:46], "little"), int.from_bytes(raw[46:54], "little"))
+        hidden = scrypt_mask(hidden, ask_password(path), raw[6:38], limits)
+        if hashlib.blake2b(b"Ed" + hidden[:72], digest_size=32).digest() != hidden[72:]:
+            raise Fail(f"{path}: wrong password")
+    elif kind != b"Ed\0\0B2":
+        raise Fail(f"{path}: a secret key of an unknown kind")
+    return hidden[:8], hidden[8:40]
+
+
+def sign_hash(blake2b: bytes, comment: str, secret: tuple) -> bytes:
+    """The signature file of what has this BLAKE2b-512, by the key SECRET, (id, seed)."""
+    key_id, seed = secret
+    key = import_signing().SigningKey(seed)
+    signature = key.sign(blake2b).signature
+    total = key.sign(signature + comment.encode()).signature
+    return (f"untrusted comment: signature by lpkg with key {key_name(key_id)}\n"
+            f"{encode_base64(b'ED' + key_id + signature)}\n"
+            f"trusted comment: {comment}\n{encode_base64(total)}\n").encode()
+
+
+def cmd_keygen(options: "Options") -> int:
+    """Make a key pair."""
+    signing = import_signing()
+    secret_path, public_path = options.words[0] + ".key", options.words[0] + ".pub"
+    for path in (secret_path, public_path):
+        if os.path.lexists(path):
+            raise Fail(f"{path}: is there already, and is not overwritten")
+    password = ask_password(secret_path) if options.encrypt else None
+    key = signing.SigningKey.generate()
+    key_id, public = os.urandom(8), bytes(key.verify_key)
+    write_atomic(secret_path, secret_key_text(key_id + bytes(key) + public, password), 0o600)
+    write_atomic(public_path, public_key_text(key_id, public).encode())
+    if password is None:
+        say(f"{secret_path} is NOT encrypted: whoever can read it can sign (see --encrypt)")
+    show(secret_path)
+    show(public_path)
+    return 0
+
+
+def cmd_sign(options: "Options") -> int:
+    """Sign a file: FILE.minisig."""
+    import hashlib
+    if options.renew:
+        return renew_index(options)
+    path = options.words[0]
+    comment = options.comment
+    if comment is None:
+        comment = f"timestamp:{int(time.time())}\tfile:{os.path.basename(path)}\thashed"
+    if not is_text(comment) or "\n" in comment or "\r" in comment:
+        raise Fail("--comment: it must be one line of UTF-8")
+    digest = hashlib.blake2b()
+    with open_file(path) as file:
+        for piece in pieces(file):
+            digest.update(piece)
+    secret = read_secret_key(options.need("secret"))
+    write_atomic(path + ".minisig", sign_hash(digest.digest(), comment, secret))
+    show(path + ".minisig")
+    return 0
+
+
+def make_offer(package: Package, file_name: str) -> dict:
+    """The entry of PACKAGE in an index."""
+    import urllib.parse
+    said = dict(offered(package.info, package.files()), file=urllib.parse.quote(file_name),
+                size=package.size, sha256=package.sha256)
+    return {key: said[key] for key in OFFER_FIELDS}
+
+
+def scan_packages(folder: str, arch: str, known: set) -> tuple:
+    """The offers of the packages in FOLDER, by name, then by version, the newest first; and of
+    each (name, version) the paths of its files. Each is read to its last byte, but for those whose
+    SHA-256 is KNOWN."""
+    offers = {}
+    files = {}
+    for file_name in sorted(os.listdir(folder)):
+        if not file_name.endswith(".lpkg"):
+            continue
+        progress(f"reading {file_name}")
+        package = read_local(os.path.join(folder, file_name), known)
+        if package.info["arch"] != arch:
+            raise Fail(f"{folder}/{file_name}: made for {package.info['arch']}, not for {arch}")
+        key = (package.name, package.version)
+        if key in offers:
+            raise Fail(f"{folder}: {file_name} and {offers[key]['file']} are both {package}; "
+                       "remove one")
+        offers[key] = make_offer(package, file_name)
+        files[key] = file_paths(package.files())    # the rest of the manifest may go
+    progress("")
+    newest = sorted(offers.values(), key=lambda offer: version_key(offer["version"]), reverse=True)
+    return sorted(newest, key=lambda offer: offer["name"]), files
+
+
+def name_what_is_missing(offers: list) -> None:
+    """Say what the packages of OFFERS need and none of them is."""
+    for package, relation in unmet([Package(offer, None) for offer in offers]):
+        say(f"{package} needs {relation.text}, which is not here")
+
+
+def next_serial(folder: str, serial_file: str, now: int) -> int:
+    """A serial above all that are known to be used: in SERIAL_FILE, in FOLDER's present index."""
+    used = [now - 1]
+    if os.path.exists(serial_file):
+        text = read_file(serial_file).decode(errors="replace").strip()
+        if not text.isdecimal() or not is_count(int(text[:20])):
+            raise Fail(f"{serial_file}: no serial in it; write the last one used, or remove it")
+        used.append(int(text))
+    index_file = os.path.join(folder, "index.json")
+    if os.path.exists(index_file):
+        serial = parse_json(read_file(index_file, INDEX_LIMIT), index_file).get("serial")
+        used.append(serial if is_count(serial) else 0)
+    return max(used) + 1
+
+
+def index_expiry(text: str, created: int) -> "int | None":
+    """When an index expires that is made with --expires TEXT; None: never."""
+    if text == "never":
+        return None
+    if not text.isdecimal() or not 0 < int(text[:9]) < 100_000:
+        raise Usage(f"--expires {text}: write a number of days, or never")
+    return created + int(text) * DAY
+
+
+def cmd_index(options: "Options") -> int:
+    """Write and sign the index of a folder of packages."""
+    folder = os.path.realpath(options.words[0])
+    arch = options.arch or os.path.basename(folder)
+    template = read_file(options.page).decode() if options.page else None
+    secret = read_secret_key(options.need("secret"))
+    known = known_packages(os.path.join(folder, "index.json"), public_half(secret))
+    packages, files = scan_packages(folder, arch, known)
+    name_what_is_missing(packages)
+    return write_index(options, folder, arch, packages, secret,
+                       template and (lambda index: page_text(template, index, files)))
+
+
+def public_half(secret: tuple) -> PublicKey:
+    """The public key of the key SECRET, (id, seed)."""
+    return PublicKey(secret[0], bytes(import_signing().SigningKey(secret[1]).verify_key))
+
+
+def known_packages(path: str, key: PublicKey) -> set:
+    """The SHA-256 of what the index PATH names, if KEY has signed it: all that was read through."""
+    try:
+        index = read_signed(path, [key])
+    except (Fail, FileNotFoundError):
+        return set()
+    return {offer["sha256"] for offer in index["packages"]}
+
+
+def read_signed(path: str, keys: list) -> dict:
+    """The index.json PATH, signed by one of KEYS."""
+    data = read_file(path, INDEX_LIMIT)
+    _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
+    index = parse_json(data, path)
+    read_index(index_text(data, path), str(index.get("arch")), path)
+    check_comment(comment, index, path)
+    return index
+
+
+def write_index(options: "Options", folder: str, arch: str, packages: list, secret: tuple,
+                page: object = None) -> int:
+    """Write and sign an index of PACKAGES in FOLDER, and its PAGE(index) if there is to be one.
+
+    The serial is used up first, so that no crash makes two indexes of one serial. The files are
+    written and synced under temporary names, then renamed: index.html, .minisig, .json. Only
+    between the last two does the signature not fit; a run that is cut just there is put right by
+    the next one, and until then clients refuse the index and keep what they have."""
+    import hashlib
+    import json
+    keys = os.path.dirname(options.need("secret"))
+    serial_file = options.serial_file or os.path.join(keys, f"serial-{arch}")
+    created = int(time.time())
+    expires = index_expiry(options.expires or "365", created)
+    serial = next_serial(folder, serial_file, created)
+    index = {"serial": serial, "created": created, "expires": expires, "arch": arch,
+             "packages": packages}
+    data = json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n"
+    signature = sign_hash(hashlib.blake2b(data).digest(), f"index {arch} serial {serial}", secret)
+    write_atomic(serial_file, b"%d\n" % serial)
+    base = os.path.join(folder, "index.json")
+    with NewFiles() as new:
+        if page:
+            new.create(os.path.join(folder, "index.html")).write(page(index))
+        new.create(base + ".minisig").write(signature)
+        new.create(base).write(data)
+    say(f"{os.path.relpath(folder)}: {how_many(packages)}, serial {serial}")
+    return 0
+
+
+def renew_index(options: "Options") -> int:
+    """Sign an index.json anew, as it stands, with a new serial and a new time to expire: its
+    present signature must be good, by this key or by one of --key."""
+    path = os.path.realpath(options.words[0])
+    secret = read_secret_key(options.need("secret"))
+    others = [parse_public_key(read_file(name), name) for name in options.key]
+    index = read_signed(path, [public_half(secret), *others])
+    return write_index(options, os.path.dirname(path), index["arch"], index["packages"], secret)
+
+
+# ---- the page, for people who look at a repository with a browser ------------------------------
+#
+# index.html is a template, world/page.html, with all that it shows: the index and the paths of the
+# packages' files, as gzip'd JSON in base64, which the browser inflates and keeps; nothing is
+# fetched. The policy lets the browser run the template's one script and load nothing else.
+
+def file_paths(files: list) -> list:
+    """The paths of FILES, a manifest's; of its folders only those, with a slash after them, in
+    which nothing of the package lies."""
+    parents = {entry["path"].rpartition("/")[0] for entry in files}
+    return [entry["path"] + ("/" if entry["type"] == "dir" else "")
+            for entry in files if entry["path"] not in parents]
+
+
+def page_data(index: dict, files: dict) -> object:
+    """What the page knows, as JSON, a package at a time; see page_text."""
+    import json
+    head = {key: index[key] for key in ("arch", "serial", "created")}
+    yield json.dumps(head)[:-1].encode() + b', "packages": ['
+    comma = b""
+    for offer in index["packages"]:
+        paths = files[offer["name"], offer["version"]]
+        yield comma + json.dumps({**offer, "files": paths}, ensure_ascii=False).encode()
+        comma = b",\n"
+    yield b"]}"
+
+
+def policy_hash(template: str, tag: str) -> str:
+    """How a content security policy names the text between <TAG> and </TAG> of TEMPLATE."""
+    import hashlib
+    text = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    return f"'sha256-{encode_base64(hashlib.sha256(text.encode()).digest())}'"
+
+
+def page_text(template: str, index: dict, files: dict) -> bytes:
+    """TEMPLATE, filled with INDEX, whose packages, named by (name, version), hold FILES[package],
+    paths; the same for the same."""
+    styles, script = policy_hash(template, "style"), policy_hash(template, "script")
+    policy = (f"default-src 'none'; img-src data:; style-src {styles}; script-src {script}; "
+              "base-uri 'none'; form-action 'none'")
+    data = b"".join(gzip_pieces(page_data(index, files)))
+    return template.replace("@POLICY@", policy).replace("@DATA@", encode_base64(data)).encode()
+
+
 # ---- does it work? -----------------------------------------------------------------------------
 #
 # A script that was copied alone onto a device proves itself there, on that Python: it takes a
@@ -5854,7 +5857,7 @@ def fail(text: str) -> None:
 def read_sample(entry: dict, body: bytes) -> None:
     """Read a package whose manifest has ENTRY, and whose archive has BODY, as `index` does."""
     import io
-    info = empty_values(INFO_FIELDS)
+    info = dict(EMPTY_INFO)
     info.update(name="sample", version="1-0", arch="any", size=0, files=[entry])
     text = info_text(info)
     data = b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))

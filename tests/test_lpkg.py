@@ -5154,6 +5154,22 @@ def test_s18_directories_of_mode_000(world, open_folder):
 
 # ---- faults that no test had noticed -------------------------------------------------------------
 
+@pytest.mark.parametrize("python", pythons().values(), ids=list(pythons()))
+def test_json_is_read_where_no_json_module_is_loaded_yet(world, python):
+    """This process has loaded it; a program of its own has not."""
+    provides = [f"n{number}" for number in range(3000)]
+    world.pack({"a": {"f": b"1"}}, a={"provides": provides})
+    device(world)
+    root = ("--root", world.root)
+    script(*root, "update", python=python).ok()
+    assert script(*root, "install", "--yes", "n2999", python=python).ok().out == ""
+    assert script(*root, "list", python=python).ok().out == "a 1-0\nbase 1-0\n"
+    for text in ('1\t1\t{"command": "x', '1\t1\t{"command": }', "1\t1\t", "1\t1\t{} {}",
+                 '1\t1\t{"command" "x"}', "1\t1\t[1,"):
+        (world.root / lpkg.HISTORY).write_text(text + "\n")
+        script(*root, "history", python=python).refused("history: line", "is not understood")
+
+
 @pytest.mark.parametrize("change", [
     lambda data: b"", lambda data: data[:40], lambda data: data[:-9] + b"\n",
     lambda data: data.replace(b"RWQ", b"R\xffQ"), lambda data: data + data, lambda data: b"\xff\n",
