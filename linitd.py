@@ -1740,9 +1740,10 @@ class Scripts:
                 self.init.services.post(service, "fail")
             elif service.pid and service.pid == batch.forked.get(name) \
                     and names.get(service.pid) == name and not is_child(service.pid):
-                del names[service.pid]
+                pid = service.pid           # what is read may start another
+                del names[pid]
                 self.read_rest(service)
-                self.init.services.on_exit(service, service.pid, None)
+                self.init.services.on_exit(service, pid, None)
 
     def on_output(self, service: Service) -> None:
         """A service printed something: it is read if linit-log takes it, and after its settings,

@@ -1301,6 +1301,25 @@ def test_a_batch_that_ends_is_no_end_of_the_next_life(world):
     world.kernel.kill(service.pid, signal.SIGKILL)
 
 
+def test_what_a_batch_leaves_to_read_may_start_a_shell_whose_end_it_is_not(world):
+    """The last that its script said: that it wants a shell of its own."""
+    init = world.init
+    reader, writer = os.pipe()
+    os.close(writer)
+    service = init.services.service("a")
+    service.state, service.pid = "starting", 75         # no child any more
+    init.processes.names[75] = "a"
+    batch = world.linitd.Batch(reader, 76, ["a"])
+    batch.forked["a"] = 75
+    own = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
+    init.scripts.read_rest = lambda each: setattr(each, "pid", own)
+    init.scripts.add_batch(batch)
+    init.scripts.on_batch(batch)
+    assert service.state == "starting" and service.pid == own
+    service.pid = None
+    world.kernel.kill(own, signal.SIGKILL)
+
+
 def test_a_shell_that_is_in_no_cgroup_yet_is_killed(world):
     group = pathlib.Path(world.folder) / "groups" / "a"
     group.mkdir(parents=True)
