@@ -321,8 +321,8 @@ class JsonReader:
         except StopIteration as error:
             raise ValueError(f"a value should stand at character {error.value}") from None
         except SystemError:             # it knows its own error only once that is loaded
-            import json.decoder
-            return json.decoder.JSONDecoder().raw_decode(text, skip_blanks(text, position))
+            import json
+            return json.JSONDecoder().raw_decode(text, skip_blanks(text, position))
 
 
 def json_text(value: object) -> str:
