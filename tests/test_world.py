@@ -2204,6 +2204,59 @@ def test_a_reboot_at_a_terminal_reboots(index, tmp_path):
         assert console.process.wait(30) == 0
 
 
+@pytest.mark.long
+def test_base_installs_packages_by_lpkg_get(index, tmp_path, serve):
+    """1 MB of files, kernel aside: it boots, installs over http, refuses a flipped bit, and is the
+    old or the new system after each of some kills."""
+    repository = tmp_path / "repo"
+    shutil.copytree(BUILD / "repo", repository)
+    port = serve(repository).rpartition(":")[2].strip("/")
+    status, text = make_image(tmp_path / "image", (*BASE, "lpkg-get"), SYSTEM="base",
+                              REPO_URL=f"http://10.0.2.2:{port}")
+    assert status == 0, text
+    with tarfile.open(tmp_path / "image/rootfs.tar.gz") as tree:
+        size = sum(member.size for member in tree if member.isreg()
+                   and not member.name.lstrip("./").startswith("var/lib/lpkg/"))
+    assert size <= 1_000_000
+    with running(tmp_path / "image", tmp_path) as console:
+        console.log_in()
+        console.check("lpkg-get update")
+        console.check("lpkg-get install less")
+        assert console.check("less -V").startswith("less ")
+        flip_a_bit(repository / ARCH, "lua")
+        status, text = console.run("lpkg-get install lua")
+        assert status == 1 and "not what the signed index promises" in text
+        flip_a_bit(repository / ARCH, "lua")
+        before = console.check("cat /var/lib/lpkg/world; find / -xdev ! -path '/var/l*' | sort")
+        seen = set()
+        for tenths in range(1, 60, 4):
+            console.run("set -m; lpkg-get install lua >/dev/null 2>&1 & set +m; "
+                        f"usleep {tenths}00000; kill -9 -$!; wait $!")
+            status, text = console.run("lpkg-get remove nothing")
+            assert status == 1 and "nothing: not installed" in text
+            assert console.run("ls -d /var/lib/lpkg/staged /var/lib/lpkg/journal")[0] != 0
+            assert console.check("find / -xdev -name '.lpkg.*'") == ""
+            is_new = "lua" in console.check("lpkg-get list")
+            assert console.run("lua -v")[0] == (0 if is_new else 127)
+            seen.add(is_new)
+            if is_new:
+                console.check("lpkg-get remove lua")
+            assert console.check("cat /var/lib/lpkg/world; find / -xdev ! -path '/var/l*' "
+                                 "| sort") == before
+        assert seen == {False, True}
+        assert console.run("lpkg-get install lpkg >/dev/null", 120) == (0, "")
+        assert console.run("lpkg verify 2>/dev/null", 120) == (0, "")
+        assert "install lpkg" in console.run("lpkg history", 60)[1]
+
+
+def flip_a_bit(folder, name):
+    """Change one bit of the package NAME in FOLDER, or change it back."""
+    path = next(folder.glob(f"{name}-[0-9]*.lpkg"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 # -- the image of a PC: a disk
 
 DISK = (*FULL[:-1], "linux-tiny")        # boots by BIOS from a virtual disk
