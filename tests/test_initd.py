@@ -785,7 +785,7 @@ def test_a_daemon_of_another_user_is_in_all_its_groups(device, program):
         path.chmod(0o755)
     device.add("daemon", "user=nobody", "run() { exec sleep 1000; }")
     device.ok("daemon", "start")
-    pid = device.daemon("daemon", "sleep")
+    pid = device.daemon("daemon", "sleep\x001000")     # not a shell that is to execute it
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     assert "Uid:\t65534\t65534\t65534\t65534\n" in status
     assert "Gid:\t65534\t65534\t65534\t65534\n" in status
