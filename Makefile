@@ -143,7 +143,7 @@ $(recipes):
 image: $(image)/rootfs.tar.gz ## assemble the image from the repository
 
 $(image)/rootfs.tar.gz: $(signature) $(image)/settings world/image world/tree world/disk \
-	$(shell find world/$(SYSTEM) 2>/dev/null)
+	$(wildcard world/$(SYSTEM)/etc/* world/$(SYSTEM)/etc/*/*)
 	@PACKAGES="$(packages)" PYTHON="$(python)" world/image
 
 # Newer than the image when one of them was given another value.

@@ -2063,7 +2063,8 @@ def test_boot_lpkg_refuses_a_flipped_bit(device, serve, tmp_path, index):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     url = from_device(serve(tmp_path / "repo"))
-    status, text = device.run(f"lpkg --repo {url} --yes install zlib 2>&1 | cat; lpkg list")
+    lpkg = f"lpkg --repo {url} --key /etc/lpkg/keys/panux.pub --yes"
+    status, text = device.run(f"{lpkg} install zlib 2>&1 | cat; lpkg list")
     assert "refused" in text or "signed index promises" in text
     assert "\nzlib" not in text.partition("lpkg: ")[2]
     assert device.run("ls /usr/lib/libz.so*")[0] != 0
@@ -2105,10 +2106,10 @@ def test_boot_lpkg_upgrades_one_package_of_a_key_that_was_added(device, serve, t
     (tmp_path / "repo" / ARCH).mkdir(parents=True)
     publish(tmp_path, "1-0")
     url = from_device(serve(tmp_path / "repo"))
-    install = f"lpkg --repo {url} --yes"
-    status, text = device.run(f"{install} install greeting 2>&1")
+    status, text = device.run(f"lpkg --repo {url} --yes install greeting 2>&1")
     assert status == 1 and "trust" in text
     device.check(f"wget -q -O /etc/lpkg/keys/test.pub {url}/test.pub")
+    install = f"lpkg --repo {url} --key /etc/lpkg/keys/test.pub --yes"
     device.check(f"{install} install greeting 2>/dev/null")
     assert device.check("readlink /usr/bin/less") == "/bin/cat\n"
     publish(tmp_path, "2-0")
