@@ -110,6 +110,8 @@ def pytest_configure(config):
     # world/engine passes an interrupt on as TERM; pytest must then end as on Ctrl-C, fixtures and
     # all.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # `make test` starts a part in the background, where the shell has interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The makes that tests run are no part of the make that runs the tests.
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKE"):
         os.environ.pop(name, None)
