@@ -2951,9 +2951,9 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 #           the journal, as journal.new. The packages' scripts for before the change are run.
 # commit    sync, then one rename: journal.new -> journal. A run that dies before it is undone by
 #           the next one, a run that dies after it is finished.
-# apply     the journal's lines on files: renames, removals. Each is safe to do twice.
-# register  its lines on the database, in the same way; `queue`, the scripts for after the change,
-#           is a part of that.
+# apply     the journal's lines, in their order: renames and removals, each safe to do twice.
+# register  the last of them are on the database; `queue`, the scripts for after the change, is a
+#           part of that.
 # forget    sync; `staged` goes, then `journal`; in this order, for a lone `staged` means undo.
 #
 # Then the queue is run. A run that dies there leaves what is left of it to the next one.
@@ -3064,8 +3064,7 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
         say(f"{root.path}: {undoing}")
         data = root.read(STAGED, INFO_LIMIT)
         check_journal(data, root.name(STAGED))
-        for line in journal_lines(data):
-            carry_out(root, line)
+        apply(root, data)
         forget(root)
     if "removing" in names:
         say(f"{root.path}: finishing what an earlier lpkg had begun")
@@ -3136,11 +3135,9 @@ def load_modules() -> None:
 
 
 def finish(root: Root) -> None:
-    """Carry out the journal of ROOT: apply, register, forget."""
-    data = root.read(JOURNAL, INFO_LIMIT)
+    """Carry out the journal of ROOT, and forget it."""
     try:
-        apply(root, (line for line in journal_lines(data) if not line[-1].startswith(STATE + "/")))
-        register(root, (line for line in journal_lines(data) if line[-1].startswith(STATE + "/")))
+        apply(root, root.read(JOURNAL, INFO_LIMIT))
         forget(root)
     except (Fail, OSError) as error:
         reason = explain(error) if isinstance(error, OSError) else error
@@ -3593,10 +3590,12 @@ def stage(tx: Transaction) -> None:
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
         write_text(tx.root, tx.staged(final), data)
-    moves = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in tx.swaps]
+    lines = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in tx.swaps]
     for final in sorted(tx.swaps):      # last: /bin becomes a symlink once all is in /usr/bin
-        moves += [[verb, tx.staged(final), final] for verb in ("aside", "mv")]
-    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + moves + tx.removals))
+        lines += [[verb, tx.staged(final), final] for verb in ("aside", "mv")]
+    lines += tx.removals
+    lines.sort(key=lambda line: line[-1].startswith(STATE + "/"))       # the database after that
+    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + lines))
 
 
 def stage_packages(tx: Transaction) -> None:
@@ -3925,7 +3924,7 @@ def wait_for_script(pid: int) -> int:
     return os.waitstatus_to_exitcode(ended[1])
 
 
-# -- commit, apply, register, forget
+# -- commit, apply, forget
 
 def commit(tx: Transaction) -> None:
     """Make what is staged durable, then the journal: from here on the change will happen."""
@@ -3936,15 +3935,9 @@ def commit(tx: Transaction) -> None:
     tx.root.publish(JOURNAL)
 
 
-def apply(root: Root, lines: list) -> None:
-    """Carry out the journal's LINES on the system's files."""
-    for line in lines:
-        carry_out(root, line)
-
-
-def register(root: Root, lines: list) -> None:
-    """Carry out the journal's LINES on the database."""
-    for line in lines:
+def apply(root: Root, journal: bytes) -> None:
+    """Carry out the lines of JOURNAL, as they stand."""
+    for line in journal_lines(journal):
         carry_out(root, line)
 
 

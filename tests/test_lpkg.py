@@ -4327,6 +4327,22 @@ def test_a_journal_waits_for_the_file_system_that_it_needs(world):
         assert os.listdir(boot) == ["vmlinuz"]
 
 
+def test_the_database_comes_last_in_a_journal(world):
+    """Whoever carries it out as it stands, and is cut, has a database of what is there by then."""
+    world.pack({"a": {"f": b"1", "old": b""}}, "1-0")
+    world.pack({"a": {"f": b"2", "new/f": b""}}, "2-0")
+    world.index()
+    world.do("install", "a=1-0").ok()
+
+    def die():
+        lpkg.apply = lambda *_: os._exit(9)
+
+    assert world.do("install", "a=2-0", before=die).status == 9
+    journal = (world.root / lpkg.JOURNAL).read_text().splitlines()
+    is_database = [line.split("\t")[-1].startswith(lpkg.STATE) for line in journal]
+    assert is_database == sorted(is_database) and 3 <= sum(is_database) < len(journal) - 2
+
+
 def fat(top):
     """Makes the file system of TOP one without owners, modes and symlinks, for the lpkg of this
     process: as Linux's vfat, mounted as it is by default."""
@@ -5051,7 +5067,7 @@ def test_s16_no_room(world):
 def test_s16_ctrl_c_at_each_stage(world):
     origin, arguments = transactions(world)["upgrade"]
     old = snapshot(world.folder / origin)
-    for name in ("fetch", "verify", "stage", "commit", "apply", "register", "forget"):
+    for name in ("fetch", "verify", "stage", "commit", "apply", "forget"):
         root = world.folder / name
         shutil.copytree(world.folder / origin, root, symlinks=True)
 
