@@ -6,7 +6,7 @@
     lpkg.py pack --meta zlib.json -o build/repo/x86_64 < out.tar
 
 In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var/lib/lpkg,
-installed/NAME (a package and its files), scripts, world (what was asked for), held, alternatives,
+installed/NAME (a package and its files), scripts, world (what was asked for), alternatives,
 history, index (what the repositories offer), serials (what was seen of each index), lock and, while
 something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
 repository's side it writes *.lpkg, index.json, index.json.minisig and, of a template, index.html.
@@ -45,7 +45,6 @@ VERSION = "0.1"
 STATE = "var/lib/lpkg"
 INSTALLED = STATE + "/installed"
 WORLD = STATE + "/world"
-HELD = STATE + "/held"
 CHOICES = STATE + "/alternatives"   # which of several packages has a path, where the user said so
 SCRIPTS = STATE + "/scripts"        # PACKAGE.SCRIPT
 QUEUE = STATE + "/queue"            # scripts that are still to be run
@@ -951,11 +950,15 @@ def merge_lines(lines: list) -> list:
 class Want(Record):
     """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
     SOURCE, unless these are None; ASKED for by the user, who means the newest, where others are
-    content with what is there; KEPT, what is installed and stays, in some version, unless a package
-    of its HOMES replaces it or, where it is SOFT, something is in its way; PARENT, the want that
-    brought the NEEDER, a chosen package."""
-    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "soft", "parent",
-                 "needer")
+    content with what is there; STAYING, what is installed and stays, in some version or, if it is
+    held, in one that the relation names, unless a package of its HOMES replaces it or, where it is
+    SOFT, something is in its way; PARENT, the want that brought the NEEDER, a chosen package."""
+    __slots__ = ("relation", "who", "fixed", "source", "asked", "staying", "homes", "soft",
+                 "parent", "needer")
+
+    def is_held(self) -> bool:
+        """Whether it is that a package stays, in some versions only."""
+        return bool(self.staying and self.relation.operator)
 
     def met_by(self, package: Package) -> bool:
         """Whether PACKAGE, once chosen, is what is wanted."""
@@ -963,18 +966,19 @@ class Want(Record):
             return package is self.fixed
         if self.source and package.source() != self.source:
             return False
-        if self.kept is None:
+        if self.staying is None or self.staying.name == package.name:
             return package.satisfies(self.relation)
-        return package.name == self.kept.name or package.replaces(self.kept) and (
+        return not self.is_held() and package.replaces(self.staying) and (
             not isinstance(package.origin, Repository) or package.origin in self.homes)
 
 
 def want(relation: object, who: str, fixed: "Package | None" = None, source: "str | None" = None,
-         asked: bool = False, kept: "Package | None" = None, homes: list = (), soft: bool = False,
-         parent: "Want | None" = None, needer: "Package | None" = None) -> Want:
+         asked: bool = False, staying: "Package | None" = None, homes: list = (),
+         soft: bool = False, parent: "Want | None" = None,
+         needer: "Package | None" = None) -> Want:
     """A Want; RELATION may be text."""
     parsed = relation if isinstance(relation, Relation) else parse_relation(relation)
-    return Want(parsed, who, fixed, source, asked, kept, homes, soft, parent, needer)
+    return Want(parsed, who, fixed, source, asked, staying, homes, soft, parent, needer)
 
 
 class Universe:
@@ -1058,7 +1062,7 @@ class Universe:
             found = self.named(name)
         found = sorted((package for package in found if want.met_by(package)), key=lambda package: (
             package.name != name, want.asked or self.installed.get(package.name) is not package))
-        heirs = self.replacing(want.kept) if want.kept else []
+        heirs = self.replacing(want.staying) if want.staying and not want.is_held() else []
         return heirs + found if want.asked else found + heirs
 
     def names(self) -> set:
@@ -1097,7 +1101,8 @@ class System:
     def meets(self, want: Want) -> bool:
         """Whether what is chosen satisfies WANT."""
         return any(map(want.met_by, self.answers.get(want.relation.name, ()))) or (
-            want.kept is not None and any(map(want.met_by, self.foes.get(want.kept.name, ()))))
+            want.staying is not None
+            and any(map(want.met_by, self.foes.get(want.staying.name, ()))))
 
     def quarrel(self, package: Package) -> tuple:
         """Why PACKAGE can't be beside what is chosen, in words, and the numbers of the choices that
@@ -1231,37 +1236,41 @@ def take_back(choice: Choice, system: System) -> None:
     choice.name = ""
 
 
-def keep(universe: Universe, package: Package, asked: bool = False, soft: bool = False) -> Want:
-    """The want that an installed PACKAGE stays, in some version; see Want."""
-    who = "you want" if asked else "what is installed needs"
-    return want(package.name, who, asked=asked, kept=package, homes=universe.home(package.name),
-                soft=soft)
+def stays(universe: Universe, package: Package, world: dict, asked: bool = False) -> Want:
+    """The want that an installed PACKAGE stays, as the WORLD has it; see Want. What came along with
+    others may go if nothing needs it and something is in its way."""
+    relation = parse_relation(world.get(package.name, package.name))
+    who = ("you hold" if relation.operator else "you want" if asked else "what is installed needs")
+    return want(relation, who, asked=asked, staying=package, homes=universe.home(package.name),
+                soft=package.name not in world)
 
 
 def remedy(universe: Universe, wants: list) -> str:
     """What would make a set of WANTS that can't be had possible: one of them to be given up, with
     what needs that."""
-    asked = [one for one in wants if not one.kept and one.who != "you hold"]
+    asked = [one for one in wants if not one.staying]
     hard = [one for one in wants if not one.soft]
     for one in hard[-1:-REMEDIES - 1:-1] + hard[:REMEDIES]:
         if asked == [one]:
             continue                    # to give that up is no advice
-        going = dependents(universe.installed, one.kept) if one.kept else set()
+        held, staying = one.is_held(), one.staying
+        going = dependents(universe.installed, staying) if staying and not held else set()
         if any(other.relation.name in going for other in asked):
             continue                    # as little
         left = [other for other in wants if other is not one
-                and not (other.kept and other.kept.name in going)]
+                and not (other.staying and other.staying.name in going)]
+        if held:
+            left.append(stays(universe, staying, {staying.name: staying.name}))
         try:
             solve(universe, left, SOLVER_SECONDS / 2 / REMEDIES)
         except Fail:
             continue
-        name = one.relation.text
-        if one.who == "you hold":
-            return f"; it would work after `lpkg unhold {name}`"
-        if one.kept:
+        if held:
+            return f"; it would work after `lpkg unhold {staying.name}`"
+        if staying:
             names = " ".join(sorted(going))
             return f"; it would work after `lpkg remove {names}`"
-        return f"; it would work without {name}"
+        return f"; it would work without {one.relation.text}"
     return ""
 
 
@@ -2166,9 +2175,13 @@ def load_installed(root: "Root | None") -> dict:
     return installed
 
 
-def load_names(root: "Root | None", path: str) -> set:
-    """The names in the file PATH (WORLD, HELD)."""
-    return set(root.read(path, INFO_LIMIT).decode(errors="replace").split()) if root else set()
+def load_world(root: "Root | None") -> dict:
+    """NAME -> relation (text) of what was asked for: `zlib`, or `zlib=1.2.12`, which holds it."""
+    words = root.read(WORLD, INFO_LIMIT).decode(errors="replace").split() if root else []
+    try:
+        return {parse_relation(word).name: word for word in words}
+    except Fail as error:
+        raise Fail(f"{root.name(WORLD)}: {error}") from None
 
 
 def lines_text(lines: object) -> bytes:
@@ -2176,9 +2189,9 @@ def lines_text(lines: object) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def names_text(names: set) -> bytes:
-    """The file of a set of names."""
-    return lines_text(sorted(names))
+def world_text(world: dict) -> bytes:
+    """The file of a WORLD."""
+    return lines_text(sorted(world.values()))
 
 
 def load_choices(root: "Root | None") -> dict:
@@ -2703,9 +2716,8 @@ NO_REPOSITORY = "no repository is known; say --repo URL, or `lpkg repo add NAME 
 class Plan(Record):
     """What a transaction will do, settled and shown before anything is fetched: NEW packages, by
     name; OLD, name -> package that goes; STAY, those that are untouched; WORLD, what is asked for
-    then."""
-    __slots__ = ("new", "old", "stay", "world")
-    repair = False                      # whether NEW puts OLD back as it was packed
+    then; whether it is a REPAIR, in which NEW puts OLD back as it was packed."""
+    __slots__ = ("new", "old", "stay", "world", "repair")
 
     def is_empty(self) -> bool:
         """Whether no package comes or goes."""
@@ -2717,12 +2729,38 @@ class Plan(Record):
         return [package for name, package in sorted(self.old.items()) if name not in coming]
 
 
-class Repair(Plan):
-    """A Plan that puts packages back as they were packed."""
-    repair = True
+def settle(installed: dict, chosen: dict, world: dict, repair: bool = False) -> Plan:
+    """The plan that makes the packages CHOSEN of those that are INSTALLED: what each command comes
+    to. What replaces a package is asked for in its place."""
+    new = [package for name, package in sorted(chosen.items())
+           if package is not installed.get(name)]
+    old = {name: package for name, package in installed.items() if chosen.get(name) is not package}
+    stay = [package for name, package in installed.items() if chosen.get(name) is package]
+    left = {name: relation for name, relation in world.items() if name in chosen}
+    for package in old.values():
+        if package.name in world and package.name not in chosen:
+            heirs = [other.name for other in new if other.replaces(package)]
+            left = {**dict(zip(heirs, heirs)), **left}
+    return Plan(new, old, stay, left, repair)
 
 
-def parse_words(words: list, offers: list) -> list:
+def plan_change(universe: Universe, world: dict, wants: list, gone: set = frozenset()) -> Plan:
+    """The plan of a system in which the WANTS are met and what is installed, but what is GONE,
+    stays as the WORLD has it; Fail, with what would make it work, when there is none. What is held
+    is chosen first, what may go last."""
+    wanted = {one.staying.name for one in wants if one.staying}
+    agenda = wants + [stays(universe, package, world)
+                      for name, package in universe.installed.items()
+                      if name not in gone and name not in wanted]
+    agenda.sort(key=lambda want: (want.soft, not want.is_held()))
+    try:
+        chosen = solve(universe, agenda)
+    except Fail as error:
+        raise Fail(f"{error}{remedy(universe, agenda)}") from None
+    return settle(universe.installed, chosen, world)
+
+
+def parse_words(words: list, repositories: list) -> list:
     """The wants of the WORDS of a command line: relations, each perhaps with @REPOSITORY."""
     wants = []
     for word in words:
@@ -2730,24 +2768,25 @@ def parse_words(words: list, offers: list) -> list:
         relation = parse_relation(text)
         if relation.negative:
             raise Usage(f"{word}: to be rid of a package, say `lpkg remove {relation.name}`")
-        if at and source not in [one.name for one in offers]:
+        if at and source not in [one.name for one in repositories]:
             raise Fail(f"{word}: no repository is called {source}; `lpkg repo list` shows them")
         wants.append(want(relation, "you want", source=source or None, asked=True))
     return wants
 
 
-def plan_install(installed: dict, world: set, offers: list, words: list, local: list,
-                 held: set = frozenset()) -> Plan:
-    """The plan that brings WORDS (relations) and LOCAL (packages) to what is INSTALLED; of that,
-    the names HELD stay as they are."""
+def plan_install(universe: Universe, world: dict, words: list, local: list = ()) -> Plan:
+    """The plan that brings WORDS (relations) and LOCAL (packages): whoever names a package that is
+    held says anew which versions of it the WORLD shall have."""
     wants = [want(package.name, "you want", package, asked=True) for package in local]
-    wants += parse_words(words, offers)
-    universe = Universe(installed, offers, local)
-    plan = plan_wants(universe, holds(installed, held), wants, stays(universe, world, held))
+    wants += parse_words(words, universe.repositories)
+    said = {one.relation.name: one.relation.text for one in wants}
+    freed = {name: name for name in said if name in world}
+    plan = plan_change(universe, {**world, **freed}, wants)
     answers = by_answer(plan.new + plan.stay)
     asked = {package.name for one in wants for package in answers.get(one.relation.name, ())
              if one.met_by(package)}
-    plan.world = heirs(plan, world) | asked
+    plan.world = {**dict(zip(asked, asked)), **plan.world,
+                  **{name: said[name] for name in asked & said.keys()}}
     return plan
 
 
@@ -2760,59 +2799,13 @@ def by_answer(packages: list) -> dict:
     return answers
 
 
-def plan_upgrade(installed: dict, world: set, offers: list, names: list, held: set) -> Plan:
-    """The plan that upgrades NAMES of what is INSTALLED."""
-    universe = Universe(installed, offers, [])
-    newest = [keep(universe, installed[name], asked=True, soft=name not in world)
-              for name in names if name not in held]
-    rest = stays(universe, world, held.union(names))
-    plan = plan_wants(universe, holds(installed, held), newest, rest)
-    plan.world = heirs(plan, world)
-    return plan
+def plan_upgrade(universe: Universe, world: dict, names: list) -> Plan:
+    """The plan that upgrades NAMES of what is installed."""
+    return plan_change(universe, world, [stays(universe, universe.installed[name], world, True)
+                                         for name in names])
 
 
-def stays(universe: Universe, world: set, but: set) -> list:
-    """The wants that what is installed, BUT for some names, stays: what came along with others may
-    go if nothing needs it and something is in its way."""
-    return [keep(universe, package, soft=name not in world)
-            for name, package in universe.installed.items() if name not in but]
-
-
-def holds(installed: dict, held: set) -> list:
-    """The wants that the names HELD stay as they are."""
-    return [want(name, "you hold", installed[name]) for name in sorted(held & installed.keys())]
-
-
-def heirs(plan: Plan, world: set) -> set:
-    """WORLD, with what replaces a package in the place of what it replaces."""
-    for package in plan.removed():
-        takes = {other.name for other in plan.new if other.replaces(package)}
-        if package.name in world and takes:
-            world = world - {package.name} | takes
-    return world
-
-
-def plan_wants(universe: Universe, holds: list, wants: list, stays: list) -> Plan:
-    """The plan that satisfies all three kinds of wants, in this order of importance; Fail, with
-    what would make it work, when there is none. What may go comes last."""
-    agenda = sorted(holds + wants + stays, key=lambda want: want.soft)
-    try:
-        chosen = solve(universe, agenda)
-    except Fail as error:
-        raise Fail(f"{error}{remedy(universe, agenda)}") from None
-    return plan_system(universe.installed, chosen)
-
-
-def plan_system(installed: dict, chosen: dict) -> Plan:
-    """The plan that makes the packages CHOSEN of those that are INSTALLED."""
-    new = [package for name, package in sorted(chosen.items())
-           if package is not installed.get(name)]
-    old = {name: package for name, package in installed.items() if chosen.get(name) is not package}
-    stay = [package for name, package in installed.items() if chosen.get(name) is package]
-    return Plan(new, old, stay, set())
-
-
-def reasons(installed: dict, world: set) -> dict:
+def reasons(installed: dict, world: dict) -> dict:
     """NAME -> the name of an installed package that needs it, or None where the user asked for it;
     what is not in it nobody needs."""
     named = by_answer(list(installed.values()))
@@ -2826,24 +2819,16 @@ def reasons(installed: dict, world: set) -> dict:
     return found
 
 
-def plan_autoremove(installed: dict, world: set) -> Plan:
-    """The plan that removes what nobody needs."""
-    needed = reasons(installed, world)
-    old = {name: package for name, package in installed.items() if name not in needed}
-    return Plan([], old, [installed[name] for name in needed], world)
-
-
-def plan_remove(installed: dict, world: set, names: list) -> Plan:
+def plan_remove(installed: dict, world: dict, names: list) -> Plan:
     """The plan that removes NAMES; Fail, naming them, when others need one."""
     for name in [name for name in names if name not in installed]:
         if nearest(name, installed):
             raise Fail(f"{name} is not installed{nearest(name, installed)}")
         say(f"{name} is not installed")
-    going = installed.keys() & set(names)
-    stay = [package for name, package in installed.items() if name not in going]
-    for package, relation in unmet(stay):
+    chosen = {name: package for name, package in installed.items() if name not in names}
+    for package, relation in unmet(list(chosen.values())):
         raise Fail(f"{package.name} needs {relation.text}; remove {package.name} as well")
-    return Plan([], {name: installed[name] for name in sorted(going)}, stay, world - going)
+    return settle(installed, chosen, world)
 
 
 def unmet(packages: list) -> object:
@@ -3081,23 +3066,22 @@ def remove_bare(tx: Transaction) -> None:
     """Remove TX's packages on a disk that is too full for a journal: of each, the record serves as
     one, under another name, until its files are gone. What needs room is written after that."""
     for package in needed_first(tx.plan.removed())[::-1]:
-        prepare(Transaction(tx.root, Plan([], {package.name: package}, [], set()), {}))
+        prepare(Transaction(tx.root, settle({package.name: package}, {}, {}), {}))
         tx.root.leave()
         folder, name = tx.root.place(REMOVING)
         os.rename(f"installed/{package.name}", name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
         finish_removal(tx.root)
-    for path in (HISTORY, HELD):
-        if path in tx.texts:
-            write_if_room(tx.root, path, tx.texts[path])
+    if HISTORY in tx.texts:
+        write_if_room(tx.root, HISTORY, tx.texts[HISTORY])
 
 
 def finish_removal(root: Root) -> None:
     """Remove the package whose record is at REMOVING. May be done twice."""
     package = read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING))
-    stay = list(load_installed(root).values())
-    world = load_names(root, WORLD) - {package.name}
-    tx = Transaction(root, Plan([], {package.name: package}, stay, world), {})
+    left = load_installed(root)
+    plan = settle({**left, package.name: package}, left, load_world(root))
+    tx = Transaction(root, plan, {})
     verify(tx)
     for line in tx.removals:
         carry_out(root, line)
@@ -3386,7 +3370,7 @@ def plan_texts(tx: Transaction) -> None:
     """The database as it will be."""
     for package in tx.plan.new:
         tx.texts[f"{INSTALLED}/{package.name}"] = registration(package)
-    tx.texts[WORLD] = names_text(tx.plan.world)
+    tx.texts[WORLD] = world_text(tx.plan.world)
     if tx.choices != load_choices(tx.root):
         tx.texts[CHOICES] = choices_text(tx.choices)
     queue = load_queue(tx.root)
@@ -4038,14 +4022,14 @@ def disarm(folder: int, source: str, name: str) -> None:
 
 class State:
     """What a command knows of the root that it works on: the ROOT (None: it is still to be made),
-    the packages INSTALLED, the names of the WORLD and those HELD, the SERIALS that were seen."""
+    the packages INSTALLED, the WORLD (name -> relation), the SERIALS that were seen."""
 
     def __init__(self, options: "Options", root: "Root | None"):
         self.options = options
         self.root = root
         self.installed = load_installed(self.root)
-        self.world = load_names(self.root, WORLD) & self.installed.keys()
-        self.held = load_names(self.root, HELD)
+        self.world = {name: relation for name, relation in load_world(self.root).items()
+                      if name in self.installed}
         self.serials = Serials(self.root.read(SERIALS) if self.root else b"")
         self.found = []                 # the repositories, once they are asked
         self.is_new = not self.installed and (self.root is None or not (
@@ -4061,12 +4045,17 @@ class State:
             save_indexes(self.root, self.found, self.serials)
         return self.found
 
-    def known_repositories(self) -> list:
-        """The repositories, asked anew unless --offline; Fail where there is none."""
-        found = self.repositories(fresh=not self.options.offline)
-        if not found:
+    def universe(self, local: list = (), fresh: bool = False) -> Universe:
+        """All that may be chosen, with LOCAL packages; FRESH: the repositories are asked anew."""
+        return Universe(self.installed, self.repositories(local, fresh), local)
+
+    def newest(self) -> Universe:
+        """All that may be chosen; the repositories are asked anew, unless --offline; Fail where
+        there is none."""
+        universe = self.universe(fresh=not self.options.offline)
+        if not self.found:
             raise Fail(NO_REPOSITORY)
-        return found
+        return universe
 
     def packages(self, names: list) -> list:
         """The installed packages called NAMES, all of them for none; Fail for one that isn't
@@ -4126,91 +4115,30 @@ def cmd_install(options: "Options", state: State) -> int:
     """Install packages with what they need, or upgrade them."""
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
-    offers = state.repositories(local)
-    if not (options.repo or options.offline) and is_news(state, names):
-        offers = state.repositories(local, fresh=True)
-    plan = plan_install(state.installed, state.world, offers, names, local, state.held)
+    universe = state.universe(local)
+    if not (options.repo or options.offline) and is_news(universe, names):
+        universe = state.universe(local, fresh=True)
+    plan = plan_install(universe, state.world, names, local)
     if plan.is_empty() and plan.world == state.world:
         return nothing_to_do(options, "it is installed already")
     return change_root(state, plan)
 
 
-def cmd_upgrade(options: "Options", state: State) -> int:
-    """Upgrade installed packages, all of them when none is named, with what they need then."""
-    names = [package.name for package in state.packages(options.words)]
-    plan = plan_upgrade(state.installed, state.world, state.known_repositories(), names, state.held)
-    behind = left_behind(state, plan, names)
-    late = Later.status if any(one.late for one in state.found) else 0
-    if plan.is_empty():
-        reason = "nothing newer can be had now" if behind or late else NEWEST
-        status = nothing_to_do(options, reason)
-    else:
-        status = change_root(state, plan)
-    for name, text in behind.items():
-        say(text)
-        if name not in state.held or name in options.words:
-            status = 1
-    return status or late
-
-
-NEWEST = "what is installed is the newest"
-
-
-def is_news(state: State, words: list) -> bool:
+def is_news(universe: Universe, words: list) -> bool:
     """Whether one of WORDS is nothing that is installed or was offered when update looked."""
-    universe = Universe(state.installed, state.found, [])
     relations = [parse_relation(word.partition("@")[0]) for word in words]
     return not all(any(package.satisfies(one) for package in universe.named(one.name))
                    for one in relations)
 
 
-def left_behind(state: State, plan: Plan, names: list) -> dict:
-    """NAME -> why it stays, and what would help, of those of NAMES that PLAN doesn't bring to the
-    newest version."""
-    universe = Universe(state.installed, state.found, [])
-    there = {package.name: package for package in plan.new + plan.stay}
-    behind = {}
-    for name in sorted(there.keys() & set(names)):
-        package = there[name]
-        newer = [other for other in universe.named(name) if other.name == name
-                 and other not in (package, state.installed[name])
-                 and other.version_key() >= package.version_key()]
-        newer = universe.replacing(state.installed[name]) + newer
-        if newer:
-            reason = why_behind(state, universe, plan, newer[0])
-            behind[name] = f"{package} stays, and {newer[0]} is there: {reason}"
-    return behind
-
-
-def why_behind(state: State, universe: Universe, plan: Plan, newer: Package) -> str:
-    """Why PLAN leaves out the package NEWER than what is installed, and what would help."""
-    if newer.name in state.held:
-        return f"you hold it; `lpkg unhold {newer.name}` ends that"
-    it = [want(newer.name, "you want", newer, asked=True)]
-    hold = holds(state.installed, state.held)
-    rest = [want(package.name, "the upgrade brings", package) for package in plan.new
-            if package.name != newer.name]
-    try:
-        plan_wants(universe, hold, it, stays(universe, state.world, state.held))
-        plan_wants(universe, hold, rest + it, [])
-    except Fail as error:
-        return str(error)
-    return "with it, others could not be upgraded"
-
-
 def cmd_downgrade(options: "Options", state: State) -> int:
-    """Install an older version of packages: the one that is named, else the next older one."""
-    universe = Universe(state.installed, state.repositories(), [])
-    words = []
-    for word in options.words:
-        package = state.packages([word.partition("=")[0]])[0]
-        words.append(word if "=" in word else older(universe, package))
-    plan = plan_install(state.installed, state.world, state.found, words, [], state.held)
-    plan.world = state.world
-    if plan.is_empty():
-        return nothing_to_do(options, "it is installed already")
-    say("the next upgrade brings the newer one again, unless you `lpkg hold` it")
-    return change_root(state, plan)
+    """Install an older version of packages, and hold them there: the one that is named, else the
+    next older one."""
+    packages = state.packages([word.partition("=")[0] for word in options.words])
+    universe = state.universe()
+    options.words = [word if "=" in word else older(universe, package)
+                     for word, package in zip(options.words, packages)]
+    return cmd_install(options, state)
 
 
 def older(universe: Universe, package: Package) -> str:
@@ -4221,9 +4149,94 @@ def older(universe: Universe, package: Package) -> str:
     raise Fail(f"{package}: no repository has an older version of it")
 
 
+def cmd_hold(options: "Options", state: State) -> int:
+    """Keep packages in the version that they have, whatever is upgraded."""
+    return change_world(state, {package.name: f"{package.name}={package.version}"
+                                for package in state.packages(options.words)})
+
+
+def cmd_unhold(options: "Options", state: State) -> int:
+    """Let packages be upgraded again."""
+    return change_world(state, {package.name: package.name
+                                for package in state.packages(options.words)
+                                if package.name in state.world})
+
+
+def change_world(state: State, relations: dict) -> int:
+    """Have the world ask for RELATIONS (name -> relation)."""
+    plan = settle(state.installed, state.installed, {**state.world, **relations})
+    if plan.world == state.world:
+        return nothing_to_do(state.options, "it is so already")
+    state.options.yes = True            # it was said which
+    return change_root(state, plan)
+
+
+def cmd_upgrade(options: "Options", state: State) -> int:
+    """Upgrade installed packages, all of them when none is named, with what they need then."""
+    names = [package.name for package in state.packages(options.words)]
+    universe = state.newest()
+    plan = plan_upgrade(universe, state.world, names)
+    behind = left_behind(universe, plan, names)
+    reasons = [f"{name} {package.version} stays, and {newer} is there: "
+               f"{why_behind(universe, state.world, plan, package, newer)}"
+               for name, (package, newer) in behind.items()]
+    late = Later.status if any(one.late for one in state.found) else 0
+    if plan.is_empty():
+        reason = "nothing newer can be had now" if behind or late else NEWEST
+        status = nothing_to_do(options, reason)
+    else:
+        status = change_root(state, plan)
+    for reason in reasons:
+        say(reason)
+    for name, (package, newer) in behind.items():
+        if name in options.words or not is_held_back(state.world, package, newer):
+            status = 1
+    return status or late
+
+
+NEWEST = "what is installed is the newest"
+
+
+def left_behind(universe: Universe, plan: Plan, names: list) -> dict:
+    """NAME -> (package, the newer one that is there) of those of NAMES that PLAN doesn't bring to
+    the newest version."""
+    there = {package.name: package for package in plan.new + plan.stay}
+    behind = {}
+    for name in sorted(there.keys() & set(names)):
+        package, old = there[name], universe.installed[name]
+        newer = universe.replacing(old) + [
+            other for other in universe.named(name) if other.name == name
+            and other not in (package, old) and other.version_key() >= package.version_key()]
+        if newer:
+            behind[name] = (package, newer[0])
+    return behind
+
+
+def is_held_back(world: dict, package: Package, newer: Package) -> bool:
+    """Whether it is the WORLD's relation for PACKAGE that NEWER doesn't fit."""
+    relation = parse_relation(world.get(package.name, package.name))
+    return bool(relation.operator) and not newer.satisfies(relation)
+
+
+def why_behind(universe: Universe, world: dict, plan: Plan, package: Package,
+               newer: Package) -> str:
+    """Why PLAN has PACKAGE and not the NEWER one, and what would help."""
+    if is_held_back(world, package, newer):
+        return f"you hold it; `lpkg unhold {package.name}` ends that"
+    it = [want(newer.name, "you want", newer, asked=True)]
+    rest = [want(other.name, "the upgrade brings", other) for other in plan.new
+            if other.name != newer.name]
+    try:
+        plan_change(universe, world, it)
+        plan_change(universe, world, rest + it, universe.installed.keys())
+    except Fail as error:
+        return str(error)
+    return "with it, others could not be upgraded"
+
+
 def cmd_update(options: "Options", state: State) -> int:
     """Fetch the indexes of the repositories anew."""
-    for repository in state.known_repositories():
+    for repository in state.newest().repositories:
         if not repository.late:
             say(f"{repository.name}: {repository.url}")
     return Later.status if any(one.late for one in state.found) else 0
@@ -4232,11 +4245,9 @@ def cmd_update(options: "Options", state: State) -> int:
 def cmd_fetch(options: "Options", state: State) -> int:
     """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache."""
     if options.words:
-        plan = plan_install(state.installed, state.world, state.repositories(), options.words, [],
-                            state.held)
+        plan = plan_install(state.universe(), state.world, options.words)
     else:
-        plan = plan_upgrade(state.installed, state.world, state.known_repositories(),
-                            list(state.installed), state.held)
+        plan = plan_upgrade(state.newest(), state.world, list(state.installed))
     make_folder(state.root, CACHE)
     fetch_packages(plan.new, state.root, CACHE)
     say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
@@ -4284,27 +4295,11 @@ def cmd_remove(options: "Options", state: State) -> int:
 
 def cmd_autoremove(options: "Options", state: State) -> int:
     """Remove what came along with others and is needed by none any more."""
-    plan = plan_autoremove(state.installed, state.world)
+    needed = reasons(state.installed, state.world)
+    plan = settle(state.installed, {name: state.installed[name] for name in needed}, state.world)
     if plan.is_empty():
         return nothing_to_do(options, "all that is installed is needed")
     return change_root(state, plan)
-
-
-def cmd_hold(options: "Options", state: State) -> int:
-    """Keep packages as they are, whatever is upgraded."""
-    return change_held(state, state.held.union)
-
-
-def cmd_unhold(options: "Options", state: State) -> int:
-    """Let packages be upgraded again."""
-    return change_held(state, state.held.difference)
-
-
-def change_held(state: State, change: object) -> int:
-    """Write the names HELD anew: what CHANGE makes of the names that are given."""
-    names = {package.name for package in state.packages(state.options.words)}
-    write_state(state.root, HELD, names_text(change(names)))
-    return 0
 
 
 def change_root(state: State, plan: Plan, texts: "dict | None" = None,
@@ -4325,9 +4320,6 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
         texts = texts or root_texts(options)
     if state.serials.text() != root.read(SERIALS):
         texts[SERIALS] = state.serials.text()
-    ended = state.held.intersection(package.name for package in plan.removed())
-    if ended:
-        texts[HELD] = names_text(state.held - ended)
     if record:
         texts[HISTORY] = history_text(root.read(HISTORY, INFO_LIMIT), plan, state.world,
                                       options.title())
@@ -4380,13 +4372,13 @@ def free_space(path: str) -> "int | None":
 #
 # A transaction in the history is a line of NUMBER, TIME and, in JSON, its `command` and `changes`:
 # ["+", NAME, VERSION, SHA256] came, "-" went, ["=", NAME, VERSION, SHA256, VERSION, SHA256] was
-# replaced, ["asked", NAME] and ["unasked", NAME] changed the world. Undoing one is a transaction,
-# too.
+# replaced, ["asked", RELATION] and ["unasked", RELATION] changed the world. Undoing one is a
+# transaction, too.
 
 CHANGES = {"+": 4, "-": 4, "=": 6, "asked": 2, "unasked": 2}
 
 
-def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
+def history_text(before: bytes, plan: Plan, world: dict, title: str) -> bytes:
     """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
     lines = before.split(b"\n")[:-1]
     last = lines[-1].partition(b"\t")[0][:18] if lines else b""
@@ -4397,8 +4389,9 @@ def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
         word = "=" if old else "+"
         changes.append([word, package.name, *(stamp(old) if old else ()), *stamp(package)])
     changes += [["-", package.name, *stamp(package)] for package in plan.removed()]
-    changes += [["asked", name] for name in sorted(plan.world - world)]
-    changes += [["unasked", name] for name in sorted(world - plan.world)]
+    asked, before_it = set(plan.world.values()), set(world.values())
+    changes += [["asked", relation] for relation in sorted(asked - before_it)]
+    changes += [["unasked", relation] for relation in sorted(before_it - asked)]
     title = title.encode(errors="backslashreplace").decode()    # no file's name need be UTF-8
     text = json_text({"command": title, "changes": changes})
     lines = [*lines[1 - HISTORY_LENGTH:], f"{number}\t{int(time.time())}\t{text}".encode()]
@@ -4428,7 +4421,8 @@ def load_history(root: Root) -> list:
 def is_change(value: object) -> bool:
     """Whether VALUE is a change in the history."""
     return (is_list(lambda one: isinstance(one, str))(value) and len(value) > 1
-            and CHANGES.get(value[0]) == len(value) and is_name(value[1])
+            and CHANGES.get(value[0]) == len(value)
+            and (is_name(value[1]) or len(value) == 2 and is_relations(value[1:]))
             and all(map(is_version, value[2::2])))
 
 
@@ -4468,35 +4462,32 @@ def cmd_undo(options: "Options", state: State) -> int:
 
 def plan_undo(state: State, changes: list) -> Plan:
     """The plan that takes CHANGES back."""
+    universe = state.universe()
+    back = [find_old(state, universe, name, *rest[:2], exact=True)
+            for word, name, *rest in changes if word in "-="]
     came = {words[1] for words in changes if words[0] == "+"}
-    wants = []
-    offers = state.repositories()
-    for word, name, *rest in changes:
-        if word in "-=":
-            package = find_old(state, name, *rest[:2], exact=True)
-            wants.append(want(name, "you undo to", package, asked=True))
-    universe = Universe(state.installed, offers, [one.fixed for one in wants])
-    back = {one.fixed.name for one in wants}
-    stays = [keep(universe, package) for name, package in state.installed.items()
-             if name not in came | back | state.held]
-    plan = plan_wants(universe, holds(state.installed, state.held - came - back), wants, stays)
-    asked = {words[1] for words in changes if words[0] == "asked"}
-    unasked = {words[1] for words in changes if words[0] == "unasked"}
-    plan.world = state.world - asked | unasked
-    return plan
+    relations = {words[1] for words in changes if words[0] == "unasked"}.union(
+        set(state.world.values()) - {words[1] for words in changes if words[0] == "asked"})
+    world = {parse_relation(relation).name: relation for relation in relations}
+    for package in back:                # to name a transaction is to name what it changed
+        if package.name in world and not package.satisfies(parse_relation(world[package.name])):
+            world[package.name] = package.name
+    return plan_change(Universe(state.installed, state.found, back), world,
+                       [want(package.name, "you undo to", package, asked=True) for package in back],
+                       came)
 
 
-def find_old(state: State, name: str, version: str, sha256: str, exact: bool = False) -> Package:
+def find_old(state: State, universe: Universe, name: str, version: str, sha256: str,
+             exact: bool = False) -> Package:
     """The package that was there once, a repository's or the cache's, of EXACTly those bytes or, if
     none has them, of that version."""
-    universe = Universe(state.installed, state.found, [])
-    offers = [package for one in state.found for package in one.index.find(name)[0]
-              if package.sha256 == sha256 or package.version == version and universe.owns(package)]
-    offers.sort(key=lambda package: package.sha256 != sha256)
+    found = [package for one in state.found for package in one.index.find(name)[0]
+             if package.sha256 == sha256 or package.version == version and universe.owns(package)]
+    found.sort(key=lambda package: package.sha256 != sha256)
     cached = f"{CACHE}/{name}-{version}.{sha256[:16]}.lpkg"
     known = is_sha256(sha256)
-    if offers and not (exact and known and offers[0].sha256 != sha256):
-        return offers[0]
+    if found and not (exact and known and found[0].sha256 != sha256):
+        return found[0]
     if not known or state.root.lstat(cached) is None:
         raise Fail(f"{name} {version}, as it was, is in no repository any more, and not in the "
                    f"cache ({CACHE}, which `lpkg fetch` makes); if you have its .lpkg file: `lpkg "
@@ -4567,12 +4558,11 @@ def show_fixes(options: "Options", state: State) -> int:
 
 def plan_repair(state: State, names: list) -> Plan:
     """The plan that replaces the packages NAMES by themselves."""
-    state.repositories()
-    packages = {package.name: package for package in state.packages(names)}
-    new = [find_old(state, name, package.version, package.info.get("package_sha256", ""))
-           for name, package in sorted(packages.items())]
-    stay = [package for name, package in state.installed.items() if name not in packages]
-    return Repair(new, packages, stay, state.world)
+    universe = state.universe()
+    again = {package.name: find_old(state, universe, package.name, package.version,
+                                    package.info.get("package_sha256", ""))
+             for package in state.packages(names)}
+    return settle(state.installed, {**state.installed, **again}, state.world, repair=True)
 
 
 def fix_conffile(options: "Options", root: Root, path: str) -> None:
@@ -4642,13 +4632,13 @@ def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
         if chosen not in names:
             raise Fail(f"/{path}: {chosen} is no alternative; there are {', '.join(names)}")
         choices[path] = chosen
-    stay = list(state.installed.values())
     if state.options.dry_run:
-        package, entry = winners(stay, choices)[path]
+        package, entry = winners(list(state.installed.values()), choices)[path]
         show(f"{path} -> {entry['target']}  {package.name}")
         return 0
     state.options.yes = True            # it was said which
-    return change_root(state, Plan([], {}, stay, state.world), choices=choices, record=False)
+    plan = settle(state.installed, state.installed, state.world)
+    return change_root(state, plan, choices=choices, record=False)
 
 
 def alternative_objects(state: State) -> list:
@@ -4785,13 +4775,13 @@ def plan_bootstrap(options: "Options", words: list, serials: Serials) -> Plan:
     names = [word for word in words if not is_file_word(word)]
     arch = choose_arch(options, {}, local)
     if names or options.repo:
-        offers = load_repositories(options, None, arch, serials)
-        name_repositories(options, offers)
-        return plan_install({}, set(), offers, names, local)
+        found = load_repositories(options, None, arch, serials)
+        name_repositories(options, found)
+        return plan_install(Universe({}, found, local), {}, names, local)
     by_name = {package.name: package for package in local}
     if len(by_name) != len(local):
         raise Fail("bootstrap: two of the files are the same package")
-    return Plan([package for _, package in sorted(by_name.items())], {}, [], set(by_name))
+    return settle({}, by_name, dict(zip(by_name, by_name)))
 
 
 def name_repositories(options: "Options", found: list) -> None:
@@ -4881,7 +4871,7 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
 def database_texts(plan: Plan) -> dict:
     """PATH -> bytes of the database of a new root; all scripts wait for its first boot."""
     texts = {f"{INSTALLED}/{package.name}": registration(package) for package in plan.new}
-    texts[WORLD] = names_text(plan.world)
+    texts[WORLD] = world_text(plan.world)
     queue = queue_after(plan, [], False)
     if queue:
         texts[QUEUE] = queue_text(queue)
@@ -4952,7 +4942,7 @@ def describe(options: "Options", word: str) -> Package:
     state = open_root(options, READ)
     if word in state.installed:
         return state.installed[word]
-    universe = Universe(state.installed, state.repositories(), [])
+    universe = state.universe()
     found = [package for package in universe.named(word) if package.name == word]
     if not found:
         raise Fail(f"{word} is neither installed nor in a repository{hint(word, universe)}")
