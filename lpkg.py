@@ -993,7 +993,7 @@ class Universe:
         self.repositories = repositories
         self.near = {}                  # name -> installed and local packages that answer to it
         self.found = {}                 # name -> packages that answer to it
-        self.keepers = {}               # name -> the repository that answers for it
+        self.owners = {}               # name -> the repository that answers for it
         for package in [*local, *installed.values()]:
             for name in {name for name, _ in package.names()}:
                 self.near.setdefault(name, []).append(package)
@@ -1009,10 +1009,10 @@ class Universe:
         """Whether PACKAGE is of the repository that answers for its name: what another one has
         under that name can't come as a provider or an heir either."""
         name = package.name
-        if name not in self.keepers:
-            self.keepers[name] = next(
+        if name not in self.owners:
+            self.owners[name] = next(
                 (one for one in self.home(name) if one.index.answering(name)), None)
-        return package.origin is self.keepers[name]
+        return package.origin is self.owners[name]
 
     def named(self, name: str) -> list:
         """The packages that have the NAME or provide it, the newest first."""
@@ -2033,13 +2033,40 @@ class Root:
         except FileNotFoundError:
             pass
 
+    def make_folder(self, path: str) -> None:
+        """Make the directory PATH, and those that it lies in, where they aren't there."""
+        if path and self.lstat(path) is None:
+            self.make_folder(path.rpartition("/")[0])
+            folder, name = self.place(path)
+            try:
+                os.mkdir(name, 0o755, dir_fd=folder)
+            except OSError as error:
+                error.filename = self.name(path)
+                raise
+
     def publish(self, path: str) -> None:
-        """Rename PATH.new to PATH, durably."""
+        """Rename PATH.new, which is written, to PATH."""
         folder, name = self.place(path)
-        with open_file(name + ".new", folder) as file:
-            os.fsync(file.fileno())
         os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.fsync(folder)
+
+    def replace(self, path: str, content: object, durable: bool = True) -> None:
+        """Replace PATH, a file that only lpkg writes, by CONTENT, in pieces: a reader or, if it is
+        to be DURABLE, a power cut finds the old file or the new one whole. Its directory is made if
+        need be."""
+        self.make_folder(path.rpartition("/")[0])
+        self.remove(path + ".new")
+        try:
+            with self.create(path + ".new", 0o644) as file:
+                for piece in content:
+                    write_all(file.fileno(), piece)
+                if durable:
+                    os.fsync(file.fileno())
+            self.publish(path)
+            if durable:
+                os.fsync(self.folder(path.rpartition("/")[0]))
+        except BaseException:
+            self.remove(path + ".new")
+            raise
 
     def content(self, path: str, there: "os.stat_result | None" = None) -> "str | None":
         """What is at PATH (THERE, if that is known), to be compared: a file's SHA-256, where a
@@ -2465,7 +2492,7 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
         repository.offline = options.offline and repository.is_remote()
         given = given_keys(options, number) if options.repo else []
         same = [name for name, url in known if full_url(url) == full_url(repository.url)]
-        repository.keys = given or kept_keys(root, {repository.name, *same})
+        repository.keys = given or trusted_keys(root, {repository.name, *same})
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
@@ -2529,7 +2556,7 @@ def given_keys(options: "Options", number: int) -> list:
     return [parse_public_key(read_file(path), path) for path in paths]
 
 
-def kept_keys(root: "Root | None", names: set) -> list:
+def trusted_keys(root: "Root | None", names: set) -> list:
     """The keys that ROOT trusts for the repository that has these NAMES: NAME.pub, and
     NAME.MORE.pub while they change."""
     return [key for name, key in (all_keys(root) if root else {}).items()
@@ -2563,23 +2590,10 @@ def save_indexes(root: Root, found: list, serials: Serials) -> None:
     """Keep what was fetched of the repositories FOUND, and what was seen of their keys."""
     fresh = [one for one in found if one.head]
     for repository in fresh:
-        write_state(root, f"{INDEXES}/{repository.name}",
-                    repository.head + b"\n" + repository.index.data)
+        root.replace(f"{INDEXES}/{repository.name}",
+                     [repository.head, b"\n", repository.index.data])
     if fresh:
-        write_state(root, SERIALS, serials.text())
-
-
-def write_state(root: Root, path: str, data: bytes) -> None:
-    """Replace PATH, a file that only lpkg writes, by DATA, durably; its folder is made if need
-    be."""
-    make_folder(root, path.rpartition("/")[0])
-    root.remove(path + ".new")
-    try:
-        write_text(root, path + ".new", data)
-        root.publish(path)
-    except BaseException:
-        root.remove(path + ".new")
-        raise
+        root.replace(SERIALS, [serials.text()])
 
 
 def machine() -> str:
@@ -2642,10 +2656,10 @@ def is_conffile(package: Package, path: str) -> bool:
 
 
 def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
-    """`replace`, `keep` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
+    """`replace`, `leave` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
     if current in (old, new):
         return "replace"
-    return "keep" if old == new else "beside"
+    return "leave" if old == new else "beside"
 
 
 def journal_lines(data: bytes) -> object:
@@ -2870,8 +2884,8 @@ def changed_hands(plan: Plan, choices: dict) -> list:
 
 def lost_services(plan: Plan) -> list:
     """The services of packages that go which no package brings then."""
-    kept = {one for package in [*plan.new, *plan.stay] for one in package.info["services"]}
-    return sorted({one for package in plan.old.values() for one in package.info["services"]} - kept)
+    left = {one for package in [*plan.new, *plan.stay] for one in package.info["services"]}
+    return sorted({one for package in plan.old.values() for one in package.info["services"]} - left)
 
 
 def counted(number: int, noun: str) -> str:
@@ -2917,9 +2931,9 @@ def risk_lines(package: Package, old: "Package | None") -> list:
     lines += [f"script   {package.name} runs its {script}" for script in grown("scripts")]
     lines += [f"service  linitctl enable {service}  starts it at boot"
               for service in grown("services")]
-    kept = [service for service in ours["services"] if service in theirs["services"]]
-    return lines + [f"service  linitctl restart NAME, or a reboot, runs the new {', '.join(kept)}"
-                    ] * bool(kept)
+    newer = [service for service in ours["services"] if service in theirs["services"]]
+    return lines + [f"service  linitctl restart NAME, or a reboot, runs the new {', '.join(newer)}"
+                    ] * bool(newer)
 
 
 # ---- the transaction ---------------------------------------------------------------------------
@@ -2954,7 +2968,7 @@ class Transaction:
         self.token = os.urandom(8).hex()
         self.temporaries = {}           # final path -> number of its temporary
         self.folders = {}               # directory to make -> where it is staged; parents first
-        self.kept = set()               # conffiles that stay as they are, and
+        self.left = set()               # conffiles that stay as they are, and
         self.beside = set()             # those that get the new version beside them
         self.owners = {}                # conffile -> its mode and owner, where they were changed
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
@@ -3097,7 +3111,7 @@ def finish_removal(root: Root) -> None:
 def write_if_room(root: Root, path: str, data: bytes) -> None:
     """Replace a file of the database that isn't needed: a world may name what is gone."""
     try:
-        write_state(root, path, data)
+        root.replace(path, [data])
     except OSError as error:
         say(f"{root.name(path)}: stays as it was: {error.strerror}")
 
@@ -3141,7 +3155,7 @@ def fetch(tx: Transaction) -> None:
     check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
     folder = CACHE
     if tx.root.lstat(CACHE) is None:
-        make_folder(tx.root, folder := FETCHED)
+        tx.root.make_folder(folder := FETCHED)
     fetch_packages(tx.plan.new, tx.root, folder)
 
 
@@ -3192,39 +3206,37 @@ def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None
         raise Later(f"{package}: --offline, and it is not in the cache; `lpkg fetch "
                     f"{package.name}` puts it there, with a network")
     url = package_url(package)
+
+    def fetch_it() -> None:
+        content = meter.count(download(url, package.size))
+        root.replace(path, promised(package, content, url), durable=False)
+
     try:
-        write_package(package, root, path, meter.count(download(url, package.size)), url)
+        fetch_it()
     except Mismatch as error:
         if not is_remote(package):
             raise
         try:                            # a mirror may be in the middle of its synchronisation
-            write_package(package, root, path, meter.count(download(url, package.size)), url)
+            fetch_it()
         except Mismatch:
             raise Later(str(error)) from None
 
 
-def write_package(package: Package, root: Root, path: str, content: object, what: str) -> None:
-    """Have PATH hold the CONTENT of PACKAGE, if its size and SHA-256 are the promised ones."""
+def promised(package: Package, content: object, what: str) -> object:
+    """The CONTENT of PACKAGE, in pieces; Mismatch where its size or SHA-256 is another than was
+    promised."""
     import hashlib
     digest = hashlib.sha256()
     left = package.size
-    root.remove(path + ".new")
-    try:
-        with root.create(path + ".new") as file:
-            for piece in content:
-                left -= len(piece)
-                if left < 0:
-                    break
-                digest.update(piece)
-                write_all(file.fileno(), piece)
-        if left or digest.hexdigest() != package.sha256:
-            raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
-                           "refused; if the repository has changed, `lpkg update` and try again")
-        folder, name = root.place(path)
-        os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        root.remove(path + ".new")
-        raise
+    for piece in content:
+        left -= len(piece)
+        if left < 0:
+            break
+        digest.update(piece)
+        yield piece
+    if left or digest.hexdigest() != package.sha256:
+        raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
+                       "refused; if the repository has changed, `lpkg update` and try again")
 
 
 def is_remote(package: Package) -> bool:
@@ -3338,7 +3350,7 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         pass                            # what the user has deleted comes back
     elif is_conffile(package, path) or owner and is_conffile(owner, path):
         choice = conffile_choice(current, entry_content(old), entry_content(entry))
-        keep_mode(tx, old, path)
+        remember_owner(tx, old, path)
     if choice == "replace" and old is None and current not in (None, entry_content(entry)):
         raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
                    "move it away")
@@ -3348,8 +3360,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
     if choice == "beside":
         done = "removed here and stays away" if current is None else "changed here and stays"
         say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new")
-    if choice == "keep":
-        tx.kept.add(path)
+    if choice == "leave":
+        tx.left.add(path)
     elif choice == "beside":
         tx.beside.add(path)
         tx.add_file(path + ".lpkg-new")
@@ -3357,7 +3369,7 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         tx.add_file(path)
 
 
-def keep_mode(tx: Transaction, old: "dict | None", path: str) -> None:
+def remember_owner(tx: Transaction, old: "dict | None", path: str) -> None:
     """Have the conffile PATH keep its mode and owner, where they aren't those of the OLD one."""
     there = tx.root.lstat(path)
     if (old and there and old["type"] == "file" and stat.S_ISREG(there.st_mode)
@@ -3368,19 +3380,25 @@ def keep_mode(tx: Transaction, old: "dict | None", path: str) -> None:
 
 def plan_texts(tx: Transaction) -> None:
     """The database as it will be."""
-    for package in tx.plan.new:
-        tx.texts[f"{INSTALLED}/{package.name}"] = registration(package)
-    tx.texts[WORLD] = world_text(tx.plan.world)
+    tx.texts.update(database_texts(tx.plan, load_queue(tx.root), can_run(tx)))
     if tx.choices != load_choices(tx.root):
         tx.texts[CHOICES] = choices_text(tx.choices)
-    queue = load_queue(tx.root)
-    if queue != (later := queue_after(tx.plan, queue, can_run(tx))):
-        tx.texts[QUEUE] = queue_text(later)
-    if any(line[2] == "oninstall" for line in later):
-        tx.texts[HOOK] = HOOK_TEXT
     for path in [*tx.texts, *script_paths(tx.plan.new)]:
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
+
+
+def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
+    """PATH -> bytes of what the database has after PLAN, where this QUEUE was before; READY:
+    scripts can run before the change."""
+    texts = {f"{INSTALLED}/{package.name}": registration(package) for package in plan.new}
+    texts[WORLD] = world_text(plan.world)
+    later = queue_after(plan, queue, ready)
+    if later != queue:
+        texts[QUEUE] = queue_text(later)
+    if any(line[2] == "oninstall" for line in later):
+        texts[HOOK] = HOOK_TEXT
+    return texts
 
 
 def registration(package: Package) -> bytes:
@@ -3461,7 +3479,7 @@ def is_stale(tx: Transaction, path: str) -> bool:
     """Whether beside the conffile PATH lies a version that will not be the installed one."""
     beside = path + ".lpkg-new"
     there = None if path in tx.beside else content_there(tx.root, beside)
-    return bool(there) and not (path in tx.kept
+    return bool(there) and not (path in tx.left
                                 and there == entry_content(tx.claims[path][1]))
 
 
@@ -3563,9 +3581,8 @@ def stage(tx: Transaction) -> None:
     mounts = [["mount", path] for path in tx.mounts]
     undo = [["rmtree" if final in tx.folders else "rm", tx.staged(final)]
             for final in tx.temporaries]
-    write_text(tx.root, STAGED + ".new", journal_text(mounts + undo))
+    tx.root.replace(STAGED, [journal_text(mounts + undo)])
     del undo
-    tx.root.publish(STAGED)
     for path, staged in tx.folders.items():
         stage_folder(tx, path, staged)
     stage_packages(tx)
@@ -3605,7 +3622,7 @@ def final_path(package: Package, entry: dict) -> str:
 
 
 def write_text(root: Root, path: str, data: bytes) -> None:
-    """Make the file PATH of lpkg's own; it is synced with all others, or when it is published."""
+    """Make the file PATH of lpkg's own; it is synced with all others."""
     with root.create(path) as file:
         write_all(file.fileno(), data)
         own(file.fileno(), text_entry(path, data))
@@ -3642,7 +3659,7 @@ def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> Non
     """Make the temporary of ENTRY, which will be PATH; the CONTENT of a conffile that isn't wanted
     is checked too."""
     temporary = tx.staged(path + ".lpkg-new" if path in tx.beside else path)
-    if entry["type"] == "dir" or path in tx.kept:
+    if entry["type"] == "dir" or path in tx.left:
         for _ in content:
             pass
     elif entry["type"] == "link":
@@ -3798,7 +3815,7 @@ def run_queue(root: Root, again: bool = False) -> int:
         if status == 0:
             if root.lstat(f"{INSTALLED}/{name}") is None:
                 root.remove(path)
-            write_state(root, QUEUE, queue_text(left + queue[number + 1:]))
+            root.replace(QUEUE, [queue_text(left + queue[number + 1:])])
             continue
         if status is not None:
             say(f"{name}: its script {script} ended with status {status}; mend what it says, and "
@@ -3808,7 +3825,7 @@ def run_queue(root: Root, again: bool = False) -> int:
         left.append(line)
     progress("")
     if failed:
-        write_state(root, QUEUE, queue_text(left))
+        root.replace(QUEUE, [queue_text(left)])
     if not left:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
@@ -3863,16 +3880,16 @@ def is_own(root: Root, path: str) -> bool:
                for place in [os.fstat(root.top), *places])
 
 
-def start_afresh(kept: int) -> None:
-    """Have this process inherit nothing of lpkg's caller but where stderr goes, and keep the
-    descriptor KEPT until it executes a program: no descriptors, limits or ignored signals."""
+def start_afresh(spared: int) -> None:
+    """Have this process inherit nothing of lpkg's caller but where stderr goes: no descriptors, but
+    the one that is SPARED until it executes a program, no limits or ignored signals."""
     import _signal
     import resource
     descriptors = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(1024)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    for descriptor in {*map(int, descriptors), nothing} - {0, 1, 2, kept}:
+    for descriptor in {*map(int, descriptors), nothing} - {0, 1, 2, spared}:
         attempt(os.close, descriptor)
     for number in range(1, 65):
         attempt(_signal.signal, number, _signal.SIG_DFL)
@@ -3917,6 +3934,7 @@ def commit(tx: Transaction) -> None:
         import resource                 # for scripts
     os.sync()
     tx.root.publish(JOURNAL)
+    os.fsync(tx.root.folder(STATE))
 
 
 def apply(root: Root, journal: bytes) -> None:
@@ -4248,22 +4266,10 @@ def cmd_fetch(options: "Options", state: State) -> int:
         plan = plan_install(state.universe(), state.world, options.words)
     else:
         plan = plan_upgrade(state.newest(), state.world, list(state.installed))
-    make_folder(state.root, CACHE)
+    state.root.make_folder(CACHE)
     fetch_packages(plan.new, state.root, CACHE)
     say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
     return 0
-
-
-def make_folder(root: Root, path: str) -> None:
-    """Make the folder PATH, and those that it lies in, where they aren't there."""
-    if path and root.lstat(path) is None:
-        make_folder(root, path.rpartition("/")[0])
-        folder, name = root.place(path)
-        try:
-            os.mkdir(name, 0o755, dir_fd=folder)
-        except OSError as error:
-            error.filename = root.name(path)
-            raise
 
 
 def cmd_clean(options: "Options", state: State) -> int:
@@ -4620,15 +4626,15 @@ def cmd_alternatives_auto(options: "Options", state: State) -> int:
 def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
     """Have the package CHOSEN, or the one of the highest priority, have the path WORD."""
     path = os.path.normpath("/" + word.lstrip("/"))[1:]
-    offers = [one for one in alternative_objects(state) if one["path"] == path]
-    if not offers:
+    rivals = [one for one in alternative_objects(state) if one["path"] == path]
+    if not rivals:
         raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
-    if not any(one["current"] for one in offers):
+    if not any(one["current"] for one in rivals):
         raise Fail(f"/{path}: a package has it as a file; `lpkg owner /{path}` says which")
     choices = load_choices(state.root)
     choices.pop(path, None)
     if chosen is not None:
-        names = [one["package"] for one in offers]
+        names = [one["package"] for one in rivals]
         if chosen not in names:
             raise Fail(f"/{path}: {chosen} is no alternative; there are {', '.join(names)}")
         choices[path] = chosen
@@ -4668,7 +4674,7 @@ def cmd_repo_add(options: "Options", state: State) -> int:
     line = " ".join(options.words)
     if parse_repositories(line) != [options.words]:
         raise Fail(f"{line}: write NAME URL")
-    write_state(state.root, REPOS, lines_text([*text.splitlines(), line]))
+    state.root.replace(REPOS, [lines_text([*text.splitlines(), line])])
     return 0
 
 
@@ -4679,7 +4685,7 @@ def cmd_repo_remove(options: "Options", state: State) -> int:
     if left == lines:
         raise Fail(f"{options.words[0]}: is no repository of it; `lpkg repo list` shows them")
     state.root.remove(f"{INDEXES}/{options.words[0]}")
-    write_state(state.root, REPOS, lines_text(left))
+    state.root.replace(REPOS, [lines_text(left)])
     return 0
 
 
@@ -4706,7 +4712,7 @@ def cmd_key_remove(options: "Options", state: State) -> int:
     state.root.remove(f"{KEYS}/{options.words[0]}.pub")
     if key.text() not in [other.text() for other in keys.values()]:
         state.serials.forget(key.text())
-        write_state(state.root, SERIALS, state.serials.text())
+        state.root.replace(SERIALS, [state.serials.text()])
     return 0
 
 
@@ -4726,7 +4732,7 @@ def cmd_key_add(options: "Options", state: State) -> int:
     say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here "
         f"from the repository {name.partition('.')[0]}")
     confirm(options.yes)
-    write_state(state.root, f"{KEYS}/{name}.pub", public_key_text(key.id, key.raw).encode())
+    state.root.replace(f"{KEYS}/{name}.pub", [public_key_text(key.id, key.raw).encode()])
     return 0
 
 
@@ -4843,11 +4849,11 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     claims = merge_manifests(plan.new)
     won = winners(plan.new, {})
     add_winners(claims, won)
-    texts.update(database_texts(plan))
-    kept = sorted((path, data) for path, data in texts.items()
-                  if not (no_database and path.startswith(STATE + "/")))
+    texts.update(database_texts(plan, [], False))      # all scripts wait for its first boot
+    texts = {path: data for path, data in sorted(texts.items())
+             if not (no_database and path.startswith(STATE + "/"))}
     scripts = [] if no_database else script_paths(plan.new)
-    for _, entry in sorted(tar_folders(claims, [*dict(kept), *scripts]).items()):
+    for _, entry in sorted(tar_folders(claims, [*texts, *scripts]).items()):
         yield tar_header(entry)
     meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
     for package, members in unpack_all(plan.new):
@@ -4863,20 +4869,9 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     progress("")
     for _, (_, entry) in sorted(won.items()):
         yield tar_header(entry)
-    for path, data in kept:
+    for path, data in texts.items():
         yield tar_header(text_entry(path, data)) + data + padding(len(data))
     yield TAR_END
-
-
-def database_texts(plan: Plan) -> dict:
-    """PATH -> bytes of the database of a new root; all scripts wait for its first boot."""
-    texts = {f"{INSTALLED}/{package.name}": registration(package) for package in plan.new}
-    texts[WORLD] = world_text(plan.world)
-    queue = queue_after(plan, [], False)
-    if queue:
-        texts[QUEUE] = queue_text(queue)
-        texts[HOOK] = HOOK_TEXT
-    return texts
 
 
 def tar_folders(claims: dict, paths: list) -> dict:
@@ -5422,12 +5417,13 @@ def cmd_pack(options: "Options") -> int:
         for name, tree in sorted(trees.items()):
             part = meta["packages"][name]
             scripts = take_scripts(tar, tree, part.get("scripts", {}))
-            offers = sorted(part.get("alternatives", []) + take_alternatives(tar, tree),
-                            key=lambda one: str(one.get("path")))
-            add_parents(tree, [str(one.get("path")) for one in offers])
+            alternatives = sorted(part.get("alternatives", []) + take_alternatives(tar, tree),
+                                  key=lambda one: str(one.get("path")))
+            add_parents(tree, [str(one.get("path")) for one in alternatives])
             apply_owners(tree, part.get("owners", {}), name)
             hash_files(tar, tree)
-            info = make_info(meta, name, tree, scripts, find_relations(tar, tree, offers))
+            found = find_relations(tar, tree, alternatives)
+            info = make_info(meta, name, tree, scripts, found)
             file_name = f"{name}-{info['version']}.{info['arch']}.lpkg"
             file = new.create(os.path.join(folder, file_name))
             meter = Meter(f"packing {name}", info["size"])
