@@ -1920,14 +1920,14 @@ def read_local(path: str, known: "set | None" = None) -> Package:
 # through a symlink, and its last component is used relative to the descriptor of its folder.
 
 class Root:
-    """The folder that is, or becomes, a system."""
+    """The directory that is, or becomes, a system; nothing is in one that isn't there yet."""
 
     def __init__(self, path: str):
         self.path = path
-        self.top = os.open(path, FOLDER_FLAGS & ~os.O_NOFOLLOW)
-        self.folders = {"": self.top}   # path -> descriptor of folders that were walked to
+        self.folders = {}               # path -> descriptor of directories that were walked to
         self.fat = {}                   # device -> whether it is a FAT file system
         self.lock = None
+        self.made = []                  # directories that were made to be it, in that order
 
     def folder(self, path: str) -> int:
         """The descriptor of the folder PATH, "" for the root itself, good until the next call.
@@ -1938,7 +1938,10 @@ class Root:
                 self.leave(len(self.folders) // 2)
             parent, _, name = path.rpartition("/")
             try:
-                descriptor = os.open(name, FOLDER_FLAGS, dir_fd=self.folder(parent))
+                if path:
+                    descriptor = os.open(name, FOLDER_FLAGS, dir_fd=self.folder(parent))
+                else:
+                    descriptor = os.open(self.path, FOLDER_FLAGS & ~os.O_NOFOLLOW)
             except OSError as error:
                 way = self.name(path) if error.filename == name else error.filename
                 if error.errno not in (errno.ENOTDIR, errno.ELOOP):
@@ -1950,10 +1953,8 @@ class Root:
 
     def leave(self, count: "int | None" = None) -> None:
         """Close the folders, or COUNT of them: what is walked to after this is looked at again."""
-        del self.folders[""]
-        for path in list(self.folders)[:count]:
+        for path in list(filter(None, self.folders))[:count]:
             os.close(self.folders.pop(path))
-        self.folders[""] = self.top
 
     def name(self, path: str) -> str:
         """PATH as the user would name it."""
@@ -2138,32 +2139,25 @@ def check_root(path: str, create: bool) -> bool:
     return False
 
 
-def create_root(path: str, made: list) -> Root:
-    """The new root PATH, locked; the folders that were made are added to MADE, in that order."""
+def create_root(root: Root) -> None:
+    """Make the directories of a database in ROOT, and lock it."""
+    parts = INSTALLED.split("/")
     try:
-        create_folders(path, made)
-        root = Root(path)
+        for depth in range(len(parts) + 1):
+            folder = os.path.join(root.path, *parts[:depth])
+            if not os.path.isdir(folder):
+                os.mkdir(folder, 0o755)
+                root.made.append(folder)
         take_lock(root)
     except OSError:
-        discard_root(made)
+        discard_root(root)
         raise
-    return root
 
 
-def create_folders(path: str, made: list) -> None:
-    """Make the folders of a database in PATH."""
-    parts = INSTALLED.split("/")
-    for depth in range(len(parts) + 1):
-        folder = os.path.join(path, *parts[:depth])
-        if not os.path.isdir(folder):
-            os.mkdir(folder, 0o755)
-            made.append(folder)
-
-
-def discard_root(made: list) -> None:
-    """Remove the folders that create_root made: a refused install leaves nothing."""
+def discard_root(root: Root) -> None:
+    """Remove what create_root made: a refused install leaves nothing."""
     try:
-        for folder in reversed(made):
+        for folder in reversed(root.made):
             lock = os.path.join(folder, "lock")
             if folder.endswith(STATE) and os.path.lexists(lock):
                 os.unlink(lock)
@@ -2192,19 +2186,19 @@ def take_lock(root: Root) -> None:
             raise
 
 
-def load_installed(root: "Root | None") -> dict:
+def load_installed(root: Root) -> dict:
     """NAME -> Package of what is installed; the lists of their files are read when they are asked
     for."""
     installed = {}
-    for name in filter(is_name, root.names(INSTALLED) if root else []):
+    for name in filter(is_name, root.names(INSTALLED)):
         path = f"{INSTALLED}/{name}"
         installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
     return installed
 
 
-def load_world(root: "Root | None") -> dict:
+def load_world(root: Root) -> dict:
     """NAME -> relation (text) of what was asked for: `zlib`, or `zlib=1.2.12`, which holds it."""
-    words = root.read(WORLD, INFO_LIMIT).decode(errors="replace").split() if root else []
+    words = root.read(WORLD, INFO_LIMIT).decode(errors="replace").split()
     try:
         return {parse_relation(word).name: word for word in words}
     except Fail as error:
@@ -2221,9 +2215,9 @@ def world_text(world: dict) -> bytes:
     return lines_text(sorted(world.values()))
 
 
-def load_choices(root: "Root | None") -> dict:
+def load_choices(root: Root) -> dict:
     """PATH -> name of the package that the user chose among its alternatives."""
-    lines = root.read(CHOICES, INFO_LIMIT).decode(errors="replace").split("\n") if root else []
+    lines = root.read(CHOICES, INFO_LIMIT).decode(errors="replace").split("\n")
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
 
 
@@ -2478,12 +2472,12 @@ def read_index(text: str, arch: str, what: str) -> tuple:
     return index, lines
 
 
-def load_repositories(options: "Options", root: "Root | None", arch: str, serials: Serials,
+def load_repositories(options: "Options", root: Root, arch: str, serials: Serials,
                       fresh: bool = False) -> list:
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
-    pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
-    listed = root is not None and not options.repo
+    pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace"))
+    listed = not options.repo
     if options.repo:
         names = {full_url(url): name for name, url in pairs}
         pairs = [(names.get(full_url(url), url), url) for url in options.repo]
@@ -2514,7 +2508,7 @@ def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
         return False
 
 
-def ask_repositories(options: "Options", root: "Root | None", found: list, serials: Serials,
+def ask_repositories(options: "Options", root: Root, found: list, serials: Serials,
                      listed: bool) -> None:
     """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
     if any(one.offline for one in found):
@@ -2556,11 +2550,10 @@ def given_keys(options: "Options", number: int) -> list:
     return [parse_public_key(read_file(path), path) for path in paths]
 
 
-def trusted_keys(root: "Root | None", names: set) -> list:
+def trusted_keys(root: Root, names: set) -> list:
     """The keys that ROOT trusts for the repository that has these NAMES: NAME.pub, and
     NAME.MORE.pub while they change."""
-    return [key for name, key in (all_keys(root) if root else {}).items()
-            if name.partition(".")[0] in names]
+    return [key for name, key in all_keys(root).items() if name.partition(".")[0] in names]
 
 
 def read_cached(root: Root, repository: Repository) -> tuple:
@@ -3151,7 +3144,7 @@ def fetch(tx: Transaction) -> None:
     download = sum(package.size for package in tx.plan.new)
     installed = sum(map(Package.installed_size, tx.plan.new))
     if is_one_device(tx.root):          # else where the files go is known once they are fetched
-        check_space(os.fstatvfs(tx.root.top), download + installed, tx.root.path)
+        check_space(os.fstatvfs(tx.root.folder("")), download + installed, tx.root.path)
     check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
     folder = CACHE
     if tx.root.lstat(CACHE) is None:
@@ -3171,7 +3164,7 @@ def is_one_device(root: Root) -> bool:
             if stat.S_ISDIR(getattr(root.lstat(name), "st_mode", 0))]
     paths = tops + [f"{top}/{name}" for top in tops if top in ("usr", "var")
                     for name in root.names(top)]
-    return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.top).st_dev}
+    return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.folder("")).st_dev}
 
 
 def fetch_packages(packages: list, root: Root, folder: str) -> None:
@@ -3877,7 +3870,7 @@ def is_own(root: Root, path: str) -> bool:
     parts = path.split("/")
     places = [root.lstat("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
     return all(place is None or place.st_uid == os.geteuid()
-               for place in [os.fstat(root.top), *places])
+               for place in [os.fstat(root.folder("")), *places])
 
 
 def start_afresh(spared: int) -> None:
@@ -4039,19 +4032,18 @@ def disarm(folder: int, source: str, name: str) -> None:
 # ---- commands on a root ------------------------------------------------------------------------
 
 class State:
-    """What a command knows of the root that it works on: the ROOT (None: it is still to be made),
-    the packages INSTALLED, the WORLD (name -> relation), the SERIALS that were seen."""
+    """What a command knows of the ROOT that it works on: the packages INSTALLED, the WORLD (name ->
+    relation), the SERIALS that were seen."""
 
-    def __init__(self, options: "Options", root: "Root | None"):
+    def __init__(self, options: "Options", root: Root):
         self.options = options
         self.root = root
         self.installed = load_installed(self.root)
         self.world = {name: relation for name, relation in load_world(self.root).items()
                       if name in self.installed}
-        self.serials = Serials(self.root.read(SERIALS) if self.root else b"")
+        self.serials = Serials(self.root.read(SERIALS))
         self.found = []                 # the repositories, once they are asked
-        self.is_new = not self.installed and (self.root is None or not (
-            self.root.names(KEYS) or self.root.read(REPOS)))
+        self.is_new = not (self.installed or self.root.names(KEYS) or self.root.read(REPOS))
 
     def repositories(self, local: list = (), fresh: bool = False) -> list:
         """The repositories; LOCAL packages may say for which architecture."""
@@ -4059,7 +4051,7 @@ class State:
         self.found = load_repositories(self.options, self.root, arch, self.serials, fresh)
         if self.is_new:
             name_repositories(self.options, self.found)
-        if self.root and self.root.lock is not None:
+        if self.root.lock is not None:
             save_indexes(self.root, self.found, self.serials)
         return self.found
 
@@ -4090,10 +4082,9 @@ READ, CHANGE, MAKE = "read", "change", "make"       # what a verb does with the 
 def open_root(options: "Options", purpose: str) -> State:
     """The State of the root of --root. To be changed, or made if need be, it is locked, and what an
     earlier lpkg left is finished or undone, unless it is only to be said what would be done."""
-    if not check_root(options.root, purpose == MAKE):
-        return State(options, None)
+    has_root = check_root(options.root, purpose == MAKE)
     root = Root(options.root)
-    if purpose != READ and not options.dry_run:
+    if has_root and purpose != READ and not options.dry_run:
         take_lock(root)
         recover(root)
         run_queue(root)
@@ -4319,9 +4310,8 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     if options.dry_run:
         return 0
     confirm(options.yes)
-    made = []
-    if root is None:
-        root = create_root(options.root, made)
+    if root.lock is None:
+        create_root(root)
     if state.is_new:
         texts = texts or root_texts(options)
     if state.serials.text() != root.read(SERIALS):
@@ -4335,7 +4325,7 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
         run_transaction(tx)
     except BaseException:
         if root.lstat(JOURNAL) is None and not root.names(INSTALLED):
-            discard_root(made)
+            discard_root(root)
         raise
     return 1 if run_queue(root) else 0
 
@@ -4740,50 +4730,39 @@ def cmd_key_add(options: "Options", state: State) -> int:
 
 def cmd_bootstrap(options: "Options") -> int:
     """Make a new root, as a folder or as a tar."""
+    import tempfile
     words = list(options.words)
     if options.tar is None:
         options.root = words.pop(0)
-    if options.tar is None and options.no_database:
-        raise Usage("bootstrap: --no-database goes with --tar")
+        if options.no_database:
+            raise Usage("bootstrap: --no-database goes with --tar")
     if not words:
         raise Usage("bootstrap: name the packages that it shall hold")
-    state = vacant_state(options) if options.tar is None else None
-    serials = Serials(b"")
-    plan = plan_bootstrap(options, words, serials)
-    texts = root_texts(options)
-    if serials.seen:
-        texts[SERIALS] = serials.text()
-    if options.tar is not None and options.dry_run:
-        show_plan(options, plan, None, {})
-    elif options.tar is not None:
-        bootstrap_tar(options, plan, texts)
-    else:
-        options.yes = True              # there is nothing yet that could be harmed
-        state.serials = serials
-        return change_root(state, plan, texts)
+    options.yes = True                  # there is nothing yet that could be harmed
+    if options.tar is None:
+        is_usable = has_database(options.root) or is_vacant(options.root)
+        state = open_root(options, MAKE) if is_usable else None     # which ends what was cut
+        if state is None or not is_vacant(options.root):
+            raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
+        return change_root(state, plan_bootstrap(state, words))
+    with tempfile.TemporaryDirectory() as folder:
+        state = State(options, Root(folder))
+        plan = plan_bootstrap(state, words)
+        if options.dry_run:
+            show_plan(options, plan, None, {})
+        else:
+            bootstrap_tar(state, plan)
     return 0
 
 
-def vacant_state(options: "Options") -> State:
-    """The state of a root that is absent or empty; what a bootstrap that was cut has left in it is
-    undone first, or finished."""
-    usable = has_database(options.root) or is_vacant(options.root)
-    state = open_root(options, MAKE) if usable else None
-    if state is None or state.installed or not is_vacant(options.root):
-        raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
-    return state
-
-
-def plan_bootstrap(options: "Options", words: list, serials: Serials) -> Plan:
+def plan_bootstrap(state: State, words: list) -> Plan:
     """The plan of a new root. Where all are local files and no repository is named, they are taken
     as they are, and nothing that they need is looked for."""
-    local = read_locals(options, words)
+    local = read_locals(state.options, words)
     names = [word for word in words if not is_file_word(word)]
-    arch = choose_arch(options, {}, local)
-    if names or options.repo:
-        found = load_repositories(options, None, arch, serials)
-        name_repositories(options, found)
-        return plan_install(Universe({}, found, local), {}, names, local)
+    if names or state.options.repo:
+        return plan_install(state.universe(local), {}, names, local)
+    choose_arch(state.options, {}, local)
     by_name = {package.name: package for package in local}
     if len(by_name) != len(local):
         raise Fail("bootstrap: two of the files are the same package")
@@ -4830,13 +4809,16 @@ def root_texts(options: "Options") -> dict:
     return texts
 
 
-def bootstrap_tar(options: "Options", plan: Plan, texts: dict) -> None:
+def bootstrap_tar(state: State, plan: Plan) -> None:
     """Write the tar of a new root to --tar FILE, or to stdout for `-`."""
-    import tempfile
+    options = state.options
     if options.tar == "-" and sys.stdout.isatty():
         raise Fail("stdout is a terminal; send the tar into a file or a pipe")
-    with NewFiles() as new, tempfile.TemporaryDirectory() as folder:
-        fetch_packages(plan.new, Root(folder), "")
+    texts = root_texts(options)
+    if state.serials.seen:
+        texts[SERIALS] = state.serials.text()
+    with NewFiles() as new:
+        fetch_packages(plan.new, state.root, "")
         file = sys.stdout.buffer if options.tar == "-" else new.create(options.tar)
         for piece in root_pieces(plan, texts, options.no_database):
             file.write(piece)
