@@ -629,7 +629,7 @@ class Package:
                  told: "tuple | None" = None, listing: bytes = b""):
         self.name = info["name"]
         self.version = info["version"]
-        self.told = told or info        # what is said of it or, yet to be read, its line and whose
+        self.told = told or info        # its info or, yet to be read, the line of that and whose
         self.listing = info.get("files", listing)       # its files' entries or, so too, lines
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
@@ -640,7 +640,8 @@ class Package:
 
     @property
     def info(self) -> dict:
-        """What is said of it: by an index at first, by its info.json once that is read."""
+        """What is said of it: the offer of an index (OFFER_FIELDS) or, once that is read, its
+        record: the info.json (INFO_FIELDS) and where it came from."""
         if isinstance(self.told, tuple):
             self.told = read_package_line(*self.told)
         return self.told
@@ -2320,6 +2321,20 @@ def careful_redirects() -> type:
     return CarefulRedirects
 
 
+def consistent(fetch: object, is_remote: bool) -> object:
+    """What FETCH() gives. Where two things don't fit, a mirror may be in the middle of its
+    synchronisation, so what IS_REMOTE is fetched once more."""
+    try:
+        return fetch()
+    except Mismatch:
+        if not is_remote:
+            raise
+    try:
+        return fetch()
+    except Mismatch as error:
+        raise Later(f"{error}, unless a mirror is being updated: try later") from None
+
+
 def fetch_bytes(url: str, limit: int) -> bytes:
     """The bytes of URL; Fail as soon as there are more than LIMIT."""
     data = bytearray()
@@ -2405,26 +2420,26 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, serials: Serials, known: bytes, again: bool = True) -> bytes:
+def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
-    offered is the same. Where the two don't fit, a mirror may be in the middle of its
-    synchronisation, so they are fetched AGAIN."""
+    offered is the same."""
     import hashlib
     what = f"{repository.url}/{repository.arch}/index.json"
-    signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
-    seal = hashlib.sha256(signature).hexdigest()
-    if known and seal == known.split(b"\t")[-1].decode():
+
+    def fetch_both() -> "tuple | None":
+        signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
+        seal = hashlib.sha256(signature).hexdigest()
+        if known and seal == known.split(b"\t")[-1].decode():
+            return None
+        data = fetch_bytes(what, INDEX_LIMIT)
+        return (data, seal, *check_signature(data, signature, repository.keys, what))
+
+    fetched = consistent(fetch_both, repository.is_remote())
+    if fetched is None:
         return known
-    data = fetch_bytes(what, INDEX_LIMIT)
-    try:
-        key, comment = check_signature(data, signature, repository.keys, what)
-    except Mismatch as error:
-        if not repository.is_remote():
-            raise
-        if not again:
-            raise Later(f"{error}, unless a mirror is being updated: try later") from None
-        return load_index(repository, serials, known, again=False)
+    data, seal, key, comment = fetched
+    del fetched
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
     sha256 = hashlib.sha256(data).hexdigest()
@@ -3204,15 +3219,7 @@ def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None
         content = meter.count(download(url, package.size))
         root.replace(path, promised(package, content, url), durable=False)
 
-    try:
-        fetch_it()
-    except Mismatch as error:
-        if not is_remote(package):
-            raise
-        try:                            # a mirror may be in the middle of its synchronisation
-            fetch_it()
-        except Mismatch:
-            raise Later(str(error)) from None
+    consistent(fetch_it, isinstance(package.origin, Repository) and package.origin.is_remote())
 
 
 def promised(package: Package, content: object, what: str) -> object:
@@ -3230,11 +3237,6 @@ def promised(package: Package, content: object, what: str) -> object:
     if left or digest.hexdigest() != package.sha256:
         raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
                        "refused; if the repository has changed, `lpkg update` and try again")
-
-
-def is_remote(package: Package) -> bool:
-    """Whether a network is between here and PACKAGE."""
-    return isinstance(package.origin, Repository) and package.origin.is_remote()
 
 
 def how_many(packages: list) -> str:
@@ -3269,17 +3271,17 @@ def read_manifest(package: Package) -> None:
     """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
     with package.open() as file:
         info = Archive(inflated(file, str(package)), str(package)).info()
-    said = offered(info, info["files"])
+    record = dict(info, package_sha256=package.sha256)
     if isinstance(package.origin, Repository):
-        package.info["arch"] = package.origin.arch
-    else:
-        package.told = said
-    for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
-                "services", "setuid", "scripts", "owners", "alternatives"):
-        if said[key] != package.info.get(key, said[key]):
-            raise Fail(f"{package}: {key} is {said[key]!r} in the package, {package.info[key]!r} "
-                       "in the index; refused")
-    package.told, package.listing = info, info["files"]
+        said = offered(info, info["files"])
+        offer = dict(package.info, arch=package.origin.arch)
+        for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
+                    "services", "setuid", "scripts", "owners", "alternatives"):
+            if said[key] != offer[key]:
+                raise Fail(f"{package}: {key} is {said[key]!r} in the package, {offer[key]!r} in "
+                           "the index; refused")
+        record["repository"] = package.origin.name
+    package.told, package.listing = record, info["files"]
 
 
 # -- verify
@@ -3384,7 +3386,8 @@ def plan_texts(tx: Transaction) -> None:
 def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
     """PATH -> bytes of what the database has after PLAN, where this QUEUE was before; READY:
     scripts can run before the change."""
-    texts = {f"{INSTALLED}/{package.name}": registration(package) for package in plan.new}
+    texts = {f"{INSTALLED}/{package.name}": record_text(package.info, package.files())
+             for package in plan.new}
     texts[WORLD] = world_text(plan.world)
     later = queue_after(plan, queue, ready)
     if later != queue:
@@ -3392,14 +3395,6 @@ def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
     if any(line[2] == "oninstall" for line in later):
         texts[HOOK] = HOOK_TEXT
     return texts
-
-
-def registration(package: Package) -> bytes:
-    """The database's entry of PACKAGE: its info.json, and where it came from."""
-    info = dict(package.info, package_sha256=package.sha256)
-    if isinstance(package.origin, Repository):
-        info["repository"] = package.origin.name
-    return record_text(info, package.files())
 
 
 def foreign(tx: Transaction, path: str) -> str:
