@@ -672,15 +672,14 @@ class Package:
             self.listing = read_entries(self.listing, str(self))
         return self.listing
 
-    def entries(self, paths: "set | None") -> list:
-        """The manifest's entries of PATHS, of all for None. Of an installed package no others are
-        read: there may be thousands."""
-        if isinstance(self.listing, bytes) and paths is not None:
-            wanted = {path.encode() for path in paths}
+    def entries(self, paths: set) -> list:
+        """The manifest's entries of PATHS, in bytes. Of an installed package no others are read:
+        there may be thousands."""
+        if isinstance(self.listing, bytes):
             lines = [line for line in self.listing.split(b"\n")
-                     if line.partition(b"\t")[0] in wanted]
+                     if line.partition(b"\t")[0] in paths]
             return read_entries(b"".join(line + b"\n" for line in lines), str(self))
-        return [entry for entry in self.files() if paths is None or entry["path"] in paths]
+        return [entry for entry in self.files() if entry["path"].encode() in paths]
 
     def installed_size(self) -> int:
         """Bytes of its files."""
@@ -2619,16 +2618,19 @@ def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
+    wanted = {path.encode() for path in paths or ()}
     for package in packages:
-        for entry in package.entries(paths):
+        for entry in package.files() if paths is None else package.entries(wanted):
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
                 continue
-            plain = folder_entry(path)
             if entry["type"] != "dir" or other["type"] != "dir":
                 raise Fail(f"{rival} and {package.name} both bring {path}; install only one")
-            if plain not in (entry, other) and entry != other:
+            if entry == other:
+                continue
+            plain = folder_entry(path)
+            if plain not in (entry, other):
                 raise Fail(f"{rival} and {package.name} give {path} different modes or owners")
             if other == plain:
                 claims[path] = (package.name, entry)
@@ -2646,8 +2648,9 @@ def winners(packages: list, choices: dict) -> dict:
             rank = (choices.get(path) == package.name, one["priority"])
             if path not in best or rank > best[path][0]:
                 best[path] = (rank, package, link_entry(path, one["target"]))
+    paths = {path.encode() for path in best}
     for package in packages if best else ():
-        for entry in package.entries(set(best)):
+        for entry in package.entries(paths):
             del best[entry["path"]]
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
@@ -3278,8 +3281,8 @@ def read_manifest(package: Package) -> None:
         for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
                     "services", "setuid", "scripts", "owners", "alternatives"):
             if said[key] != offer[key]:
-                raise Fail(f"{package}: {key} is {said[key]!r} in the package, {offer[key]!r} in "
-                           "the index; refused")
+                raise Fail(f"{package}: {key} is {repr(said[key])[:60]} in the package, "
+                           f"{repr(offer[key])[:60]} in the index; refused")
         record["repository"] = package.origin.name
     package.told, package.listing = record, info["files"]
 
@@ -5020,9 +5023,9 @@ def folder_opinions(packages: list) -> dict:
     for package in packages:
         files = package.listing
         if isinstance(files, bytes):    # most have none, and needn't be read for that
-            lines = [line + b"\n" for line in files.split(b"\n") if b"\tdir\t" in line
-                     and not line.endswith(b"\tdir\t0755\t0\t0")]
-            files = read_entries(b"".join(lines), str(package))
+            if files.count(b"\tdir\t") == files.count(b"\tdir\t0755\t0\t0\n"):
+                continue
+            files = package.files()
         opinions.update((entry["path"], entry) for entry in files if entry["type"] == "dir"
                         and entry != folder_entry(entry["path"]))
     return opinions

@@ -68,7 +68,7 @@ def index():
 def info_of(index, name):
     """The info.json of a package of the repository."""
     entry = next(entry for entry in index["packages"] if entry["name"] == name)
-    return read_info(REPOSITORY / entry["file"])
+    return read_info(REPOSITORY / urllib.parse.unquote(entry["file"]))
 
 
 def read_info(path):
@@ -210,6 +210,55 @@ def test_the_readme_has_the_sizes_of_what_was_built(index):
     for name, version, size in example:
         entry = entries[name]
         assert (entry["version"], lpkg.human_size(entry["size"])) == (version, size)
+
+
+# ---- what lpkg says of every package -------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def inhabited(index, tmp_path_factory):
+    """A root for each package by its name, with as many of the others as can be beside it."""
+    conflicts = {entry["name"]: set(entry["conflicts"]) for entry in index["packages"]}
+    files = {name: {file["path"] for file in info_of(index, name)["files"] if file["type"] != "dir"}
+             for name in conflicts}
+
+    def can_be(name, other):
+        return not (name in conflicts[other] or other in conflicts[name]
+                    or files[name] & files[other])
+
+    parts = []
+    for name in sorted(conflicts):
+        part = next((part for part in parts if all(can_be(name, other) for other in part)), None)
+        if part is None:
+            parts.append(part := set())
+        part.add(name)
+    roots = {}
+    for part in parts:
+        root = tmp_path_factory.mktemp("inhabited") / "root"
+        run_lpkg("--repo", BUILD / "repo", "--key", BUILD / "repo/panux.pub", "--arch", ARCH,
+                 "bootstrap", root, *sorted(part)).ok()
+        roots.update(dict.fromkeys(part, root))
+    return roots
+
+
+def test_lpkg_knows_every_package_of_the_world(index, inhabited):
+    """By its name, when it is installed, as by its file."""
+    assert len(inhabited) == len(index["packages"]) > 20
+    for entry in index["packages"]:
+        name, file = entry["name"], REPOSITORY / urllib.parse.unquote(entry["file"])
+
+        def ask(verb, *words, root=inhabited[name]):
+            return run_lpkg("--root", root, verb, *words).ok().out
+
+        said = ask("info", name).splitlines()
+        assert f"name: {name}" in said and f"package_sha256: {entry['sha256']}" in said
+        assert set(ask("info", file).splitlines()) < set(said)
+        paths = ask("files", file).splitlines()
+        assert set(paths) <= set(ask("files", name).splitlines()), name
+        owners = ask("owner", *paths).splitlines() if paths else []
+        assert owners and {line.partition(": ")[0] for line in owners} == set(paths), name
+        assert {f"{path}: {name}" for path in paths} <= set(owners), name
+        assert ask("why", name) == f"{name}: you asked for it\n"
+        assert ask("verify", name) == "", name
 
 
 # ---- lpkg.py copied alone, over http -------------------------------------------------------------
