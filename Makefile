@@ -59,7 +59,7 @@ full_services = $(base_services)
 
 # pc: on a disk, with ssh, editors and what a laptop needs
 pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear opendoas \
-	nano less htop curl iw wpa_supplicant
+	nano less htop iw wpa_supplicant
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
 
