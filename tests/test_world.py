@@ -2609,31 +2609,42 @@ def kernels(console):
             console.check("cd /boot && sha256sum vmlinuz vmlinuz.old").splitlines()]
 
 
-def test_boot_an_upgraded_kernel_and_the_old_one(index, serve, tmp_path):
-    upgrades = Upgrades(tmp_path, DISK)
-    first = upgrades.hash_of("linux-tiny", "boot/vmlinuz")
-    status, text = make_image(tmp_path / "image", DISK, O=tmp_path, SERVICES="root mounts network "
-                              "getty", REPO_URL=from_device(serve(tmp_path / "repo")))
+# How the old kernel is chosen: when the menu says what, what is typed.
+MENUS = {"bios": ("boot: ", "old\r"), "efi": ("Panux \\(old\\)", "\033[B\r")}
+
+
+@pytest.mark.parametrize("firmware, kernel", [
+    ("bios", "linux-tiny"), pytest.param("efi", "linux", marks=pytest.mark.long)])
+def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmware, kernel):
+    request.getfixturevalue("everything" if kernel == "linux" else "index")
+    packages = [kernel if name == "linux-tiny" else name for name in DISK]
+    upgrades = Upgrades(tmp_path, packages)
+    hashes = [upgrades.hash_of(kernel, "boot/vmlinuz")]
+    status, text = make_image(
+        tmp_path / "image", packages, O=tmp_path, KERNEL=kernel,
+        SERVICES="root mounts network getty", REPO_URL=from_device(serve(tmp_path / "repo")))
     assert status == 0, text
-    upgrades.offer("linux-tiny")
-    second = upgrades.hash_of("linux-tiny", "boot/vmlinuz")
-    with running(tmp_path / "image", tmp_path) as console:
+
+    def upgrade(console):
+        upgrades.offer(kernel)
+        hashes.append(upgrades.hash_of(kernel, "boot/vmlinuz"))
         console.expect("login: ", BOOT_LIMIT)
         console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>/dev/null")
-        assert kernels(console) == [second, first]
         assert console.run("lpkg verify 2>/dev/null") == (0, "")
+
+    with running(tmp_path / "image", tmp_path, FIRMWARE=firmware) as console:
+        upgrade(console)
+        assert kernels(console) == [hashes[1], hashes[0]]
         console.send("poweroff")
         ends_soon(console)
-    upgrades.offer("linux-tiny")
-    third = upgrades.hash_of("linux-tiny", "boot/vmlinuz")
-    with running(tmp_path / "image", tmp_path) as console:
-        console.expect("boot: ", BOOT_LIMIT)
-        console.send("old\r")
-        console.expect("login: ", BOOT_LIMIT)
-        console.log_in_again().check("grep BOOT_IMAGE=/vmlinuz.old /proc/cmdline")
+    with running(tmp_path / "image", tmp_path, FIRMWARE=firmware) as console:
+        menu, typed = MENUS[firmware]
+        console.expect(menu, BOOT_LIMIT)
+        console.send(typed)
         # The second one may have failed: the third one takes its place, and not the first one's.
-        console.check("lpkg --yes upgrade 2>/dev/null")
-        assert kernels(console) == [third, first]
+        upgrade(console)
+        console.check("grep BOOT_IMAGE=/vmlinuz.old /proc/cmdline")
+        assert kernels(console) == [hashes[2], hashes[0]]
 
 
 @pytest.mark.parametrize("firmware, words, said", [
