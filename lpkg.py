@@ -3546,7 +3546,8 @@ def check_fat(tx: Transaction) -> None:
                    if line[0] != "rm" or line[1].lower() not in names]
     tx.removals = [["rm", path + ".old"] for verb, path, *_ in tx.removals
                    if verb == "rm" and path.startswith(tops)] + tx.removals
-    tx.previous = {path for path in tx.temporaries if path.startswith(tops) and is_upgraded(tx, path)}
+    tx.previous = {path for path in tx.temporaries
+                   if path.startswith(tops) and is_upgraded(tx, path)}
 
 
 def is_upgraded(tx: Transaction, path: str) -> bool:
