@@ -1573,7 +1573,8 @@ def test_check_of_files(scripts):
         f".d{no_name}", f"a:1: not executable: chmod +x {folder}/a".replace(f"{folder}/", ""),
         "b:1: others than its owner may write it: chmod go-w b",
         "big:1: more than 1 MiB; the rest is not read", f"e~{no_name}", f"{'f' * 101}{no_name}",
-        "fifo:1: it is not a file", "folder:1: it is not a file", "gone:1: No such file or directory"]
+        "fifo:1: it is not a file", "folder:1: it is not a file",
+        "gone:1: No such file or directory"]
 
 
 def test_check_runs_nothing_and_warnings_are_no_errors(scripts, tmp_path):
