@@ -288,17 +288,13 @@ PREFIX ?= /usr/local
 tools = $(wildcard lpkg.py pkggen.py linitctl.py linitd.py)
 # This machine's PyYAML and PyNaCl are found by `site`, so -S is not for here.
 interpreter = $(shell $(PYTHON) -c 'import sys; print(sys.executable)') -I
-share = $(DESTDIR)$(PREFIX)/share
 
 .PHONY: install
 install: ## install the tools below PREFIX, compiled
 	@for tool in $(tools); do world/install $$tool "$(DESTDIR)/" $(PYTHON) BINDIR=$(PREFIX)/bin \
-		LIBDIR=$(PREFIX)/lib/panux "INTERPRETER=$(interpreter)" || exit; done
+		LIBDIR=$(PREFIX)/lib/panux SHAREDIR=$(PREFIX)/share "INTERPRETER=$(interpreter)" || exit; done
 	@# pkggen runs both by these names.
 	@install -m 644 lpkg.py pkggen.py "$(DESTDIR)$(PREFIX)/lib/panux"
-	@install -D -m 644 world/completions/lpkg.bash "$(share)/bash-completion/completions/lpkg"
-	@install -D -m 644 world/completions/lpkg.zsh "$(share)/zsh/site-functions/_lpkg"
-	@install -D -m 644 world/completions/lpkg.fish "$(share)/fish/vendor_completions.d/lpkg.fish"
 
 ##@ Clean
 .PHONY: clean

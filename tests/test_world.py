@@ -1667,7 +1667,7 @@ class Console:
                  **variables):
         self.text = ""
         self.seen = 0
-        self.port = free_port()
+        self.port = free_port(2)        # for http and ssh
         self.monitor = folder / "qmp"
         variables = environment(ARCH=ARCH, PORT=self.port, APPEND=words, **variables,
                                 IMAGE_FOLDER=BUILD / ARCH / IMAGES.get(packages, packages))
