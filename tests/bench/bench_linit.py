@@ -50,9 +50,10 @@ PYTHON = os.environ.get("BENCH_PYTHON", "/usr/bin/python3")
 LINIT_HOME = pathlib.Path(os.environ.get("LINIT_HOME", TREE)).resolve()
 BUILD = pathlib.Path(os.environ.get("O") or TREE / "build").resolve()
 REPOSITORY = BUILD / "repo" / os.uname().machine
-# If the benchmark is killed, all ends with it.
+# If the benchmark is killed, all ends with it. No init writes to this machine's console.
 NAMESPACES = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork",
-              "--kill-child", "--mount-proc", "--")
+              "--kill-child", "--mount-proc", "--", "sh", "-c",
+              'mount --bind /dev/null /dev/console && exec "$@"', "sh")
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 SLEEPER = "linit-idle"      # what linitd executes to fall asleep
 
@@ -246,9 +247,7 @@ class Linit(Init):
     def command(self, goals: Sequence[str]) -> List[object]:
         for name in goals:
             self.write(f"rc.d/{name}", "")
-        # The first process tells the console of each service: not this machine's serial line.
-        return ["sh", "-c", 'mount --bind /dev/null /dev/console && exec "$@"', "sh",
-                self.home / "linitd", "--initd", self.folder / "init.d",
+        return [self.home / "linitd", "--initd", self.folder / "init.d",
                 "--rcd", self.folder / "rc.d", "--socket", self.socket,
                 "--log", self.folder / "log"]
 
