@@ -2674,7 +2674,7 @@ def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
 
 
 def journal_lines(data: bytes) -> object:
-    """The lines of a journal as lists [verb, path] or [`mv`, path, path]."""
+    """The lines of a journal as lists [verb, path...]."""
     return (line.split("\t") for line in data.decode(errors="replace").split("\n")[:-1])
 
 
@@ -2692,7 +2692,7 @@ def check_journal(data: bytes, what: str) -> None:
             raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
 
 
-JOURNAL_VERBS = {"mv": 3, "aside": 3, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
+JOURNAL_VERBS = {"mv": 3, "aside": 4, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
 
 
 def ownership(entry: dict) -> str:
@@ -2984,6 +2984,7 @@ class Transaction:
         self.owners = {}                # conffile -> its mode and owner, where they were changed
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
                                         # the reverse
+        self.previous = set()           # files on FAT that stay as NAME.old
         self.links = {}                 # path -> entry of an alternative's symlink that changes
         self.removals = []              # journal lines
         self.mounts = []                # other file systems that the journal needs
@@ -3533,11 +3534,26 @@ def check_fat(tx: Transaction) -> None:
                            f"it is the same as {other}; leave the package out")
     tx.removals = [line for line in tx.removals
                    if line[0] != "rm" or line[1].lower() not in names]
+    tx.removals = [["rm", path + ".old"] for verb, path, *_ in tx.removals
+                   if verb == "rm" and path.startswith(tops)] + tx.removals
+    tx.previous = {path for path in tx.temporaries
+                   if path.startswith(tops) and is_upgraded(tx, path)}
+
+
+def is_upgraded(tx: Transaction, path: str) -> bool:
+    """Whether a package's file PATH, which is there, becomes another one."""
+    _, old = tx.gone.get(path, (None, None))
+    _, new = tx.claims.get(path, (None, None))
+    return (None not in (old, new, tx.root.lstat(path))
+            and entry_content(old) != entry_content(new))
 
 
 def check_room(tx: Transaction) -> None:
     """Fail unless each file system has the room for what is staged on it."""
     sizes = {}                          # folder -> bytes, and files, of what comes into it
+    for path in tx.previous:
+        there = tx.root.lstat(path + ".old")
+        sizes[path.rpartition("/")[0]] = (-there.st_size if there else 0, 0)
     for package in tx.plan.new:
         for entry in package.files():
             parent = entry["path"].rpartition("/")[0]
@@ -3574,6 +3590,8 @@ def stage(tx: Transaction) -> None:
             for final in tx.temporaries]
     tx.root.replace(STAGED, [journal_text(mounts + undo)])
     del undo
+    for path in tx.previous:
+        drop_older(tx.root, path)
     for path, staged in tx.folders.items():
         stage_folder(tx, path, staged)
     stage_packages(tx)
@@ -3582,12 +3600,29 @@ def stage(tx: Transaction) -> None:
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
         write_text(tx.root, tx.staged(final), data)
-    lines = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in tx.swaps]
-    for final in sorted(tx.swaps):      # last: /bin becomes a symlink once all is in /usr/bin
-        lines += [[verb, tx.staged(final), final] for verb in ("aside", "mv")]
+    asides = {final: tx.staged(final) + ".old" for final in sorted(tx.swaps)}
+    asides.update((final, final + ".old") for final in sorted(tx.previous))
+    lines = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in asides]
+    for final, aside in asides.items():     # last: /bin becomes a symlink once all is in /usr/bin
+        lines += [["aside", tx.staged(final), final, aside], ["mv", tx.staged(final), final]]
     lines += tx.removals
     lines.sort(key=lambda line: line[-1].startswith(STATE + "/"))       # the database after that
     write_text(tx.root, JOURNAL + ".new", journal_text(mounts + lines))
+
+
+def drop_older(root: Root, path: str) -> None:
+    """Remove what the upgrade before this one left of PATH, as /boot has room for two kernels. The
+    one that runs stays: it takes the place of the one that didn't."""
+    folder, name = root.place(path + ".old")
+    try:
+        with root.open("proc/cmdline") as file:
+            words = file.read(SMALL_LIMIT).split()
+    except FileNotFoundError:
+        words = []
+    if f"BOOT_IMAGE=/{name}".encode() in words and root.lstat(path + ".old"):
+        os.rename(name, name[:-len(".old")], src_dir_fd=folder, dst_dir_fd=folder)
+    else:
+        root.remove(path + ".old")
 
 
 def stage_packages(tx: Transaction) -> None:
@@ -3959,7 +3994,7 @@ def carry_out(root: Root, line: list) -> None:
             remove_tree(folder, name)
         elif verb == "aside":           # while what replaces it is there
             os.stat(name, dir_fd=folder, follow_symlinks=False)
-            os.rename(target, name + ".old", src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(line[2].rpartition("/")[2], target, src_dir_fd=folder, dst_dir_fd=folder)
         elif verb == "mv":
             disarm(folder, name, target)
             os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)

@@ -4335,9 +4335,9 @@ def test_a_directory_with_a_users_file_gives_no_way(world):
 
 
 @contextlib.contextmanager
-def mounted(folder):
+def mounted(folder, options="size=50%"):
     """FOLDER as a file system of its own."""
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     try:
         yield folder
     finally:
@@ -4453,6 +4453,91 @@ def test_a_kernel_lives_on_fat(world):
         do("verify").ok()
         do("remove", "linux").ok()
         assert os.listdir(boot) == []
+
+
+def kernel(version):
+    """100 kB that belong to one version."""
+    return version.encode() * 50_000
+
+
+def kernels(boot):
+    """The versions in BOOT, by name."""
+    return {name: (boot / name).read_bytes()[:1].decode() for name in os.listdir(boot)}
+
+
+@pytest.fixture
+def fat_boot(world):
+    """A root whose boot has room for two kernels, of which it has none; versions 1 to 5."""
+    boot = world.root / "boot"
+    world.pack({"empty": {"boot": None}})
+    for version in "12345":
+        world.pack({"linux": {"boot/vmlinuz": kernel(version)}}, version)
+    world.index()
+    world.do("install", "empty").ok()
+    with mounted(boot, "size=220k"):
+        yield boot
+
+
+def test_fat_keeps_what_an_upgrade_replaces(world, fat_boot):
+    def do(verb, *words):
+        return world.do(verb, *words, before=lambda: fat(fat_boot))
+
+    def booted(name):
+        (world.root / "proc").mkdir(exist_ok=True)
+        (world.root / "proc/cmdline").write_text(f"quiet BOOT_IMAGE=/{name} root=/dev/sda2")
+
+    do("install", "linux=1").ok()
+    assert kernels(fat_boot) == {"vmlinuz": "1"}
+    do("install", "linux=2").ok()
+    assert kernels(fat_boot) == {"vmlinuz": "2", "vmlinuz.old": "1"}
+    booted("vmlinuz")
+    do("install", "linux=3").ok()
+    assert kernels(fat_boot) == {"vmlinuz": "3", "vmlinuz.old": "2"}
+    booted("vmlinuz.old")               # the third one didn't boot
+    do("install", "linux=4").ok()
+    assert kernels(fat_boot) == {"vmlinuz": "4", "vmlinuz.old": "2"}
+    do("verify").ok()
+    do("remove", "linux").ok()
+    assert kernels(fat_boot) == {}
+
+
+def test_a_repair_keeps_the_kernel_before(world, fat_boot):
+    for version in "12":
+        world.do("install", f"linux={version}", before=lambda: fat(fat_boot)).ok()
+    (fat_boot / "vmlinuz").write_bytes(b"damage")
+    repair(world, "linux", before=lambda: fat(fat_boot)).ok()
+    assert kernels(fat_boot) == {"vmlinuz": "2", "vmlinuz.old": "1"}
+
+
+@pytest.mark.parametrize("finish", ["lpkg", "sh"])
+@pytest.mark.parametrize("done", range(4))
+def test_a_cut_upgrade_of_a_kernel_ends_with_both(world, fat_boot, done, finish):
+    """After DONE lines of its journal on boot, and all lines from the first one on after that."""
+    def cut():
+        fat(fat_boot)
+        carry_out, lines = lpkg.carry_out, []
+
+        def counted(root, line):
+            if "boot" in line[1] and line[0] != "mount":
+                lines.append(line)
+                if len(lines) > done:
+                    os._exit(9)
+            carry_out(root, line)
+
+        lpkg.carry_out = counted
+        lpkg.forget = lambda *_: os._exit(9)
+
+    for version in "12":
+        world.do("install", f"linux={version}", before=lambda: fat(fat_boot)).ok()
+    assert world.do("install", "linux=3", before=cut).status == 9
+    there = kernels(fat_boot)
+    assert there.get("vmlinuz", there.get("vmlinuz.old")) in "23", "one always boots"
+    if finish == "sh":
+        subprocess.run(["sh", "-c", SHELL_FINISH, "sh", world.root], check=True)
+    else:
+        world.do("remove", "nothing", before=lambda: fat(fat_boot))
+    assert kernels(fat_boot) == {"vmlinuz": "3", "vmlinuz.old": "2"}
+    assert world.do("verify", before=lambda: fat(fat_boot)).ok().err == ""
 
 
 @pytest.mark.parametrize("path", ["etc/lpkg/keys/mine.pub", "etc/lpkg/repos", "etc/c.lpkg-new"])
