@@ -1166,9 +1166,19 @@ def nearest(word: str, words: object) -> str:
 
 class Choice(Record):
     """A decision: the POSITION of its want, the agenda's LENGTH before it, the NAME of what is
-    chosen now ("" for none), the OTHERS that are left to try, the best last, and the numbers of the
-    earlier choices that are to BLAME for there not being more."""
-    __slots__ = ("position", "length", "name", "others", "blame")
+    chosen now ("" for none), the OTHERS that are left to try, the best last, the numbers of the
+    earlier choices that are to BLAME for there not being more, and FIRST, what is installed, where
+    nothing else was looked for yet."""
+    __slots__ = ("position", "length", "name", "others", "blame", "first")
+
+    def look_around(self, want: Want, universe: Universe, system: System) -> None:
+        """Find all candidates for WANT, but FIRST."""
+        quarrels = [(one, system.quarrel(one)) for one in universe.candidates(want)
+                    if one is not self.first]
+        possible = [one for one, quarrel in quarrels if not quarrel]
+        self.others = [None] * want.soft + possible[::-1]
+        self.blame = self.blame.union(*(quarrel[1] for _, quarrel in quarrels if quarrel))
+        self.first = None
 
 
 def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> dict:
@@ -1187,29 +1197,32 @@ def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> d
         if system.meets(want):
             position += 1
             continue
-        quarrels = [(one, system.quarrel(one)) for one in universe.candidates(want)]
-        possible = [one for one, quarrel in quarrels if not quarrel]
-        if not possible and not complaint and not want.soft:
+        blame = {system.numbers[want.needer.name]} if want.needer else set()
+        first = want.staying            # which nearly always stays: the index isn't read for it
+        if first and (want.asked or not want.met_by(first) or system.quarrel(first)):
+            first = None
+        choice = Choice(position, len(agenda), "", [first], blame, first)
+        choices.append(choice)
+        if not first:
+            choice.look_around(want, universe, system)
+        if not choice.others and not complaint:
             complaint = dead_end(want, universe, system)
-        blame = set().union(*(quarrel[1] for _, quarrel in quarrels if quarrel))
-        if want.needer:
-            blame.add(system.numbers[want.needer.name])
-        others = [None] * want.soft + possible[::-1]
-        choices.append(Choice(position, len(agenda), "", others, blame))
-        position = advance(choices, agenda, system)
+        position = advance(choices, agenda, universe, system)
         if position < 0:
             raise Fail(complaint)
     raise Fail(f"too tangled: no answer within {seconds:.0f} s; ask for less, or mend this: "
                f"{complaint}")
 
 
-def advance(choices: list, agenda: list, system: System) -> int:
+def advance(choices: list, agenda: list, universe: Universe, system: System) -> int:
     """Try the next candidate of the latest choice that has one left and is to blame for what came
     after it: the agenda's position after it, or -1 when no choice has any."""
     while choices:
         choice = choices[-1]
         take_back(choice, system)
         del agenda[choice.length:]
+        if choice.first and not choice.others:
+            choice.look_around(agenda[choice.position], universe, system)
         if choice.others:
             package = choice.others.pop()
             if package is not None:
