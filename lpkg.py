@@ -3810,7 +3810,8 @@ def run_queue(root: Root, again: bool = False) -> int:
         if root.lstat(path) is None:        # it was the last of a package that is gone, and it ran
             status = 0
         elif again or state == "waits":
-            progress(f"{name}: {script}")
+            if sys.stderr.isatty():
+                say(f"{name}: {script}")    # a line of its own: what the script prints comes below
             status = run_script(root, path, arguments)
         if status == 0:
             if root.lstat(f"{INSTALLED}/{name}") is None:
