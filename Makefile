@@ -59,7 +59,7 @@ full_services = $(base_services)
 
 # pc: on a disk, with ssh, editors and what a laptop needs
 pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear opendoas \
-	nano less htop curl iw wpa_supplicant
+	nano less htop iw wpa_supplicant
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
 
@@ -239,14 +239,16 @@ core:
 	+@$(again) image $(core) SYSTEM=base
 
 machines = tests/test_world.py tests/test_device.py
-run_machines = world/engine $(python) -m pytest $(pytest) -m "not long" $(machines)
-run_others = $(python) -m pytest $(pytest) -m "not long" tests $(addprefix --ignore ,$(machines))
+linitd = tests/test_linitd.py tests/test_linit_attacks.py
+run = $(python) -m pytest $(pytest) -m "not long"
+run_but = $(run) tests $(addprefix --ignore ,$(machines))
 
-# Both at once; what the second says follows the first's.
+# Two halves, which take about the same time, at once; what the second says follows the first's.
 .PHONY: test
 test: core ## show that everything works, the core world included
-	@$(run_others) >$(O)/check.log 2>&1 & others=$$!; trap 'kill $$others' INT TERM; \
-	$(run_machines); status=$$?; \
+	@$(run_but) $(addprefix --ignore ,$(linitd)) >$(O)/check.log 2>&1 & \
+	others=$$!; trap 'kill $$others' INT TERM; \
+	world/engine $(run) $(machines) $(linitd); status=$$?; \
 	wait $$others || status=$$?; cat $(O)/check.log; exit $$status
 
 .PHONY: test-long
@@ -264,7 +266,7 @@ fuzz: ## fuzz linitd and linitctl for SECONDS, from a SEED
 .PHONY: check
 check: ## run the tests that boot and build nothing
 	@world/setup test
-	@$(run_others)
+	@$(run_but)
 
 .PHONY: bench
 bench: ## measure speed and memory, beside peers in the same run

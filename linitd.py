@@ -698,8 +698,18 @@ def loaded_files() -> dict:
     for module in list(sys.modules.values()):
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
+    paths.update(mapped_files())
     paths |= {os.path.dirname(path) for path in paths}
     return {path: file_numbers(path) for path in sorted({what_is_there(path) for path in paths})}
+
+
+def mapped_files() -> list:
+    """The program and its shared libraries; none where there is no /proc."""
+    try:
+        with open("/proc/self/maps") as maps:
+            return [line[line.index("/"):-1] for line in maps if "/" in line]
+    except OSError:
+        return []
 
 
 def what_is_there(path: str) -> str:
@@ -869,7 +879,8 @@ class Loop:
 
 class Logs:
     """The way to linit-log, which writes what services print to a folder: a disk that hangs holds
-    up that process alone. What it hasn't taken waits here, and meanwhile no service is read."""
+    up that process alone. What a turn has to write goes there at its end, or when a service is to
+    be read. What linit-log hasn't taken waits here, and meanwhile no service is read."""
 
     def __init__(self, init: "Init"):
         self.init = init
@@ -878,6 +889,7 @@ class Logs:
         self.is_there = True        # a program, or one that will be started again
         self.waiting = []           # messages that it hasn't taken yet
         self.size = 0               # their bytes
+        self.is_full = False        # whether linit-log takes no more now
         self.is_losing = False      # whether there was no room for the last
 
     def start(self, name: str = "") -> None:
@@ -900,8 +912,9 @@ class Logs:
         theirs.close()
 
     def watch(self) -> None:
-        self.init.loop.watch(self.fd, select.EPOLLIN | select.EPOLLOUT, self.on_event)
+        self.init.loop.watch(self.fd, select.EPOLLIN, self.on_event)
         self.init.loop.outputs.add(self.fd)
+        self.is_full = False
 
     def write(self, kind: str, name: str, data: bytes) -> None:
         """Append DATA to a log, as it is (KIND " "), or its lines with the time ("+"), or as one of
@@ -912,15 +925,17 @@ class Logs:
         if self.is_losing or not self.is_there:
             return
         head = log_head(kind, name)
+        last = self.waiting[-1] if self.waiting else b""
+        if last.startswith(head) and len(last) + len(data) <= len(head) + LOG_PIECE:
+            self.waiting[-1] += data
+            self.size += len(data)
+            return
         pieces = [data[at:at + LOG_PIECE] for at in range(0, len(data), LOG_PIECE)]
         self.waiting += [head + piece for piece in pieces]
         self.size += len(data) + len(head) * len(pieces)
-        self.flush()
-        if self.waiting and self.fd is not None:
-            self.init.loop.epoll.modify(self.fd, select.EPOLLIN | select.EPOLLOUT)
 
     def flush(self) -> None:
-        """Send what it takes."""
+        """Send what it takes; the rest when it takes more."""
         count = 0
         try:
             while self.fd is not None and count < len(self.waiting):
@@ -929,6 +944,12 @@ class Logs:
         except OSError:
             pass                    # it takes no more now, or has ended, which on_event sees
         del self.waiting[:count]
+        if not self.waiting:
+            self.init.loop.resume_paused()
+        if self.fd is not None and self.is_full != bool(self.waiting):
+            self.is_full = not self.is_full
+            more = select.EPOLLOUT if self.is_full else 0
+            self.init.loop.epoll.modify(self.fd, select.EPOLLIN | more)
 
     def on_event(self, mask: int) -> None:
         """linit-log takes more, or has lost something, or has ended."""
@@ -936,11 +957,8 @@ class Logs:
             self.init.loop.forget(self.fd)
             self.fd = None
             self.init.loop.set_timer("logger", "", LOG_PAUSE)
-            return
-        self.flush()
-        if not self.waiting:
-            self.init.loop.epoll.modify(self.fd, select.EPOLLIN)
-            self.init.loop.resume_paused()
+        else:
+            self.flush()
 
     def receive(self) -> bool:
         """Tell what it has lost; whether it is still there."""
@@ -1118,6 +1136,7 @@ class Services(dict):
     def on_boot_settled(self, boot: Service) -> None:
         if self.init.options.socket == SOCKET:       # no trial in a container, but the system's own
             remember_good_start(self.init.sleep.loaded)
+        self.init.has_booted = boot.state == RUNNING
         if boot.state == FAILED:
             self.init.offer_rescue()
 
@@ -1131,7 +1150,7 @@ class Services(dict):
         after = time.monotonic() - service.launched
         text = {RUNNING: f"is running after {after:.2f} s", STOPPED: "is stopped"}
         text = text.get(service.state) or f"failed: {service.failure}"
-        self.init.say(f"{service.name} {text}")
+        self.init.say(f"{service.name} {text}", is_routine=service.state != FAILED)
         if service.is_daemon or service.failure or service.tail:    # no log of silent one-shots
             self.init.note(service, text)
 
@@ -1148,7 +1167,7 @@ class Services(dict):
         if ran >= LONG_RUN or not service.pause:
             service.pause = service.settings["backoff"]
         text = f"{why}it is started again in {service.pause:g} s"
-        self.init.say(f"{service.name}: {text}")
+        self.init.say(f"{service.name}: {text}", is_routine=True)
         self.init.note(service, text)
         self.init.loop.set_timer("late", service.name, service.pause)
         service.pause = min(max(2 * service.pause, 0.1), LONGEST_PAUSE)
@@ -1750,6 +1769,7 @@ class Scripts:
         which may have come at the same time."""
         if service.ask is not None and is_ready(service.ask):
             self.init.door.on_peer(self.init.door.peers[service.ask], select.EPOLLIN)
+        self.init.logs.flush()
         if service.log is not None and self.init.logs.waiting:
             self.init.loop.pause(service.log)
         elif service.log is not None:
@@ -2248,10 +2268,13 @@ class Door:
 
     def in_order(self, services: list) -> list:
         """SERVICES, those first whose scripts say `before`, which is read here: when their shells
-        could say it, others would have begun."""
+        could say it, others would have begun. A script with a `run` is best started alone at once;
+        where that can't be seen here, linit-start says so."""
         for service in services:
             if service.is_down():
-                service.befores = befores_in(read_file(self.init.scripts.path(service.name)))
+                script = read_file(self.init.scripts.path(service.name))
+                service.alone = service.alone or b"\nrun()" in script
+                service.befores = befores_in(script)
                 self.init.services.firsts |= {service.name} if service.befores else set()
         return sorted(services, key=lambda each: not each.befores)
 
@@ -2581,6 +2604,7 @@ class Init:
         self.is_first = os.getpid() == 1
         self.began = time.monotonic()
         self.boot = [*kernel_values("linit.boot"), "boot"][0]
+        self.has_booted = False     # whether this is PID 1, and all of its boot runs
         self.stuck_for = STUCK      # seconds without progress, before the console tells of it again
         self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
         self.has_ended = False
@@ -2594,12 +2618,13 @@ class Init:
         self.door = Door(self)
         self.sleep = Sleep(self)
 
-    def say(self, text: str) -> None:
-        """One line in linitd's own log, and on the console; lost there where that takes none. A
-        pipe or a terminal that says POLLOUT takes this much at once."""
+    def say(self, text: str, is_routine: bool = False) -> None:
+        """One line in linitd's own log, and on the console: lost there where that takes none. A
+        pipe or a terminal that says POLLOUT takes this much at once. What is routine stays off the
+        console of a system that has booted, since somebody may work there."""
         line = f"{printable(text)[:SAID_LIMIT]}\n".encode(errors="replace")
         try:
-            if is_ready(self.console, select.POLLOUT):
+            if not (is_routine and self.has_booted) and is_ready(self.console, select.POLLOUT):
                 os.write(self.console, b"linitd: " + line)
         except OSError:
             pass
@@ -2630,6 +2655,7 @@ class Init:
         self.loop.attempt(self.door.serve_peers)
         self.loop.attempt(self.processes.kill_late)
         self.loop.attempt(self.scripts.start_batches)
+        self.loop.attempt(self.logs.flush)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
         elif self.sleep.is_to_reexec:
@@ -2676,10 +2702,11 @@ class Init:
                 if self.services.is_without_program(each):
                     pid += ", run has executed no program yet"
                 text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
-                self.say(": ".join([text, *last_lines(each.tail, 1)]))
+                self.say(": ".join([text, *last_lines(each.tail, 1)]), is_routine=True)
         blocked = sum(bool(each.waiting) for each in starting)
         if blocked:
-            self.say(f"{blocked} more wait for others; linitctl why tells for which")
+            self.say(f"{blocked} more wait for others; linitctl why tells for which",
+                     is_routine=True)
         self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
         self.loop.set_timer("stuck", "", self.stuck_for)
 
@@ -2704,6 +2731,7 @@ class Init:
             self.has_ended = True
             return
         self.ending = kind
+        self.has_booted = False
         self.say(f"{kind}: stopping all services")
         self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
         for service in self.services.values():
@@ -2721,7 +2749,7 @@ class Init:
 
 # What goes from one linitd to the next, besides services, connections and batches.
 STATE = {
-    "init": ("began", "boot", "stuck_for", "ending", "pending"),
+    "init": ("began", "boot", "has_booted", "stuck_for", "ending", "pending"),
     "loop": ("timers",),
     "logs": ("is_there", "waiting", "size"),
     "services": ("firsts", "skipped"),

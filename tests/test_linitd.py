@@ -1927,6 +1927,26 @@ def test_a_state_of_an_earlier_version_has_what_is_new(tmp_path, monkeypatch):
     init.loop.epoll.close()
 
 
+def test_lines_of_one_turn_are_one_message_to_linit_log(tmp_path, monkeypatch):
+    linitd = load_tool("linitd")
+    monkeypatch.setattr(linitd, "PROGRAM", str(ROOT / "linitd.py"))
+    init = linitd.Init(linitd.Options(["--log", str(tmp_path)]))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    init.logs.fd = ours.fileno()
+    init.logs.watch()
+    for kind, name, data in (("+", "it", b"a\n"), ("+", "it", b"b\n"), ("-", "it", b"c\n"),
+                             ("-", "other", b"x" * 1000), ("-", "other", b"y" * 30)):
+        init.logs.write(kind, name, data)
+    init.logs.flush()
+    theirs.setblocking(False)
+    assert [theirs.recv(2000) for _ in range(4)] == [
+        b"+it\na\nb\n", b"-it\nc\n", b"-other\n" + b"x" * 1000, b"-other\n" + b"y" * 30]
+    assert init.logs.size == 0 and not init.logs.waiting
+    init.loop.epoll.close()
+    for end in (ours, theirs):
+        end.close()
+
+
 def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch):
     """One handler closes what has an event in the same turn, and opens what gets its number."""
     linitd = load_tool("linitd")
@@ -2201,6 +2221,38 @@ def test_words_of_the_kernel_s_command_line(first, word, running):
     assert ("linit.boot=absent: there is no such service" in first.screen()) == ("absent" in word)
 
 
+def test_a_console_with_a_login_hears_of_what_needs_a_person_alone(first):
+    """Of the boot and of the end it hears all."""
+    first.add_boot("daemon")
+    first.add("daemon", "backoff=0.1", SLEEP)
+    first.add("broken", "start() { return 3; }")
+    first.start()
+    wait_until(lambda: "boot is running" in first.screen())
+    assert "daemon is running" in first.screen()
+    booted = first.screen()
+    assert first.ask("signal daemon KILL") == ["ok"]
+    wait_until(lambda: first.status("daemon")["restarts"] == "1")
+    wait_until(lambda: first.state("daemon") == "running")
+    assert first.ask("restart daemon") == ["ok"] and first.screen() == booted
+    text = "daemon: it was killed by signal 9; it is started again in 0.1 s"
+    wait_until(lambda: text in read(first.logs / "linitd").decode())
+    wait_until(lambda: read(first.logs / "linitd").decode().count("daemon is running") == 3)
+    first.ask("start broken")
+    assert first.screen() == booted + "linitd: broken failed: start ended with status 3\n"
+    assert first.ask("poweroff") == ["ok"] and first.wait() == 0
+    assert "linitd: daemon is stopped" in first.screen()
+
+
+def test_a_daemon_s_script_is_read_once_for_a_start(first):
+    """Unless its `run` can be seen only by reading it in a shell."""
+    first.add("seen", first.does("seen"), SLEEP)
+    first.add("hidden", first.does("hidden"), f": && {SLEEP}")
+    first.add("other", "start() { :; }")
+    first.start()
+    assert first.ask("start seen hidden other") == ["ok"]
+    assert sorted(first.trace()) == ["hidden", "hidden", "seen"]
+
+
 def test_pid_1_reaps_orphans(first):
     first.add("forks", "start() { for i in 1 2 3; do (setsid sh -c 'sleep 0.2' &); done; }")
     first.start("--no-boot")
@@ -2230,3 +2282,13 @@ def test_pid_1_refuses_scripts_that_a_group_can_write(first):
     (first.initd / "it").chmod(0o775)
     first.start("--no-boot")
     assert "others can write it" in first.ask("start it")[0]
+
+
+def test_the_libraries_of_its_python_are_among_what_it_was_loaded_from():
+    """A Python that isn't static runs by files that no module names."""
+    mapped = {line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "/" in line}
+    libc, = {path for path in mapped if re.search(r"/libc[.-]", path)}
+    linitd = load_tool("linitd")
+    loaded = linitd.loaded_files()
+    assert loaded[libc] == linitd.file_numbers(libc)
+    assert os.path.dirname(libc) in loaded
