@@ -190,13 +190,10 @@ def counted(count: int, what: str) -> str:
 
 
 def sentence(service: dict) -> str:
-    """httpd is running, pid 412, for 3m12s; or: httpd failed 12s ago."""
-    name, seconds = printable(service["name"]), duration(service["seconds"])
+    """httpd is running, pid 412, for 3m12s."""
     state = coloured(service["state"], service["state"])
     pid = f", pid {service['pid']}" if service["pid"] else ""
-    if service["state"] == "failed":
-        return f"{name} {state} {seconds} ago{pid}"
-    return f"{name} is {state}{pid}, for {seconds}"
+    return f"{printable(service['name'])} is {state}{pid}, for {duration(service['seconds'])}"
 
 
 def print_status(service: dict) -> None:

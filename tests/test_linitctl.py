@@ -237,8 +237,6 @@ def status_meaning(pairs):
     fields = dict(pairs)
     pid = "" if fields["pid"] == "-" else f", pid {fields['pid']}"
     shown = f"{fields['name']} is {fields['state']}{pid}, for {fields['seconds']}s"
-    if fields["state"] == "failed":
-        shown = f"{fields['name']} failed {fields['seconds']}s ago"
     shown += f" needs: {fields['needs']}" if fields["needs"] else ""
     shown += f" reason: {fields['reason']}" if "reason" in fields else ""
     shown += "".join(f" {value}" for key, value in pairs if key == "tail")
@@ -473,7 +471,7 @@ def test_the_highest_status_of_several_counts(play):
 @pytest.mark.parametrize("answer, told, status, shown", [
     (LIST, ["broken", "cron", "getty@tty1"], 3, """\
 5 services: 1 stopped, 1 starting, 1 running, 1 stopping, 1 failed
-broken failed 1.0s ago
+broken is failed, for 1.0s
 reason: it was killed
 cron is starting, for 1.0s
 getty@tty1 is stopping, for 1.0s
@@ -539,7 +537,7 @@ def test_nothing_that_linitd_says_drives_the_terminal(play):
     linitd = play(("status x", lines(answer)), ("list", lines([f" x{ESCAPE} failed - 1", "ok"])),
                   ("start x", lines([f"error 1 {ESCAPE}"])))
     assert run(linitd, "status", "x")[1] == (
-        f"x{ESCAPED} failed 1.0s ago\nneeds: y\\x1bz\nreason: {ESCAPED}\n    {ESCAPED}\n")
+        f"x{ESCAPED} is failed, for 1.0s\nneeds: y\\x1bz\nreason: {ESCAPED}\n    {ESCAPED}\n")
     assert run(linitd, "list")[1] == f"x{ESCAPED}  failed  -  1.0s\n"
     assert run(linitd, "start", "x")[2] == f"linitctl: {ESCAPED}\n"
 
@@ -1067,8 +1065,8 @@ ABOUT = {"broken": (NO_CARRIER, ["trying", "no carrier"]),
          "network": ("", ["lo is up", "  udhcpc: sending discover"])}
 HOLDS = "network, pid 44, holds up 3: boot, getty, httpd\n"
 FAILED = f"""\
-mailer failed 12s ago: it needs broken: {NO_CARRIER}
-  broken failed 12s ago: {NO_CARRIER}
+mailer is failed, for 12s: it needs broken: {NO_CARRIER}
+  broken is failed, for 12s: {NO_CARRIER}
 """
 
 
@@ -1126,7 +1124,7 @@ hostname is running, for 12s
     ([node("a", "stopping", pid=3), node("b", "stopping", pid=4, needs="a"),
       node("c", "stopped", needs="a"), node("d", afters="a")],
      "a is stopping, pid 3, for 12s\n  b is stopping, pid 4, for 12s\nb, pid 4, holds up 1: a"),
-    ([node("a", "failed", needs="b"), node("b")], "a failed 12s ago")])
+    ([node("a", "failed", needs="b"), node("b")], "a is failed, for 12s")])
 def test_why(answering, graph, text):
     about = {"again": ("it was killed", ["the end"])}
     assert run(answering([*graph, "ok"], about), "why") == (0, text + "\n", "")

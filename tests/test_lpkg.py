@@ -4491,7 +4491,7 @@ def test_fat_keeps_what_an_upgrade_replaces(world, fat_boot):
     do("install", "linux=2").ok()
     assert kernels(fat_boot) == {"vmlinuz": "2", "vmlinuz.old": "1"}
     booted("vmlinuz")
-    do("install", "linux=3").ok()
+    assert "reboot to run the new kernel" in do("install", "linux=3").ok().err
     assert kernels(fat_boot) == {"vmlinuz": "3", "vmlinuz.old": "2"}
     booted("vmlinuz.old")               # the third one didn't boot
     do("install", "linux=4").ok()
@@ -5492,11 +5492,10 @@ def test_addresses_that_are_none(world, url):
     world.do("install", "busybox", repo=url).refused("check the address", status=3)
 
 
-def test_progress_is_a_line_on_a_terminal(world):
-    """Run under a real pseudo terminal, where it also asks."""
+def on_a_terminal(arguments):
+    """What is shown on a real pseudo terminal, where it also asks."""
     import pty
-    simple_world(world)
-    arguments = [one for one in map(str, world.arguments("install", "busybox")) if one != "--yes"]
+    arguments = [one for one in map(str, arguments) if one != "--yes"]
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-I", "-S", SCRIPT, *arguments])
@@ -5508,7 +5507,19 @@ def test_progress_is_a_line_on_a_terminal(world):
         while True:
             text += os.read(terminal, 1000)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, text
+    return text
+
+
+def test_progress_is_a_line_on_a_terminal(world):
+    simple_world(world)
+    text = on_a_terminal(world.arguments("install", "busybox"))
     assert b"install  busybox  1-0" in text and b"\033[K" in text
+
+
+def test_what_a_script_prints_stands_below_its_name_on_a_terminal(world, shell):
+    script_world(world, shell, {"scripts": {"post-install": "echo look here"}})
+    text = on_a_terminal(["--root", world.root, "install", "a"])
+    assert b"a: post-install\r\nlook here\r\n" in text
 
 
 def console_blocks(path):

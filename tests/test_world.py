@@ -117,12 +117,14 @@ def test_base_is_static_and_small(index):
 
 
 def test_the_kernels_and_their_headers_are_of_one_source():
-    """One version, one hash."""
+    """One version, one hash; and both ask for a reboot when they are upgraded."""
     recipes = [yaml.safe_load((ROOT / f"recipes/{name}/pkgen.yaml").read_text())
                for name in ("core/linux-headers", "kernel/linux-tiny", "kernel/linux")]
     assert all(recipe[key] == recipes[0][key] for recipe in recipes
                for key in ("version", "sha256"))
     assert all(recipe["sources"][0] == recipes[0]["sources"][0] for recipe in recipes)
+    tiny, linux = recipes[1]["packages"]["linux-tiny"], recipes[2]["packages"]["linux"]
+    assert tiny == linux and "reboot" in tiny["scripts"]["post-upgrade"]
     tiny, linux = ((ROOT / f"recipes/kernel/{name}/{name}.config").read_text().splitlines()
                    for name in ("linux-tiny", "linux"))
     assert set(tiny) < set(linux)
@@ -810,7 +812,7 @@ def test_a_patch_from_the_shell_of_a_failed_build(tree, author):
     assert re.findall(r"^[+-]{3} (.*?)\t?$", patch, re.MULTILINE) == [
         "a/hello/README", "/dev/null", "a/hello/hello.c", "b/hello/hello.c",
         "/dev/null", "b/hello/new.c", "a/hello/sub dir/data", "b/hello/sub dir/data"]
-    assert "fix.patch is there already" in author("patch", "PKG=hello", "NAME=fix")[1]
+    assert "fix.patch exists" in author("patch", "PKG=hello", "NAME=fix")[1]
     status, text = tree.world()
     assert status == 0, text
     names = set(tree.open("hello").getnames())
@@ -846,10 +848,10 @@ def test_a_changed_source_of_the_recipe_s_own_is_written_back(tree, author):
     assert (folder / "run.sh").read_text() == "echo new\n"
     assert (folder / "run.sh").stat().st_mode & 0o777 == 0o755
     assert (folder / "empty").read_text() == (folder / "more/same").read_text() == "echo old\n"
-    assert "run.sh has the changes of src/run.sh" in text
+    assert "run.sh now has the changes made to src/run.sh" in text
     assert "no source was changed" not in text
     for name in ("note", "pkgen.yaml"):
-        assert f"src/{name} was changed, and not kept" in text
+        assert f"the change of src/{name} is lost" in text
     assert 'version: "1"\n' in (folder / "pkgen.yaml").read_text()
     names = {"empty", "hello-1.tar.gz", "more", "pkgen.yaml", "run.sh"}
     assert {path.name for path in folder.iterdir()} == names
@@ -869,7 +871,7 @@ def test_s45_nothing_is_written_through_a_link(tree, author):
     assert "x.config is a link; nothing is written" in author("menuconfig", "PKG=linked")[1]
     for name in ("fix", "fix2"):
         status, text = author("patch", "PKG=linked", f"NAME={name}")
-        assert status != 0 and f"{name}.patch is there already" in text, text
+        assert status != 0 and f"{name}.patch exists" in text, text
     assert victim.read_text() == "mine\n" and not (tree.folder / "not-there").exists()
 
 
@@ -989,12 +991,13 @@ def test_check_recipe(tree, author):
     tidy_recipe(tree, "good", ["echo x >out/good/file"], check=["test -s out/good/file"])
     status, text = author("check-recipe", "PKG=good")
     assert status == 0, text
-    assert f"good-1-0.{ARCH}.lpkg\n  file\n" in text and "good: twice the same bytes" in text
+    assert f"good-1-0.{ARCH}.lpkg\n  file\n" in text
+    assert "good: both builds have the same bytes" in text
     assert not list((tree.out / "repo").rglob("good*")), "it is built aside"
     tidy_recipe(tree, "bad", ["pwd >out/bad/place", "echo x >out/bad/same"])
     status, text = author("check-recipe", "PKG=bad")
     assert status != 0, text
-    assert "not the same bytes in another directory" in text and "1/place" in text
+    assert "other bytes when built in another directory" in text and "1/place" in text
     assert "1/same" not in text and "the recipe has no check:" in text
     tidy_recipe(tree, "bad", ["true"], check=["echo tested", "false"])
     status, text = author("check-recipe", "PKG=bad")
@@ -1003,7 +1006,7 @@ def test_check_recipe(tree, author):
     image = (tree.out / ARCH / "mk/builder").read_text().splitlines()[0]
     own = f"docker run --rm -i --network none --name $BUILD {image}"
     status, text = author("check-recipe", "PKG=good", RUN=own)
-    assert status == 0 and "good: twice the same bytes" in text, text
+    assert status == 0 and "good: both builds have the same bytes" in text, text
 
 
 # ---- the Makefile --------------------------------------------------------------------------------
@@ -1661,7 +1664,7 @@ def test_the_builder_from_a_registry(tmp_path):
     variables = environment(PATH=f"{tmp_path}:{os.environ['PATH']}", STUB=tmp_path, ARCH=ARCH,
                             O=tmp_path / "build", BUILDER_BASE="debian:here", APT="no")
     status, text = output_of(ROOT / "world/builder", env=variables)
-    assert status == 0 and "builder debian:here, with what a build needs installed" in text, text
+    assert status == 0 and "builder installing what builds need in debian:here" in text, text
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[1] == "pull -q debian:here"
     name = "panux-builder-[0-9]+"
@@ -2436,10 +2439,10 @@ def test_the_same_inputs_give_the_same_images(disk, files, tmp_path):
 
 
 @pytest.mark.parametrize("wrong, said", [
-    ({"SERVICES": "getty nothere"}, "SERVICES has nothere, and neither a package nor FILES brings "
+    ({"SERVICES": "getty nothere"}, "SERVICES has nothere, but no package and none of FILES has "
                                     "/etc/init.d/nothere"),
     ({"FILES": "nothere"}, "FILES=nothere is not a directory"),
-    ({"FILES": "clash"}, "a directory in one of FILES and the packages, not in the other: var/run"),
+    ({"FILES": "clash"}, "a directory in FILES or in the packages, not in both: var/run"),
     ({"SSH_KEY": "-----BEGIN OPENSSH PRIVATE KEY-----"}, "SSH_KEY is neither a public key nor"),
     ({"SIZE": "1M"}, "more than SIZE=1M; choose what to leave out: busybox and initd 0.8 MB"),
 ], ids=["service", "no-files", "files", "key", "size"])
@@ -2678,7 +2681,8 @@ def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmw
         upgrades.offer(kernel)
         hashes.append(upgrades.hash_of(kernel, "boot/vmlinuz"))
         console.expect("login: ", BOOT_LIMIT)
-        console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>/dev/null")
+        said = console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>&1")
+        assert said.count("\nreboot to run the new kernel\n") == 1
         assert console.run("lpkg verify 2>/dev/null") == (0, "")
 
     with running(tmp_path / "image", tmp_path, FIRMWARE=firmware) as console:
@@ -3380,7 +3384,7 @@ def test_boot_a_root_with_errors(index, tmp_path):
     disk = Disk(tmp_path, {"etc/fstab": (FSTAB, 0o644), "sbin/e2fsck": (script, 0o755)})
     with started(FULL, tmp_path, *disk.options(), words="root=/dev/vda2") as console:
         expect_shell(console)
-        assert "e2fsck /dev/vda2 wants answers" in console.text
+        assert "e2fsck /dev/vda2 needs answers" in console.text
         console.send("mount -o remount,rw /; exit")
         console.log_in()
         assert " / ext4 rw," in console.check("grep ' / ' /proc/mounts")
@@ -3632,7 +3636,7 @@ def test_a_router_whose_network_restarts(routed):
     check_serves(routed)
     routed.router.check("echo 'eth0 203.0.113.5/99' >>/etc/network")
     status, text = routed.router.run("linitctl restart network 2>&1")
-    assert status == 1 and "/etc/network: eth0 can't have: 203.0.113.5/99\n" in text
+    assert status == 1 and "/etc/network: eth0 can't be set up with: 203.0.113.5/99\n" in text
     check_answers(routed)
     routed.router.check("sed -i '$d' /etc/network; linitctl restart network 2>/dev/null")
     check_serves(routed)
@@ -4215,6 +4219,7 @@ def check_in_place(machine):
         assert f"/{path}: was changed here and stays; the new one is {path}.lpkg-new\n" in said
         assert f"{path}: new version\n" in machine.seen["audit"]
     assert said.count("linitctl restart") == 1 and "runs the new clock, crond, " in said
+    assert said.count("reboot to run the new kernel") == 1
     (old,), (new, kept) = before["kernels"], after["kernels"]
     assert kept == old != new and rebooted["kernels"] == [new, old]
     assert "BOOT_IMAGE=/vmlinuz " in rebooted["booted"]
