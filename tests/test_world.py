@@ -1944,6 +1944,11 @@ def fall_asleep(console):
     console.check("while [ $(readlink /proc/1/exe) != /sbin/linit-idle ]; do sleep 0.5; done")
 
 
+def test_boot_df_shows_a_root_in_memory(device):
+    blocks, used, free = device.check("df / | tail -n 1").split()[1:4]
+    assert int(blocks) >= int(used) + int(free) > int(used) > 1000
+
+
 def test_boot_pid_1_sleeps_in_16_kilobytes_and_wakes_for_work(device):
     device.check("sleep 3")
     assert pid_1(device) == "/sbin/linit-idle"
