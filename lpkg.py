@@ -3026,6 +3026,8 @@ def run_transaction(tx: Transaction) -> None:
     except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
         finish(tx.root)
         raise
+    if any(runs_by(tx.root, path) or runs_by(tx.root, path + ".old") for path in tx.previous):
+        say("reboot to run the new kernel; the one that runs now is the boot menu's `old`")
 
 
 def prepare_change(tx: Transaction) -> None:
@@ -3616,15 +3618,19 @@ def drop_older(root: Root, path: str) -> None:
     """Remove what the upgrade before this one left of PATH, as /boot has room for two kernels. The
     one that runs stays: it takes the place of the one that didn't."""
     folder, name = root.place(path + ".old")
-    try:
-        with root.open("proc/cmdline") as file:
-            words = file.read(SMALL_LIMIT).split()
-    except FileNotFoundError:
-        words = []
-    if f"BOOT_IMAGE=/{name}".encode() in words and root.lstat(path + ".old"):
+    if runs_by(root, path + ".old") and root.lstat(path + ".old"):
         os.rename(name, name[:-len(".old")], src_dir_fd=folder, dst_dir_fd=folder)
     else:
         root.remove(path + ".old")
+
+
+def runs_by(root: Root, path: str) -> bool:
+    """Whether the kernel that runs is PATH, as the boot loader told it."""
+    try:
+        with root.open("proc/cmdline") as file:
+            return f"BOOT_IMAGE=/{os.path.basename(path)}".encode() in file.read().split()
+    except FileNotFoundError:
+        return False
 
 
 def stage_packages(tx: Transaction) -> None:
