@@ -98,11 +98,12 @@ DEFAULT_SIGNALS = (
 )
 
 # A service's states. What other programs see of WAITING, between two starts of a daemon that
-# ended, is `starting`.
+# ended, is `starting`; of HELD, to be stopped when what depends on it has stopped, `stopping`.
 STOPPED = "stopped"
 STARTING = "starting"
 RUNNING = "running"
 WAITING = "waiting"
+HELD = "held"
 STOPPING = "stopping"
 FAILED = "failed"
 ACTIVE = (STARTING, RUNNING, WAITING)
@@ -262,7 +263,7 @@ class Service:
         "launched", "met", "became_ready", "ended",     # in monotonic seconds; 0: not yet
         "pause", "restarts", "ready_stamp",     # ready_stamp: the file's, before it was started
         "signal",                   # what to stop it with this time, in place of its stop_signal
-        "held", "kills",            # while stopping: until dependents have stopped; KILLs sent
+        "kills",                    # KILLs sent while stopping
         "reload_failure",
     )
 
@@ -274,7 +275,7 @@ class Service:
         self.settings = DEFAULTS
         self.failure = self.reload_failure = ""
         self.pid = self.batch = self.stopper = self.reloader = self.ask = self.log = None
-        self.again = self.keeps_trying = self.held = self.alone = False
+        self.again = self.keeps_trying = self.alone = False
         self.group, self.told, self.guests = None, 0.0, set()
         self.tail = b""
         self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
@@ -304,7 +305,7 @@ class Service:
 
     def cannot_start(self) -> bool:
         """Whether its last start has failed, or is given up."""
-        return self.state in (FAILED, STOPPING) and bool(self.failure) and not self.came_up()
+        return self.state in (FAILED, HELD, STOPPING) and bool(self.failure) and not self.came_up()
 
     def grace(self) -> float:
         """Seconds that what its main process has left may take to end."""
@@ -318,10 +319,10 @@ class Service:
         return self.reloader is None
 
     def shown_state(self) -> str:
-        return STARTING if self.state == WAITING else self.state
+        return {WAITING: STARTING, HELD: STOPPING}.get(self.state, self.state)
 
     def shown_pid(self) -> str:
-        is_there = self.state in (STARTING, STOPPING) or self.is_daemon and self.state == RUNNING
+        is_there = self.state in (STARTING, HELD, STOPPING) or self.is_daemon and self.state == RUNNING
         return str(self.pid) if self.pid and is_there else "-"
 
 
@@ -618,7 +619,7 @@ def kill_families(leaders: set, sessions: set) -> None:
     """End LEADERS, SESSIONS and all that they have started. They are suspended first: what is
     forked meanwhile is found by the next look."""
     stopped = set()
-    for _ in range(KILL_PASSES):
+    for _ in range(KILL_PASSES if leaders else 0):
         found = family(process_table(), leaders, sessions) - stopped - {1, os.getpid()}
         if not found:
             break
@@ -850,6 +851,9 @@ class Loop:
         if self.soonest is None or when < self.soonest:
             self.soonest = when
 
+    def drop_timer(self, kind: str, name: str) -> None:
+        self.timers.pop((kind, name), None)
+
     def run_timers(self) -> bool:
         """Whether one was due."""
         now = time.monotonic()
@@ -1032,18 +1036,19 @@ class Services(dict):
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
+            for kind in ("late", "again"):              # those are of the state that is over
+                self.init.loop.drop_timer(kind, service.name)
             self.init.watch_progress()
         action(self, service)
         if self.init.door.followers:
             self.init.door.tell_followers(service)
 
-    def on_late(self, name: str) -> None:
-        """The time of a service to start, to stop or to stay down is over."""
-        service = self[name]
-        if service.state in (WAITING, FAILED) and self.init.processes.is_left(service):
-            self.init.loop.set_timer("late", name, GROUP_POLL)
+    def start_again(self, name: str) -> None:
+        """The pause before its next start is over: it begins when its last life has ended."""
+        if self.init.processes.is_left(self[name]):
+            self.init.loop.set_timer("again", name, GROUP_POLL)
         else:
-            self.post(service, "late")
+            self.post(self[name], "again")
 
     def launch(self, service: Service) -> None:
         """Start it for the first time, or after it was down."""
@@ -1054,7 +1059,7 @@ class Services(dict):
 
     def run_script(self, service: Service) -> None:
         """Run linit-start for it. What its script had left of itself when it failed ends."""
-        self.init.processes.kill_services(service)
+        self.init.processes.kill([service])
         service.pid = service.batch = service.stopper = None    # their ends are no news any more
         self.forget_needs(service)
         service.group, service.told, service.guests = None, 0.0, set()
@@ -1062,6 +1067,7 @@ class Services(dict):
         service.failure = ""
         service.kills = service.signal = 0
         service.settings = DEFAULTS
+        self.init.scripts.hang_up(service)      # what its last life asks is no matter any more
         service.launched = time.monotonic()
         service.met = service.ended = 0.0
         service.waiting = {each.name for each in map(self.get, self.firsts)
@@ -1099,7 +1105,6 @@ class Services(dict):
 
     def settle(self, service: Service) -> None:
         """It runs, is stopped, or has failed: tell those who wait."""
-        self.init.loop.timers.pop(("late", service.name), None)
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
@@ -1115,7 +1120,7 @@ class Services(dict):
         self.begin_afters(service)
         if service.is_down():
             for name in service.needs:
-                self.stop_if_free(self[name])
+                self.release(self[name])
         if service.is_down() and service.again:
             self.post(service, "start")
         elif service.state == FAILED and service.keeps_trying and not self.init.ending:
@@ -1133,7 +1138,7 @@ class Services(dict):
     def clear_failure(self, service: Service) -> None:
         """It had failed. What a script says of its end need not be true."""
         service.keeps_trying = False
-        self.init.processes.kill_services(service)
+        self.init.processes.kill([service])
         self.settle(service)
 
     def tell_of(self, service: Service) -> None:
@@ -1159,7 +1164,7 @@ class Services(dict):
         text = f"{why}it is started again in {service.pause:g} s"
         self.init.say(f"{service.name}: {text}", is_routine=True)
         self.init.note(service, text)
-        self.init.loop.set_timer("late", service.name, service.pause)
+        self.init.loop.set_timer("again", service.name, service.pause)
         service.pause = min(max(2 * service.pause, 0.1), LONGEST_PAUSE)
 
     def stop_binders(self, service: Service) -> list:
@@ -1175,23 +1180,19 @@ class Services(dict):
             self.post(each, "stop")
         return affected
 
-    def halt(self, service: Service) -> None:
+    def hold(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped."""
-        self.init.loop.timers.pop(("late", service.name), None)
-        service.held = True
         service.told = 0.0
         for name in sorted(service.dependents):
             self.post(self[name], "stop")
-        self.stop_if_free(service)
+        self.release(service)
 
-    def stop_if_free(self, service: Service) -> None:
-        if service.state != STOPPING or not service.held:
-            return
-        # One that has stopped, is started again and waits for this one holds it up no more.
-        if all(each.is_down() or service.name in each.waiting
-               for each in map(self.get, service.dependents)):
-            service.held = False
-            self.begin_stop(service)
+    def release(self, service: Service) -> None:
+        """Go on with the stop of what is held, unless a dependent is still there. One that has
+        stopped, is started again and waits for this one holds it up no more."""
+        if service.state == HELD and all(each.is_down() or service.name in each.waiting
+                                         for each in map(self.get, service.dependents)):
+            self.post(service, "free")
 
     def begin_stop(self, service: Service) -> None:
         """Run its own `stop`, or else end its processes."""
@@ -1206,10 +1207,8 @@ class Services(dict):
 
     def end_processes(self, service: Service) -> None:
         """Ask what runs to end; it has stopped when nothing does."""
-        if service.batch == -1:     # nobody has begun its shell, which now nobody will
-            service.batch = None
-            self.init.scripts.to_launch.remove(service.name)
-            self.init.scripts.close_fifos(service)
+        if self.init.scripts.to_launch.pop(service.name, None):
+            self.init.scripts.close_fifos(service)      # nobody will open them
         if service.batch:
             return                  # its shell is being forked: on_batch_line comes here again
         if not service.told:
@@ -1218,7 +1217,7 @@ class Services(dict):
             self.post(service, "fail" if service.failure else "gone")
 
     def give_up(self, service: Service) -> None:
-        """It did not start in time, or said something that can't be."""
+        """It did not start in time."""
         after = f"after {service.settings['timeout']:g} s"
         if not service.failure and self.is_without_program(service):
             service.failure = f"run has executed no program {after}; write `exec PROGRAM` there, " \
@@ -1232,7 +1231,6 @@ class Services(dict):
 
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
-        service.held = False
         service.kills += 1
         if service.kills > 2 or not (service.pid or service.stopper or service.batch
                                      or self.init.processes.is_left(service)):
@@ -1250,16 +1248,14 @@ class Services(dict):
     def stay_down(self, service: Service) -> None:
         """Asked to stop while it stops, maybe by another signal."""
         service.again = service.keeps_trying = False
-        if service.held or not service.signal:
-            return
-        if service.signal == _signal.SIGKILL:
+        if service.state == STOPPING and service.signal == _signal.SIGKILL:
             self.init.processes.to_kill.add(service.name)
-        elif service.told:
+        elif service.state == STOPPING and service.signal and service.told:
             self.init.processes.tell_to_end(service)
 
     def set_deadline(self, service: Service, kind: str = "late") -> None:
         """None where its timeout is 0."""
-        self.init.loop.timers.pop((kind, service.name), None)
+        self.init.loop.drop_timer(kind, service.name)
         if service.settings["timeout"]:
             self.init.loop.set_timer(kind, service.name, service.settings["timeout"])
 
@@ -1272,8 +1268,8 @@ class Services(dict):
         elif pid == service.pid:
             service.pid = None
             self.init.scripts.close_fifos(service)       # it may never have opened them
-            if service.state == STOPPING:
-                if service.stopper is None and not service.held:
+            if service.state in (HELD, STOPPING):
+                if service.state == STOPPING and service.stopper is None:
                     self.end_processes(service)
                 return
             self.init.processes.end_rest(service)
@@ -1365,23 +1361,29 @@ class Services(dict):
 #   start   somebody needs it               stop    somebody wants it stopped
 #   ready   it runs                         fail    it ended, and not well (service.failure)
 #   die     a daemon ended, to come back    end     a daemon ended, as it may
-#   late    its deadline passed             gone    what was to be stopped has ended
+#   again   the pause after that is over    wrong   its script says what can't be
+#   free    what depends on it is down      gone    what was to be stopped has ended
+#   late    its time to start, or to stop, is over
 TRANSITIONS = {
     (STOPPED, "start"): (STARTING, Services.launch),
     (FAILED, "start"): (STARTING, Services.launch),
     (FAILED, "stop"): (STOPPED, Services.clear_failure),
-    (FAILED, "late"): (STARTING, Services.run_script),
+    (FAILED, "again"): (STARTING, Services.run_script),
     (STARTING, "ready"): (RUNNING, Services.settle),
     (STARTING, "fail"): (FAILED, Services.settle),
     (STARTING, "die"): (WAITING, Services.pause),
-    (STARTING, "stop"): (STOPPING, Services.halt),
+    (STARTING, "stop"): (HELD, Services.hold),
     (STARTING, "late"): (STOPPING, Services.give_up),
+    (STARTING, "wrong"): (STOPPING, Services.kill),
     (RUNNING, "die"): (WAITING, Services.pause),
     (RUNNING, "end"): (STOPPED, Services.settle),
     (RUNNING, "fail"): (FAILED, Services.settle),
-    (RUNNING, "stop"): (STOPPING, Services.halt),
-    (WAITING, "late"): (STARTING, Services.run_script),
+    (RUNNING, "stop"): (HELD, Services.hold),
+    (WAITING, "again"): (STARTING, Services.run_script),
     (WAITING, "stop"): (STOPPED, Services.settle),
+    (HELD, "start"): (HELD, Services.turn_back),
+    (HELD, "stop"): (HELD, Services.stay_down),
+    (HELD, "free"): (STOPPING, Services.begin_stop),
     (STOPPING, "start"): (STOPPING, Services.turn_back),
     (STOPPING, "stop"): (STOPPING, Services.stay_down),
     (STOPPING, "late"): (STOPPING, Services.kill),
@@ -1469,10 +1471,10 @@ class Processes:
             if service.pid is None and (service.group or service.guests):
                 service.group = service.group if service.group in groups else None
                 service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
-                if service.state == STOPPING and not service.held and service.stopper is None:
+                if service.state == STOPPING and service.stopper is None:
                     self.init.services.end_processes(service)
                 elif self.is_left(service) and now > service.told + service.grace():
-                    self.kill_services(service)
+                    self.kill([service])
 
     def end_rest(self, service: Service) -> None:
         """Its main process has ended by itself: what else is in its group has as long for that as
@@ -1490,15 +1492,14 @@ class Processes:
         services = [self.init.services[name] for name in self.to_kill]
         self.to_kill = set()
         services = [each for each in services if each.state == STOPPING]
-        self.kill_services(*services)
-        stoppers = {each.stopper for each in services if each.stopper is not None}
-        if stoppers:
-            kill_families(stoppers, stoppers)
+        if services:
+            self.kill(services, {each.stopper for each in services} - {None})
 
-    def kill_services(self, *services: Service) -> None:
-        """End all that they have started: the cgroup of each, where there are any, which a shell
-        that has just begun isn't in yet; or, where its main process has ended, what is left."""
-        leaders, sessions = set(), set()
+    def kill(self, services: list, shells: "set | frozenset" = frozenset()) -> None:
+        """End SHELLS and what these have started, and all that SERVICES have: the cgroup of each,
+        where there are any, which a shell that has just begun isn't in yet; or, where its main
+        process has ended, what is left."""
+        leaders, sessions = set(shells), set(shells)
         for service in services:
             if service.pid is None:
                 if service.group:
@@ -1506,8 +1507,7 @@ class Processes:
             elif not (self.groups and self.kill_group(service) and service.came_up()):
                 leaders.add(service.pid)
                 sessions |= {service.pid} if service.alone else set()
-        if leaders:
-            kill_families(leaders, sessions)
+        kill_families(leaders, sessions)
 
     def make_group(self, service: Service) -> None:
         """A cgroup for its shell to go to. Without one its family is all that is found of it."""
@@ -1520,15 +1520,9 @@ class Processes:
         """End all that is in its cgroup; whether that could be done."""
         return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
 
-    def kill_rest(self) -> None:
-        """End what has not been waited for."""
-        self.kill_services(*(each for each in self.init.services.values() if each.alone))
-        kill_families(set(self.names), set(self.names))
-
     def end_reload(self, name: str) -> None:
         """Its time is over."""
-        if self.init.services[name].reloader is not None:
-            kill_families({self.init.services[name].reloader}, {self.init.services[name].reloader})
+        self.kill([], {self.init.services[name].reloader} - {None})
 
 
 # ---- scripts -------------------------------------------------------------------------------------
@@ -1546,7 +1540,7 @@ class Scripts:
         self.fifos = init.options.socket + ".d"
         self.descriptors = raise_limit_of_descriptors()
         self.batches = {}           # descriptor: Batch
-        self.to_launch = []         # names of services whose shells are started at the turn's end
+        self.to_launch = {}         # names of services whose shells are started at the turn's end
 
     def path(self, name: str) -> str:
         """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
@@ -1566,8 +1560,7 @@ class Scripts:
         if self.init.processes.groups:
             self.init.processes.make_group(service)
         if is_for_batch:
-            service.batch = -1
-            self.to_launch.append(service.name)
+            self.to_launch[service.name] = True
         else:
             self.start_shell(service)
 
@@ -1587,8 +1580,7 @@ class Scripts:
         """Make the FIFOs of its script, whose ends here are open before the shell's: what its last
         life has left still has the old ones."""
         path = f"{self.fifos}/{service.name}"
-        if service.ask is not None:
-            self.init.door.drop(self.init.door.peers[service.ask])
+        self.hang_up(service)
         if not os.path.isdir(self.fifos):       # removed
             self.make_folder(self.init.options.socket)
         make_fifo(path + ".ask")
@@ -1601,10 +1593,14 @@ class Scripts:
             raise OSError(EMFILE, os.strerror(EMFILE))
         self.open_log(service)
 
-    def close_fifos(self, service: Service) -> None:
-        """There is no shell that opens them. The log ends here where its last life is over."""
+    def hang_up(self, service: Service) -> None:
+        """Hear no more of its script."""
         if service.ask is not None:
             self.init.door.drop(self.init.door.peers[service.ask])
+
+    def close_fifos(self, service: Service) -> None:
+        """There is no shell that opens them. The log ends here where its last life is over."""
+        self.hang_up(service)
         if service.log is not None:
             try:
                 os.close(os.open(f"{self.fifos}/{service.name}.log", os.O_WRONLY | os.O_NONBLOCK))
@@ -1672,25 +1668,23 @@ class Scripts:
                 self.init.loop.set_timer("launch", "", SLOW)
                 return
             count = min(room, BATCH)
-            names, self.to_launch = self.to_launch[:count], self.to_launch[count:]
-            services = [self.init.services[name] for name in names]
-            services = [each for each in services if each.batch == -1]
+            services = [self.init.services[name] for name in list(self.to_launch)[:count]]
+            for each in services:
+                del self.to_launch[each.name]
             try:
                 self.start_batch(services)
             except OSError as error:
                 for each in services:
-                    each.batch = None
                     self.init.services.fail_to_run(each, error)
 
     def busy_shells(self) -> int:
         """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
         since = time.monotonic() - SLOW
-        return sum(each.state == STARTING and not each.waiting and each.batch != -1
+        return sum(each.state == STARTING and not each.waiting and each.name not in self.to_launch
                    and max(each.launched, each.met) > since for each in self.init.services.values())
 
     def start_batch(self, services: list) -> None:
         if len(services) == 1:
-            services[0].batch = None
             self.start_shell(services[0])
         elif services:
             reader, writer = os.pipe()
@@ -1732,7 +1726,7 @@ class Scripts:
                 service.batch = None
                 service.pid = batch.forked[name] = int(word)
                 self.init.processes.names[service.pid] = name
-                if service.state == STOPPING and not service.held:
+                if service.state == STOPPING:
                     self.init.services.end_processes(service)
 
     def on_batch_end(self, batch: Batch) -> None:
@@ -1858,7 +1852,7 @@ class Scripts:
         """Its script said what can't be."""
         if service.state == STARTING:
             service.failure = str(error)[:REASON_LIMIT]
-            self.init.services.post(service, "late")
+            self.init.services.post(service, "wrong")
 
     def await_file(self, service: Service, path: str) -> None:
         """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
@@ -2201,7 +2195,7 @@ class Door:
             asker.waiting |= peer.left
             if asker.state == STARTING:
                 # Others' time is not its own.
-                self.init.loop.timers.pop(("late", asker.name), None)
+                self.init.loop.drop_timer("late", asker.name)
 
     def tell_waiters(self, service: Service) -> None:
         """SERVICE has changed: answer those for whom it was the last that they waited for."""
@@ -2453,7 +2447,7 @@ class Sleep:
 
     def fall_asleep(self) -> None:
         if all(each.state != STARTING for each in self.init.services.values()):
-            self.init.loop.timers.pop(("stuck", ""), None)        # it would wake for nothing
+            self.init.loop.drop_timer("stuck", "")      # it would wake for nothing
             self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
         if numbers_now(self.program) == self.program_numbers:
             self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
@@ -2726,8 +2720,7 @@ class Init:
         self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
         for service in self.services.values():
             service.again = False
-            if service.state == FAILED:
-                self.loop.timers.pop(("late", service.name), None)
+            self.loop.drop_timer("again", service.name)
             if not service.is_down():
                 self.services.post(service, "stop")
 
@@ -2750,7 +2743,8 @@ STATE = {
 
 # A timer's kind: what it does.
 TIMERS = {
-    "late": lambda init, name: init.services.on_late(name),
+    "late": lambda init, name: init.services.post(init.services[name], "late"),
+    "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
     "accept": lambda init, name: init.door.accept_again(name),
     "answer": lambda init, name: init.door.answer_again(name),
@@ -3003,7 +2997,8 @@ def main(argv: "list | None" = None) -> int:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
     init.run()
-    init.processes.kill_rest()
+    init.processes.kill([each for each in init.services.values() if each.alone],
+                        init.processes.names.keys())
     init.logs.end()
     if init.door.listener is not None:
         init.loop.attempt(remove_entry, options.socket)
