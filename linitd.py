@@ -81,7 +81,6 @@ OUR_SCRIPTS = ("boot", "pre", "linit-supd")
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
-MACHINE = "pid:[4026531836]"        # the PID namespace that is no container's (linux/proc_ns.h)
 GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 
@@ -322,7 +321,8 @@ class Service:
         return {WAITING: STARTING, HELD: STOPPING}.get(self.state, self.state)
 
     def shown_pid(self) -> str:
-        is_there = self.state in (STARTING, HELD, STOPPING) or self.is_daemon and self.state == RUNNING
+        runs = self.is_daemon and self.state == RUNNING
+        is_there = runs or self.state in (STARTING, HELD, STOPPING)
         return str(self.pid) if self.pid and is_there else "-"
 
 
@@ -1681,7 +1681,8 @@ class Scripts:
         """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
         since = time.monotonic() - SLOW
         return sum(each.state == STARTING and not each.waiting and each.name not in self.to_launch
-                   and max(each.launched, each.met) > since for each in self.init.services.values())
+                   and max(each.launched, each.met) > since
+                   for each in self.init.services.values())
 
     def start_batch(self, services: list) -> None:
         if len(services) == 1:
@@ -2940,45 +2941,18 @@ def start_boot(init: Init) -> None:
         init.offer_rescue()
 
 
-def end_everything(init: Init) -> None:
-    """What PID 1 does last: end all processes, unmount, and call the kernel, each by a program,
-    which a disk may hold up."""
-    for number in (_signal.SIGTERM, _signal.SIGKILL):
-        send_signal(-1, number)
-        limit = time.monotonic() + LAST_GRACE
-        while has_children() and time.monotonic() < limit:
-            time.sleep(0.02)
-    # umount always complains of what can't go: the root in memory, /dev with the console.
-    quiet = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-    commands = [(["sync"], []), ([init.ending, "-f"], [])]
-    if not is_contained():
-        commands.insert(1, (["umount", "-a", "-r"], quiet))
-    for command, actions in commands:
-        try:
-            pid = os.posix_spawnp(command[0], command, init.scripts.environment(),
-                                  file_actions=actions)
-            wait_for(pid, SHUTDOWN_LIMIT)
-        except OSError as error:
-            init.say(f"{command[0]}: {error.strerror}")
-
-
-def is_contained() -> bool:
-    """Whether this is PID 1 of a container: its file systems are the host's, which `umount -r`
-    would make read-only."""
+def end_system(init: Init) -> None:
+    """What PID 1 does last, by the script that does it where no linitd runs: end all processes,
+    unmount, and call the kernel."""
+    number = next(number for number, kind in PID_1_SIGNALS.items() if kind == init.ending)
+    program = find_program("linit-rescue")
+    for service in init.services.values():
+        if service.log is not None:     # who prints while it ends isn't killed by a broken pipe
+            os.set_inheritable(service.log, True)
     try:
-        return os.readlink("/proc/self/ns/pid") != MACHINE
-    except OSError:
-        return False                    # without /proc, or a kernel without namespaces
-
-
-def has_children() -> bool:
-    """Whether a child is left that has not ended; those that have are taken leave of."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-        return True
-    except ChildProcessError:
-        return False
+        os.execve(program, [program, str(int(number))], init.scripts.environment())
+    except OSError as error:
+        init.say(f"linit-rescue: {error.strerror}; copy it beside linitd")
 
 
 def main(argv: "list | None" = None) -> int:
@@ -3003,7 +2977,7 @@ def main(argv: "list | None" = None) -> int:
     if init.door.listener is not None:
         init.loop.attempt(remove_entry, options.socket)
     if init.is_first:
-        end_everything(init)
+        end_system(init)
     return 0
 
 
