@@ -1913,6 +1913,16 @@ def test_s30_a_daemon_comes_back_when_there_are_descriptors_again(up):
     wait_until(lambda: up.state("daemon") == "running")
 
 
+def test_linitd_and_rc_common_have_the_same_defaults():
+    """A script that changes none may say nothing."""
+    linitd = load_tool("linitd")
+    text = (ROOT / "initd/rc.common").read_text()
+    words = re.findall(r"^([a-z_]+)='?([^\s']+)'?\s+#", text, re.MULTILINE)
+    settings = [f"{key}={value}" for key, value in words]
+    assert len(settings) == len(linitd.SETTINGS) - 2        # type and stop are functions there
+    assert linitd.parse_settings(settings) == linitd.DEFAULTS
+
+
 def test_a_state_of_an_earlier_version_has_what_is_new(tmp_path, monkeypatch):
     """Services of it know fewer settings, and there are rooms whose things nobody has saved."""
     linitd = load_tool("linitd")
