@@ -995,6 +995,7 @@ class Services(dict):
         self.queue = []             # (Service, event): what happens next
         self.is_working = False     # through the queue
         self.firsts = set()         # names of services that said `before`
+        self.lasts = {}             # at the end: name: names that came after it, and stop before it
         self.skipped = set(kernel_values("linit.skip"))
 
     def service(self, name: str) -> Service:
@@ -1119,8 +1120,7 @@ class Services(dict):
         self.init.door.tell_waiters(service)
         self.begin_afters(service)
         if service.is_down():
-            for name in service.needs:
-                self.release(self[name])
+            self.release_needs(service)
         if service.is_down() and service.again:
             self.post(service, "start")
         elif service.state == FAILED and service.keeps_trying and not self.init.ending:
@@ -1191,8 +1191,34 @@ class Services(dict):
         """Go on with the stop of what is held, unless a dependent is still there. One that has
         stopped, is started again and waits for this one holds it up no more."""
         if service.state == HELD and all(each.is_down() or service.name in each.waiting
-                                         for each in map(self.get, service.dependents)):
+                                         for each in map(self.get, service.dependents)) \
+                and all(self[name].is_down() for name in self.lasts.get(service.name, ())):
             self.post(service, "free")
+
+    def release_needs(self, service: Service) -> None:
+        """SERVICE has stopped: go on with what it needed, or came after."""
+        for name in service.needs | service.wants | service.afters:
+            if name in self:
+                self.release(self[name])
+
+    def stop_all(self) -> None:
+        """Stop everything, in the reverse order of `want` and `after` as well."""
+        for service in self.values():
+            for name in service.wants | service.afters:
+                self.lasts.setdefault(name, set()).add(service.name)
+        for service in self.values():
+            service.again = False
+            self.init.loop.drop_timer("again", service.name)
+            if not service.is_down():
+                self.post(service, "stop")
+
+    def look_for_circles(self) -> None:
+        """At the end nothing stops any more: `want` and `after` may go round in circles."""
+        states = [service.state for service in self.values()]
+        if self.lasts and HELD in states and STOPPING not in states:
+            self.lasts = {}
+            for service in self.values():
+                self.release(service)
 
     def begin_stop(self, service: Service) -> None:
         """Run its own `stop`, or else end its processes."""
@@ -2643,6 +2669,8 @@ class Init:
         self.loop.attempt(self.logs.flush)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
+        elif self.ending:
+            self.loop.attempt(self.services.look_for_circles)
         elif self.sleep.is_to_reexec:
             self.loop.attempt(self.sleep.reexec)
         elif self.sleep.program and self.sleep.is_idle():
@@ -2719,11 +2747,7 @@ class Init:
         self.has_booted = False
         self.say(f"{kind}: stopping all services")
         self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
-        for service in self.services.values():
-            service.again = False
-            self.loop.drop_timer("again", service.name)
-            if not service.is_down():
-                self.services.post(service, "stop")
+        self.services.stop_all()
 
     def end_now(self, name: str) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
@@ -2736,7 +2760,7 @@ STATE = {
     "init": ("began", "boot", "has_booted", "stuck_for", "ending", "pending"),
     "loop": ("timers",),
     "logs": ("is_there", "waiting", "size"),
-    "services": ("firsts", "skipped"),
+    "services": ("firsts", "lasts", "skipped"),
     "scripts": ("fifos", "to_launch", "descriptors"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),

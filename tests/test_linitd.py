@@ -2241,6 +2241,28 @@ def test_words_of_the_kernel_s_command_line(first, word, running):
     assert ("linit.boot=absent: there is no such service" in first.screen()) == ("absent" in word)
 
 
+@pytest.mark.parametrize("verb", ["want", "after"])
+def test_at_the_end_who_came_after_another_stops_before_it(init, verb):
+    for name in ("first", "second", "third"):
+        init.add(name, {"first": "", "second": f"depends() {{ {verb} first; }}",
+                        "third": f"depends() {{ {verb} second; }}"}[name],
+                 "start() { :; }", f"stop() {{ sleep 0.2; {init.does(name)}; }}")
+    for name in ("first", "second", "third"):
+        assert init.ask(f"start {name}") == ["ok"]
+    assert init.ask("poweroff") == ["ok"] and init.wait() == 0
+    assert init.trace() == ["third", "second", "first"]
+
+
+def test_a_circle_of_want_and_after_does_not_hold_up_the_end(init):
+    init.add("other", "depends() { after it; }", "start() { :; }")
+    init.add("it", "depends() { want other; }", "start() { :; }", "stop() { sleep 0.1; }")
+    assert init.ask("start it") == ["ok"]
+    assert init.ask("restart other") == ["ok"]       # now it comes after what wants it
+    began = time.monotonic()
+    assert init.ask("poweroff") == ["ok"] and init.wait() == 0
+    assert time.monotonic() - began < 10
+
+
 def test_a_console_with_a_login_hears_of_what_needs_a_person_alone(first):
     """Of the boot and of the end it hears all."""
     first.add_boot("daemon")
