@@ -1026,7 +1026,7 @@ def test_help_has_80_columns_and_what_there_is():
     for name in listed:
         assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or f"${{{name}:-" in scripts
     assert re.findall(r"^  (\w+) +(?:[0-9.]+ MB|not made)  \w", text, re.M) == [
-        "base", "full", "pc", "router"]
+        "base", "full", "pc", "desktop", "router"]
 
 
 @pytest.mark.parametrize("arguments, verb", [
@@ -1108,7 +1108,7 @@ def test_world_builds_what_its_image_needs(tree, author):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["SYSTEM=bas"], "SYSTEM=bas is none of: base full pc router"),
+    (["SYSTEM=bas"], "SYSTEM=bas is none of: base full pc desktop router"),
     (["PACKAGES=helo"], "pkggen: recipes: no recipe makes the package helo; did you mean hello?"),
     (["PACKAGES=nan les"], "no recipe for x86_64 makes nan; did you mean nano?, les"),
     (["SERVICES=htpd"], "pkggen: no package has the service htpd; did you mean httpd?"),
@@ -1747,16 +1747,21 @@ class Console:
 
     def press(self, *keys):
         """Press KEYS of its keyboard together."""
-        command = {"execute": "send-key", "arguments": {
-            "keys": [{"type": "qcode", "data": key} for key in keys]}}
+        self.tell("send-key", keys=[{"type": "qcode", "data": key} for key in keys])
+
+    def tell(self, execute, **arguments):
+        """Have QEMU do this, as its QMP has it."""
+        command = {"execute": execute, "arguments": arguments}
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.monitor))
             with monitor.makefile("rw") as stream:
                 for request in ({"execute": "qmp_capabilities"}, command):
                     stream.write(json.dumps(request) + "\n")
                     stream.flush()
-                    while '"return"' not in stream.readline():
-                        pass
+                    answer = "event"
+                    while '"return"' not in answer:
+                        answer = stream.readline()
+                        assert answer and '"error"' not in answer, answer
 
     def stop_watching(self):
         self.process.kill()
@@ -2560,6 +2565,92 @@ def test_boot_a_pc(everything, serve, tmp_path):
         assert re.findall(r"[.:](\d+) .*LISTEN", by_ssh(console, "netstat -ltn")) == ["22", "22"]
         by_ssh(console, "[ -d /sys/firmware/efi ] && poweroff")
         ends_soon(console)
+
+
+# -- a desktop
+
+KEYS = {" ": ["spc"], "'": ["apostrophe"], "\\": ["backslash"], "[": ["bracket_left"],
+        "%": ["shift", "5"], "\n": ["ret"]}
+BACKGROUND = (0x20, 0x40, 0x60)         # as weston.ini has it
+
+
+class Screen:
+    """What a machine's screen shows."""
+
+    def __init__(self, console, path):
+        console.tell("screendump", filename=str(path))
+        head = re.match(rb"P6\n(\d+) (\d+)\n255\n", path.read_bytes())
+        self.width, self.height = map(int, head.groups())
+        self.pixels = head.string[head.end():]
+
+    def at(self, x, y):
+        place = 3 * (y * self.width + x)
+        return tuple(self.pixels[place:place + 3])
+
+    def share(self, is_so):
+        """How much of it, from 0 to 1, IS_SO of (red, green, blue) holds for."""
+        places = range(0, self.width * self.height, 7)
+        return sum(is_so(*self.pixels[3 * place:3 * place + 3]) for place in places) / len(places)
+
+
+def click(console, screen, x, y):
+    """Move there, press and release, each for as long as a person would."""
+    place = [{"type": "abs", "data": {"axis": axis, "value": int(part * 0x7fff)}}
+             for axis, part in (("x", x / screen.width), ("y", y / screen.height))]
+    buttons = [[{"type": "btn", "data": {"down": down, "button": "left"}}]
+               for down in (True, False)]
+    for events in (place, *buttons):
+        console.tell("input-send-event", events=events)
+        time.sleep(0.5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("firmware, card", [("bios", "std"), ("efi", "virtio")])
+def test_boot_a_desktop(everything, tmp_path, firmware, card):
+    """A click on the panel opens a terminal; what is typed is answered on the screen, also by a
+    keyboard that is plugged in then."""
+    status, text = output_of(
+        "make", "image", "SYSTEM=desktop", "CONF=/dev/null", f"O={BUILD}", cwd=ROOT)
+    assert status == 0, text
+    shutil.copy(BUILD / ARCH / "image-desktop/disk.img", tmp_path)
+
+    def screen():
+        return Screen(console, tmp_path / "screen.ppm")
+
+    def wait_for_screen(is_so, what):
+        wait_until(lambda: is_so(screen()), BOOT_LIMIT, what)
+
+    def fill(color):
+        """Have the terminal's shell paint two thousand cells in this color."""
+        for character in f"printf '\\033[4{color}m%2000s'\n":
+            console.press(*KEYS.get(character, [character]))
+            time.sleep(0.1)
+
+    def log():
+        return console.check("linitctl log weston")
+
+    with running(tmp_path, tmp_path, "-vga", card, SYSTEM="desktop", FIRMWARE=firmware) as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+        wait_for_screen(lambda screen: screen.at(640, 400) == BACKGROUND, "a background")
+        panel = screen()
+        assert panel.width >= 1024 and panel.at(640, 8) != BACKGROUND
+        assert console.check("ps -o user,comm | grep -c '^user .*weston'").strip() > "1"
+        click(console, panel, panel.width // 2, panel.height // 2)
+        click(console, panel, 22, 16)
+        wait_for_screen(lambda screen: screen.share(lambda *color: color == (0, 0, 0)) > 0.1,
+                        "a terminal")
+        fill(2)
+        wait_for_screen(lambda screen: screen.share(
+            lambda red, green, blue: green > 2 * max(red, blue, 40)) > 0.05, "green cells")
+        keyboards = log().count("device is a keyboard")
+        console.tell("device_add", driver="usb-kbd", id="plugged")
+        wait_until(lambda: log().count("device is a keyboard") > keyboards, what="a keyboard")
+        fill(1)
+        wait_for_screen(lambda screen: screen.share(
+            lambda red, green, blue: red > 2 * max(green, blue, 40)) > 0.05, "red cells")
+        console.tell("device_del", id="plugged")
+        wait_until(lambda: "USB Keyboard: device removed" in log(), what="no keyboard")
 
 
 # -- upgraded in place
