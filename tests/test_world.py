@@ -117,14 +117,12 @@ def test_base_is_static_and_small(index):
 
 
 def test_the_kernels_and_their_headers_are_of_one_source():
-    """One version, one hash; and both ask for a reboot when they are upgraded."""
+    """One version, one hash."""
     recipes = [yaml.safe_load((ROOT / f"recipes/{name}/pkgen.yaml").read_text())
                for name in ("core/linux-headers", "kernel/linux-tiny", "kernel/linux")]
     assert all(recipe[key] == recipes[0][key] for recipe in recipes
                for key in ("version", "sha256"))
     assert all(recipe["sources"][0] == recipes[0]["sources"][0] for recipe in recipes)
-    tiny, linux = recipes[1]["packages"]["linux-tiny"], recipes[2]["packages"]["linux"]
-    assert tiny == linux and "reboot" in tiny["scripts"]["post-upgrade"]
     tiny, linux = ((ROOT / f"recipes/kernel/{name}/{name}.config").read_text().splitlines()
                    for name in ("linux-tiny", "linux"))
     assert set(tiny) < set(linux)
@@ -1028,7 +1026,7 @@ def test_help_has_80_columns_and_what_there_is():
     for name in listed:
         assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or f"${{{name}:-" in scripts
     assert re.findall(r"^  (\w+) +(?:[0-9.]+ MB|not made)  \w", text, re.M) == [
-        "base", "full", "pc", "router"]
+        "base", "full", "pc", "desktop", "router"]
 
 
 @pytest.mark.parametrize("arguments, verb", [
@@ -1110,7 +1108,7 @@ def test_world_builds_what_its_image_needs(tree, author):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["SYSTEM=bas"], "SYSTEM=bas is none of: base full pc router"),
+    (["SYSTEM=bas"], "SYSTEM=bas is none of: base full pc desktop router"),
     (["PACKAGES=helo"], "pkggen: recipes: no recipe makes the package helo; did you mean hello?"),
     (["PACKAGES=nan les"], "no recipe for x86_64 makes nan; did you mean nano?, les"),
     (["SERVICES=htpd"], "pkggen: no package has the service htpd; did you mean httpd?"),
@@ -1749,16 +1747,21 @@ class Console:
 
     def press(self, *keys):
         """Press KEYS of its keyboard together."""
-        command = {"execute": "send-key", "arguments": {
-            "keys": [{"type": "qcode", "data": key} for key in keys]}}
+        self.tell("send-key", keys=[{"type": "qcode", "data": key} for key in keys])
+
+    def tell(self, execute, **arguments):
+        """Have QEMU do this, as its QMP has it."""
+        command = {"execute": execute, "arguments": arguments}
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.monitor))
             with monitor.makefile("rw") as stream:
                 for request in ({"execute": "qmp_capabilities"}, command):
                     stream.write(json.dumps(request) + "\n")
                     stream.flush()
-                    while '"return"' not in stream.readline():
-                        pass
+                    answer = "event"
+                    while '"return"' not in answer:
+                        answer = stream.readline()
+                        assert answer and '"error"' not in answer, answer
 
     def stop_watching(self):
         self.process.kill()
@@ -1991,6 +1994,11 @@ def pid_1(console):
 def fall_asleep(console):
     """Wait until PID 1 has nothing to do."""
     console.check("while [ $(readlink /proc/1/exe) != /sbin/linit-idle ]; do sleep 0.5; done")
+
+
+def test_boot_df_shows_a_root_in_memory(device):
+    blocks, used, free = device.check("df / | tail -n 1").split()[1:4]
+    assert int(blocks) >= int(used) + int(free) > int(used) > 1000
 
 
 def test_boot_pid_1_sleeps_in_16_kilobytes_and_wakes_for_work(device):
@@ -2559,6 +2567,92 @@ def test_boot_a_pc(everything, serve, tmp_path):
         ends_soon(console)
 
 
+# -- a desktop
+
+KEYS = {" ": ["spc"], "'": ["apostrophe"], "\\": ["backslash"], "[": ["bracket_left"],
+        "%": ["shift", "5"], "\n": ["ret"]}
+BACKGROUND = (0x20, 0x40, 0x60)         # as weston.ini has it
+
+
+class Screen:
+    """What a machine's screen shows."""
+
+    def __init__(self, console, path):
+        console.tell("screendump", filename=str(path))
+        head = re.match(rb"P6\n(\d+) (\d+)\n255\n", path.read_bytes())
+        self.width, self.height = map(int, head.groups())
+        self.pixels = head.string[head.end():]
+
+    def at(self, x, y):
+        place = 3 * (y * self.width + x)
+        return tuple(self.pixels[place:place + 3])
+
+    def share(self, is_so):
+        """How much of it, from 0 to 1, IS_SO of (red, green, blue) holds for."""
+        places = range(0, self.width * self.height, 7)
+        return sum(is_so(*self.pixels[3 * place:3 * place + 3]) for place in places) / len(places)
+
+
+def click(console, screen, x, y):
+    """Move there, press and release, each for as long as a person would."""
+    place = [{"type": "abs", "data": {"axis": axis, "value": int(part * 0x7fff)}}
+             for axis, part in (("x", x / screen.width), ("y", y / screen.height))]
+    buttons = [[{"type": "btn", "data": {"down": down, "button": "left"}}]
+               for down in (True, False)]
+    for events in (place, *buttons):
+        console.tell("input-send-event", events=events)
+        time.sleep(0.5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("firmware, card", [("bios", "std"), ("efi", "virtio")])
+def test_boot_a_desktop(everything, tmp_path, firmware, card):
+    """A click on the panel opens a terminal; what is typed is answered on the screen, also by a
+    keyboard that is plugged in then."""
+    status, text = output_of(
+        "make", "image", "SYSTEM=desktop", "CONF=/dev/null", f"O={BUILD}", cwd=ROOT)
+    assert status == 0, text
+    shutil.copy(BUILD / ARCH / "image-desktop/disk.img", tmp_path)
+
+    def screen():
+        return Screen(console, tmp_path / "screen.ppm")
+
+    def wait_for_screen(is_so, what):
+        wait_until(lambda: is_so(screen()), BOOT_LIMIT, what)
+
+    def fill(color):
+        """Have the terminal's shell paint two thousand cells in this color."""
+        for character in f"printf '\\033[4{color}m%2000s'\n":
+            console.press(*KEYS.get(character, [character]))
+            time.sleep(0.1)
+
+    def log():
+        return console.check("linitctl log weston")
+
+    with running(tmp_path, tmp_path, "-vga", card, SYSTEM="desktop", FIRMWARE=firmware) as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+        wait_for_screen(lambda screen: screen.at(640, 400) == BACKGROUND, "a background")
+        panel = screen()
+        assert panel.width >= 1024 and panel.at(640, 8) != BACKGROUND
+        assert console.check("ps -o user,comm | grep -c '^user .*weston'").strip() > "1"
+        click(console, panel, panel.width // 2, panel.height // 2)
+        click(console, panel, 22, 16)
+        wait_for_screen(lambda screen: screen.share(lambda *color: color == (0, 0, 0)) > 0.1,
+                        "a terminal")
+        fill(2)
+        wait_for_screen(lambda screen: screen.share(
+            lambda red, green, blue: green > 2 * max(red, blue, 40)) > 0.05, "green cells")
+        keyboards = log().count("device is a keyboard")
+        console.tell("device_add", driver="usb-kbd", id="plugged")
+        wait_until(lambda: log().count("device is a keyboard") > keyboards, what="a keyboard")
+        fill(1)
+        wait_for_screen(lambda screen: screen.share(
+            lambda red, green, blue: red > 2 * max(green, blue, 40)) > 0.05, "red cells")
+        console.tell("device_del", id="plugged")
+        wait_until(lambda: "USB Keyboard: device removed" in log(), what="no keyboard")
+
+
 # -- upgraded in place
 
 MARK = b"\n# another build\n"
@@ -2682,7 +2776,7 @@ def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmw
         hashes.append(upgrades.hash_of(kernel, "boot/vmlinuz"))
         console.expect("login: ", BOOT_LIMIT)
         said = console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>&1")
-        assert said.count("\nreboot to run the new kernel\n") == 1
+        assert said.count("reboot to run the new kernel; the one that runs now is ") == 1
         assert console.run("lpkg verify 2>/dev/null") == (0, "")
 
     with running(tmp_path / "image", tmp_path, FIRMWARE=firmware) as console:
