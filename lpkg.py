@@ -2059,10 +2059,15 @@ class Root:
                 error.filename = self.name(path)
                 raise
 
-    def publish(self, path: str) -> None:
-        """Rename PATH.new, which is written, to PATH."""
+    def publish(self, path: str, durable: bool = True) -> None:
+        """Rename PATH.new to PATH; DURABLE: once it is on the disk, where the name is then, too."""
         folder, name = self.place(path)
+        if durable:
+            with open_file(name + ".new", folder) as file:
+                os.fsync(file.fileno())
         os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
+        if durable:
+            os.fsync(folder)
 
     def replace(self, path: str, content: object, durable: bool = True) -> None:
         """Replace PATH, a file that only lpkg writes, by CONTENT, in pieces: a reader or, if it is
@@ -2074,11 +2079,7 @@ class Root:
             with self.create(path + ".new", 0o644) as file:
                 for piece in content:
                     write_all(file.fileno(), piece)
-                if durable:
-                    os.fsync(file.fileno())
-            self.publish(path)
-            if durable:
-                os.fsync(self.folder(path.rpartition("/")[0]))
+            self.publish(path, durable)
         except BaseException:
             self.remove(path + ".new")
             raise
@@ -3981,7 +3982,6 @@ def commit(tx: Transaction) -> None:
         import resource                 # for scripts
     os.sync()
     tx.root.publish(JOURNAL)
-    os.fsync(tx.root.folder(STATE))
 
 
 def apply(root: Root, journal: bytes) -> None:
@@ -4787,7 +4787,6 @@ def cmd_key_add(options: "Options", state: State) -> int:
 
 def cmd_bootstrap(options: "Options") -> int:
     """Make a new root, as a folder or as a tar."""
-    import tempfile
     words = list(options.words)
     if options.tar is None:
         options.root = words.pop(0)
@@ -4802,6 +4801,7 @@ def cmd_bootstrap(options: "Options") -> int:
         if state is None or not is_vacant(options.root):
             raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
         return change_root(state, plan_bootstrap(state, words))
+    import tempfile
     with tempfile.TemporaryDirectory() as folder:
         state = State(options, Root(folder))
         plan = plan_bootstrap(state, words)
