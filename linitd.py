@@ -699,8 +699,18 @@ def loaded_files() -> dict:
     for module in list(sys.modules.values()):
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
+    paths.update(mapped_files())
     paths |= {os.path.dirname(path) for path in paths}
     return {path: file_numbers(path) for path in sorted({what_is_there(path) for path in paths})}
+
+
+def mapped_files() -> list:
+    """The program and its shared libraries; none where there is no /proc."""
+    try:
+        with open("/proc/self/maps") as maps:
+            return [line[line.index("/"):-1] for line in maps if "/" in line]
+    except OSError:
+        return []
 
 
 def what_is_there(path: str) -> str:

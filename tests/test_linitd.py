@@ -2324,3 +2324,13 @@ def test_pid_1_refuses_scripts_that_a_group_can_write(first):
     (first.initd / "it").chmod(0o775)
     first.start("--no-boot")
     assert "others can write it" in first.ask("start it")[0]
+
+
+def test_the_libraries_of_its_python_are_among_what_it_was_loaded_from():
+    """A Python that isn't static runs by files that no module names."""
+    mapped = {line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "/" in line}
+    libc, = {path for path in mapped if re.search(r"/libc[.-]", path)}
+    linitd = load_tool("linitd")
+    loaded = linitd.loaded_files()
+    assert loaded[libc] == linitd.file_numbers(libc)
+    assert os.path.dirname(libc) in loaded
