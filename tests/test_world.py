@@ -3859,10 +3859,14 @@ class PowerCut(Recorded):
         return self
 
     def prepare(self, console):
-        """Mount the disk, and have lpkg compiled: the time that takes isn't worth a cut."""
+        """Mount the disk, and bring the script."""
         for name, value in WRITEBACKS[self.writeback].items():
             console.check(f"echo {value} >/proc/sys/vm/dirty_{name}")
         console.check(f"mount -t ext4 -o {self.mount} /dev/vda /mnt")
+        self.bring_script(console)
+
+    def bring_script(self, console):
+        """Have lpkg compiled: the time that takes isn't worth a cut."""
         console.check(f"head -c {self.script.stat().st_size} /dev/vdb >/tmp/lpkg.py")
         console.check(f"{LPKG} --version && sync")
 
@@ -4045,19 +4049,20 @@ class GetSystems(Systems):
         super().make_disk(kind)
 
     def contents(self, root):
-        """But for what lpkg and lpkg-get have for themselves."""
-        return {path: what for path, what in contents(root).items() if path.startswith(
-            (load_tool("lpkg").INSTALLED, "var/lib/lpkg/world")) or "/lpkg/" not in f"/{path}"}
+        """But for what lpkg and lpkg-get have for themselves, and the indexes seen."""
+        kept = (load_tool("lpkg").INSTALLED, "var/lib/lpkg/world")
+        return {path: what for path, what in contents(root).items() if path.startswith(kept)
+                or path != "serials" and "/lpkg/" not in f"/{path}"}
 
     def command(self, kind):
         return "PATH=/tmp:$PATH LPKG_ROOT=/mnt/root lpkg-get upgrade"
 
 
 class GetPowerCut(PowerCut):
-    """The same by lpkg-get, which the machine has from a disk that is a tar."""
+    """The same by lpkg-get, which is in a tar."""
 
-    def prepare(self, console):
-        console.check("tar -xf /dev/vdb -C /tmp && mount -t ext4 /dev/vda /mnt && sync")
+    def bring_script(self, console):
+        console.check("tar -xf /dev/vdb -C /tmp && sync")
 
 
 def lpkg_get_tar(folder):
