@@ -1,7 +1,7 @@
 # Panux: recipes become signed packages, packages become a system, and the system boots.
 #
 # What an image holds; world.conf keeps these, the command line overrides it:
-#   SYSTEM    base, full, pc or router: what the image is for (full)
+#   SYSTEM    base, full, pc, desktop or router: what the image is for (full)
 #   PACKAGES  packages besides those of SYSTEM
 #   SERVICES  what it starts (those of SYSTEM)
 #   HOST      its name (panux)
@@ -46,7 +46,7 @@ PYTHON ?= python3
 PORT ?= 8080
 
 # The systems: what each holds, starts and boots.
-systems = base full pc router
+systems = base full pc desktop router
 services = clock crond getty hostname mounts network ntpd root seed sysctl syslogd
 
 # base: busybox, and the shell as init
@@ -62,6 +62,11 @@ pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear open
 	nano less htop iw wpa_supplicant
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
+
+# desktop: the pc, with windows: Weston, its panel and a terminal
+desktop = $(pc) weston
+desktop_services = $(pc_services) weston
+desktop_kernel = linux
 
 # router: two ports, a firewall; addresses, names, ssh inside
 router = $(full) dnsmasq iptables dropbear

@@ -81,7 +81,6 @@ OUR_SCRIPTS = ("boot", "pre", "linit-supd")
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
-MACHINE = "pid:[4026531836]"        # the PID namespace that is no container's (linux/proc_ns.h)
 GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 
@@ -98,11 +97,12 @@ DEFAULT_SIGNALS = (
 )
 
 # A service's states. What other programs see of WAITING, between two starts of a daemon that
-# ended, is `starting`.
+# ended, is `starting`; of HELD, to be stopped when what depends on it has stopped, `stopping`.
 STOPPED = "stopped"
 STARTING = "starting"
 RUNNING = "running"
 WAITING = "waiting"
+HELD = "held"
 STOPPING = "stopping"
 FAILED = "failed"
 ACTIVE = (STARTING, RUNNING, WAITING)
@@ -262,7 +262,7 @@ class Service:
         "launched", "met", "became_ready", "ended",     # in monotonic seconds; 0: not yet
         "pause", "restarts", "ready_stamp",     # ready_stamp: the file's, before it was started
         "signal",                   # what to stop it with this time, in place of its stop_signal
-        "held", "kills",            # while stopping: until dependents have stopped; KILLs sent
+        "kills",                    # KILLs sent while stopping
         "reload_failure",
     )
 
@@ -274,7 +274,7 @@ class Service:
         self.settings = DEFAULTS
         self.failure = self.reload_failure = ""
         self.pid = self.batch = self.stopper = self.reloader = self.ask = self.log = None
-        self.again = self.keeps_trying = self.held = self.alone = False
+        self.again = self.keeps_trying = self.alone = False
         self.group, self.told, self.guests = None, 0.0, set()
         self.tail = b""
         self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
@@ -304,7 +304,7 @@ class Service:
 
     def cannot_start(self) -> bool:
         """Whether its last start has failed, or is given up."""
-        return self.state in (FAILED, STOPPING) and bool(self.failure) and not self.came_up()
+        return self.state in (FAILED, HELD, STOPPING) and bool(self.failure) and not self.came_up()
 
     def grace(self) -> float:
         """Seconds that what its main process has left may take to end."""
@@ -318,10 +318,11 @@ class Service:
         return self.reloader is None
 
     def shown_state(self) -> str:
-        return STARTING if self.state == WAITING else self.state
+        return {WAITING: STARTING, HELD: STOPPING}.get(self.state, self.state)
 
     def shown_pid(self) -> str:
-        is_there = self.state in (STARTING, STOPPING) or self.is_daemon and self.state == RUNNING
+        runs = self.is_daemon and self.state == RUNNING
+        is_there = runs or self.state in (STARTING, HELD, STOPPING)
         return str(self.pid) if self.pid and is_there else "-"
 
 
@@ -618,7 +619,7 @@ def kill_families(leaders: set, sessions: set) -> None:
     """End LEADERS, SESSIONS and all that they have started. They are suspended first: what is
     forked meanwhile is found by the next look."""
     stopped = set()
-    for _ in range(KILL_PASSES):
+    for _ in range(KILL_PASSES if leaders else 0):
         found = family(process_table(), leaders, sessions) - stopped - {1, os.getpid()}
         if not found:
             break
@@ -860,6 +861,9 @@ class Loop:
         if self.soonest is None or when < self.soonest:
             self.soonest = when
 
+    def drop_timer(self, kind: str, name: str) -> None:
+        self.timers.pop((kind, name), None)
+
     def run_timers(self) -> bool:
         """Whether one was due."""
         now = time.monotonic()
@@ -1001,6 +1005,7 @@ class Services(dict):
         self.queue = []             # (Service, event): what happens next
         self.is_working = False     # through the queue
         self.firsts = set()         # names of services that said `before`
+        self.lasts = {}             # at the end: name: names that came after it, and stop before it
         self.skipped = set(kernel_values("linit.skip"))
 
     def service(self, name: str) -> Service:
@@ -1042,18 +1047,19 @@ class Services(dict):
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
+            for kind in ("late", "again"):              # those are of the state that is over
+                self.init.loop.drop_timer(kind, service.name)
             self.init.watch_progress()
         action(self, service)
         if self.init.door.followers:
             self.init.door.tell_followers(service)
 
-    def on_late(self, name: str) -> None:
-        """The time of a service to start, to stop or to stay down is over."""
-        service = self[name]
-        if service.state in (WAITING, FAILED) and self.init.processes.is_left(service):
-            self.init.loop.set_timer("late", name, GROUP_POLL)
+    def start_again(self, name: str) -> None:
+        """The pause before its next start is over: it begins when its last life has ended."""
+        if self.init.processes.is_left(self[name]):
+            self.init.loop.set_timer("again", name, GROUP_POLL)
         else:
-            self.post(service, "late")
+            self.post(self[name], "again")
 
     def launch(self, service: Service) -> None:
         """Start it for the first time, or after it was down."""
@@ -1064,7 +1070,7 @@ class Services(dict):
 
     def run_script(self, service: Service) -> None:
         """Run linit-start for it. What its script had left of itself when it failed ends."""
-        self.init.processes.kill_services(service)
+        self.init.processes.kill([service])
         service.pid = service.batch = service.stopper = None    # their ends are no news any more
         self.forget_needs(service)
         service.group, service.told, service.guests = None, 0.0, set()
@@ -1072,6 +1078,7 @@ class Services(dict):
         service.failure = ""
         service.kills = service.signal = 0
         service.settings = DEFAULTS
+        self.init.scripts.hang_up(service)      # what its last life asks is no matter any more
         service.launched = time.monotonic()
         service.met = service.ended = 0.0
         service.waiting = {each.name for each in map(self.get, self.firsts)
@@ -1109,7 +1116,6 @@ class Services(dict):
 
     def settle(self, service: Service) -> None:
         """It runs, is stopped, or has failed: tell those who wait."""
-        self.init.loop.timers.pop(("late", service.name), None)
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
@@ -1124,8 +1130,7 @@ class Services(dict):
         self.init.door.tell_waiters(service)
         self.begin_afters(service)
         if service.is_down():
-            for name in service.needs:
-                self.stop_if_free(self[name])
+            self.release_needs(service)
         if service.is_down() and service.again:
             self.post(service, "start")
         elif service.state == FAILED and service.keeps_trying and not self.init.ending:
@@ -1143,7 +1148,7 @@ class Services(dict):
     def clear_failure(self, service: Service) -> None:
         """It had failed. What a script says of its end need not be true."""
         service.keeps_trying = False
-        self.init.processes.kill_services(service)
+        self.init.processes.kill([service])
         self.settle(service)
 
     def tell_of(self, service: Service) -> None:
@@ -1169,7 +1174,7 @@ class Services(dict):
         text = f"{why}it is started again in {service.pause:g} s"
         self.init.say(f"{service.name}: {text}", is_routine=True)
         self.init.note(service, text)
-        self.init.loop.set_timer("late", service.name, service.pause)
+        self.init.loop.set_timer("again", service.name, service.pause)
         service.pause = min(max(2 * service.pause, 0.1), LONGEST_PAUSE)
 
     def stop_binders(self, service: Service) -> list:
@@ -1185,23 +1190,45 @@ class Services(dict):
             self.post(each, "stop")
         return affected
 
-    def halt(self, service: Service) -> None:
+    def hold(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped."""
-        self.init.loop.timers.pop(("late", service.name), None)
-        service.held = True
         service.told = 0.0
         for name in sorted(service.dependents):
             self.post(self[name], "stop")
-        self.stop_if_free(service)
+        self.release(service)
 
-    def stop_if_free(self, service: Service) -> None:
-        if service.state != STOPPING or not service.held:
-            return
-        # One that has stopped, is started again and waits for this one holds it up no more.
-        if all(each.is_down() or service.name in each.waiting
-               for each in map(self.get, service.dependents)):
-            service.held = False
-            self.begin_stop(service)
+    def release(self, service: Service) -> None:
+        """Go on with the stop of what is held, unless a dependent is still there. One that has
+        stopped, is started again and waits for this one holds it up no more."""
+        if service.state == HELD and all(each.is_down() or service.name in each.waiting
+                                         for each in map(self.get, service.dependents)) \
+                and all(self[name].is_down() for name in self.lasts.get(service.name, ())):
+            self.post(service, "free")
+
+    def release_needs(self, service: Service) -> None:
+        """SERVICE has stopped: go on with what it needed, or came after."""
+        for name in service.needs | service.wants | service.afters:
+            if name in self:
+                self.release(self[name])
+
+    def stop_all(self) -> None:
+        """Stop everything, in the reverse order of `want` and `after` as well."""
+        for service in self.values():
+            for name in service.wants | service.afters:
+                self.lasts.setdefault(name, set()).add(service.name)
+        for service in self.values():
+            service.again = False
+            self.init.loop.drop_timer("again", service.name)
+            if not service.is_down():
+                self.post(service, "stop")
+
+    def look_for_circles(self) -> None:
+        """At the end nothing stops any more: `want` and `after` may go round in circles."""
+        states = [service.state for service in self.values()]
+        if self.lasts and HELD in states and STOPPING not in states:
+            self.lasts = {}
+            for service in self.values():
+                self.release(service)
 
     def begin_stop(self, service: Service) -> None:
         """Run its own `stop`, or else end its processes."""
@@ -1216,10 +1243,8 @@ class Services(dict):
 
     def end_processes(self, service: Service) -> None:
         """Ask what runs to end; it has stopped when nothing does."""
-        if service.batch == -1:     # nobody has begun its shell, which now nobody will
-            service.batch = None
-            self.init.scripts.to_launch.remove(service.name)
-            self.init.scripts.close_fifos(service)
+        if self.init.scripts.to_launch.pop(service.name, None):
+            self.init.scripts.close_fifos(service)      # nobody will open them
         if service.batch:
             return                  # its shell is being forked: on_batch_line comes here again
         if not service.told:
@@ -1228,7 +1253,7 @@ class Services(dict):
             self.post(service, "fail" if service.failure else "gone")
 
     def give_up(self, service: Service) -> None:
-        """It did not start in time, or said something that can't be."""
+        """It did not start in time."""
         after = f"after {service.settings['timeout']:g} s"
         if not service.failure and self.is_without_program(service):
             service.failure = f"run has executed no program {after}; write `exec PROGRAM` there, " \
@@ -1242,7 +1267,6 @@ class Services(dict):
 
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
-        service.held = False
         service.kills += 1
         if service.kills > 2 or not (service.pid or service.stopper or service.batch
                                      or self.init.processes.is_left(service)):
@@ -1260,16 +1284,14 @@ class Services(dict):
     def stay_down(self, service: Service) -> None:
         """Asked to stop while it stops, maybe by another signal."""
         service.again = service.keeps_trying = False
-        if service.held or not service.signal:
-            return
-        if service.signal == _signal.SIGKILL:
+        if service.state == STOPPING and service.signal == _signal.SIGKILL:
             self.init.processes.to_kill.add(service.name)
-        elif service.told:
+        elif service.state == STOPPING and service.signal and service.told:
             self.init.processes.tell_to_end(service)
 
     def set_deadline(self, service: Service, kind: str = "late") -> None:
         """None where its timeout is 0."""
-        self.init.loop.timers.pop((kind, service.name), None)
+        self.init.loop.drop_timer(kind, service.name)
         if service.settings["timeout"]:
             self.init.loop.set_timer(kind, service.name, service.settings["timeout"])
 
@@ -1282,8 +1304,8 @@ class Services(dict):
         elif pid == service.pid:
             service.pid = None
             self.init.scripts.close_fifos(service)       # it may never have opened them
-            if service.state == STOPPING:
-                if service.stopper is None and not service.held:
+            if service.state in (HELD, STOPPING):
+                if service.state == STOPPING and service.stopper is None:
                     self.end_processes(service)
                 return
             self.init.processes.end_rest(service)
@@ -1375,23 +1397,29 @@ class Services(dict):
 #   start   somebody needs it               stop    somebody wants it stopped
 #   ready   it runs                         fail    it ended, and not well (service.failure)
 #   die     a daemon ended, to come back    end     a daemon ended, as it may
-#   late    its deadline passed             gone    what was to be stopped has ended
+#   again   the pause after that is over    wrong   its script says what can't be
+#   free    what depends on it is down      gone    what was to be stopped has ended
+#   late    its time to start, or to stop, is over
 TRANSITIONS = {
     (STOPPED, "start"): (STARTING, Services.launch),
     (FAILED, "start"): (STARTING, Services.launch),
     (FAILED, "stop"): (STOPPED, Services.clear_failure),
-    (FAILED, "late"): (STARTING, Services.run_script),
+    (FAILED, "again"): (STARTING, Services.run_script),
     (STARTING, "ready"): (RUNNING, Services.settle),
     (STARTING, "fail"): (FAILED, Services.settle),
     (STARTING, "die"): (WAITING, Services.pause),
-    (STARTING, "stop"): (STOPPING, Services.halt),
+    (STARTING, "stop"): (HELD, Services.hold),
     (STARTING, "late"): (STOPPING, Services.give_up),
+    (STARTING, "wrong"): (STOPPING, Services.kill),
     (RUNNING, "die"): (WAITING, Services.pause),
     (RUNNING, "end"): (STOPPED, Services.settle),
     (RUNNING, "fail"): (FAILED, Services.settle),
-    (RUNNING, "stop"): (STOPPING, Services.halt),
-    (WAITING, "late"): (STARTING, Services.run_script),
+    (RUNNING, "stop"): (HELD, Services.hold),
+    (WAITING, "again"): (STARTING, Services.run_script),
     (WAITING, "stop"): (STOPPED, Services.settle),
+    (HELD, "start"): (HELD, Services.turn_back),
+    (HELD, "stop"): (HELD, Services.stay_down),
+    (HELD, "free"): (STOPPING, Services.begin_stop),
     (STOPPING, "start"): (STOPPING, Services.turn_back),
     (STOPPING, "stop"): (STOPPING, Services.stay_down),
     (STOPPING, "late"): (STOPPING, Services.kill),
@@ -1479,10 +1507,10 @@ class Processes:
             if service.pid is None and (service.group or service.guests):
                 service.group = service.group if service.group in groups else None
                 service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
-                if service.state == STOPPING and not service.held and service.stopper is None:
+                if service.state == STOPPING and service.stopper is None:
                     self.init.services.end_processes(service)
                 elif self.is_left(service) and now > service.told + service.grace():
-                    self.kill_services(service)
+                    self.kill([service])
 
     def end_rest(self, service: Service) -> None:
         """Its main process has ended by itself: what else is in its group has as long for that as
@@ -1500,15 +1528,14 @@ class Processes:
         services = [self.init.services[name] for name in self.to_kill]
         self.to_kill = set()
         services = [each for each in services if each.state == STOPPING]
-        self.kill_services(*services)
-        stoppers = {each.stopper for each in services if each.stopper is not None}
-        if stoppers:
-            kill_families(stoppers, stoppers)
+        if services:
+            self.kill(services, {each.stopper for each in services} - {None})
 
-    def kill_services(self, *services: Service) -> None:
-        """End all that they have started: the cgroup of each, where there are any, which a shell
-        that has just begun isn't in yet; or, where its main process has ended, what is left."""
-        leaders, sessions = set(), set()
+    def kill(self, services: list, shells: "set | frozenset" = frozenset()) -> None:
+        """End SHELLS and what these have started, and all that SERVICES have: the cgroup of each,
+        where there are any, which a shell that has just begun isn't in yet; or, where its main
+        process has ended, what is left."""
+        leaders, sessions = set(shells), set(shells)
         for service in services:
             if service.pid is None:
                 if service.group:
@@ -1516,8 +1543,7 @@ class Processes:
             elif not (self.groups and self.kill_group(service) and service.came_up()):
                 leaders.add(service.pid)
                 sessions |= {service.pid} if service.alone else set()
-        if leaders:
-            kill_families(leaders, sessions)
+        kill_families(leaders, sessions)
 
     def make_group(self, service: Service) -> None:
         """A cgroup for its shell to go to. Without one its family is all that is found of it."""
@@ -1530,15 +1556,9 @@ class Processes:
         """End all that is in its cgroup; whether that could be done."""
         return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
 
-    def kill_rest(self) -> None:
-        """End what has not been waited for."""
-        self.kill_services(*(each for each in self.init.services.values() if each.alone))
-        kill_families(set(self.names), set(self.names))
-
     def end_reload(self, name: str) -> None:
         """Its time is over."""
-        if self.init.services[name].reloader is not None:
-            kill_families({self.init.services[name].reloader}, {self.init.services[name].reloader})
+        self.kill([], {self.init.services[name].reloader} - {None})
 
 
 # ---- scripts -------------------------------------------------------------------------------------
@@ -1556,7 +1576,7 @@ class Scripts:
         self.fifos = init.options.socket + ".d"
         self.descriptors = raise_limit_of_descriptors()
         self.batches = {}           # descriptor: Batch
-        self.to_launch = []         # names of services whose shells are started at the turn's end
+        self.to_launch = {}         # names of services whose shells are started at the turn's end
 
     def path(self, name: str) -> str:
         """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
@@ -1576,8 +1596,7 @@ class Scripts:
         if self.init.processes.groups:
             self.init.processes.make_group(service)
         if is_for_batch:
-            service.batch = -1
-            self.to_launch.append(service.name)
+            self.to_launch[service.name] = True
         else:
             self.start_shell(service)
 
@@ -1597,8 +1616,7 @@ class Scripts:
         """Make the FIFOs of its script, whose ends here are open before the shell's: what its last
         life has left still has the old ones."""
         path = f"{self.fifos}/{service.name}"
-        if service.ask is not None:
-            self.init.door.drop(self.init.door.peers[service.ask])
+        self.hang_up(service)
         if not os.path.isdir(self.fifos):       # removed
             self.make_folder(self.init.options.socket)
         make_fifo(path + ".ask")
@@ -1611,10 +1629,14 @@ class Scripts:
             raise OSError(EMFILE, os.strerror(EMFILE))
         self.open_log(service)
 
-    def close_fifos(self, service: Service) -> None:
-        """There is no shell that opens them. The log ends here where its last life is over."""
+    def hang_up(self, service: Service) -> None:
+        """Hear no more of its script."""
         if service.ask is not None:
             self.init.door.drop(self.init.door.peers[service.ask])
+
+    def close_fifos(self, service: Service) -> None:
+        """There is no shell that opens them. The log ends here where its last life is over."""
+        self.hang_up(service)
         if service.log is not None:
             try:
                 os.close(os.open(f"{self.fifos}/{service.name}.log", os.O_WRONLY | os.O_NONBLOCK))
@@ -1682,25 +1704,24 @@ class Scripts:
                 self.init.loop.set_timer("launch", "", SLOW)
                 return
             count = min(room, BATCH)
-            names, self.to_launch = self.to_launch[:count], self.to_launch[count:]
-            services = [self.init.services[name] for name in names]
-            services = [each for each in services if each.batch == -1]
+            services = [self.init.services[name] for name in list(self.to_launch)[:count]]
+            for each in services:
+                del self.to_launch[each.name]
             try:
                 self.start_batch(services)
             except OSError as error:
                 for each in services:
-                    each.batch = None
                     self.init.services.fail_to_run(each, error)
 
     def busy_shells(self) -> int:
         """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
         since = time.monotonic() - SLOW
-        return sum(each.state == STARTING and not each.waiting and each.batch != -1
-                   and max(each.launched, each.met) > since for each in self.init.services.values())
+        return sum(each.state == STARTING and not each.waiting and each.name not in self.to_launch
+                   and max(each.launched, each.met) > since
+                   for each in self.init.services.values())
 
     def start_batch(self, services: list) -> None:
         if len(services) == 1:
-            services[0].batch = None
             self.start_shell(services[0])
         elif services:
             reader, writer = os.pipe()
@@ -1742,7 +1763,7 @@ class Scripts:
                 service.batch = None
                 service.pid = batch.forked[name] = int(word)
                 self.init.processes.names[service.pid] = name
-                if service.state == STOPPING and not service.held:
+                if service.state == STOPPING:
                     self.init.services.end_processes(service)
 
     def on_batch_end(self, batch: Batch) -> None:
@@ -1868,7 +1889,7 @@ class Scripts:
         """Its script said what can't be."""
         if service.state == STARTING:
             service.failure = str(error)[:REASON_LIMIT]
-            self.init.services.post(service, "late")
+            self.init.services.post(service, "wrong")
 
     def await_file(self, service: Service, path: str) -> None:
         """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
@@ -2211,7 +2232,7 @@ class Door:
             asker.waiting |= peer.left
             if asker.state == STARTING:
                 # Others' time is not its own.
-                self.init.loop.timers.pop(("late", asker.name), None)
+                self.init.loop.drop_timer("late", asker.name)
 
     def tell_waiters(self, service: Service) -> None:
         """SERVICE has changed: answer those for whom it was the last that they waited for."""
@@ -2463,7 +2484,7 @@ class Sleep:
 
     def fall_asleep(self) -> None:
         if all(each.state != STARTING for each in self.init.services.values()):
-            self.init.loop.timers.pop(("stuck", ""), None)        # it would wake for nothing
+            self.init.loop.drop_timer("stuck", "")      # it would wake for nothing
             self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
         if numbers_now(self.program) == self.program_numbers:
             self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
@@ -2658,6 +2679,8 @@ class Init:
         self.loop.attempt(self.logs.flush)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
+        elif self.ending:
+            self.loop.attempt(self.services.look_for_circles)
         elif self.sleep.is_to_reexec:
             self.loop.attempt(self.sleep.reexec)
         elif self.sleep.program and self.sleep.is_idle():
@@ -2734,12 +2757,7 @@ class Init:
         self.has_booted = False
         self.say(f"{kind}: stopping all services")
         self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
-        for service in self.services.values():
-            service.again = False
-            if service.state == FAILED:
-                self.loop.timers.pop(("late", service.name), None)
-            if not service.is_down():
-                self.services.post(service, "stop")
+        self.services.stop_all()
 
     def end_now(self, name: str) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
@@ -2752,7 +2770,7 @@ STATE = {
     "init": ("began", "boot", "has_booted", "stuck_for", "ending", "pending"),
     "loop": ("timers",),
     "logs": ("is_there", "waiting", "size"),
-    "services": ("firsts", "skipped"),
+    "services": ("firsts", "lasts", "skipped"),
     "scripts": ("fifos", "to_launch", "descriptors"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),
@@ -2760,7 +2778,8 @@ STATE = {
 
 # A timer's kind: what it does.
 TIMERS = {
-    "late": lambda init, name: init.services.on_late(name),
+    "late": lambda init, name: init.services.post(init.services[name], "late"),
+    "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
     "accept": lambda init, name: init.door.accept_again(name),
     "answer": lambda init, name: init.door.answer_again(name),
@@ -2956,45 +2975,18 @@ def start_boot(init: Init) -> None:
         init.offer_rescue()
 
 
-def end_everything(init: Init) -> None:
-    """What PID 1 does last: end all processes, unmount, and call the kernel, each by a program,
-    which a disk may hold up."""
-    for number in (_signal.SIGTERM, _signal.SIGKILL):
-        send_signal(-1, number)
-        limit = time.monotonic() + LAST_GRACE
-        while has_children() and time.monotonic() < limit:
-            time.sleep(0.02)
-    # umount always complains of what can't go: the root in memory, /dev with the console.
-    quiet = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-    commands = [(["sync"], []), ([init.ending, "-f"], [])]
-    if not is_contained():
-        commands.insert(1, (["umount", "-a", "-r"], quiet))
-    for command, actions in commands:
-        try:
-            pid = os.posix_spawnp(command[0], command, init.scripts.environment(),
-                                  file_actions=actions)
-            wait_for(pid, SHUTDOWN_LIMIT)
-        except OSError as error:
-            init.say(f"{command[0]}: {error.strerror}")
-
-
-def is_contained() -> bool:
-    """Whether this is PID 1 of a container: its file systems are the host's, which `umount -r`
-    would make read-only."""
+def end_system(init: Init) -> None:
+    """What PID 1 does last, by the script that does it where no linitd runs: end all processes,
+    unmount, and call the kernel."""
+    number = next(number for number, kind in PID_1_SIGNALS.items() if kind == init.ending)
+    program = find_program("linit-rescue")
+    for service in init.services.values():
+        if service.log is not None:     # who prints while it ends isn't killed by a broken pipe
+            os.set_inheritable(service.log, True)
     try:
-        return os.readlink("/proc/self/ns/pid") != MACHINE
-    except OSError:
-        return False                    # without /proc, or a kernel without namespaces
-
-
-def has_children() -> bool:
-    """Whether a child is left that has not ended; those that have are taken leave of."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-        return True
-    except ChildProcessError:
-        return False
+        os.execve(program, [program, str(int(number))], init.scripts.environment())
+    except OSError as error:
+        init.say(f"linit-rescue: {error.strerror}; copy it beside linitd")
 
 
 def main(argv: "list | None" = None) -> int:
@@ -3013,12 +3005,13 @@ def main(argv: "list | None" = None) -> int:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
     init.run()
-    init.processes.kill_rest()
+    init.processes.kill([each for each in init.services.values() if each.alone],
+                        init.processes.names.keys())
     init.logs.end()
     if init.door.listener is not None:
         init.loop.attempt(remove_entry, options.socket)
     if init.is_first:
-        end_everything(init)
+        end_system(init)
     return 0
 
 

@@ -45,7 +45,7 @@ VERSION = "0.1"
 STATE = "var/lib/lpkg"
 INSTALLED = STATE + "/installed"
 WORLD = STATE + "/world"
-CHOICES = STATE + "/alternatives"   # which of several packages has a path, where the user said so
+PREFERENCES = STATE + "/alternatives"   # which package the user wants to have a path, of several
 SCRIPTS = STATE + "/scripts"        # PACKAGE.SCRIPT
 QUEUE = STATE + "/queue"            # scripts that are still to be run
 HISTORY = STATE + "/history"
@@ -629,7 +629,7 @@ class Package:
                  told: "tuple | None" = None, listing: bytes = b""):
         self.name = info["name"]
         self.version = info["version"]
-        self.told = told or info        # what is said of it or, yet to be read, its line and whose
+        self.told = told or info        # its info or, yet to be read, the line of that and whose
         self.listing = info.get("files", listing)       # its files' entries or, so too, lines
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
@@ -640,7 +640,8 @@ class Package:
 
     @property
     def info(self) -> dict:
-        """What is said of it: by an index at first, by its info.json once that is read."""
+        """What is said of it: the offer of an index (OFFER_FIELDS) or, once that is read, its
+        record: the info.json (INFO_FIELDS) and where it came from."""
         if isinstance(self.told, tuple):
             self.told = read_package_line(*self.told)
         return self.told
@@ -671,15 +672,14 @@ class Package:
             self.listing = read_entries(self.listing, str(self))
         return self.listing
 
-    def entries(self, paths: "set | None") -> list:
-        """The manifest's entries of PATHS, of all for None. Of an installed package no others are
-        read: there may be thousands."""
-        if isinstance(self.listing, bytes) and paths is not None:
-            wanted = {path.encode() for path in paths}
+    def entries(self, paths: set) -> list:
+        """The manifest's entries of PATHS, in bytes. Of an installed package no others are read:
+        there may be thousands."""
+        if isinstance(self.listing, bytes):
             lines = [line for line in self.listing.split(b"\n")
-                     if line.partition(b"\t")[0] in wanted]
+                     if line.partition(b"\t")[0] in paths]
             return read_entries(b"".join(line + b"\n" for line in lines), str(self))
-        return [entry for entry in self.files() if paths is None or entry["path"] in paths]
+        return [entry for entry in self.files() if entry["path"].encode() in paths]
 
     def installed_size(self) -> int:
         """Bytes of its files."""
@@ -935,17 +935,18 @@ def merge_lines(lines: list) -> list:
 # package stays in some version, or what replaces it; what a chosen package depends on is appended
 # as it is chosen. A want that something chosen satisfies already costs nothing. For any other its
 # candidates are tried, best first; one is possible when no package of its name is chosen and none
-# that it quarrels with. When there is none, an earlier choice was wrong: the one that brought the
+# that it quarrels with. When there is none, an earlier decision was wrong: the one that brought the
 # want, or one of those that the candidates quarrel with. The latest of these is taken back with all
 # that came after it, and its next candidate is tried; when it has none left, what is to blame for
 # that is also what was to blame for its candidates (conflict-directed backjumping, Prosser 1993).
-# Packages are only ever added, and quarrels are looked for both ways at each addition, so a choice
-# makes no earlier answer untrue, and the end of the agenda is a solution; and as every candidate
-# that could help gets its turn, one is found if there is any (or the time runs out, which is said).
-# The few packages to blame for a dead end can't be together anywhere, and aren't tried again; among
-# them is the one that needs what nothing satisfies, beside none. What came along with others, and
-# isn't needed by what is chosen, stays if it can: of its want, the last candidate is none. The
-# first dead end, where everything was still the newest, is the one that the user is told.
+# Packages are only ever added, and quarrels are looked for both ways at each addition, so a
+# decision makes no earlier answer untrue, and the end of the agenda is a solution; and as every
+# candidate that could help gets its turn, one is found if there is any (or the time runs out, which
+# is said). The few packages to blame for a dead end can't be together anywhere, and aren't tried
+# again; among them is the one that needs what nothing satisfies, beside none. What came along with
+# others, and isn't needed by what is chosen, stays if it can: of its want, the last candidate is
+# none. The first dead end, where everything was still the newest, is the one that the user is told.
+
 
 class Want(Record):
     """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
@@ -1076,13 +1077,13 @@ class System:
 
     def __init__(self):
         self.chosen = {}
-        self.numbers = {}               # name -> number of the choice that brought the package
+        self.numbers = {}               # name -> number of the decision that brought the package
         self.answers = {}               # name -> chosen packages that have or provide it
         self.foes = {}                  # name -> chosen packages that conflict with some of it
         self.lessons = {}               # package -> lists of packages beside which it can't be
 
     def add(self, package: Package, number: int) -> None:
-        """Choose PACKAGE, by the choice NUMBER."""
+        """Choose PACKAGE, by the decision NUMBER."""
         self.chosen[package.name] = package
         self.numbers[package.name] = number
         for name in {name for name, _ in package.names()}:
@@ -1091,7 +1092,7 @@ class System:
             self.foes.setdefault(relation.name, []).append(package)
 
     def drop(self, name: str) -> None:
-        """Take the latest choice, called NAME, back."""
+        """Take the latest decision, called NAME, back."""
         package = self.chosen.pop(name)
         for name in {name for name, _ in package.names()}:
             self.answers[name].pop()
@@ -1105,8 +1106,8 @@ class System:
             and any(map(want.met_by, self.foes.get(want.staying.name, ()))))
 
     def quarrel(self, package: Package) -> tuple:
-        """Why PACKAGE can't be beside what is chosen, in words, and the numbers of the choices that
-        are to blame; nothing when it can."""
+        """Why PACKAGE can't be beside what is chosen, in words, and the numbers of the decisions
+        that are to blame; nothing when it can."""
         if package.name in self.chosen:
             other = self.chosen[package.name]
             return f"{other} is needed as well", {self.numbers[other.name]}
@@ -1164,11 +1165,21 @@ def nearest(word: str, words: object) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-class Choice(Record):
-    """A decision: the POSITION of its want, the agenda's LENGTH before it, the NAME of what is
-    chosen now ("" for none), the OTHERS that are left to try, the best last, and the numbers of the
-    earlier choices that are to BLAME for there not being more."""
-    __slots__ = ("position", "length", "name", "others", "blame")
+class Decision(Record):
+    """The POSITION of the want that it is about, the agenda's LENGTH before it, the NAME of what is
+    chosen now ("" for none), the OTHERS that are left to try, the best last, the numbers of the
+    earlier decisions that are to BLAME for there not being more, and FIRST, what is installed,
+    where nothing else was looked for yet."""
+    __slots__ = ("position", "length", "name", "others", "blame", "first")
+
+    def look_around(self, want: Want, universe: Universe, system: System) -> None:
+        """Find all candidates for WANT, but FIRST."""
+        quarrels = [(one, system.quarrel(one)) for one in universe.candidates(want)
+                    if one is not self.first]
+        possible = [one for one, quarrel in quarrels if not quarrel]
+        self.others = [None] * want.soft + possible[::-1]
+        self.blame = self.blame.union(*(quarrel[1] for _, quarrel in quarrels if quarrel))
+        self.first = None
 
 
 def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> dict:
@@ -1176,7 +1187,7 @@ def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> d
     which the rest can be had; Fail, in words, when there is none."""
     agenda = list(wants)
     system = System()
-    choices = []
+    decisions = []
     position = 0
     complaint = ""
     end = time.monotonic() + seconds
@@ -1187,53 +1198,56 @@ def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> d
         if system.meets(want):
             position += 1
             continue
-        quarrels = [(one, system.quarrel(one)) for one in universe.candidates(want)]
-        possible = [one for one, quarrel in quarrels if not quarrel]
-        if not possible and not complaint and not want.soft:
+        blame = {system.numbers[want.needer.name]} if want.needer else set()
+        first = want.staying            # which nearly always stays: the index isn't read for it
+        if first and (want.asked or not want.met_by(first) or system.quarrel(first)):
+            first = None
+        decision = Decision(position, len(agenda), "", [first], blame, first)
+        decisions.append(decision)
+        if not first:
+            decision.look_around(want, universe, system)
+        if not decision.others and not complaint:
             complaint = dead_end(want, universe, system)
-        blame = set().union(*(quarrel[1] for _, quarrel in quarrels if quarrel))
-        if want.needer:
-            blame.add(system.numbers[want.needer.name])
-        others = [None] * want.soft + possible[::-1]
-        choices.append(Choice(position, len(agenda), "", others, blame))
-        position = advance(choices, agenda, system)
+        position = advance(decisions, agenda, universe, system)
         if position < 0:
             raise Fail(complaint)
     raise Fail(f"too tangled: no answer within {seconds:.0f} s; ask for less, or mend this: "
                f"{complaint}")
 
 
-def advance(choices: list, agenda: list, system: System) -> int:
-    """Try the next candidate of the latest choice that has one left and is to blame for what came
-    after it: the agenda's position after it, or -1 when no choice has any."""
-    while choices:
-        choice = choices[-1]
-        take_back(choice, system)
-        del agenda[choice.length:]
-        if choice.others:
-            package = choice.others.pop()
+def advance(decisions: list, agenda: list, universe: Universe, system: System) -> int:
+    """Try the next candidate of the latest decision that has one left and is to blame for what came
+    after it: the agenda's position after it, or -1 when no decision has any."""
+    while decisions:
+        decision = decisions[-1]
+        take_back(decision, system)
+        del agenda[decision.length:]
+        if decision.first and not decision.others:
+            decision.look_around(agenda[decision.position], universe, system)
+        if decision.others:
+            package = decision.others.pop()
             if package is not None:
-                choice.name = package.name
-                system.add(package, len(choices) - 1)
-                parent = agenda[choice.position]
+                decision.name = package.name
+                system.add(package, len(decisions) - 1)
+                parent = agenda[decision.position]
                 agenda.extend(want(relation, f"{package} needs", parent=parent, needer=package)
                               for relation in package.relations("depends"))
-            return choice.position + 1
-        choices.pop()
-        system.learn([system.chosen[choices[number].name] for number in sorted(choice.blame)])
-        back = max(choice.blame, default=-1)
-        while len(choices) > back + 1:
-            take_back(choices.pop(), system)
-        if choices:
-            choices[-1].blame |= choice.blame - {back}
+            return decision.position + 1
+        decisions.pop()
+        system.learn([system.chosen[decisions[number].name] for number in sorted(decision.blame)])
+        back = max(decision.blame, default=-1)
+        while len(decisions) > back + 1:
+            take_back(decisions.pop(), system)
+        if decisions:
+            decisions[-1].blame |= decision.blame - {back}
     return -1
 
 
-def take_back(choice: Choice, system: System) -> None:
-    """Take what CHOICE has chosen back."""
-    if choice.name:
-        system.drop(choice.name)
-    choice.name = ""
+def take_back(decision: Decision, system: System) -> None:
+    """Take what DECISION has chosen back."""
+    if decision.name:
+        system.drop(decision.name)
+    decision.name = ""
 
 
 def stays(universe: Universe, package: Package, world: dict, asked: bool = False) -> Want:
@@ -2215,15 +2229,15 @@ def world_text(world: dict) -> bytes:
     return lines_text(sorted(world.values()))
 
 
-def load_choices(root: Root) -> dict:
+def load_preferences(root: Root) -> dict:
     """PATH -> name of the package that the user chose among its alternatives."""
-    lines = root.read(CHOICES, INFO_LIMIT).decode(errors="replace").split("\n")
+    lines = root.read(PREFERENCES, INFO_LIMIT).decode(errors="replace").split("\n")
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
 
 
-def choices_text(choices: dict) -> bytes:
+def preferences_text(preferences: dict) -> bytes:
     """The file of what was chosen."""
-    return lines_text(f"{path}\t{name}" for path, name in sorted(choices.items()))
+    return lines_text(f"{path}\t{name}" for path, name in sorted(preferences.items()))
 
 
 # ---- the network -------------------------------------------------------------------------------
@@ -2320,6 +2334,20 @@ def careful_redirects() -> type:
     return CarefulRedirects
 
 
+def consistent(fetch: object, is_remote: bool) -> object:
+    """What FETCH() gives. Where two things don't fit, a mirror may be in the middle of its
+    synchronisation, so what IS_REMOTE is fetched once more."""
+    try:
+        return fetch()
+    except Mismatch:
+        if not is_remote:
+            raise
+    try:
+        return fetch()
+    except Mismatch as error:
+        raise Later(f"{error}, unless a mirror is being updated: try later") from None
+
+
 def fetch_bytes(url: str, limit: int) -> bytes:
     """The bytes of URL; Fail as soon as there are more than LIMIT."""
     data = bytearray()
@@ -2378,7 +2406,7 @@ class Serials:
             raise Fail(f"{what}: serial {serial} was seen with another content; make a new index")
         self.seen[name] = (index["serial"], index["created"], sha256)
 
-    def forget(self, key: str) -> None:
+    def drop(self, key: str) -> None:
         """Forget what was seen of KEY."""
         self.seen = {name: seen for name, seen in self.seen.items() if name[0] != key}
 
@@ -2405,26 +2433,26 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, serials: Serials, known: bytes, again: bool = True) -> bytes:
+def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
-    offered is the same. Where the two don't fit, a mirror may be in the middle of its
-    synchronisation, so they are fetched AGAIN."""
+    offered is the same."""
     import hashlib
     what = f"{repository.url}/{repository.arch}/index.json"
-    signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
-    seal = hashlib.sha256(signature).hexdigest()
-    if known and seal == known.split(b"\t")[-1].decode():
+
+    def fetch_both() -> "tuple | None":
+        signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
+        seal = hashlib.sha256(signature).hexdigest()
+        if known and seal == known.split(b"\t")[-1].decode():
+            return None
+        data = fetch_bytes(what, INDEX_LIMIT)
+        return (data, seal, *check_signature(data, signature, repository.keys, what))
+
+    fetched = consistent(fetch_both, repository.is_remote())
+    if fetched is None:
         return known
-    data = fetch_bytes(what, INDEX_LIMIT)
-    try:
-        key, comment = check_signature(data, signature, repository.keys, what)
-    except Mismatch as error:
-        if not repository.is_remote():
-            raise
-        if not again:
-            raise Later(f"{error}, unless a mirror is being updated: try later") from None
-        return load_index(repository, serials, known, again=False)
+    data, seal, key, comment = fetched
+    del fetched
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
     sha256 = hashlib.sha256(data).hexdigest()
@@ -2604,35 +2632,39 @@ def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
+    wanted = {path.encode() for path in paths or ()}
     for package in packages:
-        for entry in package.entries(paths):
+        for entry in package.files() if paths is None else package.entries(wanted):
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
                 continue
-            plain = folder_entry(path)
             if entry["type"] != "dir" or other["type"] != "dir":
                 raise Fail(f"{rival} and {package.name} both bring {path}; install only one")
-            if plain not in (entry, other) and entry != other:
+            if entry == other:
+                continue
+            plain = folder_entry(path)
+            if plain not in (entry, other):
                 raise Fail(f"{rival} and {package.name} give {path} different modes or owners")
             if other == plain:
                 claims[path] = (package.name, entry)
     return claims
 
 
-def winners(packages: list, choices: dict) -> dict:
+def winners(packages: list, preferences: dict) -> dict:
     """PATH -> (package, entry of its symlink) of each path for which PACKAGES are alternatives:
-    the one of CHOICES (path -> package's name), else the highest priority, else the first by
+    the one of PREFERENCES (path -> package's name), else the highest priority, else the first by
     name. A path that one of PACKAGES brings as a file has no alternatives."""
     best = {}
     for package in sorted(packages, key=lambda package: package.name):
         for one in package.info["alternatives"]:
             path = one["path"]
-            rank = (choices.get(path) == package.name, one["priority"])
+            rank = (preferences.get(path) == package.name, one["priority"])
             if path not in best or rank > best[path][0]:
                 best[path] = (rank, package, link_entry(path, one["target"]))
+    paths = {path.encode() for path in best}
     for package in packages if best else ():
-        for entry in package.entries(set(best)):
+        for entry in package.entries(paths):
             del best[entry["path"]]
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
@@ -2648,7 +2680,7 @@ def is_conffile(package: Package, path: str) -> bool:
     return path.startswith("etc/") or path in package.info["conffiles"]
 
 
-def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
+def conffile_action(current: "str | None", old: "str | None", new: str) -> str:
     """`replace`, `leave` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
     if current in (old, new):
         return "replace"
@@ -2847,9 +2879,9 @@ def unmet(packages: list) -> object:
                 yield package, relation
 
 
-def plan_lines(plan: Plan, free: "int | None" = None, choices: "dict | None" = None) -> list:
+def plan_lines(plan: Plan, free: "int | None" = None, preferences: "dict | None" = None) -> list:
     """The plan, as a person reads it: packages, cost, what grows in risk, what is left to do; FREE
-    is what the root's file system has left, in bytes, CHOICES the user's among alternatives."""
+    is what the root's file system has left, in bytes, PREFERENCES the user's among alternatives."""
     rows = [package_row(package, plan.old.get(package.name)) for package in plan.new]
     rows += [("remove", package.name, package.version, "", disk_text(-package.installed_size()))
              for package in plan.removed()]
@@ -2863,14 +2895,14 @@ def plan_lines(plan: Plan, free: "int | None" = None, choices: "dict | None" = N
     lines += [f"service  {service} is stopped, and not started at boot any more"
               for service in lost_services(plan)]
     return lines + [f"path     /{path} is {after}'s then, and was {before}'s"
-                    for path, before, after in changed_hands(plan, choices or {})]
+                    for path, before, after in changed_hands(plan, preferences or {})]
 
 
-def changed_hands(plan: Plan, choices: dict) -> list:
+def changed_hands(plan: Plan, preferences: dict) -> list:
     """(path, package's name, package's name) of each alternative that another package has after
     PLAN than before."""
-    before = winners([*plan.stay, *plan.old.values()], choices)
-    after = winners([*plan.stay, *plan.new], choices)
+    before = winners([*plan.stay, *plan.old.values()], preferences)
+    after = winners([*plan.stay, *plan.new], preferences)
     return [(path, before[path][0].name, after[path][0].name) for path in sorted(before)
             if path in after and before[path][0].name != after[path][0].name]
 
@@ -2957,7 +2989,7 @@ class Transaction:
         self.root = root
         self.plan = plan
         self.texts = texts              # final path -> bytes of what lpkg itself writes
-        self.choices = load_choices(root)       # of alternatives, as they will be
+        self.preferences = load_preferences(root)       # of alternatives, as they will be
         self.token = os.urandom(8).hex()
         self.temporaries = {}           # final path -> number of its temporary
         self.folders = {}               # directory to make -> where it is staged; parents first
@@ -3207,15 +3239,7 @@ def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None
         content = meter.count(download(url, package.size))
         root.replace(path, promised(package, content, url), durable=False)
 
-    try:
-        fetch_it()
-    except Mismatch as error:
-        if not is_remote(package):
-            raise
-        try:                            # a mirror may be in the middle of its synchronisation
-            fetch_it()
-        except Mismatch:
-            raise Later(str(error)) from None
+    consistent(fetch_it, isinstance(package.origin, Repository) and package.origin.is_remote())
 
 
 def promised(package: Package, content: object, what: str) -> object:
@@ -3233,11 +3257,6 @@ def promised(package: Package, content: object, what: str) -> object:
     if left or digest.hexdigest() != package.sha256:
         raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
                        "refused; if the repository has changed, `lpkg update` and try again")
-
-
-def is_remote(package: Package) -> bool:
-    """Whether a network is between here and PACKAGE."""
-    return isinstance(package.origin, Repository) and package.origin.is_remote()
 
 
 def how_many(packages: list) -> str:
@@ -3272,17 +3291,17 @@ def read_manifest(package: Package) -> None:
     """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
     with package.open() as file:
         info = Archive(inflated(file, str(package)), str(package)).info()
-    said = offered(info, info["files"])
+    record = dict(info, package_sha256=package.sha256)
     if isinstance(package.origin, Repository):
-        package.info["arch"] = package.origin.arch
-    else:
-        package.told = said
-    for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
-                "services", "setuid", "scripts", "owners", "alternatives"):
-        if said[key] != package.info.get(key, said[key]):
-            raise Fail(f"{package}: {key} is {said[key]!r} in the package, {package.info[key]!r} "
-                       "in the index; refused")
-    package.told, package.listing = info, info["files"]
+        said = offered(info, info["files"])
+        offer = dict(package.info, arch=package.origin.arch)
+        for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
+                    "services", "setuid", "scripts", "owners", "alternatives"):
+            if said[key] != offer[key]:
+                raise Fail(f"{package}: {key} is {repr(said[key])[:60]} in the package, "
+                           f"{repr(offer[key])[:60]} in the index; refused")
+        record["repository"] = package.origin.name
+    package.told, package.listing = record, info["files"]
 
 
 # -- verify
@@ -3315,8 +3334,8 @@ def verify(tx: Transaction) -> None:
 def plan_alternatives(tx: Transaction) -> list:
     """Decide which symlinks of alternatives come, change or go: (package, entry) of those to be
     made, among which are those of new packages that are not as they were."""
-    before = winners([*tx.plan.stay, *tx.plan.old.values()], load_choices(tx.root))
-    after = winners([*tx.plan.stay, *tx.plan.new], tx.choices)
+    before = winners([*tx.plan.stay, *tx.plan.old.values()], load_preferences(tx.root))
+    after = winners([*tx.plan.stay, *tx.plan.new], tx.preferences)
     add_winners(tx.claims, after)
     new = set(tx.plan.new)
     for path in sorted(before.keys() & tx.claims.keys() - after.keys()):
@@ -3345,7 +3364,7 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
     elif tx.plan.repair and current is None:
         pass                            # what the user has deleted comes back
     elif is_conffile(package, path) or owner and is_conffile(owner, path):
-        choice = conffile_choice(current, entry_content(old), entry_content(entry))
+        choice = conffile_action(current, entry_content(old), entry_content(entry))
         remember_owner(tx, old, path)
     if choice == "replace" and old is None and current not in (None, entry_content(entry)):
         raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
@@ -3377,8 +3396,8 @@ def remember_owner(tx: Transaction, old: "dict | None", path: str) -> None:
 def plan_texts(tx: Transaction) -> None:
     """The database as it will be."""
     tx.texts.update(database_texts(tx.plan, load_queue(tx.root), can_run(tx)))
-    if tx.choices != load_choices(tx.root):
-        tx.texts[CHOICES] = choices_text(tx.choices)
+    if tx.preferences != load_preferences(tx.root):
+        tx.texts[PREFERENCES] = preferences_text(tx.preferences)
     for path in [*tx.texts, *script_paths(tx.plan.new)]:
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
@@ -3387,7 +3406,8 @@ def plan_texts(tx: Transaction) -> None:
 def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
     """PATH -> bytes of what the database has after PLAN, where this QUEUE was before; READY:
     scripts can run before the change."""
-    texts = {f"{INSTALLED}/{package.name}": registration(package) for package in plan.new}
+    texts = {f"{INSTALLED}/{package.name}": record_text(package.info, package.files())
+             for package in plan.new}
     texts[WORLD] = world_text(plan.world)
     later = queue_after(plan, queue, ready)
     if later != queue:
@@ -3395,14 +3415,6 @@ def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
     if any(line[2] == "oninstall" for line in later):
         texts[HOOK] = HOOK_TEXT
     return texts
-
-
-def registration(package: Package) -> bytes:
-    """The database's entry of PACKAGE: its info.json, and where it came from."""
-    info = dict(package.info, package_sha256=package.sha256)
-    if isinstance(package.origin, Repository):
-        info["repository"] = package.origin.name
-    return record_text(info, package.files())
 
 
 def foreign(tx: Transaction, path: str) -> str:
@@ -4109,6 +4121,10 @@ class State:
             raise Fail(NO_REPOSITORY)
         return universe
 
+    def winners(self) -> dict:
+        """PATH -> (package, entry) of the alternatives of what is installed."""
+        return winners(list(self.installed.values()), load_preferences(self.root))
+
     def packages(self, names: list) -> list:
         """The installed packages called NAMES, all of them for none; Fail for one that isn't
         there."""
@@ -4342,12 +4358,12 @@ def cmd_autoremove(options: "Options", state: State) -> int:
 
 
 def change_root(state: State, plan: Plan, texts: "dict | None" = None,
-                choices: "dict | None" = None, record: bool = True) -> int:
+                preferences: "dict | None" = None, record: bool = True) -> int:
     """Show PLAN, ask, and carry it out, with TEXTS (path -> bytes) to be written besides: in a new
     root when there is none yet, which vanishes again if that fails."""
     options, root = state.options, state.root
     texts = dict(texts or {})
-    chosen = load_choices(root) if choices is None else choices
+    chosen = load_preferences(root) if preferences is None else preferences
     show_plan(options, plan, free_space(options.root), chosen)
     if options.dry_run:
         return 0
@@ -4362,7 +4378,7 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
         texts[HISTORY] = history_text(root.read(HISTORY, INFO_LIMIT), plan, state.world,
                                       options.title())
     tx = Transaction(root, plan, texts)
-    tx.choices = tx.choices if choices is None else choices
+    tx.preferences = tx.preferences if preferences is None else preferences
     try:
         run_transaction(tx)
     except BaseException:
@@ -4372,12 +4388,12 @@ def change_root(state: State, plan: Plan, texts: "dict | None" = None,
     return 1 if run_queue(root) else 0
 
 
-def show_plan(options: "Options", plan: Plan, free: "int | None", choices: dict) -> None:
+def show_plan(options: "Options", plan: Plan, free: "int | None", preferences: dict) -> None:
     """PLAN, on stdout for --dry-run, else on stderr."""
     if options.dry_run and options.json:
         show_json([plan_object(package, plan) for package in [*plan.new, *plan.removed()]])
         return
-    for line in plan_lines(plan, free, choices):
+    for line in plan_lines(plan, free, preferences):
         print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
 
 
@@ -4663,29 +4679,28 @@ def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
         raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
     if not any(one["current"] for one in rivals):
         raise Fail(f"/{path}: a package has it as a file; `lpkg owner /{path}` says which")
-    choices = load_choices(state.root)
-    choices.pop(path, None)
+    preferences = load_preferences(state.root)
+    preferences.pop(path, None)
     if chosen is not None:
         names = [one["package"] for one in rivals]
         if chosen not in names:
             raise Fail(f"/{path}: {chosen} is no alternative; there are {', '.join(names)}")
-        choices[path] = chosen
+        preferences[path] = chosen
     if state.options.dry_run:
-        package, entry = winners(list(state.installed.values()), choices)[path]
+        package, entry = winners(list(state.installed.values()), preferences)[path]
         show(f"{path} -> {entry['target']}  {package.name}")
         return 0
     state.options.yes = True            # it was said which
     plan = settle(state.installed, state.installed, state.world)
-    return change_root(state, plan, choices=choices, record=False)
+    return change_root(state, plan, preferences=preferences, record=False)
 
 
 def alternative_objects(state: State) -> list:
     """The alternatives of what is installed, by path, the current one of each marked."""
-    packages = list(state.installed.values())
-    won = winners(packages, load_choices(state.root))
+    won = state.winners()
     found = [dict(one, package=package.name,
                   current=won.get(one["path"], (None,))[0] is package)
-             for package in packages for one in package.info["alternatives"]]
+             for package in state.installed.values() for one in package.info["alternatives"]]
     return sorted(found, key=lambda one: (one["path"], -one["priority"], one["package"]))
 
 
@@ -4743,7 +4758,7 @@ def cmd_key_remove(options: "Options", state: State) -> int:
         raise Fail(f"{options.words[0]}: no such key; `lpkg key list` shows them")
     state.root.remove(f"{KEYS}/{options.words[0]}.pub")
     if key.text() not in [other.text() for other in keys.values()]:
-        state.serials.forget(key.text())
+        state.serials.drop(key.text())
         state.root.replace(SERIALS, [state.serials.text()])
     return 0
 
@@ -4977,7 +4992,7 @@ def cmd_files(options: "Options") -> int:
             continue
         state = open_root(options, READ)
         package = state.packages([word])[0]
-        won = winners(list(state.installed.values()), load_choices(state.root))
+        won = state.winners()
         entries += package.files() + [entry for winner, entry in won.values() if winner is package]
     print_all(options, entries, lambda entry: entry["path"])
     return 0
@@ -5000,7 +5015,7 @@ def cmd_owner(options: "Options", state: State) -> int:
 
 def alternative(state: State, path: str) -> list:
     """The name of the package whose alternative PATH is, if it is one."""
-    won = winners(list(state.installed.values()), load_choices(state.root))
+    won = state.winners()
     return [won[path][0].name] if path in won else []
 
 
@@ -5040,7 +5055,7 @@ def find_faults(state: State, packages: list) -> list:
     root = state.root
     everything = state.packages([])
     folders = folder_opinions(everything)
-    won = winners(everything, load_choices(root))
+    won = state.winners()
     meter = Meter(f"verifying {how_many(packages)}", sum(map(Package.installed_size, packages)),
                   announce=False)
 
@@ -5067,9 +5082,9 @@ def folder_opinions(packages: list) -> dict:
     for package in packages:
         files = package.listing
         if isinstance(files, bytes):    # most have none, and needn't be read for that
-            lines = [line + b"\n" for line in files.split(b"\n") if b"\tdir\t" in line
-                     and not line.endswith(b"\tdir\t0755\t0\t0")]
-            files = read_entries(b"".join(lines), str(package))
+            if files.count(b"\tdir\t") == files.count(b"\tdir\t0755\t0\t0\n"):
+                continue
+            files = package.files()
         opinions.update((entry["path"], entry) for entry in files if entry["type"] == "dir"
                         and entry != folder_entry(entry["path"]))
     return opinions
@@ -6107,7 +6122,7 @@ def inodes_left(path: object) -> bool:
     return there.f_favail > 0 or not there.f_files
 
 
-def forget_stdout() -> None:
+def discard_stdout() -> None:
     """Drop what stdout holds, else Python's exit tries it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -6131,10 +6146,10 @@ def main(argv: "list | None" = None) -> int:
         say("lpkg: interrupted; nothing is half done")
         return 130
     except BrokenPipeError:
-        forget_stdout()                 # the reader has seen enough
+        discard_stdout()                 # the reader has seen enough
     except OSError as error:
         say(f"lpkg: {explain(error)}")
-        forget_stdout()                 # perhaps it was stdout that failed
+        discard_stdout()                 # perhaps it was stdout that failed
     except MemoryError:
         say("lpkg: not enough memory; nothing is half done")
     return 1

@@ -981,7 +981,7 @@ class World:
             busy = self.kernel.step()
             if not (self.turn() or busy):
                 self.advance()
-        init.processes.kill_rest()
+        init.processes.kill([], init.processes.names.keys())
         while self.kernel.step() or self.kernel.runnable():
             init.processes.reap()
         live = [each for each in self.kernel.processes.values() if each.state == "alive"]
@@ -1220,6 +1220,10 @@ FOUND = {
     "a failed script that is started again while its shell ends": (
         lambda: specs_of(oneshot("a", start="fail"), oneshot("b", start="fail")),
         [("storm", *[("start", "a", "b")] * 5)] * 2),
+    "what comes after another while its last life still asks": (
+        lambda: specs_of(oneshot("a", start="hang", befores=["c"]),
+                         daemon("b", ("dep", ["a"]), befores=["c"]), daemon("c", ("dep", ["b"]))),
+        [("storm", ("stop", "b", "c"), ("start", "c"), ("start", "a", "c"), ("stop", "a"))]),
     "a daemon that ends before anybody has read its settings": (
         lambda: specs_of(daemon("a", start="early", ready="fd", helper=True)),
         [("start", "a"), ("storm", ("start", "a"), ("stop", "a"), ("start", "a"))]),

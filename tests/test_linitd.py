@@ -56,6 +56,7 @@ class Client:
 
 class Linitd:
     """A copy of linitd in a folder, with the shell under test, its services and their trace."""
+    scripts = ("linit-start", "rc.common")
 
     def __init__(self, folder, shell="dash"):
         self.folder = folder
@@ -64,7 +65,7 @@ class Linitd:
         self.bin = folder / "bin"
         for path in (self.initd, self.rcd, self.bin):
             path.mkdir()
-        install(["linit-start", "rc.common"], folder, shell)
+        install(self.scripts, folder, shell)
         shutil.copy(compiled("linit-log"), folder)
         shutil.copy(ROOT / "linitd.py", folder)
         self.add_program("linitctl", f"exec '{sys.executable}' -IS '{ROOT}/linitctl.py' \"$@\"")
@@ -1912,6 +1913,16 @@ def test_s30_a_daemon_comes_back_when_there_are_descriptors_again(up):
     wait_until(lambda: up.state("daemon") == "running")
 
 
+def test_linitd_and_rc_common_have_the_same_defaults():
+    """A script that changes none may say nothing."""
+    linitd = load_tool("linitd")
+    text = (ROOT / "initd/rc.common").read_text()
+    words = re.findall(r"^([a-z_]+)='?([^\s']+)'?\s+#", text, re.MULTILINE)
+    settings = [f"{key}={value}" for key, value in words]
+    assert len(settings) == len(linitd.SETTINGS) - 2        # type and stop are functions there
+    assert linitd.parse_settings(settings) == linitd.DEFAULTS
+
+
 def test_a_state_of_an_earlier_version_has_what_is_new(tmp_path, monkeypatch):
     """Services of it know fewer settings, and there are rooms whose things nobody has saved."""
     linitd = load_tool("linitd")
@@ -2140,11 +2151,15 @@ def test_what_a_service_starts_with(one):
 
 class First(Linitd):
     """A linitd that is PID 1 of its own namespaces; what it calls at the end only leaves a word."""
+    scripts = (*Linitd.scripts, "linit-rescue")
 
-    def __init__(self, folder):
-        super().__init__(folder)
+    def __init__(self, folder, shell="dash"):
+        super().__init__(folder, shell)
         for name in ("umount", "poweroff", "reboot", "halt"):
             self.add_program(name, f'echo "{name} $*" >>{folder}/calls')
+        self.rescue = folder / "linit-rescue"
+        self.alter_rescue("PATH=/usr/sbin:", f"PATH={self.bin}:/usr/sbin:")
+        self.alter_rescue('offer_shell "${2:-}" ;;', ";;")      # it would be this machine's
         (folder / "screen").touch()
 
     def start(self, *options, **keywords):
@@ -2160,7 +2175,12 @@ class First(Linitd):
 
     def be_a_machine_s(self):
         """Let it take its namespace for that of no container."""
-        self.alter('"pid:[4026531836]"', 'os.readlink("/proc/self/ns/pid")')
+        self.alter_rescue('"pid:[4026531836]"', "pid:*")
+
+    def alter_rescue(self, old, new):
+        text = self.rescue.read_text()
+        assert text.count(old) == 1, old
+        self.rescue.write_text(text.replace(old, new))
 
     def calls(self):
         return read(self.folder / "calls").decode().splitlines()
@@ -2192,7 +2212,7 @@ def test_pid_1_goes_by_signals(first, number, program):
     os.kill(first.first, number)
     assert first.wait() == 0
     assert first.trace() == ["stopped"]
-    assert first.calls() == ["umount -a -r", f"{program} -f"]
+    assert first.calls() == ["umount -a -r", f"{program} -f -n"]
     assert f"linitd: {program}: stopping all services\n" in first.screen()
 
 
@@ -2204,7 +2224,7 @@ def test_pid_1_goes_by_requests(first, verb):
     first.socket.unlink()               # an exception would be the kernel's panic
     os.kill(first.first, signal.SIGHUP)
     assert client.ask(verb) == ["ok"]
-    assert first.wait() == 0 and first.calls() == [f"{verb} -f"]
+    assert first.wait() == 0 and first.calls() == [f"{verb} -f -n"]
 
 
 @pytest.mark.parametrize("word, running", [
@@ -2219,6 +2239,28 @@ def test_words_of_the_kernel_s_command_line(first, word, running):
     first.start()
     wait_until(lambda: first.states() == running)
     assert ("linit.boot=absent: there is no such service" in first.screen()) == ("absent" in word)
+
+
+@pytest.mark.parametrize("verb", ["want", "after"])
+def test_at_the_end_who_came_after_another_stops_before_it(init, verb):
+    for name in ("first", "second", "third"):
+        init.add(name, {"first": "", "second": f"depends() {{ {verb} first; }}",
+                        "third": f"depends() {{ {verb} second; }}"}[name],
+                 "start() { :; }", f"stop() {{ sleep 0.2; {init.does(name)}; }}")
+    for name in ("first", "second", "third"):
+        assert init.ask(f"start {name}") == ["ok"]
+    assert init.ask("poweroff") == ["ok"] and init.wait() == 0
+    assert init.trace() == ["third", "second", "first"]
+
+
+def test_a_circle_of_want_and_after_does_not_hold_up_the_end(init):
+    init.add("other", "depends() { after it; }", "start() { :; }")
+    init.add("it", "depends() { want other; }", "start() { :; }", "stop() { sleep 0.1; }")
+    assert init.ask("start it") == ["ok"]
+    assert init.ask("restart other") == ["ok"]       # now it comes after what wants it
+    began = time.monotonic()
+    assert init.ask("poweroff") == ["ok"] and init.wait() == 0
+    assert time.monotonic() - began < 10
 
 
 def test_a_console_with_a_login_hears_of_what_needs_a_person_alone(first):
@@ -2273,7 +2315,7 @@ def test_pid_1_ends_what_is_left(first):
     assert first.ask("start forks") == ["ok"]
     assert first.ask("poweroff") == ["ok"]
     assert first.wait() == 0
-    assert first.trace() == ["left"] and first.calls() == ["poweroff -f"]
+    assert first.trace() == ["left"] and first.calls() == ["poweroff -f -n"]
     assert "sleep 98" not in first.left_behind().values()
 
 

@@ -68,7 +68,7 @@ def index():
 def info_of(index, name):
     """The info.json of a package of the repository."""
     entry = next(entry for entry in index["packages"] if entry["name"] == name)
-    return read_info(REPOSITORY / entry["file"])
+    return read_info(REPOSITORY / urllib.parse.unquote(entry["file"]))
 
 
 def read_info(path):
@@ -208,6 +208,55 @@ def test_the_readme_has_the_sizes_of_what_was_built(index):
     for name, version, size in example:
         entry = entries[name]
         assert (entry["version"], lpkg.human_size(entry["size"])) == (version, size)
+
+
+# ---- what lpkg says of every package -------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def inhabited(index, tmp_path_factory):
+    """A root for each package by its name, with as many of the others as can be beside it."""
+    conflicts = {entry["name"]: set(entry["conflicts"]) for entry in index["packages"]}
+    files = {name: {file["path"] for file in info_of(index, name)["files"] if file["type"] != "dir"}
+             for name in conflicts}
+
+    def can_be(name, other):
+        return not (name in conflicts[other] or other in conflicts[name]
+                    or files[name] & files[other])
+
+    parts = []
+    for name in sorted(conflicts):
+        part = next((part for part in parts if all(can_be(name, other) for other in part)), None)
+        if part is None:
+            parts.append(part := set())
+        part.add(name)
+    roots = {}
+    for part in parts:
+        root = tmp_path_factory.mktemp("inhabited") / "root"
+        run_lpkg("--repo", BUILD / "repo", "--key", BUILD / "repo/panux.pub", "--arch", ARCH,
+                 "bootstrap", root, *sorted(part)).ok()
+        roots.update(dict.fromkeys(part, root))
+    return roots
+
+
+def test_lpkg_knows_every_package_of_the_world(index, inhabited):
+    """By its name, when it is installed, as by its file."""
+    assert len(inhabited) == len(index["packages"]) > 20
+    for entry in index["packages"]:
+        name, file = entry["name"], REPOSITORY / urllib.parse.unquote(entry["file"])
+
+        def ask(verb, *words, root=inhabited[name]):
+            return run_lpkg("--root", root, verb, *words).ok().out
+
+        said = ask("info", name).splitlines()
+        assert f"name: {name}" in said and f"package_sha256: {entry['sha256']}" in said
+        assert set(ask("info", file).splitlines()) < set(said)
+        paths = ask("files", file).splitlines()
+        assert set(paths) <= set(ask("files", name).splitlines()), name
+        owners = ask("owner", *paths).splitlines() if paths else []
+        assert owners and {line.partition(": ")[0] for line in owners} == set(paths), name
+        assert {f"{path}: {name}" for path in paths} <= set(owners), name
+        assert ask("why", name) == f"{name}: you asked for it\n"
+        assert ask("verify", name) == "", name
 
 
 # ---- lpkg.py copied alone, over http -------------------------------------------------------------
@@ -977,7 +1026,7 @@ def test_help_has_80_columns_and_what_there_is():
     for name in listed:
         assert len(re.findall(rf"\b{name}\b", makefile)) >= 2 or f"${{{name}:-" in scripts
     assert re.findall(r"^  (\w+) +(?:[0-9.]+ MB|not made)  \w", text, re.M) == [
-        "base", "full", "pc", "router"]
+        "base", "full", "pc", "desktop", "router"]
 
 
 @pytest.mark.parametrize("arguments, verb", [
@@ -1059,7 +1108,7 @@ def test_world_builds_what_its_image_needs(tree, author):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["SYSTEM=bas"], "SYSTEM=bas is none of: base full pc router"),
+    (["SYSTEM=bas"], "SYSTEM=bas is none of: base full pc desktop router"),
     (["PACKAGES=helo"], "pkggen: recipes: no recipe makes the package helo; did you mean hello?"),
     (["PACKAGES=nan les"], "no recipe for x86_64 makes nan; did you mean nano?, les"),
     (["SERVICES=htpd"], "pkggen: no package has the service htpd; did you mean httpd?"),
@@ -1698,16 +1747,21 @@ class Console:
 
     def press(self, *keys):
         """Press KEYS of its keyboard together."""
-        command = {"execute": "send-key", "arguments": {
-            "keys": [{"type": "qcode", "data": key} for key in keys]}}
+        self.tell("send-key", keys=[{"type": "qcode", "data": key} for key in keys])
+
+    def tell(self, execute, **arguments):
+        """Have QEMU do this, as its QMP has it."""
+        command = {"execute": execute, "arguments": arguments}
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.monitor))
             with monitor.makefile("rw") as stream:
                 for request in ({"execute": "qmp_capabilities"}, command):
                     stream.write(json.dumps(request) + "\n")
                     stream.flush()
-                    while '"return"' not in stream.readline():
-                        pass
+                    answer = "event"
+                    while '"return"' not in answer:
+                        answer = stream.readline()
+                        assert answer and '"error"' not in answer, answer
 
     def stop_watching(self):
         self.process.kill()
@@ -2511,6 +2565,92 @@ def test_boot_a_pc(everything, serve, tmp_path):
         assert re.findall(r"[.:](\d+) .*LISTEN", by_ssh(console, "netstat -ltn")) == ["22", "22"]
         by_ssh(console, "[ -d /sys/firmware/efi ] && poweroff")
         ends_soon(console)
+
+
+# -- a desktop
+
+KEYS = {" ": ["spc"], "'": ["apostrophe"], "\\": ["backslash"], "[": ["bracket_left"],
+        "%": ["shift", "5"], "\n": ["ret"]}
+BACKGROUND = (0x20, 0x40, 0x60)         # as weston.ini has it
+
+
+class Screen:
+    """What a machine's screen shows."""
+
+    def __init__(self, console, path):
+        console.tell("screendump", filename=str(path))
+        head = re.match(rb"P6\n(\d+) (\d+)\n255\n", path.read_bytes())
+        self.width, self.height = map(int, head.groups())
+        self.pixels = head.string[head.end():]
+
+    def at(self, x, y):
+        place = 3 * (y * self.width + x)
+        return tuple(self.pixels[place:place + 3])
+
+    def share(self, is_so):
+        """How much of it, from 0 to 1, IS_SO of (red, green, blue) holds for."""
+        places = range(0, self.width * self.height, 7)
+        return sum(is_so(*self.pixels[3 * place:3 * place + 3]) for place in places) / len(places)
+
+
+def click(console, screen, x, y):
+    """Move there, press and release, each for as long as a person would."""
+    place = [{"type": "abs", "data": {"axis": axis, "value": int(part * 0x7fff)}}
+             for axis, part in (("x", x / screen.width), ("y", y / screen.height))]
+    buttons = [[{"type": "btn", "data": {"down": down, "button": "left"}}]
+               for down in (True, False)]
+    for events in (place, *buttons):
+        console.tell("input-send-event", events=events)
+        time.sleep(0.5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("firmware, card", [("bios", "std"), ("efi", "virtio")])
+def test_boot_a_desktop(everything, tmp_path, firmware, card):
+    """A click on the panel opens a terminal; what is typed is answered on the screen, also by a
+    keyboard that is plugged in then."""
+    status, text = output_of(
+        "make", "image", "SYSTEM=desktop", "CONF=/dev/null", f"O={BUILD}", cwd=ROOT)
+    assert status == 0, text
+    shutil.copy(BUILD / ARCH / "image-desktop/disk.img", tmp_path)
+
+    def screen():
+        return Screen(console, tmp_path / "screen.ppm")
+
+    def wait_for_screen(is_so, what):
+        wait_until(lambda: is_so(screen()), BOOT_LIMIT, what)
+
+    def fill(color):
+        """Have the terminal's shell paint two thousand cells in this color."""
+        for character in f"printf '\\033[4{color}m%2000s'\n":
+            console.press(*KEYS.get(character, [character]))
+            time.sleep(0.1)
+
+    def log():
+        return console.check("linitctl log weston")
+
+    with running(tmp_path, tmp_path, "-vga", card, SYSTEM="desktop", FIRMWARE=firmware) as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+        wait_for_screen(lambda screen: screen.at(640, 400) == BACKGROUND, "a background")
+        panel = screen()
+        assert panel.width >= 1024 and panel.at(640, 8) != BACKGROUND
+        assert console.check("ps -o user,comm | grep -c '^user .*weston'").strip() > "1"
+        click(console, panel, panel.width // 2, panel.height // 2)
+        click(console, panel, 22, 16)
+        wait_for_screen(lambda screen: screen.share(lambda *color: color == (0, 0, 0)) > 0.1,
+                        "a terminal")
+        fill(2)
+        wait_for_screen(lambda screen: screen.share(
+            lambda red, green, blue: green > 2 * max(red, blue, 40)) > 0.05, "green cells")
+        keyboards = log().count("device is a keyboard")
+        console.tell("device_add", driver="usb-kbd", id="plugged")
+        wait_until(lambda: log().count("device is a keyboard") > keyboards, what="a keyboard")
+        fill(1)
+        wait_for_screen(lambda screen: screen.share(
+            lambda red, green, blue: red > 2 * max(green, blue, 40)) > 0.05, "red cells")
+        console.tell("device_del", id="plugged")
+        wait_until(lambda: "USB Keyboard: device removed" in log(), what="no keyboard")
 
 
 # -- upgraded in place
