@@ -4229,8 +4229,9 @@ def test_s16_a_cut_of_the_power_under_lpkg_get(everything, keys, serve, tmp_path
     url = from_device(serve(tmp_path / "systems/repo"))
     shutil.rmtree(tmp_path / "systems/repo")
     systems = GetSystems(tmp_path / "systems", keys, url)
-    power_cut = GetPowerCut(systems, "upgrade", tmp_path / "cut",
-                            script=lpkg_get_tar(tmp_path / "tools")).run(BOOT_LIMIT)
+    script = lpkg_get_tar(tmp_path / "tools")
+    power_cut = GetPowerCut(systems, "upgrade", tmp_path / "cut", MOUNTS[1], "lazy", script)
+    power_cut.run(BOOT_LIMIT)
     found = power_cut.check(20, random.Random(1))
     said("lpkg-get", power_cut, found)
     assert power_cut.done and not power_cut.wrong(found)
