@@ -2775,7 +2775,9 @@ def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmw
         upgrades.offer(kernel)
         hashes.append(upgrades.hash_of(kernel, "boot/vmlinuz"))
         console.expect("login: ", BOOT_LIMIT)
-        said = console.log_in_again().check("mountpoint -q /boot && lpkg --yes upgrade 2>&1")
+        console.log_in_again().check("mountpoint -q /boot")
+        status, said = console.run("lpkg --yes upgrade 2>&1", BOOT_LIMIT)
+        assert status == 0, said
         assert said.count("reboot to run the new kernel; the one that runs now is ") == 1
         assert console.run("lpkg verify 2>/dev/null") == (0, "")
 
@@ -3834,7 +3836,6 @@ def test_boot_a_router_s_two_ports(index, files, tmp_path):
 # since the last flush only in its own cache. Each disk is recovered by lpkg and, as a copy, by the
 # shell; then it must hold the old system or the new one.
 
-FILES = 600             # of each of the two packages: enough for kills to hit every step
 # What mount is told: what a user has, and what forgives least.
 MOUNTS = ("defaults", "data=writeback,noauto_da_alloc,commit=1")
 # What /proc/sys/vm is told: nothing, to write only what lpkg syncs, to write all very soon.
@@ -3845,12 +3846,12 @@ LPKG = ("python3 -IS -c 'import sys; sys.path.append(\"/tmp\"); import lpkg; "
         "sys.exit(lpkg.main())'")
 
 
-def tree_of(version, part):
-    """A package's files: some stay, most change, come or go with the VERSION; a symlink turns."""
+def tree_of(version, part, files):
+    """A package's FILES: some stay, most change, come or go with the VERSION; a symlink turns."""
     text = b"%d\n" % version
     tree = {f"usr/lib/{part}/{number % 16}/{number}": text * (number % 99) * 5
-            for number in range(FILES) if number % 8 != version}
-    same = {f"usr/share/{part}/{number}": b"the same\n" * number for number in range(FILES // 8)}
+            for number in range(files) if number % 8 != version}
+    same = {f"usr/share/{part}/{number}": b"the same\n" * number for number in range(files // 8)}
     return {**tree, **same, f"etc/{part}.conf": text, f"etc/{part}.mine": b"as given\n",
             f"bin/{part}": (text, 0o4755), f"bin/{part}-link": f"-> {part}{version}",
             f"usr/only{version}/{part}/deep/file": b"here\n", f"var/{part}/{version}": None}
@@ -3861,6 +3862,7 @@ class Systems(World):
     root in which it is to happen."""
     KINDS = {"install": ("one", "install two"), "upgrade": ("one two", "upgrade"),
              "remove": ("one two", "remove two")}
+    files = 600         # of each of the two packages: enough for kills to hit every step
 
     def __init__(self, folder, keys):
         super().__init__(folder, keys)
@@ -3880,7 +3882,8 @@ class Systems(World):
         """Have VERSION of both packages in the repository."""
         parts = {part: {"conffiles": [f"etc/{part}.conf", f"etc/{part}.mine"],
                         "owners": {f"usr/share/{part}/7": "12:34:0640"}} for part in ("one", "two")}
-        self.pack({part: tree_of(version, part) for part in parts}, f"{version}-0", **parts)
+        trees = {part: tree_of(version, part, self.files) for part in parts}
+        self.pack(trees, f"{version}-0", **parts)
         self.index()
 
     def make_disk(self, kind):
@@ -3892,10 +3895,13 @@ class Systems(World):
         status, text = output_of("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0",
                                  "-d", folder, self.disks[kind], "64M")
         assert status == 0, text
-        old = contents(folder / "root")
+        old = self.contents(folder / "root")
         self.do(*self.KINDS[kind][1].split(), root=folder / "root").ok()
-        self.systems[kind] = {"old": old, "new": contents(folder / "root")}
+        self.systems[kind] = {"old": old, "new": self.contents(folder / "root")}
         assert len({str(system) for system in self.systems[kind].values()}) == 2
+
+    def contents(self, root):
+        return contents(root)
 
     def command(self, kind):
         """What is typed on the machine."""
@@ -3994,10 +4000,14 @@ class PowerCut(Recorded):
         return self
 
     def prepare(self, console):
-        """Mount the disk, and have lpkg compiled: the time that takes isn't worth a cut."""
+        """Mount the disk, and bring the script."""
         for name, value in WRITEBACKS[self.writeback].items():
             console.check(f"echo {value} >/proc/sys/vm/dirty_{name}")
         console.check(f"mount -t ext4 -o {self.mount} /dev/vda /mnt")
+        self.bring_script(console)
+
+    def bring_script(self, console):
+        """Have lpkg compiled: the time that takes isn't worth a cut."""
         console.check(f"head -c {self.script.stat().st_size} /dev/vdb >/tmp/lpkg.py")
         console.check(f"{LPKG} --version && sync")
 
@@ -4035,7 +4045,7 @@ class PowerCut(Recorded):
 
     def system_of(self, root):
         """Which system ROOT holds: 'old' or 'new', or else which paths are of neither."""
-        found = contents(root)
+        found = self.systems.contents(root)
         for name, system in self.systems.systems[self.kind].items():
             if found == system:
                 done = run_lpkg("--root", root, "verify")
@@ -4161,6 +4171,71 @@ def test_power_cuts_show_a_sync_that_is_missing(systems, tmp_path, mount):
     found = power_cut.check(12, random.Random(1))
     said("without a sync", power_cut, found)
     assert power_cut.wrong(found)
+
+
+# -- under lpkg-get
+
+class GetSystems(Systems):
+    """An upgrade by lpkg-get, from the repository as the machine reaches it at URL."""
+    KINDS = {"upgrade": ("one two", "upgrade")}
+    files = 64          # it starts some processes for each
+
+    def __init__(self, folder, keys, url):
+        self.url = url
+        super().__init__(folder, keys)
+
+    def make_disk(self, kind):
+        repositories = self.folder / kind / "root/etc/lpkg/repos"
+        repositories.write_text(repositories.read_text().replace(str(self.repo), self.url))
+        super().make_disk(kind)
+
+    def contents(self, root):
+        """But for what lpkg and lpkg-get have for themselves, and the indexes seen."""
+        kept = (load_tool("lpkg").INSTALLED, "var/lib/lpkg/world")
+        return {path: what for path, what in contents(root).items() if path.startswith(kept)
+                or path != "serials" and "/lpkg/" not in f"/{path}"}
+
+    def command(self, kind):
+        return "PATH=/tmp:$PATH LPKG_ROOT=/mnt/root lpkg-get upgrade"
+
+
+class GetPowerCut(PowerCut):
+    """The same by lpkg-get, which is in a tar."""
+
+    def bring_script(self, console):
+        console.check("tar -xf /dev/vdb -C /tmp && sync")
+
+
+def lpkg_get_tar(folder):
+    """A tar of lpkg-get with what must be beside it, and minisign."""
+    for name in ("lpkg-get", "lpkg-get.awk", "lpkg-finish"):
+        shutil.copy(ROOT / "initd" / name, folder)
+    package = next(REPOSITORY.glob("minisign-[0-9]*.lpkg"))
+    with tarfile.open(package) as packed:
+        (folder / "minisign").write_bytes(packed.extractfile("usr/bin/minisign").read())
+    (folder / "minisign").chmod(0o755)
+    status, text = output_of("tar", "-cf", folder / "get.tar", "-C", folder, "minisign",
+                             "lpkg-get", "lpkg-get.awk", "lpkg-finish")
+    assert status == 0, text
+    return folder / "get.tar"
+
+
+@pytest.mark.long
+def test_s16_a_cut_of_the_power_under_lpkg_get(everything, keys, serve, tmp_path):
+    """One upgrade, cut as soon as lpkg-get says that it is done, and at some moments before."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
+        pytest.skip("only root can mount the disk that a power cut left")
+    for name in ("tools", "systems", "cut", "systems/repo"):
+        (tmp_path / name).mkdir()
+    url = from_device(serve(tmp_path / "systems/repo"))
+    shutil.rmtree(tmp_path / "systems/repo")
+    systems = GetSystems(tmp_path / "systems", keys, url)
+    script = lpkg_get_tar(tmp_path / "tools")
+    power_cut = GetPowerCut(systems, "upgrade", tmp_path / "cut", MOUNTS[1], "lazy", script)
+    power_cut.run(BOOT_LIMIT)
+    found = power_cut.check(20, random.Random(1))
+    said("lpkg-get", power_cut, found)
+    assert power_cut.done and not power_cut.wrong(found)
 
 
 # -- while a whole system is upgraded in place
