@@ -2604,6 +2604,12 @@ def click(console, screen, x, y):
         time.sleep(0.5)
 
 
+def desktop_shows(console, folder):
+    """Whether the screen has the desktop's background where no window opens."""
+    screen = Screen(console, folder / "screen.ppm")
+    return screen.at(screen.width - 8, screen.height // 2) == BACKGROUND
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("firmware, card", [("bios", "std"), ("efi", "virtio")])
 def test_boot_a_desktop(everything, tmp_path, firmware, card):
@@ -2632,7 +2638,7 @@ def test_boot_a_desktop(everything, tmp_path, firmware, card):
     with running(tmp_path, tmp_path, "-vga", card, SYSTEM="desktop", FIRMWARE=firmware) as console:
         console.expect("login: ", BOOT_LIMIT)
         console.log_in_again()
-        wait_for_screen(lambda screen: screen.at(640, 400) == BACKGROUND, "a background")
+        wait_until(lambda: desktop_shows(console, tmp_path), BOOT_LIMIT, "a background")
         panel = screen()
         assert panel.width >= 1024 and panel.at(640, 8) != BACKGROUND
         assert console.check("ps -o user,comm | grep -c '^user .*weston'").strip() > "1"
@@ -2651,6 +2657,26 @@ def test_boot_a_desktop(everything, tmp_path, firmware, card):
             lambda red, green, blue: red > 2 * max(green, blue, 40)) > 0.05, "red cells")
         console.tell("device_del", id="plugged")
         wait_until(lambda: "USB Keyboard: device removed" in log(), what="no keyboard")
+
+
+@pytest.mark.long
+def test_boot_a_pc_that_becomes_a_desktop(everything, serve, tmp_path):
+    """And is none any more, without a reboot."""
+    repository = from_device(serve(BUILD / "repo"))
+    status, text = output_of("make", "image", "SYSTEM=pc", "CONF=/dev/null", f"O={BUILD}",
+                             f"REPO_URL={repository}", cwd=ROOT)
+    assert status == 0, text
+    shutil.copy(BUILD / ARCH / "image-pc/disk.img", tmp_path)
+    with running(tmp_path, tmp_path, SYSTEM="desktop") as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+        assert console.run("lpkg --yes install desktop", BOOT_LIMIT)[0] == 0
+        assert not desktop_shows(console, tmp_path)
+        console.check("linitctl start weston")
+        wait_until(lambda: desktop_shows(console, tmp_path), BOOT_LIMIT, "a desktop")
+        assert console.run("lpkg --yes undo", BOOT_LIMIT)[0] == 0
+        wait_until(lambda: not desktop_shows(console, tmp_path), BOOT_LIMIT, "no desktop")
+        assert "weston" not in console.check("ps; ls /usr/bin /etc/init.d")
 
 
 # -- upgraded in place
