@@ -1,7 +1,7 @@
 # Panux: recipes become signed packages, packages become a system, and the system boots.
 #
 # What an image holds; world.conf keeps these, the command line overrides it:
-#   SYSTEM    base, full, pc or router: what the image is for (full)
+#   SYSTEM    base, full, pc, desktop or router: what the image is for (full)
 #   PACKAGES  packages besides those of SYSTEM
 #   SERVICES  what it starts (those of SYSTEM)
 #   HOST      its name (panux)
@@ -46,7 +46,7 @@ PYTHON ?= python3
 PORT ?= 8080
 
 # The systems: what each holds, starts and boots.
-systems = base full pc router
+systems = base full pc desktop router
 services = clock crond getty hostname mounts network ntpd root seed sysctl syslogd
 
 # base: busybox, and the shell as init
@@ -59,9 +59,14 @@ full_services = $(base_services)
 
 # pc: on a disk, with ssh, editors and what a laptop needs
 pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear opendoas \
-	nano less htop curl iw wpa_supplicant
+	nano less htop iw wpa_supplicant
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
+
+# desktop: the pc, with windows: Weston, its panel and a terminal
+desktop = $(pc) weston
+desktop_services = $(pc_services) weston
+desktop_kernel = linux
 
 # router: two ports, a firewall; addresses, names, ssh inside
 router = $(full) dnsmasq iptables dropbear
@@ -239,14 +244,16 @@ core:
 	+@$(again) image $(core) SYSTEM=base
 
 machines = tests/test_world.py tests/test_device.py
-run_machines = world/engine $(python) -m pytest $(pytest) -m "not long" $(machines)
-run_others = $(python) -m pytest $(pytest) -m "not long" tests $(addprefix --ignore ,$(machines))
+linitd = tests/test_linitd.py tests/test_linit_attacks.py
+run = $(python) -m pytest $(pytest) -m "not long"
+run_but = $(run) tests $(addprefix --ignore ,$(machines))
 
-# Both at once; what the second says follows the first's.
+# Two halves, which take about the same time, at once; what the second says follows the first's.
 .PHONY: test
 test: core ## show that everything works, the core world included
-	@$(run_others) >$(O)/check.log 2>&1 & others=$$!; trap 'kill $$others' INT TERM; \
-	$(run_machines); status=$$?; \
+	@$(run_but) $(addprefix --ignore ,$(linitd)) >$(O)/check.log 2>&1 & \
+	others=$$!; trap 'kill $$others' INT TERM; \
+	world/engine $(run) $(machines) $(linitd); status=$$?; \
 	wait $$others || status=$$?; cat $(O)/check.log; exit $$status
 
 .PHONY: test-long
@@ -264,7 +271,7 @@ fuzz: ## fuzz linitd and linitctl for SECONDS, from a SEED
 .PHONY: check
 check: ## run the tests that boot and build nothing
 	@world/setup test
-	@$(run_others)
+	@$(run_but)
 
 .PHONY: bench
 bench: ## measure speed and memory, beside peers in the same run
@@ -286,17 +293,13 @@ PREFIX ?= /usr/local
 tools = $(wildcard lpkg.py pkggen.py linitctl.py linitd.py)
 # This machine's PyYAML and PyNaCl are found by `site`, so -S is not for here.
 interpreter = $(shell $(PYTHON) -c 'import sys; print(sys.executable)') -I
-share = $(DESTDIR)$(PREFIX)/share
 
 .PHONY: install
 install: ## install the tools below PREFIX, compiled
 	@for tool in $(tools); do world/install $$tool "$(DESTDIR)/" $(PYTHON) BINDIR=$(PREFIX)/bin \
-		LIBDIR=$(PREFIX)/lib/panux "INTERPRETER=$(interpreter)" || exit; done
+		LIBDIR=$(PREFIX)/lib/panux SHAREDIR=$(PREFIX)/share "INTERPRETER=$(interpreter)" || exit; done
 	@# pkggen runs both by these names.
 	@install -m 644 lpkg.py pkggen.py "$(DESTDIR)$(PREFIX)/lib/panux"
-	@install -D -m 644 world/completions/lpkg.bash "$(share)/bash-completion/completions/lpkg"
-	@install -D -m 644 world/completions/lpkg.zsh "$(share)/zsh/site-functions/_lpkg"
-	@install -D -m 644 world/completions/lpkg.fish "$(share)/fish/vendor_completions.d/lpkg.fish"
 
 ##@ Clean
 .PHONY: clean

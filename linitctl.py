@@ -7,21 +7,21 @@
     linitctl.py plot -o boot.svg
     linitctl.py check initd             # without linitd, and without running what is there
 
-It talks with linitd over the socket that --socket names, else $LINITSOCK, else /run/linit.sock, as
-docs/protocol.md says. For `log` it reads the files that linitd names, for `check` a folder of init
-scripts. The file that `plot -o` names is the only one that it writes.
+It talks to linitd over the socket that --socket names, else $LINITSOCK, else /run/linit.sock, as
+docs/protocol.md says. For `log` it reads the files that linitd names, for `check` a directory of
+init scripts. The file that `plot -o` names is the only one that it writes.
 
 The invariant: linitctl only asks. What linitd has begun goes on whether linitctl waits, is
-interrupted or dies; and nothing that a service or linitd says drives the terminal.
+interrupted or dies; and nothing that a service or linitd says controls the terminal.
 """
 
 import sys
 
 if __name__ == "__main__" and not sys.flags.isolated:
-    # The script's own folder comes first here: a json.py lying beside it would be run as ours.
+    # The script's own directory comes first: a json.py beside it would be run as ours.
     del sys.path[0]
 
-# The module `socket` brings selectors and enum: some 6 ms, where all the rest of a request takes 2.
+# The module `socket` imports selectors and enum: some 6 ms, and the rest of a request takes 2.
 import _socket
 import os
 import time
@@ -30,20 +30,19 @@ VERSION = "0.2"
 
 SOCKET = "/run/linit.sock"
 INITD = "/etc/init.d"
-PIECE = 1 << 16                     # bytes that are read at a time
+READ_SIZE = 1 << 16                 # bytes that are read at a time
 LINE_LIMIT = 256 << 10              # bytes of a line, the protocol's limit
 ANSWER_LIMIT = 16 << 20             # bytes of an answer: some 100,000 services
-LINE_COST = 64                      # bytes that a line of an answer costs beside its own
+LINE_COST = 64                      # bytes of memory that a line takes beside its own
 CULPRITS = 5                        # services that `why` blames at the end
-MANY = 1 << 30                      # words: as many as there are
-POLL = 0.2                          # seconds between two looks at a log that is followed
+POLL = 0.2                          # seconds between two reads of a log that is followed
 
 STATES = ("stopped", "starting", "running", "stopping", "failed")
 COLOURS = {"running": "32", "failed": "31", "starting": "33", "stopping": "33"}
-CODES = ("1", "2", "4", "5", "7")   # of `error`: those that LSB has for what init scripts do
+CODES = ("1", "2", "4", "5", "7")   # of `error`: those that LSB has for init scripts
 TIMES = ("launched", "met", "ready", "ended")
 NAMES = ("needs", "binds", "wants", "afters", "waits")
-ROUNDING = 0.0015                   # seconds by which two times of `graph` may seem out of order
+ROUNDING = 0.0015                   # seconds by which two times of `graph` may be out of order
 UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 USAGE = 2
 NOT_RUNNING = 3                     # exit statuses of `status`, by LSB
@@ -52,7 +51,7 @@ INTERRUPTED = 130
 
 
 class Fail(Exception):
-    """What a user, linitd or a file can cause: one line that says what, where and what to do."""
+    """An error that a user, linitd or a file can cause: what, where and what to do, in one line."""
 
     def __init__(self, text: str, status: int = 1):
         super().__init__(text)
@@ -60,7 +59,7 @@ class Fail(Exception):
 
 
 class Refused(Fail):
-    """linitd's own `error CODE TEXT`."""
+    """linitd answered `error CODE TEXT`."""
 
 
 def printable(text: str) -> str:
@@ -82,27 +81,12 @@ def progress(text: str) -> None:
         print("\r\033[K" + printable(text)[: width - 1], end="", file=sys.stderr, flush=True)
 
 
-def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Replace PATH by DATA: a reader, or a power cut, finds the old file or the new one whole."""
-    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
-
-
 # ---- what linitd says --------------------------------------------------------------------------
 #
 # A service is a dict with the keys of --json, except that it has `seconds`, not `since`.
 
 def strange(line: str) -> Fail:
-    """The error for a LINE that linitd would not send."""
+    """The error for a LINE that linitd wouldn't send."""
     return Fail(f"the answer isn't linitd's: {line[:60]!r}; is the socket another program's?")
 
 
@@ -124,7 +108,7 @@ def parse_service(words: list) -> dict:
 
 
 def parse_status(lines: list) -> dict:
-    """The service of an answer to `status`; lines that a later linitd may add are skipped."""
+    """The service of an answer to `status`. Lines that a later linitd may add are ignored."""
     fields = {"needs": "", "restarts": "0", **dict(line.partition(" ")[::2] for line in lines)}
     service = parse_service([fields.get(key, "") for key in ("name", "state", "pid", "seconds")])
     service["needs"] = fields["needs"].split()
@@ -135,8 +119,8 @@ def parse_status(lines: list) -> dict:
 
 
 def parse_node(line: str) -> dict:
-    """The service of a line of `graph`: its times in seconds since linitd began, None for those
-    that have not come; its names as lists."""
+    """The service of a line of `graph`: its times in seconds since linitd began, or None; its
+    names as lists."""
     name, *words = line.split(" ")
     fields = dict(word.partition("=")[::2] for word in words)
     state, pid = fields.get("state"), fields.get("pid", "")
@@ -176,7 +160,7 @@ def duration(seconds: float) -> str:
 
 
 def coloured(state: str, text: str) -> str:
-    """TEXT in the colour of STATE, where somebody looks who wants colours."""
+    """TEXT in the colour of STATE, on a terminal and unless NO_COLOR is set."""
     if state not in COLOURS or os.environ.get("NO_COLOR") or not sys.stdout.isatty():
         return text
     return f"\033[{COLOURS[state]}m{text}\033[0m"
@@ -195,25 +179,42 @@ def print_table(services: list) -> None:
 
 
 def print_log(data: bytes) -> None:
-    """Lines of a log; tabs are common there, and do no harm."""
+    """Lines of a log; tabs stay, they do no harm."""
     text = data.decode(errors="backslashreplace")
     text = "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
     print(text, end="", flush=True)
 
 
-def print_status(service: dict) -> None:
-    """All that `status` says, for people."""
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def sentence(service: dict) -> str:
+    """httpd is running, pid 412, for 3m12s."""
     state = coloured(service["state"], service["state"])
     pid = f", pid {service['pid']}" if service["pid"] else ""
-    print(f"{printable(service['name'])} is {state}{pid}, for {duration(service['seconds'])}")
+    return f"{printable(service['name'])} is {state}{pid}, for {duration(service['seconds'])}"
+
+
+def print_status(service: dict) -> None:
+    """All that `status` says, for people."""
+    print(sentence(service))
     if service["needs"]:
         print(printable("needs: " + " ".join(service["needs"])))
     if service["restarts"]:
-        print(f"restarted: {service['restarts']} time{'s' if service['restarts'] > 1 else ''}")
+        print(f"restarted: {counted(service['restarts'], 'time')}")
     if service["reason"]:
         print(printable("reason: " + service["reason"]))
     for line in service["tail"]:
         print("    " + printable(line.expandtabs()))
+
+
+def print_summary(services: list) -> None:
+    """How many services are in which state: 13 services: 12 running, 1 failed."""
+    states = [service["state"] for service in services]
+    counts = [f"{states.count(state)} {coloured(state, state)}" for state in STATES
+              if state in states]
+    print(f"{counted(len(states), 'service')}: {', '.join(counts) or 'none'}")
 
 
 def print_array(objects: list) -> None:
@@ -238,9 +239,9 @@ def nearest(word: str, words: object) -> str:
 
 # ---- what depends on what ----------------------------------------------------------------------
 #
-# NODES is NAME -> service of `graph`. A tree is printed from what `walk` yields: it goes down from
-# its roots, each service once. It doesn't recurse, since a chain of services may be longer than
-# Python's stack is deep.
+# NODES is NAME -> service of `graph`, which doesn't have those that nobody has asked for. `walk`
+# goes through them as a tree, each service once. It doesn't recurse, since a chain of services may
+# be longer than Python's stack is deep.
 
 def relations(node: dict) -> dict:
     """NAME -> how NODE depends on it, by the strongest: needs, is bound to, wants, comes after."""
@@ -250,6 +251,11 @@ def relations(node: dict) -> dict:
         for name in node[key]:
             found.setdefault(name, how)
     return dict(sorted(found.items()))
+
+
+def dependencies(nodes: dict, name: str) -> list:
+    """The names that NAME depends on."""
+    return list(relations(nodes[name])) if name in nodes else []
 
 
 def dependents(nodes: dict) -> dict:
@@ -279,6 +285,15 @@ def walk(roots: list, below, seen: set) -> object:
             todo += [(depth + 1, each) for each in reversed(below(name))]
 
 
+def print_tree(roots: list, below, line, seen: set) -> None:
+    """Print what `walk` finds, one below the other. LINE gives the text for (path, name, whether
+    it was seen before), or nothing for what needs no line."""
+    for path, name, is_again in walk(roots, below, seen):
+        text = line(path, name, is_again)
+        if text:
+            print("  " * len(path) + text)
+
+
 def tops(names: list, below) -> list:
     """NAMES, those first that are below no other of them, and among these `boot`."""
     lower = {each for name in names for each in below(name) if each != name}
@@ -291,53 +306,24 @@ def named(names: list, limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def print_tree(nodes: dict, roots: list) -> None:
-    """What needs what, a service a line, below what depends on it."""
-    def below(name: str) -> list:
-        return list(relations(nodes[name])) if name in nodes else []
-
-    for path, name, is_again in walk(roots or tops(list(nodes), below), below, set()):
-        how = relations(nodes[path[-1]])[name] if path else "needs"
-        note = "" if how == "needs" else f", {path[-1]} {how} it"
-        if is_again:
-            text = f"{printable(name)} (above)"
-        elif name in nodes:
-            node = nodes[name]
-            state = coloured(node["state"], node["state"])
-            text = f"{printable(name)}: {state}" + (f", pid {node['pid']}" if node["pid"] else "")
-        else:
-            text = f"{printable(name)}: nobody has asked for it"
-        print("  " * len(path) + text + printable(note))
-
-
-DOT_STYLES = {"needs": "", "is bound to": " [style=bold]", "wants": " [style=dashed]",
-              "comes after": " [style=dotted]"}
-DOT_COLOURS = {"running": "#2b8a3e", "failed": "#c2255c", "starting": "#e67700",
-               "stopping": "#e67700", "stopped": "#868e96"}
-
-
-def dot_text(nodes: dict) -> str:
-    """The graph in the language of Graphviz: an arrow leads to what is needed."""
-    def quoted(text: str) -> str:
-        return '"' + printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-    lines = ["digraph services {", "  rankdir=LR", "  node [shape=box, fontname=sans]"]
-    for name, node in nodes.items():
-        label = quoted(f"{name}: {node['state']}")
-        colour = DOT_COLOURS[node["state"]]
-        lines.append(f'  {quoted(name)} [label={label}, color="{colour}"]')
-    for name, node in nodes.items():
-        for other, how in relations(node).items():
-            lines.append(f"  {quoted(name)} -> {quoted(other)}{DOT_STYLES[how]}")
-    return "\n".join([*lines, "}"])
+def graph_line(nodes: dict, path: list, name: str, is_again: bool) -> str:
+    """What `graph` prints of NAME, on which the last of PATH depends."""
+    how = relations(nodes[path[-1]])[name] if path else "needs"
+    note = "" if how == "needs" else printable(f", {path[-1]} {how} it")
+    if is_again:
+        return f"{printable(name)} (above){note}"
+    node = nodes.get(name, {"state": "stopped", "pid": None})
+    pid = f", pid {node['pid']}" if node["pid"] else ""
+    return f"{printable(name)}: {coloured(node['state'], node['state'])}{pid}{note}"
 
 
 # ---- the critical path -------------------------------------------------------------------------
 #
-# What took how long, and what decided when all was there. A service begins its own work when what
-# it depends on is there; so the one of its dependencies that was there last decided when it
-# was ready, if it came after the service itself was launched. So on, down to one that waited for
-# nothing: to make any of these faster makes the boot faster, and nothing else does.
+# Which services took how long, and which of them decided how long the boot took. A service begins
+# its own work when everything it depends on is there. So the dependency that was there last
+# decided when, unless it was there before the service was launched. That dependency has one of its
+# own, and so on, down to a service that waited for nothing. Making one of these faster makes the
+# boot faster; making any other faster doesn't.
 
 def settled(node: dict, now: float) -> float:
     """When it was ready, or had failed; NOW when it is still starting."""
@@ -345,24 +331,25 @@ def settled(node: dict, now: float) -> float:
     return next(moment for moment in moments if moment is not None)
 
 
-def begun(node: dict) -> "float | None":
+def begun(node: dict, now: float) -> float:
     """When its own work began: when what it depends on was there, or, where it had nothing to wait
-    for, when it was launched. None when it waits still, or waited until it failed."""
+    for, when it was launched. When it settled, if it waited until then."""
     if node["met"] is not None:
         return node["met"]
     has_waited = node["waits"] or (node["state"] == "failed" and relations(node))
-    return None if has_waited else node["launched"]
+    return settled(node, now) if has_waited else node["launched"]
 
 
 def own_seconds(node: dict, now: float) -> float:
     """How long its own start took, without the waiting for others."""
-    begin = begun(node)
-    return 0.0 if begin is None else max(0.0, settled(node, now) - begin)
+    return max(0.0, settled(node, now) - begun(node, now))
 
 
-def is_failed_start(node: dict) -> bool:
-    """Whether it failed before it was ever ready."""
-    return node["state"] == "failed" and node["ready"] is None
+def outcome(node: dict) -> str:
+    """What to say of a start that hasn't come to its end, or not to a good one."""
+    if node["state"] == "failed" and node["ready"] is None:
+        return ", failed"
+    return ", still starting" if node["state"] == "starting" else ""
 
 
 def of_boot(nodes: dict) -> dict:
@@ -376,11 +363,9 @@ def of_boot(nodes: dict) -> dict:
 
 def decisive(node: dict, nodes: dict, now: float) -> "dict | None":
     """What NODE waited for last, or waits for now, or None where it found all there."""
-    begin = begun(node)
-    end = settled(node, now) if begin is None else begin
     others = [nodes[name] for name in relations(node) if name in nodes]
     others = [other for other in others
-              if node["launched"] < settled(other, now) <= end + ROUNDING]
+              if node["launched"] < settled(other, now) <= begun(node, now) + ROUNDING]
     return max(others, key=lambda other: settled(other, now), default=None)
 
 
@@ -396,12 +381,9 @@ def critical_path(nodes: dict, now: float) -> list:
 
 
 def print_blame(nodes: dict, path: list, now: float) -> None:
-    """Services by how long their own start took, and the critical path, which ends below."""
-    have_begun = [node for node in nodes.values() if begun(node) is not None]
-    for node in sorted(have_begun, key=lambda node: -own_seconds(node, now)):
-        note = ", failed" if is_failed_start(node) else ""
-        note = ", still starting" if node["state"] == "starting" else note
-        print(f"{own_seconds(node, now):9.3f} s {printable(node['name'])}{note}")
+    """Services by how long their own start took, and the critical path."""
+    for node in sorted(nodes.values(), key=lambda node: -own_seconds(node, now)):
+        print(f"{own_seconds(node, now):9.3f} s {printable(node['name'])}{outcome(node)}")
     if path:
         print(f"\nthe critical path, {settled(path[0], now):.3f} s; each waited for the next:")
     for node in path:
@@ -410,7 +392,7 @@ def print_blame(nodes: dict, path: list, now: float) -> None:
 
 
 def timed(nodes: dict, path: list, now: float) -> list:
-    """What `blame` and `plot` print as JSON, the slowest first."""
+    """What `blame` prints as JSON, the slowest first."""
     objects = [{"name": node["name"], "state": node["state"],
                 "seconds": round(own_seconds(node, now), 3),
                 **{key: node[key] for key in TIMES}, "critical": node in path}
@@ -421,192 +403,120 @@ def timed(nodes: dict, path: list, now: float) -> list:
 # ---- the plot ----------------------------------------------------------------------------------
 #
 # An SVG, a row for each service in the order in which they began their own work, so that the bars
-# go down like a staircase. Colours are in the style sheet alone; it has a dark variant.
+# go down like a staircase. Canvas and CanvasText are the browser's: white and black, or dark.
 
 ROW = 20                            # pixels: the height of a row
-TOP = 84                            # of title, legend and the upper axis
-CHART = 960                         # the width that all the time takes
-RIGHT = 150                         # beside it, for the last bar's text
-CHARACTER = 7.3                     # the width of a letter of a name, at most
-LONGEST = 40                        # letters of a name that are shown
+TOP = 90                            # where the first row begins
+CHART = 960                         # the width of all the time
+RIGHT = 180                         # the width beside it, for the last bar's text
+LETTER = 7.3                        # the width of a letter of a name, at most
 TICKS = 12                          # at most
 
 STYLE = """
-svg { background: #fff; font: 12px monospace; }
-text { fill: #212529; white-space: pre; }
+svg { color-scheme: light dark; background: Canvas; font: 12px monospace; }
+text { fill: CanvasText; white-space: pre; }
 .title { font: bold 18px sans-serif; }
-.legend, .tick { font: 12px sans-serif; fill: #495057; }
 .tick { text-anchor: middle; }
-.back { fill: #fff; }
-.stripe { fill: #f1f3f5; }
-.grid { stroke: #ced4da; }
-.depends { fill: #adb5bd; }
-rect.start { fill: #1c7ed6; }
-.ready { fill: #b2e2bf; }
-.critical { fill: #f08c00; }
-.failed { fill: #e03131; }
-text.critical { fill: #b35900; font-weight: bold; }
-text.failed { fill: #c92a2a; }
-.path { stroke: #f08c00; stroke-width: 2; fill: none; }
-@media (prefers-color-scheme: dark) {
-svg { background: #15181b; }
-text { fill: #e9ecef; }
-.legend, .tick { fill: #adb5bd; }
-.back { fill: #15181b; }
-.stripe { fill: #1d2125; }
-.grid { stroke: #3b4248; }
-.depends { fill: #5c636a; }
-rect.start { fill: #4dabf7; }
-.ready { fill: #245238; }
-text.critical { fill: #ffa94d; }
-text.failed { fill: #ff8787; }
-}
+.grid { stroke: #868e96; stroke-width: 0.5; }
+rect.waits { fill: #adb5bd; }
+rect.starts { fill: #1c7ed6; }
+rect.critical { fill: #e67700; }
+rect.failed { fill: #e03131; }
+text.critical { font-weight: bold; }
+.path { stroke: #e67700; stroke-width: 2; }
 """
-LEGEND = (("depends", "waits for what it needs"), ("start", "starts"), ("ready", "is ready"),
-          ("critical", "starts, on the critical path"), ("failed", "fails"))
+LEGEND = (("waits", "waits for others"), ("starts", "starts"), ("critical", "on the critical path"),
+          ("failed", "fails"))
 
 
 def escaped(text: str) -> str:
-    """TEXT, which has no control characters, for XML."""
-    for character, entity in ("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"):
-        text = text.replace(character, entity)
-    return text
+    """TEXT for XML, control characters shown escaped."""
+    text = printable(text).replace("&", "&amp;")
+    return text.replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
-def tick_step(span: float) -> tuple:
-    """(seconds between two ticks, how many decimals show them): 1, 2 or 5 of a power of ten."""
-    steps = ((digit * 10.0 ** power, max(0, -power)) for power in range(-4, 21)
-             for digit in (1, 2, 5))
-    return next(step for step in steps if span / step[0] <= TICKS)
+def tick_step(span: float) -> float:
+    """Seconds between two ticks: 1, 2 or 5 of a power of ten."""
+    steps = (digit * 10.0 ** power for power in range(-4, 21) for digit in (1, 2, 5))
+    return next(step for step in steps if span / step <= TICKS)
 
 
 class Plot:
-    """The drawing of the NODES at NOW: what is on each row, and where a time is."""
-    __slots__ = ("nodes", "path", "now", "left", "begin", "end", "parts")
+    """The drawing of a boot: its elements, and where a time and a row are."""
+    __slots__ = ("elements", "left", "begin", "span", "bottom")
 
-    def __init__(self, nodes: dict, path: list, now: float):
-        self.nodes = sorted(nodes.values(), key=lambda node: (
-            settled(node, now) if begun(node) is None else begun(node), settled(node, now)))
-        self.path = path
-        self.now = now
-        self.left = 24 + CHARACTER * min(LONGEST, max(len(printable(name)) for name in nodes))
-        self.end = max(settled(node, now) for node in self.nodes)
-        first = min(node["launched"] for node in self.nodes)
-        # What began long after linitd would else be squeezed at the right.
-        self.begin = first if first > self.end / 2 else 0.0
+    def __init__(self, nodes: list, now: float):
+        self.left = 24 + LETTER * max(len(printable(node["name"])) for node in nodes)
+        first = min(node["launched"] for node in nodes)
+        end = max(settled(node, now) for node in nodes)
+        # From when linitd began, unless that was long before the first.
+        self.begin = first if first > end / 2 else 0.0
         # All at one moment is no division by zero, however late that is.
-        self.end = max(self.end, self.begin + 0.001, self.begin * 1.000001)
-        self.parts = []
+        self.span = max(end - self.begin, 0.001, end * 1e-6)
+        self.bottom = TOP + ROW * len(nodes)
+        self.elements = []
 
     def x(self, seconds: float) -> float:
-        """Where a time is on the axis; later ones than its end are at its end."""
-        part = (min(seconds, self.end) - self.begin) / (self.end - self.begin)
-        return round(self.left + CHART * part, 1)
-
-    def bottom(self) -> int:
-        return TOP + ROW * len(self.nodes)
+        return round(self.left + CHART * (seconds - self.begin) / self.span, 1)
 
     def text(self, x: float, y: float, text: str, kind: str = "") -> None:
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escaped(text)}</text>')
+        self.elements.append(f'<text x="{x:.1f}" y="{y}" class="{kind}">{escaped(text)}</text>')
 
-    def bar(self, y: float, height: int, begin: float, end: float, kind: str) -> None:
+    def line(self, x: float, top: int, bottom: int, kind: str) -> None:
+        self.elements.append(f'<path d="M{x} {top}V{bottom}" class="{kind}"/>')
+
+    def bar(self, y: int, height: int, begin: float, end: float, kind: str) -> None:
         """A bar between two times, which can be seen however short it is."""
         x = self.x(begin)
         width = max(1.5, self.x(end) - x)
-        self.parts.append(f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{height}" '
-                          f'class="{kind}"/>')
-
-    def svg(self) -> str:
-        """The whole drawing."""
-        width = self.left + CHART + RIGHT
-        height = self.bottom() + 40
-        self.parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
-            f'viewBox="0 0 {width:.0f} {height}" role="img">',
-            f"<title>{escaped(self.title())}</title>", f"<style>{STYLE}</style>",
-            '<rect class="back" width="100%" height="100%"/>']
-        self.text(12, 28, self.title(), "title")
-        self.legend()
-        self.stripes()
-        self.axis()
-        for row, node in enumerate(self.nodes):
-            self.bars(TOP + ROW * row, node)
-        self.connect()
-        for row, node in enumerate(self.nodes):
-            self.texts(TOP + ROW * row, node)
-        return "\n".join([*self.parts, "</svg>\n"])
-
-    def title(self) -> str:
-        starting = sum(node["state"] == "starting" for node in self.nodes)
-        failed = sum(map(is_failed_start, self.nodes))
-        services = "1 service" if len(self.nodes) == 1 else f"{len(self.nodes)} services"
-        notes = f", {failed} failed" if failed else ""
-        notes += f", {starting} still starting" if starting else ""
-        return f"Boot: {self.end - self.begin:.3f} s, {services}{notes}"
-
-    def legend(self) -> None:
-        x = 12.0
-        for kind, text in LEGEND:
-            self.parts.append(f'<rect x="{x:.1f}" y="41" width="14" height="12" class="{kind}"/>')
-            self.text(x + 20, 51, text, "legend")
-            x += 44 + 6.5 * len(text)
-
-    def stripes(self) -> None:
-        """Every other row, so that the eye finds from the name to the bar."""
-        for row in range(0, len(self.nodes), 2):
-            self.parts.append(f'<rect x="0" y="{TOP + ROW * row}" width="100%" height="{ROW}" '
-                              'class="stripe"/>')
+        self.elements.append(
+            f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{height}" class="{kind}"/>')
 
     def axis(self) -> None:
         """A line for each tick, with its time above and below."""
-        step, decimals = tick_step(self.end - self.begin)
+        step = tick_step(self.span)
         first = -int(-self.begin // step)
-        for count in range(first, int(self.end / step + 1e-6) + 1):
+        for count in range(first, int((self.begin + self.span) / step + 1e-6) + 1):
             x = self.x(count * step)
-            self.parts.append(f'<path d="M{x} {TOP - 4}V{self.bottom() + 4}" class="grid"/>')
-            for y in TOP - 10, self.bottom() + 18:
-                self.text(x, y, f"{count * step:.{decimals}f} s", "tick")
+            self.line(x, TOP - 4, self.bottom + 4, "grid")
+            for y in TOP - 10, self.bottom + 18:
+                self.text(x, y, f"{round(count * step, 4)} s", "tick")
 
-    def kind(self, node: dict) -> str:
-        if is_failed_start(node):
-            return "failed"
-        return "critical" if node in self.path else "start"
+    def row(self, y: int, node: dict, kind: str, now: float) -> None:
+        """A service: its name, its waiting, its own work, and how long that took."""
+        begin, end = begun(node, now), settled(node, now)
+        self.text(12, y + 14, node["name"], kind)
+        self.bar(y + 7, 6, node["launched"], begin, "waits")
+        self.bar(y + 3, 14, begin, end, kind)
+        self.text(self.x(end) + 6, y + 14, f"{own_seconds(node, now):.3f} s{outcome(node)}")
 
-    def bars(self, y: int, node: dict) -> None:
-        """A service's up to three bars."""
-        end = settled(node, self.now)
-        begin = end if begun(node) is None else begun(node)
-        self.bar(y + 7, 6, node["launched"], begin, "depends")
-        if node["ready"] is not None:
-            stop = self.end if node["ended"] is None else node["ended"]
-            self.bar(y + 3, 14, end, stop, "ready")
-        if begun(node) is not None or is_failed_start(node):
-            self.bar(y + 3, 14, begin, end, self.kind(node))
 
-    def texts(self, y: int, node: dict) -> None:
-        """A service's name, and beside its bars how long its own start took."""
-        name = printable(node["name"])
-        name = name if len(name) <= LONGEST else name[:LONGEST - 1] + "…"
-        self.text(12, y + 14, name, self.kind(node))
-        kind = "failed" if is_failed_start(node) else "start"
-        self.text(self.x(settled(node, self.now)) + 6, y + 14, self.note(node), kind)
+def plot_kind(node: dict, path: list) -> str:
+    """What colours the bar of a service."""
+    if outcome(node) == ", failed":
+        return "failed"
+    return "critical" if node in path else "starts"
 
-    def note(self, node: dict) -> str:
-        seconds = f"{own_seconds(node, self.now):.3f} s"
-        if is_failed_start(node):
-            return "failed" if begun(node) is None else f"{seconds}, failed"
-        if node["state"] == "starting":
-            return "still waits" if begun(node) is None else f"{seconds} so far"
-        return seconds
 
-    def connect(self) -> None:
-        """The critical path: a line from where each ends to where the one that waited begins."""
-        rows = {node["name"]: row for row, node in enumerate(self.nodes)}
-        for node, other in zip(self.path, self.path[1:]):
-            x = self.x(settled(other, self.now))
-            above = TOP + ROW * rows[other["name"]] + 10
-            below = TOP + ROW * rows[node["name"]] + 10
-            self.parts.append(f'<path d="M{x} {above}V{below}" class="path"/>')
+def plot_svg(nodes: dict, path: list, now: float) -> str:
+    """The boot as a drawing."""
+    nodes = sorted(nodes.values(), key=lambda node: (begun(node, now), settled(node, now)))
+    plot = Plot(nodes, now)
+    plot.text(12, 28, f"Boot: {plot.span:.3f} s, {counted(len(nodes), 'service')}", "title")
+    for place, (kind, text) in enumerate(LEGEND):
+        plot.elements.append(f'<rect x="{12 + 180 * place}" y="41" width="14" height="12" '
+                             f'class="{kind}"/>')
+        plot.text(32 + 180 * place, 51, text)
+    plot.axis()
+    for number, node in enumerate(nodes):
+        plot.row(TOP + ROW * number, node, plot_kind(node, path), now)
+    middles = {node["name"]: TOP + ROW * number + 10 for number, node in enumerate(nodes)}
+    for node, other in zip(path, path[1:]):
+        plot.line(plot.x(settled(other, now)), middles[other["name"]], middles[node["name"]],
+                  "path")
+    size = f'width="{plot.left + CHART + RIGHT:.0f}" height="{plot.bottom + 40}"'
+    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
+                      f"<style>{STYLE}</style>", *plot.elements, "</svg>\n"])
 
 
 # ---- the connection ----------------------------------------------------------------------------
@@ -684,7 +594,7 @@ class Connection:
         piece = None
         while piece is None:
             try:
-                piece = self.socket.recv(PIECE)
+                piece = self.socket.recv(READ_SIZE)
             except _socket.timeout:
                 seconds = time.monotonic() - self.asked
                 progress(f"waiting for {self.subject}, {seconds:.0f} s")
@@ -723,11 +633,12 @@ def ask_time(path: str) -> float:
 def cmd_change(command: "Command") -> int:
     """start, stop and the others of which nothing is to be shown, except as JSON."""
     connection = Connection(command.socket)
-    options = ["-" + signal_name(command.signal)] if command.signal is not None else []
+    options = ["-" + signal_name(text) for flag, text in command.options.items()
+               if flag == "--signal"]
     refusal = None
     try:
         for line in connection.ask(command.verb, *options, *command.words):
-            say(f"linitctl: {line}")    # what went wrong, although all runs in the end
+            say(f"linitctl: {line}")    # what went wrong, although all is running now
     except KeyboardInterrupt:
         what = " ".join([command.verb, *command.words])
         goes_on = "" if command.verb == "wait" else f"; linitd goes on with {what}"
@@ -744,7 +655,6 @@ def cmd_change(command: "Command") -> int:
 def cmd_signal(command: "Command") -> int:
     """Send a signal to the main process of a service."""
     name, signal = command.words
-    check_name(name)
     Connection(command.socket).ask("signal", name, signal_name(signal))
     return 0
 
@@ -767,10 +677,13 @@ def ask_state(connection: Connection, name: str) -> dict:
     return {"name": name, "state": state}
 
 
+def ask_list(connection: Connection) -> list:
+    return [parse_service(line.split(" ")) for line in connection.ask("list")]
+
+
 def cmd_list(command: "Command") -> int:
     """Show all services."""
-    lines = Connection(command.socket).ask("list")
-    services = [parse_service(line.split(" ")) for line in lines]
+    services = ask_list(Connection(command.socket))
     if command.json:
         print_json(services)
     else:
@@ -779,12 +692,18 @@ def cmd_list(command: "Command") -> int:
 
 
 def cmd_status(command: "Command") -> int:
-    """Show each of the services; the highest of their exit statuses is this one's."""
+    """Show each of the services; the highest of their exit statuses is this one's. Without names,
+    count all of them, and show those that have failed, are starting or are stopping."""
     shown = []
     status = 0
     try:
         connection = Connection(command.socket)
-        for name in command.words:
+        names = command.words
+        if not names:
+            services = ask_list(connection)
+            names = [service["name"] for service in services
+                     if service["state"] not in ("running", "stopped")]
+        for name in names:
             try:
                 shown.append(parse_status(connection.ask("status", name)))
             except Refused as error:
@@ -796,9 +715,11 @@ def cmd_status(command: "Command") -> int:
         status = max(status, NOT_RUNNING)
     if command.json:
         print_json(shown)
-    else:
-        for service in shown:
-            print_status(service)
+        return status
+    if not command.words:
+        print_summary(services)
+    for service in shown:
+        print_status(service)
     return status
 
 
@@ -807,7 +728,7 @@ def cmd_log(command: "Command") -> int:
     paths = Connection(command.socket).ask("log", *command.words)
     rest = b""
     for path in paths:
-        for piece in read_log(path, command.follow and path == paths[-1]):
+        for piece in read_log(path, "-f" in command.options and path == paths[-1]):
             lines, newline, rest = (rest + piece).rpartition(b"\n")
             print_log(lines + newline)
     print_log(rest)
@@ -824,7 +745,7 @@ def read_log(path: str, follow: bool) -> object:
                 while not is_old:
                     # Asked before: so all that the old file got is read.
                     is_old = not follow or is_replaced(file, path)
-                    yield from iter(lambda: file.read(PIECE), b"")
+                    yield from iter(lambda: file.read(READ_SIZE), b"")
                     time.sleep(0 if is_old else POLL)
         except FileNotFoundError:
             pass                        # rotated just now
@@ -844,38 +765,24 @@ def is_replaced(file: object, path: str) -> bool:
 
 
 def cmd_graph(command: "Command") -> int:
-    """Show what needs what: of all services that anybody has asked for, or from some downwards."""
-    if command.json and command.dot:
-        raise Fail("--json or --dot; see linitctl --help", USAGE)
+    """Show what needs what: of all services that were ever asked for, or of NAMES downwards."""
     connection = Connection(command.socket)
     nodes = ask_graph(connection)
+
+    def below(name: str) -> list:
+        return dependencies(nodes, name)
+
     for name in command.words:
         if name not in nodes:
-            nodes[name] = unasked(parse_status(connection.ask("status", name)))
-    if command.words:
-        nodes = part_of(nodes, command.words)
+            connection.ask("status", name)      # Refused where there is no such service
+    names = command.words or tops(list(nodes), below)
+    nodes = {name: nodes[name] for _, name, is_again in walk(names, below, set())
+             if name in nodes and not is_again}
     if command.json:
         print_array(list(nodes.values()))
-    elif command.dot:
-        print(dot_text(nodes))
     else:
-        print_tree(nodes, command.words)
+        print_tree(names, below, lambda *place: graph_line(nodes, *place), set())
     return 0
-
-
-def unasked(service: dict) -> dict:
-    """The SERVICE of `status` as one of `graph`, which has none that nobody has asked for."""
-    return {"name": service["name"], "state": service["state"], "pid": service["pid"],
-            **dict.fromkeys(TIMES), **{key: [] for key in NAMES}}
-
-
-def part_of(nodes: dict, names: list) -> dict:
-    """Those of NODES that NAMES depend on, and these."""
-    def below(name: str) -> list:
-        return list(relations(nodes[name])) if name in nodes else []
-
-    return {name: nodes[name] for _, name, is_again in walk(names, below, set())
-            if not is_again and name in nodes}
 
 
 def cmd_events(command: "Command") -> int:
@@ -908,37 +815,24 @@ def cmd_blame(command: "Command") -> int:
 
 def cmd_plot(command: "Command") -> int:
     """Draw the boot, to a file or to stdout."""
-    if command.output is not None:
-        check_output(command)
     nodes = of_boot(ask_graph(Connection(command.socket)))
     if not nodes:
         raise Fail("no service has been started yet; there is nothing to draw")
     now = time_now(command, nodes)
-    path = critical_path(nodes, now)
-    text = Plot(nodes, path, now).svg()
-    if command.json:
-        print_array(timed(nodes, path, now))
-    elif command.output is None:
+    text = plot_svg(nodes, critical_path(nodes, now), now)
+    if "-o" not in command.options:
         print(text, end="")
-    else:
-        write_atomic(os.path.realpath(command.output), text.encode())
+        return 0
+    with open(command.options["-o"], "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
     return 0
 
 
 def time_now(command: "Command", nodes: dict) -> float:
-    """Now, by linitd's clock; asked for only where a service of NODES is starting still."""
+    """Now, by linitd's clock; only asked for while a service of NODES is starting."""
     if any(node["ready"] is None and node["ended"] is None for node in nodes.values()):
         return ask_time(command.socket)
     return 0.0
-
-
-def check_output(command: "Command") -> None:
-    """Fail where -o names something that a file must not replace, as /dev/null."""
-    path = command.output
-    if command.json:
-        raise Fail("--json or -o; see linitctl --help", USAGE)
-    if not path or (os.path.exists(path) and not os.path.isfile(path)):
-        raise Fail(f"-o {path!r}: there is something that is no file; name another", USAGE)
 
 
 # ---- why ---------------------------------------------------------------------------------------
@@ -946,22 +840,6 @@ def check_output(command: "Command") -> None:
 # A tree goes down from what a person asks about to what is to blame: below what is starting, what
 # it waits for; below what is stopping, what must stop before it; below what has failed, what of
 # its needs has failed. For what is running it goes up, to what it runs for.
-
-def last_words(service: dict) -> str:
-    """Why it is as it is, as far as linitd and its own log say."""
-    texts = [service["reason"]] if service["reason"] else []
-    last = service["tail"][-1].strip() if service["tail"] else ""
-    if last and last not in (service["reason"] or ""):
-        texts.append(last)
-    return "".join(f": {printable(text)}" for text in texts)
-
-
-def place(path: list, name: str) -> str:
-    """Where NAME, which is below PATH, stands already."""
-    if name not in path:
-        return " (above)"
-    return f" (a cycle: {', '.join([*path[path.index(name):], name])})"
-
 
 class Why:
     """What linitd says of services now: of all, their graph; of those that are shown, more."""
@@ -1009,58 +887,51 @@ class Why:
         """The names of what NAME runs for."""
         return self.users_in(name, "running", "starting")
 
-    def repeated(self, name: str) -> str:
-        """The name of what stands above, where NAME waits for that alone: it needs no second line,
-        and where all wait for one service that would be half of the lines."""
-        causes = self.causes(name) if self.state(name) == "starting" else []
-        is_short = len(causes) == 1 and (causes[0] in self.shown or causes[0] == name)
-        return causes[0] if is_short else ""
-
-    def causes_to_show(self, name: str) -> list:
-        return [] if self.repeated(name) else self.causes(name)
-
     def print(self, name: str) -> None:
-        """The tree of NAME, unless it stands above."""
-        if self.state(name) == "running":
-            self.print_purposes(name)
+        """The tree of NAME."""
+        if self.state(name) != "running":
+            print_tree([name], self.causes, self.cause_line, self.shown)
             return
-        for path, each, is_again in walk([name], self.causes_to_show, self.shown):
-            text = printable(each + place(path, each)) if is_again else self.line(path, each)
-            print("  " * len(path) + text)
-
-    def print_purposes(self, name: str) -> None:
-        """What NAME runs for: all of it once, with one reason each."""
-        print(self.line([], name))
-        for path, each, is_again in walk([name], self.purposes, set()):
-            if path and not is_again:
-                how = self.users[path[-1]][each]
-                print("  " * len(path) + printable(f"{each} {how} {path[-1]}"))
+        print_tree([name], self.purposes, self.purpose_line, set())
         if not self.purposes(name):
             print("  nothing that runs or starts needs it")
 
-    def line(self, path: list, name: str) -> str:
+    def cause_line(self, path: list, name: str, is_again: bool) -> str:
+        if not is_again:
+            return self.about(name)
+        if name in path:
+            return printable(f"a cycle: {', '.join([*path[path.index(name):], name])}")
+        # Where all wait for one service, which the line above names, that would be half the lines.
+        is_said = self.causes(path[-1]) == [name] and self.state(path[-1]) == "starting"
+        return "" if is_said else f"{printable(name)} (above)"
+
+    def purpose_line(self, path: list, name: str, is_again: bool) -> str:
+        """Of all that NAME runs for, one reason each."""
+        if is_again:
+            return ""
+        if not path:
+            return self.about(name)
+        return printable(f"{name} {self.users[path[-1]][name]} {path[-1]}")
+
+    def about(self, name: str) -> str:
         """What there is to say of NAME: state, process, how long, the last words."""
         service = self.look(name)
-        text = f"{printable(name)} {self.deed(path, service)}"
-        seconds = f", for {duration(service['seconds'])}"
-        if service["state"] == "starting" and self.causes(name):
-            return text + seconds       # its shell, which waits, is not to blame
-        pid = f", pid {service['pid']}" if service["pid"] else ""
-        words = "" if service["state"] in ("running", "stopped") else last_words(service)
-        return text + pid + seconds + words
+        causes = self.causes(name) if service["state"] == "starting" else []
+        if causes:                      # its shell, which waits, is not to blame
+            count = f"{len(causes)} of {len(relations(self.nodes[name]))}"
+            what = causes[0] if len(causes) == 1 else count
+            return printable(f"{name} waits for {what}, for {duration(service['seconds'])}")
+        if service["state"] in ("running", "stopped"):
+            return sentence(service)
+        return sentence(service) + self.last_words(service)
 
-    def deed(self, path: list, service: dict) -> str:
-        """What the SERVICE does."""
-        name, state = service["name"], service["state"]
-        causes = self.causes(name) if state == "starting" else []
-        if len(causes) == 1:
-            again = place([*path, name], causes[0]) if self.repeated(name) else ""
-            return printable(f"waits for {causes[0]}{again}")
-        if causes:
-            return f"waits for {len(causes)} of {len(relations(self.nodes[name]))}"
-        if state == "starting" and service["reason"]:
-            return coloured(state, "is to be started again")
-        return f"is {coloured(state, state)}"
+    def last_words(self, service: dict) -> str:
+        """Why it is as it is, as far as linitd and its own log say."""
+        texts = [service["reason"]] if service["reason"] else []
+        last = service["tail"][-1].strip() if service["tail"] else ""
+        if last and last not in (service["reason"] or ""):
+            texts.append(last)
+        return "".join(f": {printable(text)}" for text in texts)
 
     def print_culprits(self) -> None:
         """What holds up others, of that which was shown; the one that holds up most at the end."""
@@ -1093,8 +964,8 @@ def cmd_why(command: "Command") -> int:
         why.print(name)
     why.print_culprits()
     if not names:
-        print(f"nothing is starting or stopping, nothing has failed, {len(why.all_in('running'))} "
-              "run")
+        print(f"{counted(len(why.all_in('running')), 'service')} running; nothing is starting or "
+              "stopping, nothing has failed")
     return 0
 
 
@@ -1111,13 +982,12 @@ def why_objects(why: Why, names: list) -> list:
 # ---- check -------------------------------------------------------------------------------------
 #
 # Init scripts are read, not run: `sh -n` says whether they are shell, and regular expressions find
-# their commands. They look at what is written out; what the shell would have to compute (`dep
-# "$x"`, timeout=$y) is called dynamic and isn't followed. Conditions don't count: what is asked for
-# in any branch is asked for.
+# their commands. Only what is written out can be checked; what the shell would have to compute
+# (`dep "$x"`, timeout=$y) is called dynamic. Conditions don't count: a `dep` in any branch is one.
 
 SCRIPT_LIMIT = 1 << 20              # bytes
 FIRST_LINE = "#!/etc/rc.common"
-PROVIDED = ("boot", "pre", "linit-supd")    # are there in any folder
+PROVIDED = ("boot", "pre", "linit-supd")    # linitd has these itself
 FUNCTIONS = ("start", "run", "depends", "dependencies")
 ASKING = ("dep", "want", "after", "before", "binds")
 # What may stand before a command.
@@ -1125,6 +995,7 @@ RESERVED = ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", 
             "}", "export", "readonly")
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 NAME_LIMIT = 100
+LONGEST = 86400                     # seconds
 
 # A word of shell, quotes and substitutions included; a command; and the text behind `<<`.
 WORD = r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|\\[^\n]|`[^`]*`|\$\((?:[^()]|\([^()]*\))*\)""" \
@@ -1143,7 +1014,7 @@ def is_name(text: str) -> bool:
 
 def is_seconds(text: str) -> bool:
     digits = text.replace(".", "", 1)
-    return digits.isascii() and digits.isdecimal() and len(text) <= 20 and float(text) <= 86400
+    return digits.isascii() and digits.isdecimal() and len(text) <= 20 and float(text) <= LONGEST
 
 
 def is_signal(text: str) -> bool:
@@ -1153,49 +1024,113 @@ def is_signal(text: str) -> bool:
 
 
 def is_user(text: str) -> bool:
-    return NAME_CHARS.issuperset(text) and 0 < len(text) <= 32 and text[0] not in ".-@+:"
+    return NAME_CHARS.issuperset(text) and len(text) <= 32 and text[:1] not in ("-", "+", ":", "@")
 
 
-def is_group(text: str) -> bool:
-    """Files of a cgroup, and what goes there: memory.max=64M pids.max=100."""
-    pairs = [word.partition("=") for word in text.split()]
-    return all("." in key.strip(".") and "/" not in key and value for key, _, value in pairs)
+def fits(pattern: str):
+    """What says whether a text is as the regular expression PATTERN."""
+    def is_fitting(text: str) -> bool:
+        import re
+        return re.fullmatch(pattern, text, re.ASCII) is not None
+    return is_fitting
 
 
 # A setting: whether a value is possible, and what it must be.
 SETTINGS = {
-    "restart": (("yes", "always", "on-failure", "never").__contains__,
-                "yes, always, on-failure or never"),
-    "backoff": (is_seconds, "seconds, at most 86400"),
-    "ready": (lambda text: text in ("exec", "fd") or text.startswith("file:/"),
-              "exec, fd or file:/PATH"),
+    "restart": (fits("yes|always|on-failure|never"), "yes, always, on-failure or never"),
+    "backoff": (is_seconds, f"seconds, at most {LONGEST}"),
+    "ready": (fits("exec|fd|file:/.*"), "exec, fd or file:/PATH"),
     "stop_signal": (is_signal, "a signal's name, as TERM"),
-    "timeout": (is_seconds, "seconds, at most 86400"),
-    "log_times": (("yes", "no").__contains__, "yes or no"),
+    "timeout": (is_seconds, f"seconds, at most {LONGEST}"),
+    "log_times": (fits("yes|no"), "yes or no"),
     "user": (is_user, "a user's name"),
-    "cgroup": (is_group, "words like memory.max=64M"),
+    "cgroup": (fits(r"(\s*[^\s=/.][^\s=/]*\.[^\s=/]*=\S+)*\s*"), "words like memory.max=64M"),
 }
 
 
 class Script:
-    """What a script says: the functions it defines, the settings outside of them, what it asks
-    for; PROBLEMS are those of its file."""
-    __slots__ = ("name", "path", "problems", "text", "functions", "settings", "asks", "execs",
-                 "is_ours")
+    """What the script at PATH says: the functions that it defines, the settings outside of them,
+    what it asks for; and what is wrong with it."""
+    __slots__ = ("path", "text", "functions", "settings", "asks", "execs", "problems")
 
-    def __init__(self, name: str, path: str):
-        self.name = name
+    def __init__(self, path: str):
         self.path = path
-        self.problems = []              # (line, level, text)
         self.text = ""
         self.functions = {}             # name -> line
         self.settings = []              # (line, name, value as written)
         self.asks = []                  # (line, dep or another, word as written)
-        self.is_ours = False            # whether it is of the system that this runs on
-        self.execs = False              # whether it has an exec, or what may have one, anywhere
+        self.execs = False              # whether there is an exec, or what may have one, anywhere
+        self.problems = []              # (line, level, text)
 
     def note(self, line: int, level: str, text: str) -> None:
         self.problems.append((line, level, text))
+
+
+def base(name: str) -> str:
+    """The script of the service NAME: getty for getty@tty1."""
+    return name.partition("@")[0]
+
+
+def literal(word: str) -> "str | None":
+    """What WORD is without its quotes, or None where the shell must compute it."""
+    import re
+    if not re.fullmatch(LITERAL, word, re.DOTALL):
+        return None
+    parts = re.findall(r"""'([^']*)'|"([^"]*)"|\\(.)|([^'"\\]+)""", word, re.DOTALL)
+    return "".join("".join(part) for part in parts)
+
+
+def read_script(path: str) -> Script:
+    """The script at PATH, with what is wrong with it alone; only a regular file is opened."""
+    script = Script(path)
+    if not is_name(os.path.basename(path)):
+        script.note(1, "error", "no name of a service: letters, digits and _.+:@- only, not . - "
+                    f"or @ first, at most {NAME_LIMIT}")
+    try:
+        about = os.stat(path)
+        if not os.path.isfile(path):
+            script.note(1, "error", "it is not a file")
+            return script
+        with open(path, "rb") as file:
+            script.text = file.read(SCRIPT_LIMIT).decode(errors="backslashreplace")
+    except OSError as error:
+        script.note(1, "error", error.strerror or str(error))
+        return script
+    check_file(script, about)
+    if is_shell(script):
+        read_commands(script)
+        check_functions(script)
+        check_settings(script)
+    return script
+
+
+def check_file(script: Script, about: os.stat_result) -> None:
+    """Mode, length and first line."""
+    if not about.st_mode & 0o100:
+        script.note(1, "error", f"not executable: chmod +x {script.path}")
+    if about.st_mode & 0o022:
+        script.note(1, "error", f"others than its owner may write it: chmod go-w {script.path}")
+    if about.st_size > SCRIPT_LIMIT:
+        script.note(1, "error", "more than 1 MiB; the rest is not read")
+    if script.text.partition("\n")[0].rstrip(" \t") != FIRST_LINE:
+        script.note(1, "error", f"its first line must be {FIRST_LINE}")
+
+
+def is_shell(script: Script) -> bool:
+    """Whether `sh -n` can read it; what that says is noted."""
+    import re
+    reader, writer = os.pipe()
+    pid = os.posix_spawnp("sh", ["sh", "-n", script.path], os.environ, file_actions=[
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writer, 2)])
+    os.close(writer)
+    with open(reader, encoding="utf-8", errors="replace") as said:
+        text = said.read(READ_SIZE)
+    status = os.waitpid(pid, 0)[1]
+    if status:
+        place = re.match(r".*?:(?: line)? (\d+): ", text)      # FILE: 3: Syntax error: ...
+        line, start = (int(place[1]), place.end()) if place else (1, 0)
+        script.note(line, "error", text[start:].partition("\n")[0] or "not shell")
+    return status == 0
 
 
 def read_commands(script: Script) -> None:
@@ -1225,74 +1160,9 @@ def read_commands(script: Script) -> None:
         script.execs = script.execs or words[:1] in (["exec"], ["."], ["eval"])
 
 
-def literal(word: str) -> "str | None":
-    """What WORD is without its quotes, or None where the shell must compute it."""
-    import re
-    if not re.fullmatch(LITERAL, word, re.DOTALL):
-        return None
-    parts = re.findall(r"""'([^']*)'|"([^"]*)"|\\(.)|([^'"\\]+)""", word, re.DOTALL)
-    return "".join("".join(part) for part in parts)
-
-
-def read_script(folder: str, name: str, is_ours: bool = False) -> Script:
-    """The script NAME, with the problems of its file; only what is a file is opened. IS_OURS: it
-    is of the system that this runs on."""
-    script = Script(name, os.path.join(folder, name))
-    script.is_ours = is_ours
-    if not is_name(name):
-        script.note(1, "error", "no name of a service: letters, digits and _.+:@- only, not . - "
-                    f"or @ first, at most {NAME_LIMIT}")
-    try:
-        about = os.stat(script.path)
-        if not os.path.isfile(script.path):
-            script.note(1, "error", "it is no file")
-            return script
-        with open(script.path, "rb") as file:
-            script.text = file.read(SCRIPT_LIMIT).decode(errors="backslashreplace")
-    except OSError as error:
-        script.note(1, "error", error.strerror or str(error))
-        return script
-    check_file(script, about)
-    if is_shell(script):
-        read_commands(script)
-        check_functions(script)
-        check_settings(script)
-    return script
-
-
-def is_shell(script: Script) -> bool:
-    """Whether the shell, which only reads it, can do so; what it says is noted."""
-    import re
-    reader, writer = os.pipe()
-    pid = os.posix_spawnp("sh", ["sh", "-n", script.path], os.environ, file_actions=[
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writer, 2)])
-    os.close(writer)
-    with open(reader, encoding="utf-8", errors="replace") as said:
-        text = said.read(PIECE)
-    status = os.waitpid(pid, 0)[1]
-    if status:
-        place = re.match(r".*?:(?: line)? (\d+): ", text)      # FILE: 3: Syntax error: ...
-        line, start = (int(place[1]), place.end()) if place else (1, 0)
-        script.note(line, "error", text[start:].partition("\n")[0] or "not shell")
-    return status == 0
-
-
-def check_file(script: Script, about: os.stat_result) -> None:
-    """Mode and first line."""
-    if not about.st_mode & 0o100:
-        script.note(1, "error", f"not executable: chmod +x {script.path}")
-    if about.st_mode & 0o022:
-        script.note(1, "error", f"others than its owner may write it: chmod go-w {script.path}")
-    if about.st_size > SCRIPT_LIMIT:
-        script.note(1, "error", "more than 1 MiB; the rest is not read")
-    if script.text.partition("\n")[0].rstrip(" \t") != FIRST_LINE:
-        script.note(1, "error", f"its first line must be {FIRST_LINE}")
-
-
 def check_functions(script: Script) -> None:
     functions = script.functions
-    is_script = FIRST_LINE in script.text.partition("\n")[0]
-    if is_script and not any(name in functions for name in FUNCTIONS):
+    if FIRST_LINE in script.text and not any(name in functions for name in FUNCTIONS):
         script.note(1, "error", "neither start nor run nor depends")
     if "start" in functions and "run" in functions:
         script.note(functions["run"], "error", "start and run; a service has one of them")
@@ -1302,39 +1172,37 @@ def check_functions(script: Script) -> None:
 
 
 def check_settings(script: Script) -> None:
-    """Values that can't be, and names that nobody reads and that are nearly those of settings."""
+    """Values that can't be, and names that nothing reads and that are nearly those of settings."""
     import difflib
     for line, name, word in script.settings:
         value = literal(word)
         if name not in SETTINGS:
             close = difflib.get_close_matches(name, SETTINGS, 1, 0.75)
             if close and "$" + name not in script.text and "${" + name not in script.text:
-                script.note(line, "warning", f"{name}: no such setting; did you mean "
-                            f"{close[0]}?")
+                script.note(line, "warning", f"{name}: no such setting; did you mean {close[0]}?")
         elif value is None:
             script.note(line, "dynamic", f"{name}={word} is computed")
-        elif not SETTINGS[name][0](value) and (value or name != "user"):
+        elif not SETTINGS[name][0](value):
             script.note(line, "error", f"{name}={word}: it must be {SETTINGS[name][1]}")
-        elif name == "user" and value:
-            check_user(script, line, value)
 
 
-def check_user(script: Script, line: int, user: str) -> None:
-    """Whether there is that user, in the system whose init scripts these are."""
-    root = os.path.realpath(script.path).rpartition("/etc/init.d/")[0]
+def check_users(scripts: dict, initd: str, is_elsewhere: bool) -> None:
+    """Users that the system of the directory INITD doesn't have. Scripts that are being written
+    somewhere else may be for another system than this one."""
+    path = os.path.realpath(initd)
+    is_of_root = path.endswith(INITD)
+    passwd = f"{path[:-len(INITD)] if is_of_root else ''}/etc/passwd"
     try:
-        with open(f"{root}/etc/passwd", encoding="utf-8", errors="replace") as file:
-            if any(entry.startswith(f"{user}:") for entry in file):
-                return
+        with open(passwd, encoding="utf-8", errors="replace") as file:
+            users = {line.partition(":")[0] for line in file}
     except OSError:
         return                          # it isn't there yet
-    level = "error" if root or script.is_ours else "warning"
-    script.note(line, level, f"user={user}: there is no such user")
-
-
-def base(name: str) -> str:
-    """The script of the service NAME: getty for getty@tty1."""
-    return name.partition("@")[0]
+    level = "warning" if is_elsewhere and not is_of_root else "error"
+    for script in scripts.values():
+        for line, name, word in script.settings:
+            user = literal(word)
+            if name == "user" and user and is_user(user) and user not in users:
+                script.note(line, level, f"user={user}: there is no such user")
 
 
 def check_asks(scripts: dict) -> None:
@@ -1347,13 +1215,13 @@ def check_asks(scripts: dict) -> None:
             elif not is_name(name):
                 script.note(line, "error", f"{verb} {word}: no name of a service")
             elif verb not in ("after", "before") and base(name) not in (*scripts, *PROVIDED):
-                script.note(line, "warning" if verb == "want" else "error",
-                            f"{verb} {name}: there is no such script")
+                level = "warning" if verb == "want" else "error"
+                script.note(line, level, f"{verb} {name}: there is no such script")
 
 
 def check_cycles(scripts: dict) -> None:
-    """Each cycle of `dep`, `want` and `binds`, once. `after` and `before` make none: linitd passes
-    over the one, and what says the other."""
+    """Each cycle of `dep`, `want` and `binds`, once. linitd ignores an `after` or `before` that
+    would close one."""
     edges = {}                          # of services that have been looked at: name -> line
 
     def below(name: str) -> list:
@@ -1367,13 +1235,12 @@ def check_cycles(scripts: dict) -> None:
     for path, name, is_again in walk(sorted(scripts), below, set()):
         if is_again and name in path:
             cycle = path[path.index(name):]
-            line = edges[cycle[-1]][name]
-            scripts[base(cycle[-1])].note(
-                line, "error", f"a cycle: {', '.join([*cycle, name])}")
+            scripts[base(cycle[-1])].note(edges[cycle[-1]][name], "error",
+                                          f"a cycle: {', '.join([*cycle, name])}")
 
 
-def folder_of(path: str) -> str:
-    """The folder of init scripts of the linitd at PATH: the system's own needn't run."""
+def initd_of(path: str) -> str:
+    """The init scripts of the linitd at PATH; the system's own needn't be running."""
     if path == SOCKET:
         return INITD
     lines = Connection(path).ask("paths")
@@ -1381,209 +1248,117 @@ def folder_of(path: str) -> str:
 
 
 def cmd_check(command: "Command") -> int:
-    """Say what is wrong with the init scripts of a folder."""
-    folder = command.words[0] if command.words else folder_of(command.socket)
-    scripts = {name: read_script(folder, name, not command.words)
-               for name in sorted(os.listdir(folder)) if not name.endswith(".lpkg-new")}
+    """Say what is wrong with the init scripts of a directory."""
+    initd = command.words[0] if command.words else initd_of(command.socket)
+    scripts = {name: read_script(os.path.join(initd, name))
+               for name in sorted(os.listdir(initd)) if not name.endswith(".lpkg-new")}
+    check_users(scripts, initd, is_elsewhere=bool(command.words))
     check_asks(scripts)
     check_cycles(scripts)
     found = [{"file": script.path, "line": line, "level": level, "text": text}
              for script in scripts.values() for line, level, text in sorted(script.problems)]
-    counts = {level: sum(each["level"] == level for each in found)
-              for level in ("error", "warning", "dynamic")}
+    errors, warnings, dynamic = [sum(each["level"] == level for each in found)
+                                 for level in ("error", "warning", "dynamic")]
     if command.json:
         print_array(found)
     else:
-        print_problems(found)
-        say(f"{counted(len(scripts), 'service')}, {counted(counts['error'], 'error')}, "
-            f"{counted(counts['warning'], 'warning')}, {counts['dynamic']} dynamic")
-    return 1 if counts["error"] else 0
-
-
-def print_problems(found: list) -> None:
-    for each in found:
-        level = "" if each["level"] == "error" else f"{each['level']}: "
-        print(printable(f"{each['file']}:{each['line']}: {level}{each['text']}"))
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-# ---- completion --------------------------------------------------------------------------------
-
-# Their service names: as linitd has them, else as they are in the folder.
-COMPLETIONS = {
-    "bash": r"""# linitctl's completions for bash: eval "$(linitctl completion bash)"
-_linitctl_names() {
-	linitctl list 2>/dev/null | cut -d' ' -f1 | grep . || ls @INITD@ 2>/dev/null
-}
-_linitctl() {
-	local verb=${COMP_WORDS[1]} line=${COMP_LINE:0:COMP_POINT} words
-	local word=${line##* }
-	[ "$COMP_CWORD" != 1 ] || verb=
-	case $verb:${word:0:1} in
-	*:-) words="@OPTIONS@" ;;
-	:*) words="@VERBS@" ;;
-	completion:*) words="bash zsh fish" ;;
-	@NAMED@) words=$(_linitctl_names) ;;
-	esac
-	COMPREPLY=($(compgen -W "$words" -- "$word"))
-	# In the middle of getty@tty1 a word begins anew for bash.
-	word=${word%"${word##*[@:]}"}
-	COMPREPLY=("${COMPREPLY[@]#"$word"}")
-}
-complete -o default -F _linitctl linitctl
-""",
-    "zsh": r"""# linitctl's completions for zsh: eval "$(linitctl completion zsh)"
-_linitctl_names() {
-	linitctl list 2>/dev/null | cut -d' ' -f1 | grep . || ls @INITD@ 2>/dev/null
-}
-_linitctl() {
-	local verb=$words[2]
-	[[ $CURRENT != 2 ]] || verb=
-	[[ $PREFIX != -* ]] || verb=-
-	case $verb: in
-	-:) compadd -- @OPTIONS@ ;;
-	:) compadd -- @VERBS@ ;;
-	completion:) compadd -- bash zsh fish ;;
-	@NAMED@) compadd -- $(_linitctl_names) ;;
-	*) _files ;;
-	esac
-}
-compdef _linitctl linitctl
-""",
-    "fish": r"""# linitctl's completions for fish: linitctl completion fish | source
-function __linitctl_names
-	set names (linitctl list 2>/dev/null | cut -d' ' -f1)
-	test -n "$names"; or set names (ls @INITD@ 2>/dev/null)
-	string join \n $names
-end
-complete -c linitctl -n __fish_use_subcommand -f -a "@VERBS@"
-complete -c linitctl -n "__fish_seen_subcommand_from completion" -f -a "bash zsh fish"
-complete -c linitctl -n "__fish_seen_subcommand_from @NAMED@" -f -a "(__linitctl_names)"
-@FLAGS@
-""",
-}
-
-
-def cmd_completion(command: "Command") -> int:
-    """Print what makes a shell complete linitctl's words."""
-    shell = command.words[0]
-    if shell not in COMPLETIONS:
-        raise Fail(f"{shell}: write linitctl completion bash, zsh or fish", USAGE)
-    named = [verb for verb, (_, words, _, _) in VERBS.items() if "NAME" in words]
-    flags = ["-l " + flag[2:] if flag[:2] == "--" else "-s " + flag[1:] for flag in OPTIONS]
-    values = {
-        "@INITD@": INITD,
-        "@VERBS@": " ".join(VERBS),
-        "@OPTIONS@": " ".join(OPTIONS),
-        "@FLAGS@": "\n".join(f"complete -c linitctl {flag}" for flag in flags),
-        "@NAMED@": " ".join(named) if shell == "fish" else ":* | ".join(named) + ":*",
-    }
-    text = COMPLETIONS[shell]
-    for mark, value in values.items():
-        text = text.replace(mark, value)
-    print(text, end="")
-    return 0
+        for each in found:
+            level = "" if each["level"] == "error" else f"{each['level']}: "
+            print(printable(f"{each['file']}:{each['line']}: {level}{each['text']}"))
+        say(f"{counted(len(scripts), 'service')}, {counted(errors, 'error')}, "
+            f"{counted(warnings, 'warning')}, {dynamic} dynamic")
+    return 1 if errors else 0
 
 
 # ---- the command line --------------------------------------------------------------------------
 
-# An option: the attribute of Command that it sets, what the help calls its value, its help.
+# An option: what the help calls its value, its help.
 OPTIONS = {
-    "--socket": ("socket", "PATH", f"linitd's socket ($LINITSOCK, or {SOCKET})"),
-    "--user": ("user", "", "the linitd that this user has started with --user"),
-    "--json": ("json", "", "print an array of objects; events: an object a line"),
-    "--signal": ("signal", "SIGNAL", "what ends the daemon: HUP, 9 (stop)"),
-    "-f": ("follow", "", "go on with what is added, until Ctrl-C (log)"),
-    "-o": ("output", "FILE", "write to a file (plot)"),
-    "--dot": ("dot", "", "print it for Graphviz (graph)"),
-    "--version": ("version", "", "print the version"),
-    "--help": ("help", "", "print this"),
+    "--socket": ("PATH", f"linitd's socket ($LINITSOCK, or {SOCKET})"),
+    "--user": ("", "the linitd that this user has started with --user"),
+    "--json": ("", "print an array of objects; events: an object a line"),
+    "--signal": ("SIGNAL", "what ends the daemon: HUP, 9 (stop)"),
+    "-f": ("", "follow what is added, until Ctrl-C (log)"),
+    "-o": ("FILE", "write to a file (plot)"),
+    "--version": ("", "print the version"),
+    "--help": ("", "print this"),
 }
 
 # A verb: what carries it out, its words, its own options, its help.
 SOME = "NAME..."
 JSON = ("--json",)
 VERBS = {
-    "start": (cmd_change, SOME, JSON, "start services, and what they need before"),
-    "stop": (cmd_change, SOME, ("--signal", "--json"),
-             "stop services, and what depends on them before"),
+    "start": (cmd_change, SOME, JSON, "start services, after what they need"),
+    "stop": (cmd_change, SOME, ("--signal", "--json"), "stop services, after what needs them"),
     "restart": (cmd_change, SOME, JSON, "stop and start services, and what depends on them"),
     "reload": (cmd_change, SOME, JSON, "have services read their settings again"),
     "signal": (cmd_signal, "NAME SIGNAL", (), "send a signal to a service's main process"),
-    "status": (cmd_status, SOME, JSON, "show how services are"),
+    "status": (cmd_status, "[NAME...]", JSON, "show services, or what isn't as it should be"),
     "list": (cmd_list, "", JSON, "list all services"),
     "log": (cmd_log, "[NAME]", ("-f",), "print the log of a service, or linitd's own"),
-    "enable": (cmd_change, SOME, JSON, "let services start at boot"),
-    "disable": (cmd_change, SOME, JSON, "don't let services start at boot"),
-    "wait": (cmd_change, SOME, JSON, "wait until services run, and start nothing"),
+    "enable": (cmd_change, SOME, JSON, "start services at boot"),
+    "disable": (cmd_change, SOME, JSON, "don't start services at boot"),
+    "wait": (cmd_change, SOME, JSON, "wait until services are running; start nothing"),
     "events": (cmd_events, "", JSON, "print each change of a state, until Ctrl-C"),
-    "graph": (cmd_graph, "[NAME...]", ("--json", "--dot"), "show what needs what"),
-    "plot": (cmd_plot, "", ("-o", "--json"), "draw the boot: an SVG"),
-    "blame": (cmd_blame, "", JSON, "show which services took how long to start"),
+    "graph": (cmd_graph, "[NAME...]", JSON, "show what needs what"),
+    "plot": (cmd_plot, "", ("-o",), "draw the boot, as an SVG"),
+    "blame": (cmd_blame, "", JSON, "show how long each service took to start"),
     "why": (cmd_why, "[NAME...]", JSON, "say what services wait for, or why they failed or run"),
     "check": (cmd_check, "[DIR]", JSON,
               f"check init scripts ({INITD}, or those of --socket's linitd)"),
     "poweroff": (cmd_change, "", JSON, "stop everything and switch off"),
     "reboot": (cmd_change, "", JSON, "stop everything and boot again"),
     "halt": (cmd_change, "", JSON, "stop everything and halt"),
-    "reexec": (cmd_change, "", JSON, "have linitd replace itself by its file as it is now"),
-    "completion": (cmd_completion, "SHELL", (), "print completions for bash, zsh or fish"),
+    "reexec": (cmd_change, "", JSON, "have linitd execute its file anew, and lose nothing"),
 }
 
 
 class Command:
-    """The command line, parsed: the verb, if any, the words after it, the options."""
-    __slots__ = ("verb", "words", "given", "socket", "user", "json", "signal", "follow", "output",
-                 "dot", "version", "help")
+    """The command line, parsed: the verb, if any, the words after it, FLAG -> value of options."""
+    __slots__ = ("verb", "words", "options")
 
-    def __init__(self):
-        self.verb = None
-        self.words = []
-        self.given = []                 # the options' flags
-        self.socket = os.environ.get("LINITSOCK") or SOCKET
-        self.signal = self.output = None
-        self.user = self.json = self.follow = self.dot = self.version = self.help = False
+    def __init__(self, words: list, options: dict):
+        self.verb = words[0] if words else None
+        self.words = words[1:]
+        self.options = options
+
+    @property
+    def json(self) -> bool:
+        return "--json" in self.options
+
+    @property
+    def socket(self) -> str:
+        """The path of linitd's socket."""
+        if "--user" in self.options:
+            folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+            return f"{folder}/linit.sock"
+        return self.options.get("--socket", os.environ.get("LINITSOCK") or SOCKET)
 
 
 def parse_arguments(arguments: list) -> Command:
     """The Command; options may stand before and after the verb, `--` ends them."""
-    command = Command()
+    words, options = [], {}
     rest = list(arguments)
     while rest and rest[0] != "--":
         word = rest.pop(0)
         if word.startswith("-"):
-            set_option(command, word, rest)
+            take_option(word, rest, options)
         else:
-            command.words.append(word)
-    command.words += rest[1:]
-    command.verb = command.words.pop(0) if command.words else None
-    if command.user:
-        folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-        command.socket = f"{folder}/linit.sock"
-    return command
+            words.append(word)
+    return Command(words + rest[1:], options)
 
 
-def set_option(command: Command, word: str, rest: list) -> None:
-    """Note the option WORD; its value is behind a `=` or the first of REST, which is taken away."""
+def take_option(word: str, rest: list, options: dict) -> None:
+    """Note the option WORD in OPTIONS; its value follows a `=`, or is taken from REST."""
     flag, equals, value = word.partition("=")
     if flag not in OPTIONS:
         raise Fail(f"{flag}: no such option; see linitctl --help", USAGE)
-    attribute, metavar, _ = OPTIONS[flag]
+    metavar = OPTIONS[flag][0]
     if equals and not metavar:
         raise Fail(f"{flag} takes no value", USAGE)
     if metavar and not equals and not rest:
         raise Fail(f"{flag} needs a value: {flag} {metavar}", USAGE)
-    command.given.append(flag)
-    setattr(command, attribute, (value if equals else rest.pop(0)) if metavar else True)
-
-
-# What a verb's words say of them: how few and how many, and whether they are names.
-WORDS = {"": (0, 0, False), "[NAME]": (0, 1, True), "NAME...": (1, MANY, True),
-         "[NAME...]": (0, MANY, True), "[DIR]": (0, 1, False), "SHELL": (1, 1, False),
-         "NAME SIGNAL": (2, 2, False)}
+    options[flag] = rest.pop(0) if metavar and not equals else value
 
 
 def check_command(command: Command) -> None:
@@ -1592,14 +1367,15 @@ def check_command(command: Command) -> None:
     if verb not in VERBS:
         what = "no verb" if verb is None else f"{verb}: no such verb{nearest(verb, VERBS)}"
         raise Fail(f"{what}; see linitctl --help", USAGE)
-    _, words, flags, _ = VERBS[verb]
-    for flag in command.given:
+    _, usage, flags, _ = VERBS[verb]
+    for flag in command.options:
         if flag not in ("--socket", "--user", *flags):
             raise Fail(f"{flag} doesn't go with {verb}; see linitctl --help", USAGE)
-    least, most, are_names = WORDS[words]
-    if not least <= len(command.words) <= most:
-        raise Fail(f"write linitctl {verb} {words}".rstrip(), USAGE)
-    for word in command.words if are_names else ():
+    count = len(command.words)
+    least = 0 if usage.startswith("[") else len(usage.split())
+    if count < least or ("..." not in usage and count > len(usage.split())):
+        raise Fail(f"write linitctl {verb} {usage}".rstrip(), USAGE)
+    for word in command.words if "NAME" in usage else ():
         check_name(word)
 
 
@@ -1609,25 +1385,25 @@ def check_name(word: str) -> None:
     if word.split() != [word] or not is_utf8:
         raise Fail(f"{word!r}: a name is UTF-8, has no blanks or newlines, and isn't empty", USAGE)
     if word.startswith("-"):
-        raise Fail(f"{word}: no name of a service begins with '-'", USAGE)
+        raise Fail(f"{word}: a service's name doesn't begin with '-'", USAGE)
 
 
 def help_text() -> str:
     """What --help prints."""
-    lines = ["linitctl, which asks linitd to start, stop and show services", ""]
-    lines += [f"  linitctl {verb + ' ' + words:16} {text}"
-              for verb, (_, words, _, text) in VERBS.items()]
+    lines = ["linitctl: start, stop and show services, by asking linitd", ""]
+    lines += [f"  linitctl {verb + ' ' + usage:16} {text}"
+              for verb, (_, usage, _, text) in VERBS.items()]
     lines += ["", "Options, before or after the verb:"]
-    lines += [f"  {flag + ' ' + value:18} {text}" for flag, (_, value, text) in OPTIONS.items()]
+    lines += [f"  {flag + ' ' + value:18} {text}" for flag, (value, text) in OPTIONS.items()]
     return "\n".join(lines)
 
 
 def run(arguments: list) -> int:
     """Carry out the command line."""
     command = parse_arguments(arguments)
-    if command.version:
+    if "--version" in command.options:
         print(f"linitctl {VERSION}")
-    elif command.help:
+    elif "--help" in command.options:
         print(help_text())
     else:
         check_command(command)

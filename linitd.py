@@ -81,7 +81,6 @@ OUR_SCRIPTS = ("boot", "pre", "linit-supd")
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
-MACHINE = "pid:[4026531836]"        # the PID namespace that is no container's (linux/proc_ns.h)
 GOOD_START = "/var/lib/linit/good"  # which Python and linitd were the last that ran: for initd/init
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+:@-")
 
@@ -98,11 +97,12 @@ DEFAULT_SIGNALS = (
 )
 
 # A service's states. What other programs see of WAITING, between two starts of a daemon that
-# ended, is `starting`.
+# ended, is `starting`; of HELD, to be stopped when what depends on it has stopped, `stopping`.
 STOPPED = "stopped"
 STARTING = "starting"
 RUNNING = "running"
 WAITING = "waiting"
+HELD = "held"
 STOPPING = "stopping"
 FAILED = "failed"
 ACTIVE = (STARTING, RUNNING, WAITING)
@@ -262,7 +262,7 @@ class Service:
         "launched", "met", "became_ready", "ended",     # in monotonic seconds; 0: not yet
         "pause", "restarts", "ready_stamp",     # ready_stamp: the file's, before it was started
         "signal",                   # what to stop it with this time, in place of its stop_signal
-        "held", "kills",            # while stopping: until dependents have stopped; KILLs sent
+        "kills",                    # KILLs sent while stopping
         "reload_failure",
     )
 
@@ -274,7 +274,7 @@ class Service:
         self.settings = DEFAULTS
         self.failure = self.reload_failure = ""
         self.pid = self.batch = self.stopper = self.reloader = self.ask = self.log = None
-        self.again = self.keeps_trying = self.held = self.alone = False
+        self.again = self.keeps_trying = self.alone = False
         self.group, self.told, self.guests = None, 0.0, set()
         self.tail = b""
         self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
@@ -304,7 +304,7 @@ class Service:
 
     def cannot_start(self) -> bool:
         """Whether its last start has failed, or is given up."""
-        return self.state in (FAILED, STOPPING) and bool(self.failure) and not self.came_up()
+        return self.state in (FAILED, HELD, STOPPING) and bool(self.failure) and not self.came_up()
 
     def grace(self) -> float:
         """Seconds that what its main process has left may take to end."""
@@ -318,10 +318,11 @@ class Service:
         return self.reloader is None
 
     def shown_state(self) -> str:
-        return STARTING if self.state == WAITING else self.state
+        return {WAITING: STARTING, HELD: STOPPING}.get(self.state, self.state)
 
     def shown_pid(self) -> str:
-        is_there = self.state in (STARTING, STOPPING) or self.is_daemon and self.state == RUNNING
+        runs = self.is_daemon and self.state == RUNNING
+        is_there = runs or self.state in (STARTING, HELD, STOPPING)
         return str(self.pid) if self.pid and is_there else "-"
 
 
@@ -618,7 +619,7 @@ def kill_families(leaders: set, sessions: set) -> None:
     """End LEADERS, SESSIONS and all that they have started. They are suspended first: what is
     forked meanwhile is found by the next look."""
     stopped = set()
-    for _ in range(KILL_PASSES):
+    for _ in range(KILL_PASSES if leaders else 0):
         found = family(process_table(), leaders, sessions) - stopped - {1, os.getpid()}
         if not found:
             break
@@ -698,8 +699,18 @@ def loaded_files() -> dict:
     for module in list(sys.modules.values()):
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
+    paths.update(mapped_files())
     paths |= {os.path.dirname(path) for path in paths}
     return {path: file_numbers(path) for path in sorted({what_is_there(path) for path in paths})}
+
+
+def mapped_files() -> list:
+    """The program and its shared libraries; none where there is no /proc."""
+    try:
+        with open("/proc/self/maps") as maps:
+            return [line[line.index("/"):-1] for line in maps if "/" in line]
+    except OSError:
+        return []
 
 
 def what_is_there(path: str) -> str:
@@ -850,6 +861,9 @@ class Loop:
         if self.soonest is None or when < self.soonest:
             self.soonest = when
 
+    def drop_timer(self, kind: str, name: str) -> None:
+        self.timers.pop((kind, name), None)
+
     def run_timers(self) -> bool:
         """Whether one was due."""
         now = time.monotonic()
@@ -869,7 +883,8 @@ class Loop:
 
 class Logs:
     """The way to linit-log, which writes what services print to a folder: a disk that hangs holds
-    up that process alone. What it hasn't taken waits here, and meanwhile no service is read."""
+    up that process alone. What a turn has to write goes there at its end, or when a service is to
+    be read. What linit-log hasn't taken waits here, and meanwhile no service is read."""
 
     def __init__(self, init: "Init"):
         self.init = init
@@ -878,6 +893,7 @@ class Logs:
         self.is_there = True        # a program, or one that will be started again
         self.waiting = []           # messages that it hasn't taken yet
         self.size = 0               # their bytes
+        self.is_full = False        # whether linit-log takes no more now
         self.is_losing = False      # whether there was no room for the last
 
     def start(self, name: str = "") -> None:
@@ -900,8 +916,9 @@ class Logs:
         theirs.close()
 
     def watch(self) -> None:
-        self.init.loop.watch(self.fd, select.EPOLLIN | select.EPOLLOUT, self.on_event)
+        self.init.loop.watch(self.fd, select.EPOLLIN, self.on_event)
         self.init.loop.outputs.add(self.fd)
+        self.is_full = False
 
     def write(self, kind: str, name: str, data: bytes) -> None:
         """Append DATA to a log, as it is (KIND " "), or its lines with the time ("+"), or as one of
@@ -912,15 +929,17 @@ class Logs:
         if self.is_losing or not self.is_there:
             return
         head = log_head(kind, name)
+        last = self.waiting[-1] if self.waiting else b""
+        if last.startswith(head) and len(last) + len(data) <= len(head) + LOG_PIECE:
+            self.waiting[-1] += data
+            self.size += len(data)
+            return
         pieces = [data[at:at + LOG_PIECE] for at in range(0, len(data), LOG_PIECE)]
         self.waiting += [head + piece for piece in pieces]
         self.size += len(data) + len(head) * len(pieces)
-        self.flush()
-        if self.waiting and self.fd is not None:
-            self.init.loop.epoll.modify(self.fd, select.EPOLLIN | select.EPOLLOUT)
 
     def flush(self) -> None:
-        """Send what it takes."""
+        """Send what it takes; the rest when it takes more."""
         count = 0
         try:
             while self.fd is not None and count < len(self.waiting):
@@ -929,6 +948,12 @@ class Logs:
         except OSError:
             pass                    # it takes no more now, or has ended, which on_event sees
         del self.waiting[:count]
+        if not self.waiting:
+            self.init.loop.resume_paused()
+        if self.fd is not None and self.is_full != bool(self.waiting):
+            self.is_full = not self.is_full
+            more = select.EPOLLOUT if self.is_full else 0
+            self.init.loop.epoll.modify(self.fd, select.EPOLLIN | more)
 
     def on_event(self, mask: int) -> None:
         """linit-log takes more, or has lost something, or has ended."""
@@ -936,11 +961,8 @@ class Logs:
             self.init.loop.forget(self.fd)
             self.fd = None
             self.init.loop.set_timer("logger", "", LOG_PAUSE)
-            return
-        self.flush()
-        if not self.waiting:
-            self.init.loop.epoll.modify(self.fd, select.EPOLLIN)
-            self.init.loop.resume_paused()
+        else:
+            self.flush()
 
     def receive(self) -> bool:
         """Tell what it has lost; whether it is still there."""
@@ -983,6 +1005,7 @@ class Services(dict):
         self.queue = []             # (Service, event): what happens next
         self.is_working = False     # through the queue
         self.firsts = set()         # names of services that said `before`
+        self.lasts = {}             # at the end: name: names that came after it, and stop before it
         self.skipped = set(kernel_values("linit.skip"))
 
     def service(self, name: str) -> Service:
@@ -1024,18 +1047,19 @@ class Services(dict):
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
+            for kind in ("late", "again"):              # those are of the state that is over
+                self.init.loop.drop_timer(kind, service.name)
             self.init.watch_progress()
         action(self, service)
         if self.init.door.followers:
             self.init.door.tell_followers(service)
 
-    def on_late(self, name: str) -> None:
-        """The time of a service to start, to stop or to stay down is over."""
-        service = self[name]
-        if service.state in (WAITING, FAILED) and self.init.processes.is_left(service):
-            self.init.loop.set_timer("late", name, GROUP_POLL)
+    def start_again(self, name: str) -> None:
+        """The pause before its next start is over: it begins when its last life has ended."""
+        if self.init.processes.is_left(self[name]):
+            self.init.loop.set_timer("again", name, GROUP_POLL)
         else:
-            self.post(service, "late")
+            self.post(self[name], "again")
 
     def launch(self, service: Service) -> None:
         """Start it for the first time, or after it was down."""
@@ -1046,7 +1070,7 @@ class Services(dict):
 
     def run_script(self, service: Service) -> None:
         """Run linit-start for it. What its script had left of itself when it failed ends."""
-        self.init.processes.kill_services(service)
+        self.init.processes.kill([service])
         service.pid = service.batch = service.stopper = None    # their ends are no news any more
         self.forget_needs(service)
         service.group, service.told, service.guests = None, 0.0, set()
@@ -1054,6 +1078,7 @@ class Services(dict):
         service.failure = ""
         service.kills = service.signal = 0
         service.settings = DEFAULTS
+        self.init.scripts.hang_up(service)      # what its last life asks is no matter any more
         service.launched = time.monotonic()
         service.met = service.ended = 0.0
         service.waiting = {each.name for each in map(self.get, self.firsts)
@@ -1091,7 +1116,6 @@ class Services(dict):
 
     def settle(self, service: Service) -> None:
         """It runs, is stopped, or has failed: tell those who wait."""
-        self.init.loop.timers.pop(("late", service.name), None)
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
@@ -1106,8 +1130,7 @@ class Services(dict):
         self.init.door.tell_waiters(service)
         self.begin_afters(service)
         if service.is_down():
-            for name in service.needs:
-                self.stop_if_free(self[name])
+            self.release_needs(service)
         if service.is_down() and service.again:
             self.post(service, "start")
         elif service.state == FAILED and service.keeps_trying and not self.init.ending:
@@ -1118,20 +1141,21 @@ class Services(dict):
     def on_boot_settled(self, boot: Service) -> None:
         if self.init.options.socket == SOCKET:       # no trial in a container, but the system's own
             remember_good_start(self.init.sleep.loaded)
+        self.init.has_booted = boot.state == RUNNING
         if boot.state == FAILED:
             self.init.offer_rescue()
 
     def clear_failure(self, service: Service) -> None:
         """It had failed. What a script says of its end need not be true."""
         service.keeps_trying = False
-        self.init.processes.kill_services(service)
+        self.init.processes.kill([service])
         self.settle(service)
 
     def tell_of(self, service: Service) -> None:
         after = time.monotonic() - service.launched
         text = {RUNNING: f"is running after {after:.2f} s", STOPPED: "is stopped"}
         text = text.get(service.state) or f"failed: {service.failure}"
-        self.init.say(f"{service.name} {text}")
+        self.init.say(f"{service.name} {text}", is_routine=service.state != FAILED)
         if service.is_daemon or service.failure or service.tail:    # no log of silent one-shots
             self.init.note(service, text)
 
@@ -1148,9 +1172,9 @@ class Services(dict):
         if ran >= LONG_RUN or not service.pause:
             service.pause = service.settings["backoff"]
         text = f"{why}it is started again in {service.pause:g} s"
-        self.init.say(f"{service.name}: {text}")
+        self.init.say(f"{service.name}: {text}", is_routine=True)
         self.init.note(service, text)
-        self.init.loop.set_timer("late", service.name, service.pause)
+        self.init.loop.set_timer("again", service.name, service.pause)
         service.pause = min(max(2 * service.pause, 0.1), LONGEST_PAUSE)
 
     def stop_binders(self, service: Service) -> list:
@@ -1166,23 +1190,45 @@ class Services(dict):
             self.post(each, "stop")
         return affected
 
-    def halt(self, service: Service) -> None:
+    def hold(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped."""
-        self.init.loop.timers.pop(("late", service.name), None)
-        service.held = True
         service.told = 0.0
         for name in sorted(service.dependents):
             self.post(self[name], "stop")
-        self.stop_if_free(service)
+        self.release(service)
 
-    def stop_if_free(self, service: Service) -> None:
-        if service.state != STOPPING or not service.held:
-            return
-        # One that has stopped, is started again and waits for this one holds it up no more.
-        if all(each.is_down() or service.name in each.waiting
-               for each in map(self.get, service.dependents)):
-            service.held = False
-            self.begin_stop(service)
+    def release(self, service: Service) -> None:
+        """Go on with the stop of what is held, unless a dependent is still there. One that has
+        stopped, is started again and waits for this one holds it up no more."""
+        if service.state == HELD and all(each.is_down() or service.name in each.waiting
+                                         for each in map(self.get, service.dependents)) \
+                and all(self[name].is_down() for name in self.lasts.get(service.name, ())):
+            self.post(service, "free")
+
+    def release_needs(self, service: Service) -> None:
+        """SERVICE has stopped: go on with what it needed, or came after."""
+        for name in service.needs | service.wants | service.afters:
+            if name in self:
+                self.release(self[name])
+
+    def stop_all(self) -> None:
+        """Stop everything, in the reverse order of `want` and `after` as well."""
+        for service in self.values():
+            for name in service.wants | service.afters:
+                self.lasts.setdefault(name, set()).add(service.name)
+        for service in self.values():
+            service.again = False
+            self.init.loop.drop_timer("again", service.name)
+            if not service.is_down():
+                self.post(service, "stop")
+
+    def look_for_circles(self) -> None:
+        """At the end nothing stops any more: `want` and `after` may go round in circles."""
+        states = [service.state for service in self.values()]
+        if self.lasts and HELD in states and STOPPING not in states:
+            self.lasts = {}
+            for service in self.values():
+                self.release(service)
 
     def begin_stop(self, service: Service) -> None:
         """Run its own `stop`, or else end its processes."""
@@ -1197,10 +1243,8 @@ class Services(dict):
 
     def end_processes(self, service: Service) -> None:
         """Ask what runs to end; it has stopped when nothing does."""
-        if service.batch == -1:     # nobody has begun its shell, which now nobody will
-            service.batch = None
-            self.init.scripts.to_launch.remove(service.name)
-            self.init.scripts.close_fifos(service)
+        if self.init.scripts.to_launch.pop(service.name, None):
+            self.init.scripts.close_fifos(service)      # nobody will open them
         if service.batch:
             return                  # its shell is being forked: on_batch_line comes here again
         if not service.told:
@@ -1209,7 +1253,7 @@ class Services(dict):
             self.post(service, "fail" if service.failure else "gone")
 
     def give_up(self, service: Service) -> None:
-        """It did not start in time, or said something that can't be."""
+        """It did not start in time."""
         after = f"after {service.settings['timeout']:g} s"
         if not service.failure and self.is_without_program(service):
             service.failure = f"run has executed no program {after}; write `exec PROGRAM` there, " \
@@ -1223,7 +1267,6 @@ class Services(dict):
 
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
-        service.held = False
         service.kills += 1
         if service.kills > 2 or not (service.pid or service.stopper or service.batch
                                      or self.init.processes.is_left(service)):
@@ -1241,16 +1284,14 @@ class Services(dict):
     def stay_down(self, service: Service) -> None:
         """Asked to stop while it stops, maybe by another signal."""
         service.again = service.keeps_trying = False
-        if service.held or not service.signal:
-            return
-        if service.signal == _signal.SIGKILL:
+        if service.state == STOPPING and service.signal == _signal.SIGKILL:
             self.init.processes.to_kill.add(service.name)
-        elif service.told:
+        elif service.state == STOPPING and service.signal and service.told:
             self.init.processes.tell_to_end(service)
 
     def set_deadline(self, service: Service, kind: str = "late") -> None:
         """None where its timeout is 0."""
-        self.init.loop.timers.pop((kind, service.name), None)
+        self.init.loop.drop_timer(kind, service.name)
         if service.settings["timeout"]:
             self.init.loop.set_timer(kind, service.name, service.settings["timeout"])
 
@@ -1263,8 +1304,8 @@ class Services(dict):
         elif pid == service.pid:
             service.pid = None
             self.init.scripts.close_fifos(service)       # it may never have opened them
-            if service.state == STOPPING:
-                if service.stopper is None and not service.held:
+            if service.state in (HELD, STOPPING):
+                if service.state == STOPPING and service.stopper is None:
                     self.end_processes(service)
                 return
             self.init.processes.end_rest(service)
@@ -1356,23 +1397,29 @@ class Services(dict):
 #   start   somebody needs it               stop    somebody wants it stopped
 #   ready   it runs                         fail    it ended, and not well (service.failure)
 #   die     a daemon ended, to come back    end     a daemon ended, as it may
-#   late    its deadline passed             gone    what was to be stopped has ended
+#   again   the pause after that is over    wrong   its script says what can't be
+#   free    what depends on it is down      gone    what was to be stopped has ended
+#   late    its time to start, or to stop, is over
 TRANSITIONS = {
     (STOPPED, "start"): (STARTING, Services.launch),
     (FAILED, "start"): (STARTING, Services.launch),
     (FAILED, "stop"): (STOPPED, Services.clear_failure),
-    (FAILED, "late"): (STARTING, Services.run_script),
+    (FAILED, "again"): (STARTING, Services.run_script),
     (STARTING, "ready"): (RUNNING, Services.settle),
     (STARTING, "fail"): (FAILED, Services.settle),
     (STARTING, "die"): (WAITING, Services.pause),
-    (STARTING, "stop"): (STOPPING, Services.halt),
+    (STARTING, "stop"): (HELD, Services.hold),
     (STARTING, "late"): (STOPPING, Services.give_up),
+    (STARTING, "wrong"): (STOPPING, Services.kill),
     (RUNNING, "die"): (WAITING, Services.pause),
     (RUNNING, "end"): (STOPPED, Services.settle),
     (RUNNING, "fail"): (FAILED, Services.settle),
-    (RUNNING, "stop"): (STOPPING, Services.halt),
-    (WAITING, "late"): (STARTING, Services.run_script),
+    (RUNNING, "stop"): (HELD, Services.hold),
+    (WAITING, "again"): (STARTING, Services.run_script),
     (WAITING, "stop"): (STOPPED, Services.settle),
+    (HELD, "start"): (HELD, Services.turn_back),
+    (HELD, "stop"): (HELD, Services.stay_down),
+    (HELD, "free"): (STOPPING, Services.begin_stop),
     (STOPPING, "start"): (STOPPING, Services.turn_back),
     (STOPPING, "stop"): (STOPPING, Services.stay_down),
     (STOPPING, "late"): (STOPPING, Services.kill),
@@ -1460,10 +1507,10 @@ class Processes:
             if service.pid is None and (service.group or service.guests):
                 service.group = service.group if service.group in groups else None
                 service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
-                if service.state == STOPPING and not service.held and service.stopper is None:
+                if service.state == STOPPING and service.stopper is None:
                     self.init.services.end_processes(service)
                 elif self.is_left(service) and now > service.told + service.grace():
-                    self.kill_services(service)
+                    self.kill([service])
 
     def end_rest(self, service: Service) -> None:
         """Its main process has ended by itself: what else is in its group has as long for that as
@@ -1481,15 +1528,14 @@ class Processes:
         services = [self.init.services[name] for name in self.to_kill]
         self.to_kill = set()
         services = [each for each in services if each.state == STOPPING]
-        self.kill_services(*services)
-        stoppers = {each.stopper for each in services if each.stopper is not None}
-        if stoppers:
-            kill_families(stoppers, stoppers)
+        if services:
+            self.kill(services, {each.stopper for each in services} - {None})
 
-    def kill_services(self, *services: Service) -> None:
-        """End all that they have started: the cgroup of each, where there are any, which a shell
-        that has just begun isn't in yet; or, where its main process has ended, what is left."""
-        leaders, sessions = set(), set()
+    def kill(self, services: list, shells: "set | frozenset" = frozenset()) -> None:
+        """End SHELLS and what these have started, and all that SERVICES have: the cgroup of each,
+        where there are any, which a shell that has just begun isn't in yet; or, where its main
+        process has ended, what is left."""
+        leaders, sessions = set(shells), set(shells)
         for service in services:
             if service.pid is None:
                 if service.group:
@@ -1497,8 +1543,7 @@ class Processes:
             elif not (self.groups and self.kill_group(service) and service.came_up()):
                 leaders.add(service.pid)
                 sessions |= {service.pid} if service.alone else set()
-        if leaders:
-            kill_families(leaders, sessions)
+        kill_families(leaders, sessions)
 
     def make_group(self, service: Service) -> None:
         """A cgroup for its shell to go to. Without one its family is all that is found of it."""
@@ -1511,15 +1556,9 @@ class Processes:
         """End all that is in its cgroup; whether that could be done."""
         return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
 
-    def kill_rest(self) -> None:
-        """End what has not been waited for."""
-        self.kill_services(*(each for each in self.init.services.values() if each.alone))
-        kill_families(set(self.names), set(self.names))
-
     def end_reload(self, name: str) -> None:
         """Its time is over."""
-        if self.init.services[name].reloader is not None:
-            kill_families({self.init.services[name].reloader}, {self.init.services[name].reloader})
+        self.kill([], {self.init.services[name].reloader} - {None})
 
 
 # ---- scripts -------------------------------------------------------------------------------------
@@ -1537,7 +1576,7 @@ class Scripts:
         self.fifos = init.options.socket + ".d"
         self.descriptors = raise_limit_of_descriptors()
         self.batches = {}           # descriptor: Batch
-        self.to_launch = []         # names of services whose shells are started at the turn's end
+        self.to_launch = {}         # names of services whose shells are started at the turn's end
 
     def path(self, name: str) -> str:
         """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
@@ -1557,8 +1596,7 @@ class Scripts:
         if self.init.processes.groups:
             self.init.processes.make_group(service)
         if is_for_batch:
-            service.batch = -1
-            self.to_launch.append(service.name)
+            self.to_launch[service.name] = True
         else:
             self.start_shell(service)
 
@@ -1578,8 +1616,7 @@ class Scripts:
         """Make the FIFOs of its script, whose ends here are open before the shell's: what its last
         life has left still has the old ones."""
         path = f"{self.fifos}/{service.name}"
-        if service.ask is not None:
-            self.init.door.drop(self.init.door.peers[service.ask])
+        self.hang_up(service)
         if not os.path.isdir(self.fifos):       # removed
             self.make_folder(self.init.options.socket)
         make_fifo(path + ".ask")
@@ -1592,10 +1629,14 @@ class Scripts:
             raise OSError(EMFILE, os.strerror(EMFILE))
         self.open_log(service)
 
-    def close_fifos(self, service: Service) -> None:
-        """There is no shell that opens them. The log ends here where its last life is over."""
+    def hang_up(self, service: Service) -> None:
+        """Hear no more of its script."""
         if service.ask is not None:
             self.init.door.drop(self.init.door.peers[service.ask])
+
+    def close_fifos(self, service: Service) -> None:
+        """There is no shell that opens them. The log ends here where its last life is over."""
+        self.hang_up(service)
         if service.log is not None:
             try:
                 os.close(os.open(f"{self.fifos}/{service.name}.log", os.O_WRONLY | os.O_NONBLOCK))
@@ -1663,25 +1704,24 @@ class Scripts:
                 self.init.loop.set_timer("launch", "", SLOW)
                 return
             count = min(room, BATCH)
-            names, self.to_launch = self.to_launch[:count], self.to_launch[count:]
-            services = [self.init.services[name] for name in names]
-            services = [each for each in services if each.batch == -1]
+            services = [self.init.services[name] for name in list(self.to_launch)[:count]]
+            for each in services:
+                del self.to_launch[each.name]
             try:
                 self.start_batch(services)
             except OSError as error:
                 for each in services:
-                    each.batch = None
                     self.init.services.fail_to_run(each, error)
 
     def busy_shells(self) -> int:
         """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
         since = time.monotonic() - SLOW
-        return sum(each.state == STARTING and not each.waiting and each.batch != -1
-                   and max(each.launched, each.met) > since for each in self.init.services.values())
+        return sum(each.state == STARTING and not each.waiting and each.name not in self.to_launch
+                   and max(each.launched, each.met) > since
+                   for each in self.init.services.values())
 
     def start_batch(self, services: list) -> None:
         if len(services) == 1:
-            services[0].batch = None
             self.start_shell(services[0])
         elif services:
             reader, writer = os.pipe()
@@ -1723,7 +1763,7 @@ class Scripts:
                 service.batch = None
                 service.pid = batch.forked[name] = int(word)
                 self.init.processes.names[service.pid] = name
-                if service.state == STOPPING and not service.held:
+                if service.state == STOPPING:
                     self.init.services.end_processes(service)
 
     def on_batch_end(self, batch: Batch) -> None:
@@ -1750,6 +1790,7 @@ class Scripts:
         which may have come at the same time."""
         if service.ask is not None and is_ready(service.ask):
             self.init.door.on_peer(self.init.door.peers[service.ask], select.EPOLLIN)
+        self.init.logs.flush()
         if service.log is not None and self.init.logs.waiting:
             self.init.loop.pause(service.log)
         elif service.log is not None:
@@ -1848,7 +1889,7 @@ class Scripts:
         """Its script said what can't be."""
         if service.state == STARTING:
             service.failure = str(error)[:REASON_LIMIT]
-            self.init.services.post(service, "late")
+            self.init.services.post(service, "wrong")
 
     def await_file(self, service: Service, path: str) -> None:
         """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
@@ -2191,7 +2232,7 @@ class Door:
             asker.waiting |= peer.left
             if asker.state == STARTING:
                 # Others' time is not its own.
-                self.init.loop.timers.pop(("late", asker.name), None)
+                self.init.loop.drop_timer("late", asker.name)
 
     def tell_waiters(self, service: Service) -> None:
         """SERVICE has changed: answer those for whom it was the last that they waited for."""
@@ -2248,10 +2289,13 @@ class Door:
 
     def in_order(self, services: list) -> list:
         """SERVICES, those first whose scripts say `before`, which is read here: when their shells
-        could say it, others would have begun."""
+        could say it, others would have begun. A script with a `run` is best started alone at once;
+        where that can't be seen here, linit-start says so."""
         for service in services:
             if service.is_down():
-                service.befores = befores_in(read_file(self.init.scripts.path(service.name)))
+                script = read_file(self.init.scripts.path(service.name))
+                service.alone = service.alone or b"\nrun()" in script
+                service.befores = befores_in(script)
                 self.init.services.firsts |= {service.name} if service.befores else set()
         return sorted(services, key=lambda each: not each.befores)
 
@@ -2440,7 +2484,7 @@ class Sleep:
 
     def fall_asleep(self) -> None:
         if all(each.state != STARTING for each in self.init.services.values()):
-            self.init.loop.timers.pop(("stuck", ""), None)        # it would wake for nothing
+            self.init.loop.drop_timer("stuck", "")      # it would wake for nothing
             self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
         if numbers_now(self.program) == self.program_numbers:
             self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
@@ -2581,6 +2625,7 @@ class Init:
         self.is_first = os.getpid() == 1
         self.began = time.monotonic()
         self.boot = [*kernel_values("linit.boot"), "boot"][0]
+        self.has_booted = False     # whether this is PID 1, and all of its boot runs
         self.stuck_for = STUCK      # seconds without progress, before the console tells of it again
         self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
         self.has_ended = False
@@ -2594,12 +2639,13 @@ class Init:
         self.door = Door(self)
         self.sleep = Sleep(self)
 
-    def say(self, text: str) -> None:
-        """One line in linitd's own log, and on the console; lost there where that takes none. A
-        pipe or a terminal that says POLLOUT takes this much at once."""
+    def say(self, text: str, is_routine: bool = False) -> None:
+        """One line in linitd's own log, and on the console: lost there where that takes none. A
+        pipe or a terminal that says POLLOUT takes this much at once. What is routine stays off the
+        console of a system that has booted, since somebody may work there."""
         line = f"{printable(text)[:SAID_LIMIT]}\n".encode(errors="replace")
         try:
-            if is_ready(self.console, select.POLLOUT):
+            if not (is_routine and self.has_booted) and is_ready(self.console, select.POLLOUT):
                 os.write(self.console, b"linitd: " + line)
         except OSError:
             pass
@@ -2630,8 +2676,11 @@ class Init:
         self.loop.attempt(self.door.serve_peers)
         self.loop.attempt(self.processes.kill_late)
         self.loop.attempt(self.scripts.start_batches)
+        self.loop.attempt(self.logs.flush)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
+        elif self.ending:
+            self.loop.attempt(self.services.look_for_circles)
         elif self.sleep.is_to_reexec:
             self.loop.attempt(self.sleep.reexec)
         elif self.sleep.program and self.sleep.is_idle():
@@ -2676,10 +2725,11 @@ class Init:
                 if self.services.is_without_program(each):
                     pid += ", run has executed no program yet"
                 text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
-                self.say(": ".join([text, *last_lines(each.tail, 1)]))
+                self.say(": ".join([text, *last_lines(each.tail, 1)]), is_routine=True)
         blocked = sum(bool(each.waiting) for each in starting)
         if blocked:
-            self.say(f"{blocked} more wait for others; linitctl why tells for which")
+            self.say(f"{blocked} more wait for others; linitctl why tells for which",
+                     is_routine=True)
         self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
         self.loop.set_timer("stuck", "", self.stuck_for)
 
@@ -2704,14 +2754,10 @@ class Init:
             self.has_ended = True
             return
         self.ending = kind
+        self.has_booted = False
         self.say(f"{kind}: stopping all services")
         self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
-        for service in self.services.values():
-            service.again = False
-            if service.state == FAILED:
-                self.loop.timers.pop(("late", service.name), None)
-            if not service.is_down():
-                self.services.post(service, "stop")
+        self.services.stop_all()
 
     def end_now(self, name: str) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
@@ -2721,10 +2767,10 @@ class Init:
 
 # What goes from one linitd to the next, besides services, connections and batches.
 STATE = {
-    "init": ("began", "boot", "stuck_for", "ending", "pending"),
+    "init": ("began", "boot", "has_booted", "stuck_for", "ending", "pending"),
     "loop": ("timers",),
     "logs": ("is_there", "waiting", "size"),
-    "services": ("firsts", "skipped"),
+    "services": ("firsts", "lasts", "skipped"),
     "scripts": ("fifos", "to_launch", "descriptors"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),
@@ -2732,7 +2778,8 @@ STATE = {
 
 # A timer's kind: what it does.
 TIMERS = {
-    "late": lambda init, name: init.services.on_late(name),
+    "late": lambda init, name: init.services.post(init.services[name], "late"),
+    "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
     "accept": lambda init, name: init.door.accept_again(name),
     "answer": lambda init, name: init.door.answer_again(name),
@@ -2928,45 +2975,18 @@ def start_boot(init: Init) -> None:
         init.offer_rescue()
 
 
-def end_everything(init: Init) -> None:
-    """What PID 1 does last: end all processes, unmount, and call the kernel, each by a program,
-    which a disk may hold up."""
-    for number in (_signal.SIGTERM, _signal.SIGKILL):
-        send_signal(-1, number)
-        limit = time.monotonic() + LAST_GRACE
-        while has_children() and time.monotonic() < limit:
-            time.sleep(0.02)
-    # umount always complains of what can't go: the root in memory, /dev with the console.
-    quiet = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-    commands = [(["sync"], []), ([init.ending, "-f"], [])]
-    if not is_contained():
-        commands.insert(1, (["umount", "-a", "-r"], quiet))
-    for command, actions in commands:
-        try:
-            pid = os.posix_spawnp(command[0], command, init.scripts.environment(),
-                                  file_actions=actions)
-            wait_for(pid, SHUTDOWN_LIMIT)
-        except OSError as error:
-            init.say(f"{command[0]}: {error.strerror}")
-
-
-def is_contained() -> bool:
-    """Whether this is PID 1 of a container: its file systems are the host's, which `umount -r`
-    would make read-only."""
+def end_system(init: Init) -> None:
+    """What PID 1 does last, by the script that does it where no linitd runs: end all processes,
+    unmount, and call the kernel."""
+    number = next(number for number, kind in PID_1_SIGNALS.items() if kind == init.ending)
+    program = find_program("linit-rescue")
+    for service in init.services.values():
+        if service.log is not None:     # who prints while it ends isn't killed by a broken pipe
+            os.set_inheritable(service.log, True)
     try:
-        return os.readlink("/proc/self/ns/pid") != MACHINE
-    except OSError:
-        return False                    # without /proc, or a kernel without namespaces
-
-
-def has_children() -> bool:
-    """Whether a child is left that has not ended; those that have are taken leave of."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-        return True
-    except ChildProcessError:
-        return False
+        os.execve(program, [program, str(int(number))], init.scripts.environment())
+    except OSError as error:
+        init.say(f"linit-rescue: {error.strerror}; copy it beside linitd")
 
 
 def main(argv: "list | None" = None) -> int:
@@ -2985,12 +3005,13 @@ def main(argv: "list | None" = None) -> int:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
     init.run()
-    init.processes.kill_rest()
+    init.processes.kill([each for each in init.services.values() if each.alone],
+                        init.processes.names.keys())
     init.logs.end()
     if init.door.listener is not None:
         init.loop.attempt(remove_entry, options.socket)
     if init.is_first:
-        end_everything(init)
+        end_system(init)
     return 0
 
 

@@ -6,7 +6,7 @@
     lpkg.py pack --meta zlib.json -o build/repo/x86_64 < out.tar
 
 In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var/lib/lpkg,
-installed/NAME (a package and its files), scripts, world (what was asked for), held, alternatives,
+installed/NAME (a package and its files), scripts, world (what was asked for), alternatives,
 history, index (what the repositories offer), serials (what was seen of each index), lock and, while
 something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
 repository's side it writes *.lpkg, index.json, index.json.minisig and, of a template, index.html.
@@ -45,8 +45,7 @@ VERSION = "0.1"
 STATE = "var/lib/lpkg"
 INSTALLED = STATE + "/installed"
 WORLD = STATE + "/world"
-HELD = STATE + "/held"
-CHOICES = STATE + "/alternatives"   # which of several packages has a path, where the user said so
+PREFERENCES = STATE + "/alternatives"   # which package the user wants to have a path, of several
 SCRIPTS = STATE + "/scripts"        # PACKAGE.SCRIPT
 QUEUE = STATE + "/queue"            # scripts that are still to be run
 HISTORY = STATE + "/history"
@@ -630,7 +629,7 @@ class Package:
                  told: "tuple | None" = None, listing: bytes = b""):
         self.name = info["name"]
         self.version = info["version"]
-        self.told = told or info        # what is said of it or, yet to be read, its line and whose
+        self.told = told or info        # its info or, yet to be read, the line of that and whose
         self.listing = info.get("files", listing)       # its files' entries or, so too, lines
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
@@ -641,7 +640,8 @@ class Package:
 
     @property
     def info(self) -> dict:
-        """What is said of it: by an index at first, by its info.json once that is read."""
+        """What is said of it: the offer of an index (OFFER_FIELDS) or, once that is read, its
+        record: the info.json (INFO_FIELDS) and where it came from."""
         if isinstance(self.told, tuple):
             self.told = read_package_line(*self.told)
         return self.told
@@ -672,15 +672,14 @@ class Package:
             self.listing = read_entries(self.listing, str(self))
         return self.listing
 
-    def entries(self, paths: "set | None") -> list:
-        """The manifest's entries of PATHS, of all for None. Of an installed package no others are
-        read: there may be thousands."""
-        if isinstance(self.listing, bytes) and paths is not None:
-            wanted = {path.encode() for path in paths}
+    def entries(self, paths: set) -> list:
+        """The manifest's entries of PATHS, in bytes. Of an installed package no others are read:
+        there may be thousands."""
+        if isinstance(self.listing, bytes):
             lines = [line for line in self.listing.split(b"\n")
-                     if line.partition(b"\t")[0] in wanted]
+                     if line.partition(b"\t")[0] in paths]
             return read_entries(b"".join(line + b"\n" for line in lines), str(self))
-        return [entry for entry in self.files() if paths is None or entry["path"] in paths]
+        return [entry for entry in self.files() if entry["path"].encode() in paths]
 
     def installed_size(self) -> int:
         """Bytes of its files."""
@@ -936,26 +935,31 @@ def merge_lines(lines: list) -> list:
 # package stays in some version, or what replaces it; what a chosen package depends on is appended
 # as it is chosen. A want that something chosen satisfies already costs nothing. For any other its
 # candidates are tried, best first; one is possible when no package of its name is chosen and none
-# that it quarrels with. When there is none, an earlier choice was wrong: the one that brought the
+# that it quarrels with. When there is none, an earlier decision was wrong: the one that brought the
 # want, or one of those that the candidates quarrel with. The latest of these is taken back with all
 # that came after it, and its next candidate is tried; when it has none left, what is to blame for
 # that is also what was to blame for its candidates (conflict-directed backjumping, Prosser 1993).
-# Packages are only ever added, and quarrels are looked for both ways at each addition, so a choice
-# makes no earlier answer untrue, and the end of the agenda is a solution; and as every candidate
-# that could help gets its turn, one is found if there is any (or the time runs out, which is said).
-# The few packages to blame for a dead end can't be together anywhere, and aren't tried again; among
-# them is the one that needs what nothing satisfies, beside none. What came along with others, and
-# isn't needed by what is chosen, stays if it can: of its want, the last candidate is none. The
-# first dead end, where everything was still the newest, is the one that the user is told.
+# Packages are only ever added, and quarrels are looked for both ways at each addition, so a
+# decision makes no earlier answer untrue, and the end of the agenda is a solution; and as every
+# candidate that could help gets its turn, one is found if there is any (or the time runs out, which
+# is said). The few packages to blame for a dead end can't be together anywhere, and aren't tried
+# again; among them is the one that needs what nothing satisfies, beside none. What came along with
+# others, and isn't needed by what is chosen, stays if it can: of its want, the last candidate is
+# none. The first dead end, where everything was still the newest, is the one that the user is told.
+
 
 class Want(Record):
     """A relation that WHO wants satisfied: by FIXED alone, or by a package of the repository
     SOURCE, unless these are None; ASKED for by the user, who means the newest, where others are
-    content with what is there; KEPT, what is installed and stays, in some version, unless a package
-    of its HOMES replaces it or, where it is SOFT, something is in its way; PARENT, the want that
-    brought the NEEDER, a chosen package."""
-    __slots__ = ("relation", "who", "fixed", "source", "asked", "kept", "homes", "soft", "parent",
-                 "needer")
+    content with what is there; STAYING, what is installed and stays, in some version or, if it is
+    held, in one that the relation names, unless a package of its HOMES replaces it or, where it is
+    SOFT, something is in its way; PARENT, the want that brought the NEEDER, a chosen package."""
+    __slots__ = ("relation", "who", "fixed", "source", "asked", "staying", "homes", "soft",
+                 "parent", "needer")
+
+    def is_held(self) -> bool:
+        """Whether it is that a package stays, in some versions only."""
+        return bool(self.staying and self.relation.operator)
 
     def met_by(self, package: Package) -> bool:
         """Whether PACKAGE, once chosen, is what is wanted."""
@@ -963,18 +967,19 @@ class Want(Record):
             return package is self.fixed
         if self.source and package.source() != self.source:
             return False
-        if self.kept is None:
+        if self.staying is None or self.staying.name == package.name:
             return package.satisfies(self.relation)
-        return package.name == self.kept.name or package.replaces(self.kept) and (
+        return not self.is_held() and package.replaces(self.staying) and (
             not isinstance(package.origin, Repository) or package.origin in self.homes)
 
 
 def want(relation: object, who: str, fixed: "Package | None" = None, source: "str | None" = None,
-         asked: bool = False, kept: "Package | None" = None, homes: list = (), soft: bool = False,
-         parent: "Want | None" = None, needer: "Package | None" = None) -> Want:
+         asked: bool = False, staying: "Package | None" = None, homes: list = (),
+         soft: bool = False, parent: "Want | None" = None,
+         needer: "Package | None" = None) -> Want:
     """A Want; RELATION may be text."""
     parsed = relation if isinstance(relation, Relation) else parse_relation(relation)
-    return Want(parsed, who, fixed, source, asked, kept, homes, soft, parent, needer)
+    return Want(parsed, who, fixed, source, asked, staying, homes, soft, parent, needer)
 
 
 class Universe:
@@ -989,7 +994,7 @@ class Universe:
         self.repositories = repositories
         self.near = {}                  # name -> installed and local packages that answer to it
         self.found = {}                 # name -> packages that answer to it
-        self.keepers = {}               # name -> the repository that answers for it
+        self.owners = {}               # name -> the repository that answers for it
         for package in [*local, *installed.values()]:
             for name in {name for name, _ in package.names()}:
                 self.near.setdefault(name, []).append(package)
@@ -1005,10 +1010,10 @@ class Universe:
         """Whether PACKAGE is of the repository that answers for its name: what another one has
         under that name can't come as a provider or an heir either."""
         name = package.name
-        if name not in self.keepers:
-            self.keepers[name] = next(
+        if name not in self.owners:
+            self.owners[name] = next(
                 (one for one in self.home(name) if one.index.answering(name)), None)
-        return package.origin is self.keepers[name]
+        return package.origin is self.owners[name]
 
     def named(self, name: str) -> list:
         """The packages that have the NAME or provide it, the newest first."""
@@ -1058,7 +1063,7 @@ class Universe:
             found = self.named(name)
         found = sorted((package for package in found if want.met_by(package)), key=lambda package: (
             package.name != name, want.asked or self.installed.get(package.name) is not package))
-        heirs = self.replacing(want.kept) if want.kept else []
+        heirs = self.replacing(want.staying) if want.staying and not want.is_held() else []
         return heirs + found if want.asked else found + heirs
 
     def names(self) -> set:
@@ -1072,13 +1077,13 @@ class System:
 
     def __init__(self):
         self.chosen = {}
-        self.numbers = {}               # name -> number of the choice that brought the package
+        self.numbers = {}               # name -> number of the decision that brought the package
         self.answers = {}               # name -> chosen packages that have or provide it
         self.foes = {}                  # name -> chosen packages that conflict with some of it
         self.lessons = {}               # package -> lists of packages beside which it can't be
 
     def add(self, package: Package, number: int) -> None:
-        """Choose PACKAGE, by the choice NUMBER."""
+        """Choose PACKAGE, by the decision NUMBER."""
         self.chosen[package.name] = package
         self.numbers[package.name] = number
         for name in {name for name, _ in package.names()}:
@@ -1087,7 +1092,7 @@ class System:
             self.foes.setdefault(relation.name, []).append(package)
 
     def drop(self, name: str) -> None:
-        """Take the latest choice, called NAME, back."""
+        """Take the latest decision, called NAME, back."""
         package = self.chosen.pop(name)
         for name in {name for name, _ in package.names()}:
             self.answers[name].pop()
@@ -1097,11 +1102,12 @@ class System:
     def meets(self, want: Want) -> bool:
         """Whether what is chosen satisfies WANT."""
         return any(map(want.met_by, self.answers.get(want.relation.name, ()))) or (
-            want.kept is not None and any(map(want.met_by, self.foes.get(want.kept.name, ()))))
+            want.staying is not None
+            and any(map(want.met_by, self.foes.get(want.staying.name, ()))))
 
     def quarrel(self, package: Package) -> tuple:
-        """Why PACKAGE can't be beside what is chosen, in words, and the numbers of the choices that
-        are to blame; nothing when it can."""
+        """Why PACKAGE can't be beside what is chosen, in words, and the numbers of the decisions
+        that are to blame; nothing when it can."""
         if package.name in self.chosen:
             other = self.chosen[package.name]
             return f"{other} is needed as well", {self.numbers[other.name]}
@@ -1159,11 +1165,21 @@ def nearest(word: str, words: object) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-class Choice(Record):
-    """A decision: the POSITION of its want, the agenda's LENGTH before it, the NAME of what is
-    chosen now ("" for none), the OTHERS that are left to try, the best last, and the numbers of the
-    earlier choices that are to BLAME for there not being more."""
-    __slots__ = ("position", "length", "name", "others", "blame")
+class Decision(Record):
+    """The POSITION of the want that it is about, the agenda's LENGTH before it, the NAME of what is
+    chosen now ("" for none), the OTHERS that are left to try, the best last, the numbers of the
+    earlier decisions that are to BLAME for there not being more, and FIRST, what is installed,
+    where nothing else was looked for yet."""
+    __slots__ = ("position", "length", "name", "others", "blame", "first")
+
+    def look_around(self, want: Want, universe: Universe, system: System) -> None:
+        """Find all candidates for WANT, but FIRST."""
+        quarrels = [(one, system.quarrel(one)) for one in universe.candidates(want)
+                    if one is not self.first]
+        possible = [one for one, quarrel in quarrels if not quarrel]
+        self.others = [None] * want.soft + possible[::-1]
+        self.blame = self.blame.union(*(quarrel[1] for _, quarrel in quarrels if quarrel))
+        self.first = None
 
 
 def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> dict:
@@ -1171,7 +1187,7 @@ def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> d
     which the rest can be had; Fail, in words, when there is none."""
     agenda = list(wants)
     system = System()
-    choices = []
+    decisions = []
     position = 0
     complaint = ""
     end = time.monotonic() + seconds
@@ -1182,86 +1198,93 @@ def solve(universe: Universe, wants: list, seconds: float = SOLVER_SECONDS) -> d
         if system.meets(want):
             position += 1
             continue
-        quarrels = [(one, system.quarrel(one)) for one in universe.candidates(want)]
-        possible = [one for one, quarrel in quarrels if not quarrel]
-        if not possible and not complaint and not want.soft:
+        blame = {system.numbers[want.needer.name]} if want.needer else set()
+        first = want.staying            # which nearly always stays: the index isn't read for it
+        if first and (want.asked or not want.met_by(first) or system.quarrel(first)):
+            first = None
+        decision = Decision(position, len(agenda), "", [first], blame, first)
+        decisions.append(decision)
+        if not first:
+            decision.look_around(want, universe, system)
+        if not decision.others and not complaint:
             complaint = dead_end(want, universe, system)
-        blame = set().union(*(quarrel[1] for _, quarrel in quarrels if quarrel))
-        if want.needer:
-            blame.add(system.numbers[want.needer.name])
-        others = [None] * want.soft + possible[::-1]
-        choices.append(Choice(position, len(agenda), "", others, blame))
-        position = advance(choices, agenda, system)
+        position = advance(decisions, agenda, universe, system)
         if position < 0:
             raise Fail(complaint)
     raise Fail(f"too tangled: no answer within {seconds:.0f} s; ask for less, or mend this: "
                f"{complaint}")
 
 
-def advance(choices: list, agenda: list, system: System) -> int:
-    """Try the next candidate of the latest choice that has one left and is to blame for what came
-    after it: the agenda's position after it, or -1 when no choice has any."""
-    while choices:
-        choice = choices[-1]
-        take_back(choice, system)
-        del agenda[choice.length:]
-        if choice.others:
-            package = choice.others.pop()
+def advance(decisions: list, agenda: list, universe: Universe, system: System) -> int:
+    """Try the next candidate of the latest decision that has one left and is to blame for what came
+    after it: the agenda's position after it, or -1 when no decision has any."""
+    while decisions:
+        decision = decisions[-1]
+        take_back(decision, system)
+        del agenda[decision.length:]
+        if decision.first and not decision.others:
+            decision.look_around(agenda[decision.position], universe, system)
+        if decision.others:
+            package = decision.others.pop()
             if package is not None:
-                choice.name = package.name
-                system.add(package, len(choices) - 1)
-                parent = agenda[choice.position]
+                decision.name = package.name
+                system.add(package, len(decisions) - 1)
+                parent = agenda[decision.position]
                 agenda.extend(want(relation, f"{package} needs", parent=parent, needer=package)
                               for relation in package.relations("depends"))
-            return choice.position + 1
-        choices.pop()
-        system.learn([system.chosen[choices[number].name] for number in sorted(choice.blame)])
-        back = max(choice.blame, default=-1)
-        while len(choices) > back + 1:
-            take_back(choices.pop(), system)
-        if choices:
-            choices[-1].blame |= choice.blame - {back}
+            return decision.position + 1
+        decisions.pop()
+        system.learn([system.chosen[decisions[number].name] for number in sorted(decision.blame)])
+        back = max(decision.blame, default=-1)
+        while len(decisions) > back + 1:
+            take_back(decisions.pop(), system)
+        if decisions:
+            decisions[-1].blame |= decision.blame - {back}
     return -1
 
 
-def take_back(choice: Choice, system: System) -> None:
-    """Take what CHOICE has chosen back."""
-    if choice.name:
-        system.drop(choice.name)
-    choice.name = ""
+def take_back(decision: Decision, system: System) -> None:
+    """Take what DECISION has chosen back."""
+    if decision.name:
+        system.drop(decision.name)
+    decision.name = ""
 
 
-def keep(universe: Universe, package: Package, asked: bool = False, soft: bool = False) -> Want:
-    """The want that an installed PACKAGE stays, in some version; see Want."""
-    who = "you want" if asked else "what is installed needs"
-    return want(package.name, who, asked=asked, kept=package, homes=universe.home(package.name),
-                soft=soft)
+def stays(universe: Universe, package: Package, world: dict, asked: bool = False) -> Want:
+    """The want that an installed PACKAGE stays, as the WORLD has it; see Want. What came along with
+    others may go if nothing needs it and something is in its way."""
+    relation = parse_relation(world.get(package.name, package.name))
+    who = ("you hold" if relation.operator else "you want" if asked else "what is installed needs")
+    return want(relation, who, asked=asked, staying=package, homes=universe.home(package.name),
+                soft=package.name not in world)
 
 
 def remedy(universe: Universe, wants: list) -> str:
     """What would make a set of WANTS that can't be had possible: one of them to be given up, with
     what needs that."""
-    asked = [one for one in wants if not one.kept and one.who != "you hold"]
+    asked = [one for one in wants if not one.staying]
     hard = [one for one in wants if not one.soft]
     for one in hard[-1:-REMEDIES - 1:-1] + hard[:REMEDIES]:
         if asked == [one]:
             continue                    # to give that up is no advice
-        going = dependents(universe.installed, one.kept) if one.kept else set()
+        held, staying = one.is_held(), one.staying
+        going = dependents(universe.installed, staying) if staying and not held else set()
         if any(other.relation.name in going for other in asked):
             continue                    # as little
         left = [other for other in wants if other is not one
-                and not (other.kept and other.kept.name in going)]
+                and not (other.staying and other.staying.name in going)]
+        if held:
+            left.append(stays(universe, staying, {staying.name: staying.name}))
         try:
             solve(universe, left, SOLVER_SECONDS / 2 / REMEDIES)
         except Fail:
             continue
-        name = one.relation.text
-        if one.who == "you hold":
-            return f"; it would work after `lpkg unhold {name}`"
-        if one.kept:
+        if held:
+            return f"; it would work after `lpkg unhold {staying.name}`"
+        if staying:
             names = " ".join(sorted(going))
             return f"; it would work after `lpkg remove {names}`"
-        return f"; it would work without {name}"
+        return f"; it would work without {one.relation.text}"
     return ""
 
 
@@ -1911,14 +1934,14 @@ def read_local(path: str, known: "set | None" = None) -> Package:
 # through a symlink, and its last component is used relative to the descriptor of its folder.
 
 class Root:
-    """The folder that is, or becomes, a system."""
+    """The directory that is, or becomes, a system; nothing is in one that isn't there yet."""
 
     def __init__(self, path: str):
         self.path = path
-        self.top = os.open(path, FOLDER_FLAGS & ~os.O_NOFOLLOW)
-        self.folders = {"": self.top}   # path -> descriptor of folders that were walked to
+        self.folders = {}               # path -> descriptor of directories that were walked to
         self.fat = {}                   # device -> whether it is a FAT file system
         self.lock = None
+        self.made = []                  # directories that were made to be it, in that order
 
     def folder(self, path: str) -> int:
         """The descriptor of the folder PATH, "" for the root itself, good until the next call.
@@ -1929,7 +1952,10 @@ class Root:
                 self.leave(len(self.folders) // 2)
             parent, _, name = path.rpartition("/")
             try:
-                descriptor = os.open(name, FOLDER_FLAGS, dir_fd=self.folder(parent))
+                if path:
+                    descriptor = os.open(name, FOLDER_FLAGS, dir_fd=self.folder(parent))
+                else:
+                    descriptor = os.open(self.path, FOLDER_FLAGS & ~os.O_NOFOLLOW)
             except OSError as error:
                 way = self.name(path) if error.filename == name else error.filename
                 if error.errno not in (errno.ENOTDIR, errno.ELOOP):
@@ -1941,10 +1967,8 @@ class Root:
 
     def leave(self, count: "int | None" = None) -> None:
         """Close the folders, or COUNT of them: what is walked to after this is looked at again."""
-        del self.folders[""]
-        for path in list(self.folders)[:count]:
+        for path in list(filter(None, self.folders))[:count]:
             os.close(self.folders.pop(path))
-        self.folders[""] = self.top
 
     def name(self, path: str) -> str:
         """PATH as the user would name it."""
@@ -2024,13 +2048,40 @@ class Root:
         except FileNotFoundError:
             pass
 
+    def make_folder(self, path: str) -> None:
+        """Make the directory PATH, and those that it lies in, where they aren't there."""
+        if path and self.lstat(path) is None:
+            self.make_folder(path.rpartition("/")[0])
+            folder, name = self.place(path)
+            try:
+                os.mkdir(name, 0o755, dir_fd=folder)
+            except OSError as error:
+                error.filename = self.name(path)
+                raise
+
     def publish(self, path: str) -> None:
-        """Rename PATH.new to PATH, durably."""
+        """Rename PATH.new, which is written, to PATH."""
         folder, name = self.place(path)
-        with open_file(name + ".new", folder) as file:
-            os.fsync(file.fileno())
         os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.fsync(folder)
+
+    def replace(self, path: str, content: object, durable: bool = True) -> None:
+        """Replace PATH, a file that only lpkg writes, by CONTENT, in pieces: a reader or, if it is
+        to be DURABLE, a power cut finds the old file or the new one whole. Its directory is made if
+        need be."""
+        self.make_folder(path.rpartition("/")[0])
+        self.remove(path + ".new")
+        try:
+            with self.create(path + ".new", 0o644) as file:
+                for piece in content:
+                    write_all(file.fileno(), piece)
+                if durable:
+                    os.fsync(file.fileno())
+            self.publish(path)
+            if durable:
+                os.fsync(self.folder(path.rpartition("/")[0]))
+        except BaseException:
+            self.remove(path + ".new")
+            raise
 
     def content(self, path: str, there: "os.stat_result | None" = None) -> "str | None":
         """What is at PATH (THERE, if that is known), to be compared: a file's SHA-256, where a
@@ -2102,32 +2153,25 @@ def check_root(path: str, create: bool) -> bool:
     return False
 
 
-def create_root(path: str, made: list) -> Root:
-    """The new root PATH, locked; the folders that were made are added to MADE, in that order."""
+def create_root(root: Root) -> None:
+    """Make the directories of a database in ROOT, and lock it."""
+    parts = INSTALLED.split("/")
     try:
-        create_folders(path, made)
-        root = Root(path)
+        for depth in range(len(parts) + 1):
+            folder = os.path.join(root.path, *parts[:depth])
+            if not os.path.isdir(folder):
+                os.mkdir(folder, 0o755)
+                root.made.append(folder)
         take_lock(root)
     except OSError:
-        discard_root(made)
+        discard_root(root)
         raise
-    return root
 
 
-def create_folders(path: str, made: list) -> None:
-    """Make the folders of a database in PATH."""
-    parts = INSTALLED.split("/")
-    for depth in range(len(parts) + 1):
-        folder = os.path.join(path, *parts[:depth])
-        if not os.path.isdir(folder):
-            os.mkdir(folder, 0o755)
-            made.append(folder)
-
-
-def discard_root(made: list) -> None:
-    """Remove the folders that create_root made: a refused install leaves nothing."""
+def discard_root(root: Root) -> None:
+    """Remove what create_root made: a refused install leaves nothing."""
     try:
-        for folder in reversed(made):
+        for folder in reversed(root.made):
             lock = os.path.join(folder, "lock")
             if folder.endswith(STATE) and os.path.lexists(lock):
                 os.unlink(lock)
@@ -2156,19 +2200,23 @@ def take_lock(root: Root) -> None:
             raise
 
 
-def load_installed(root: "Root | None") -> dict:
+def load_installed(root: Root) -> dict:
     """NAME -> Package of what is installed; the lists of their files are read when they are asked
     for."""
     installed = {}
-    for name in filter(is_name, root.names(INSTALLED) if root else []):
+    for name in filter(is_name, root.names(INSTALLED)):
         path = f"{INSTALLED}/{name}"
         installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
     return installed
 
 
-def load_names(root: "Root | None", path: str) -> set:
-    """The names in the file PATH (WORLD, HELD)."""
-    return set(root.read(path, INFO_LIMIT).decode(errors="replace").split()) if root else set()
+def load_world(root: Root) -> dict:
+    """NAME -> relation (text) of what was asked for: `zlib`, or `zlib=1.2.12`, which holds it."""
+    words = root.read(WORLD, INFO_LIMIT).decode(errors="replace").split()
+    try:
+        return {parse_relation(word).name: word for word in words}
+    except Fail as error:
+        raise Fail(f"{root.name(WORLD)}: {error}") from None
 
 
 def lines_text(lines: object) -> bytes:
@@ -2176,20 +2224,20 @@ def lines_text(lines: object) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def names_text(names: set) -> bytes:
-    """The file of a set of names."""
-    return lines_text(sorted(names))
+def world_text(world: dict) -> bytes:
+    """The file of a WORLD."""
+    return lines_text(sorted(world.values()))
 
 
-def load_choices(root: "Root | None") -> dict:
+def load_preferences(root: Root) -> dict:
     """PATH -> name of the package that the user chose among its alternatives."""
-    lines = root.read(CHOICES, INFO_LIMIT).decode(errors="replace").split("\n") if root else []
+    lines = root.read(PREFERENCES, INFO_LIMIT).decode(errors="replace").split("\n")
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
 
 
-def choices_text(choices: dict) -> bytes:
+def preferences_text(preferences: dict) -> bytes:
     """The file of what was chosen."""
-    return lines_text(f"{path}\t{name}" for path, name in sorted(choices.items()))
+    return lines_text(f"{path}\t{name}" for path, name in sorted(preferences.items()))
 
 
 # ---- the network -------------------------------------------------------------------------------
@@ -2286,6 +2334,20 @@ def careful_redirects() -> type:
     return CarefulRedirects
 
 
+def consistent(fetch: object, is_remote: bool) -> object:
+    """What FETCH() gives. Where two things don't fit, a mirror may be in the middle of its
+    synchronisation, so what IS_REMOTE is fetched once more."""
+    try:
+        return fetch()
+    except Mismatch:
+        if not is_remote:
+            raise
+    try:
+        return fetch()
+    except Mismatch as error:
+        raise Later(f"{error}, unless a mirror is being updated: try later") from None
+
+
 def fetch_bytes(url: str, limit: int) -> bytes:
     """The bytes of URL; Fail as soon as there are more than LIMIT."""
     data = bytearray()
@@ -2344,7 +2406,7 @@ class Serials:
             raise Fail(f"{what}: serial {serial} was seen with another content; make a new index")
         self.seen[name] = (index["serial"], index["created"], sha256)
 
-    def forget(self, key: str) -> None:
+    def drop(self, key: str) -> None:
         """Forget what was seen of KEY."""
         self.seen = {name: seen for name, seen in self.seen.items() if name[0] != key}
 
@@ -2371,26 +2433,26 @@ def check_expiry(index: dict, repository: Repository, now: float, what: str) -> 
                    "if the clock is right, the repository needs a new index")
 
 
-def load_index(repository: Repository, serials: Serials, known: bytes, again: bool = True) -> bytes:
+def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     """Fetch the index of REPOSITORY and, once the rules hold, let it offer its packages. The first
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
-    offered is the same. Where the two don't fit, a mirror may be in the middle of its
-    synchronisation, so they are fetched AGAIN."""
+    offered is the same."""
     import hashlib
     what = f"{repository.url}/{repository.arch}/index.json"
-    signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
-    seal = hashlib.sha256(signature).hexdigest()
-    if known and seal == known.split(b"\t")[-1].decode():
+
+    def fetch_both() -> "tuple | None":
+        signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
+        seal = hashlib.sha256(signature).hexdigest()
+        if known and seal == known.split(b"\t")[-1].decode():
+            return None
+        data = fetch_bytes(what, INDEX_LIMIT)
+        return (data, seal, *check_signature(data, signature, repository.keys, what))
+
+    fetched = consistent(fetch_both, repository.is_remote())
+    if fetched is None:
         return known
-    data = fetch_bytes(what, INDEX_LIMIT)
-    try:
-        key, comment = check_signature(data, signature, repository.keys, what)
-    except Mismatch as error:
-        if not repository.is_remote():
-            raise
-        if not again:
-            raise Later(f"{error}, unless a mirror is being updated: try later") from None
-        return load_index(repository, serials, known, again=False)
+    data, seal, key, comment = fetched
+    del fetched
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
     sha256 = hashlib.sha256(data).hexdigest()
@@ -2438,12 +2500,12 @@ def read_index(text: str, arch: str, what: str) -> tuple:
     return index, lines
 
 
-def load_repositories(options: "Options", root: "Root | None", arch: str, serials: Serials,
+def load_repositories(options: "Options", root: Root, arch: str, serials: Serials,
                       fresh: bool = False) -> list:
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
-    pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace")) if root else []
-    listed = root is not None and not options.repo
+    pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace"))
+    listed = not options.repo
     if options.repo:
         names = {full_url(url): name for name, url in pairs}
         pairs = [(names.get(full_url(url), url), url) for url in options.repo]
@@ -2452,7 +2514,7 @@ def load_repositories(options: "Options", root: "Root | None", arch: str, serial
         repository.offline = options.offline and repository.is_remote()
         given = given_keys(options, number) if options.repo else []
         same = [name for name, url in known if full_url(url) == full_url(repository.url)]
-        repository.keys = given or kept_keys(root, {repository.name, *same})
+        repository.keys = given or trusted_keys(root, {repository.name, *same})
     if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
         ask_repositories(options, root, found, serials, listed)
     return found
@@ -2474,7 +2536,7 @@ def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
         return False
 
 
-def ask_repositories(options: "Options", root: "Root | None", found: list, serials: Serials,
+def ask_repositories(options: "Options", root: Root, found: list, serials: Serials,
                      listed: bool) -> None:
     """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
     if any(one.offline for one in found):
@@ -2516,11 +2578,10 @@ def given_keys(options: "Options", number: int) -> list:
     return [parse_public_key(read_file(path), path) for path in paths]
 
 
-def kept_keys(root: "Root | None", names: set) -> list:
+def trusted_keys(root: Root, names: set) -> list:
     """The keys that ROOT trusts for the repository that has these NAMES: NAME.pub, and
     NAME.MORE.pub while they change."""
-    return [key for name, key in (all_keys(root) if root else {}).items()
-            if name.partition(".")[0] in names]
+    return [key for name, key in all_keys(root).items() if name.partition(".")[0] in names]
 
 
 def read_cached(root: Root, repository: Repository) -> tuple:
@@ -2550,23 +2611,10 @@ def save_indexes(root: Root, found: list, serials: Serials) -> None:
     """Keep what was fetched of the repositories FOUND, and what was seen of their keys."""
     fresh = [one for one in found if one.head]
     for repository in fresh:
-        write_state(root, f"{INDEXES}/{repository.name}",
-                    repository.head + b"\n" + repository.index.data)
+        root.replace(f"{INDEXES}/{repository.name}",
+                     [repository.head, b"\n", repository.index.data])
     if fresh:
-        write_state(root, SERIALS, serials.text())
-
-
-def write_state(root: Root, path: str, data: bytes) -> None:
-    """Replace PATH, a file that only lpkg writes, by DATA, durably; its folder is made if need
-    be."""
-    make_folder(root, path.rpartition("/")[0])
-    root.remove(path + ".new")
-    try:
-        write_text(root, path + ".new", data)
-        root.publish(path)
-    except BaseException:
-        root.remove(path + ".new")
-        raise
+        root.replace(SERIALS, [serials.text()])
 
 
 def machine() -> str:
@@ -2584,35 +2632,39 @@ def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
+    wanted = {path.encode() for path in paths or ()}
     for package in packages:
-        for entry in package.entries(paths):
+        for entry in package.files() if paths is None else package.entries(wanted):
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
                 continue
-            plain = folder_entry(path)
             if entry["type"] != "dir" or other["type"] != "dir":
                 raise Fail(f"{rival} and {package.name} both bring {path}; install only one")
-            if plain not in (entry, other) and entry != other:
+            if entry == other:
+                continue
+            plain = folder_entry(path)
+            if plain not in (entry, other):
                 raise Fail(f"{rival} and {package.name} give {path} different modes or owners")
             if other == plain:
                 claims[path] = (package.name, entry)
     return claims
 
 
-def winners(packages: list, choices: dict) -> dict:
+def winners(packages: list, preferences: dict) -> dict:
     """PATH -> (package, entry of its symlink) of each path for which PACKAGES are alternatives:
-    the one of CHOICES (path -> package's name), else the highest priority, else the first by
+    the one of PREFERENCES (path -> package's name), else the highest priority, else the first by
     name. A path that one of PACKAGES brings as a file has no alternatives."""
     best = {}
     for package in sorted(packages, key=lambda package: package.name):
         for one in package.info["alternatives"]:
             path = one["path"]
-            rank = (choices.get(path) == package.name, one["priority"])
+            rank = (preferences.get(path) == package.name, one["priority"])
             if path not in best or rank > best[path][0]:
                 best[path] = (rank, package, link_entry(path, one["target"]))
+    paths = {path.encode() for path in best}
     for package in packages if best else ():
-        for entry in package.entries(set(best)):
+        for entry in package.entries(paths):
             del best[entry["path"]]
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
@@ -2628,15 +2680,15 @@ def is_conffile(package: Package, path: str) -> bool:
     return path.startswith("etc/") or path in package.info["conffiles"]
 
 
-def conffile_choice(current: "str | None", old: "str | None", new: str) -> str:
-    """`replace`, `keep` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
+def conffile_action(current: "str | None", old: "str | None", new: str) -> str:
+    """`replace`, `leave` or `beside` (as .lpkg-new), for a conffile's contents; None: not there."""
     if current in (old, new):
         return "replace"
-    return "keep" if old == new else "beside"
+    return "leave" if old == new else "beside"
 
 
 def journal_lines(data: bytes) -> object:
-    """The lines of a journal as lists [verb, path] or [`mv`, path, path]."""
+    """The lines of a journal as lists [verb, path...]."""
     return (line.split("\t") for line in data.decode(errors="replace").split("\n")[:-1])
 
 
@@ -2654,7 +2706,7 @@ def check_journal(data: bytes, what: str) -> None:
             raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
 
 
-JOURNAL_VERBS = {"mv": 3, "aside": 3, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
+JOURNAL_VERBS = {"mv": 3, "aside": 4, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
 
 
 def ownership(entry: dict) -> str:
@@ -2703,9 +2755,8 @@ NO_REPOSITORY = "no repository is known; say --repo URL, or `lpkg repo add NAME 
 class Plan(Record):
     """What a transaction will do, settled and shown before anything is fetched: NEW packages, by
     name; OLD, name -> package that goes; STAY, those that are untouched; WORLD, what is asked for
-    then."""
-    __slots__ = ("new", "old", "stay", "world")
-    repair = False                      # whether NEW puts OLD back as it was packed
+    then; whether it is a REPAIR, in which NEW puts OLD back as it was packed."""
+    __slots__ = ("new", "old", "stay", "world", "repair")
 
     def is_empty(self) -> bool:
         """Whether no package comes or goes."""
@@ -2717,12 +2768,38 @@ class Plan(Record):
         return [package for name, package in sorted(self.old.items()) if name not in coming]
 
 
-class Repair(Plan):
-    """A Plan that puts packages back as they were packed."""
-    repair = True
+def settle(installed: dict, chosen: dict, world: dict, repair: bool = False) -> Plan:
+    """The plan that makes the packages CHOSEN of those that are INSTALLED: what each command comes
+    to. What replaces a package is asked for in its place."""
+    new = [package for name, package in sorted(chosen.items())
+           if package is not installed.get(name)]
+    old = {name: package for name, package in installed.items() if chosen.get(name) is not package}
+    stay = [package for name, package in installed.items() if chosen.get(name) is package]
+    left = {name: relation for name, relation in world.items() if name in chosen}
+    for package in old.values():
+        if package.name in world and package.name not in chosen:
+            heirs = [other.name for other in new if other.replaces(package)]
+            left = {**dict(zip(heirs, heirs)), **left}
+    return Plan(new, old, stay, left, repair)
 
 
-def parse_words(words: list, offers: list) -> list:
+def plan_change(universe: Universe, world: dict, wants: list, gone: set = frozenset()) -> Plan:
+    """The plan of a system in which the WANTS are met and what is installed, but what is GONE,
+    stays as the WORLD has it; Fail, with what would make it work, when there is none. What is held
+    is chosen first, what may go last."""
+    wanted = {one.staying.name for one in wants if one.staying}
+    agenda = wants + [stays(universe, package, world)
+                      for name, package in universe.installed.items()
+                      if name not in gone and name not in wanted]
+    agenda.sort(key=lambda want: (want.soft, not want.is_held()))
+    try:
+        chosen = solve(universe, agenda)
+    except Fail as error:
+        raise Fail(f"{error}{remedy(universe, agenda)}") from None
+    return settle(universe.installed, chosen, world)
+
+
+def parse_words(words: list, repositories: list) -> list:
     """The wants of the WORDS of a command line: relations, each perhaps with @REPOSITORY."""
     wants = []
     for word in words:
@@ -2730,24 +2807,25 @@ def parse_words(words: list, offers: list) -> list:
         relation = parse_relation(text)
         if relation.negative:
             raise Usage(f"{word}: to be rid of a package, say `lpkg remove {relation.name}`")
-        if at and source not in [one.name for one in offers]:
+        if at and source not in [one.name for one in repositories]:
             raise Fail(f"{word}: no repository is called {source}; `lpkg repo list` shows them")
         wants.append(want(relation, "you want", source=source or None, asked=True))
     return wants
 
 
-def plan_install(installed: dict, world: set, offers: list, words: list, local: list,
-                 held: set = frozenset()) -> Plan:
-    """The plan that brings WORDS (relations) and LOCAL (packages) to what is INSTALLED; of that,
-    the names HELD stay as they are."""
+def plan_install(universe: Universe, world: dict, words: list, local: list = ()) -> Plan:
+    """The plan that brings WORDS (relations) and LOCAL (packages): whoever names a package that is
+    held says anew which versions of it the WORLD shall have."""
     wants = [want(package.name, "you want", package, asked=True) for package in local]
-    wants += parse_words(words, offers)
-    universe = Universe(installed, offers, local)
-    plan = plan_wants(universe, holds(installed, held), wants, stays(universe, world, held))
+    wants += parse_words(words, universe.repositories)
+    said = {one.relation.name: one.relation.text for one in wants}
+    freed = {name: name for name in said if name in world}
+    plan = plan_change(universe, {**world, **freed}, wants)
     answers = by_answer(plan.new + plan.stay)
     asked = {package.name for one in wants for package in answers.get(one.relation.name, ())
              if one.met_by(package)}
-    plan.world = heirs(plan, world) | asked
+    plan.world = {**dict(zip(asked, asked)), **plan.world,
+                  **{name: said[name] for name in asked & said.keys()}}
     return plan
 
 
@@ -2760,59 +2838,13 @@ def by_answer(packages: list) -> dict:
     return answers
 
 
-def plan_upgrade(installed: dict, world: set, offers: list, names: list, held: set) -> Plan:
-    """The plan that upgrades NAMES of what is INSTALLED."""
-    universe = Universe(installed, offers, [])
-    newest = [keep(universe, installed[name], asked=True, soft=name not in world)
-              for name in names if name not in held]
-    rest = stays(universe, world, held.union(names))
-    plan = plan_wants(universe, holds(installed, held), newest, rest)
-    plan.world = heirs(plan, world)
-    return plan
+def plan_upgrade(universe: Universe, world: dict, names: list) -> Plan:
+    """The plan that upgrades NAMES of what is installed."""
+    return plan_change(universe, world, [stays(universe, universe.installed[name], world, True)
+                                         for name in names])
 
 
-def stays(universe: Universe, world: set, but: set) -> list:
-    """The wants that what is installed, BUT for some names, stays: what came along with others may
-    go if nothing needs it and something is in its way."""
-    return [keep(universe, package, soft=name not in world)
-            for name, package in universe.installed.items() if name not in but]
-
-
-def holds(installed: dict, held: set) -> list:
-    """The wants that the names HELD stay as they are."""
-    return [want(name, "you hold", installed[name]) for name in sorted(held & installed.keys())]
-
-
-def heirs(plan: Plan, world: set) -> set:
-    """WORLD, with what replaces a package in the place of what it replaces."""
-    for package in plan.removed():
-        takes = {other.name for other in plan.new if other.replaces(package)}
-        if package.name in world and takes:
-            world = world - {package.name} | takes
-    return world
-
-
-def plan_wants(universe: Universe, holds: list, wants: list, stays: list) -> Plan:
-    """The plan that satisfies all three kinds of wants, in this order of importance; Fail, with
-    what would make it work, when there is none. What may go comes last."""
-    agenda = sorted(holds + wants + stays, key=lambda want: want.soft)
-    try:
-        chosen = solve(universe, agenda)
-    except Fail as error:
-        raise Fail(f"{error}{remedy(universe, agenda)}") from None
-    return plan_system(universe.installed, chosen)
-
-
-def plan_system(installed: dict, chosen: dict) -> Plan:
-    """The plan that makes the packages CHOSEN of those that are INSTALLED."""
-    new = [package for name, package in sorted(chosen.items())
-           if package is not installed.get(name)]
-    old = {name: package for name, package in installed.items() if chosen.get(name) is not package}
-    stay = [package for name, package in installed.items() if chosen.get(name) is package]
-    return Plan(new, old, stay, set())
-
-
-def reasons(installed: dict, world: set) -> dict:
+def reasons(installed: dict, world: dict) -> dict:
     """NAME -> the name of an installed package that needs it, or None where the user asked for it;
     what is not in it nobody needs."""
     named = by_answer(list(installed.values()))
@@ -2826,24 +2858,16 @@ def reasons(installed: dict, world: set) -> dict:
     return found
 
 
-def plan_autoremove(installed: dict, world: set) -> Plan:
-    """The plan that removes what nobody needs."""
-    needed = reasons(installed, world)
-    old = {name: package for name, package in installed.items() if name not in needed}
-    return Plan([], old, [installed[name] for name in needed], world)
-
-
-def plan_remove(installed: dict, world: set, names: list) -> Plan:
+def plan_remove(installed: dict, world: dict, names: list) -> Plan:
     """The plan that removes NAMES; Fail, naming them, when others need one."""
     for name in [name for name in names if name not in installed]:
         if nearest(name, installed):
             raise Fail(f"{name} is not installed{nearest(name, installed)}")
         say(f"{name} is not installed")
-    going = installed.keys() & set(names)
-    stay = [package for name, package in installed.items() if name not in going]
-    for package, relation in unmet(stay):
+    chosen = {name: package for name, package in installed.items() if name not in names}
+    for package, relation in unmet(list(chosen.values())):
         raise Fail(f"{package.name} needs {relation.text}; remove {package.name} as well")
-    return Plan([], {name: installed[name] for name in sorted(going)}, stay, world - going)
+    return settle(installed, chosen, world)
 
 
 def unmet(packages: list) -> object:
@@ -2855,9 +2879,9 @@ def unmet(packages: list) -> object:
                 yield package, relation
 
 
-def plan_lines(plan: Plan, free: "int | None" = None, choices: "dict | None" = None) -> list:
+def plan_lines(plan: Plan, free: "int | None" = None, preferences: "dict | None" = None) -> list:
     """The plan, as a person reads it: packages, cost, what grows in risk, what is left to do; FREE
-    is what the root's file system has left, in bytes, CHOICES the user's among alternatives."""
+    is what the root's file system has left, in bytes, PREFERENCES the user's among alternatives."""
     rows = [package_row(package, plan.old.get(package.name)) for package in plan.new]
     rows += [("remove", package.name, package.version, "", disk_text(-package.installed_size()))
              for package in plan.removed()]
@@ -2871,22 +2895,22 @@ def plan_lines(plan: Plan, free: "int | None" = None, choices: "dict | None" = N
     lines += [f"service  {service} is stopped, and not started at boot any more"
               for service in lost_services(plan)]
     return lines + [f"path     /{path} is {after}'s then, and was {before}'s"
-                    for path, before, after in changed_hands(plan, choices or {})]
+                    for path, before, after in changed_hands(plan, preferences or {})]
 
 
-def changed_hands(plan: Plan, choices: dict) -> list:
+def changed_hands(plan: Plan, preferences: dict) -> list:
     """(path, package's name, package's name) of each alternative that another package has after
     PLAN than before."""
-    before = winners([*plan.stay, *plan.old.values()], choices)
-    after = winners([*plan.stay, *plan.new], choices)
+    before = winners([*plan.stay, *plan.old.values()], preferences)
+    after = winners([*plan.stay, *plan.new], preferences)
     return [(path, before[path][0].name, after[path][0].name) for path in sorted(before)
             if path in after and before[path][0].name != after[path][0].name]
 
 
 def lost_services(plan: Plan) -> list:
     """The services of packages that go which no package brings then."""
-    kept = {one for package in [*plan.new, *plan.stay] for one in package.info["services"]}
-    return sorted({one for package in plan.old.values() for one in package.info["services"]} - kept)
+    left = {one for package in [*plan.new, *plan.stay] for one in package.info["services"]}
+    return sorted({one for package in plan.old.values() for one in package.info["services"]} - left)
 
 
 def counted(number: int, noun: str) -> str:
@@ -2932,9 +2956,9 @@ def risk_lines(package: Package, old: "Package | None") -> list:
     lines += [f"script   {package.name} runs its {script}" for script in grown("scripts")]
     lines += [f"service  linitctl enable {service}  starts it at boot"
               for service in grown("services")]
-    kept = [service for service in ours["services"] if service in theirs["services"]]
-    return lines + [f"service  linitctl restart NAME, or a reboot, runs the new {', '.join(kept)}"
-                    ] * bool(kept)
+    newer = [service for service in ours["services"] if service in theirs["services"]]
+    return lines + [f"service  linitctl restart NAME, or a reboot, runs the new {', '.join(newer)}"
+                    ] * bool(newer)
 
 
 # ---- the transaction ---------------------------------------------------------------------------
@@ -2951,9 +2975,9 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 #           the journal, as journal.new. The packages' scripts for before the change are run.
 # commit    sync, then one rename: journal.new -> journal. A run that dies before it is undone by
 #           the next one, a run that dies after it is finished.
-# apply     the journal's lines on files: renames, removals. Each is safe to do twice.
-# register  its lines on the database, in the same way; `queue`, the scripts for after the change,
-#           is a part of that.
+# apply     the journal's lines, in their order: renames and removals, each safe to do twice.
+# register  the last of them are on the database; `queue`, the scripts for after the change, is a
+#           part of that.
 # forget    sync; `staged` goes, then `journal`; in this order, for a lone `staged` means undo.
 #
 # Then the queue is run. A run that dies there leaves what is left of it to the next one.
@@ -2965,15 +2989,16 @@ class Transaction:
         self.root = root
         self.plan = plan
         self.texts = texts              # final path -> bytes of what lpkg itself writes
-        self.choices = load_choices(root)       # of alternatives, as they will be
+        self.preferences = load_preferences(root)       # of alternatives, as they will be
         self.token = os.urandom(8).hex()
         self.temporaries = {}           # final path -> number of its temporary
         self.folders = {}               # directory to make -> where it is staged; parents first
-        self.kept = set()               # conffiles that stay as they are, and
+        self.left = set()               # conffiles that stay as they are, and
         self.beside = set()             # those that get the new version beside them
         self.owners = {}                # conffile -> its mode and owner, where they were changed
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
                                         # the reverse
+        self.previous = set()           # files on FAT that stay as NAME.old
         self.links = {}                 # path -> entry of an alternative's symlink that changes
         self.removals = []              # journal lines
         self.mounts = []                # other file systems that the journal needs
@@ -3033,6 +3058,8 @@ def run_transaction(tx: Transaction) -> None:
     except KeyboardInterrupt:           # an impatient Ctrl-C is obeyed as soon as that is done
         finish(tx.root)
         raise
+    if any(runs_by(tx.root, path) or runs_by(tx.root, path + ".old") for path in tx.previous):
+        say("reboot to run the new kernel; the one that runs now is the boot menu's `old`")
 
 
 def prepare_change(tx: Transaction) -> None:
@@ -3064,8 +3091,7 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
         say(f"{root.path}: {undoing}")
         data = root.read(STAGED, INFO_LIMIT)
         check_journal(data, root.name(STAGED))
-        for line in journal_lines(data):
-            carry_out(root, line)
+        apply(root, data)
         forget(root)
     if "removing" in names:
         say(f"{root.path}: finishing what an earlier lpkg had begun")
@@ -3082,23 +3108,22 @@ def remove_bare(tx: Transaction) -> None:
     """Remove TX's packages on a disk that is too full for a journal: of each, the record serves as
     one, under another name, until its files are gone. What needs room is written after that."""
     for package in needed_first(tx.plan.removed())[::-1]:
-        prepare(Transaction(tx.root, Plan([], {package.name: package}, [], set()), {}))
+        prepare(Transaction(tx.root, settle({package.name: package}, {}, {}), {}))
         tx.root.leave()
         folder, name = tx.root.place(REMOVING)
         os.rename(f"installed/{package.name}", name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
         finish_removal(tx.root)
-    for path in (HISTORY, HELD):
-        if path in tx.texts:
-            write_if_room(tx.root, path, tx.texts[path])
+    if HISTORY in tx.texts:
+        write_if_room(tx.root, HISTORY, tx.texts[HISTORY])
 
 
 def finish_removal(root: Root) -> None:
     """Remove the package whose record is at REMOVING. May be done twice."""
     package = read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING))
-    stay = list(load_installed(root).values())
-    world = load_names(root, WORLD) - {package.name}
-    tx = Transaction(root, Plan([], {package.name: package}, stay, world), {})
+    left = load_installed(root)
+    plan = settle({**left, package.name: package}, left, load_world(root))
+    tx = Transaction(root, plan, {})
     verify(tx)
     for line in tx.removals:
         carry_out(root, line)
@@ -3114,7 +3139,7 @@ def finish_removal(root: Root) -> None:
 def write_if_room(root: Root, path: str, data: bytes) -> None:
     """Replace a file of the database that isn't needed: a world may name what is gone."""
     try:
-        write_state(root, path, data)
+        root.replace(path, [data])
     except OSError as error:
         say(f"{root.name(path)}: stays as it was: {error.strerror}")
 
@@ -3136,11 +3161,9 @@ def load_modules() -> None:
 
 
 def finish(root: Root) -> None:
-    """Carry out the journal of ROOT: apply, register, forget."""
-    data = root.read(JOURNAL, INFO_LIMIT)
+    """Carry out the journal of ROOT, and forget it."""
     try:
-        apply(root, (line for line in journal_lines(data) if not line[-1].startswith(STATE + "/")))
-        register(root, (line for line in journal_lines(data) if line[-1].startswith(STATE + "/")))
+        apply(root, root.read(JOURNAL, INFO_LIMIT))
         forget(root)
     except (Fail, OSError) as error:
         reason = explain(error) if isinstance(error, OSError) else error
@@ -3156,11 +3179,11 @@ def fetch(tx: Transaction) -> None:
     download = sum(package.size for package in tx.plan.new)
     installed = sum(map(Package.installed_size, tx.plan.new))
     if is_one_device(tx.root):          # else where the files go is known once they are fetched
-        check_space(os.fstatvfs(tx.root.top), download + installed, tx.root.path)
+        check_space(os.fstatvfs(tx.root.folder("")), download + installed, tx.root.path)
     check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
     folder = CACHE
     if tx.root.lstat(CACHE) is None:
-        make_folder(tx.root, folder := FETCHED)
+        tx.root.make_folder(folder := FETCHED)
     fetch_packages(tx.plan.new, tx.root, folder)
 
 
@@ -3176,7 +3199,7 @@ def is_one_device(root: Root) -> bool:
             if stat.S_ISDIR(getattr(root.lstat(name), "st_mode", 0))]
     paths = tops + [f"{top}/{name}" for top in tops if top in ("usr", "var")
                     for name in root.names(top)]
-    return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.top).st_dev}
+    return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.folder("")).st_dev}
 
 
 def fetch_packages(packages: list, root: Root, folder: str) -> None:
@@ -3211,44 +3234,29 @@ def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None
         raise Later(f"{package}: --offline, and it is not in the cache; `lpkg fetch "
                     f"{package.name}` puts it there, with a network")
     url = package_url(package)
-    try:
-        write_package(package, root, path, meter.count(download(url, package.size)), url)
-    except Mismatch as error:
-        if not is_remote(package):
-            raise
-        try:                            # a mirror may be in the middle of its synchronisation
-            write_package(package, root, path, meter.count(download(url, package.size)), url)
-        except Mismatch:
-            raise Later(str(error)) from None
+
+    def fetch_it() -> None:
+        content = meter.count(download(url, package.size))
+        root.replace(path, promised(package, content, url), durable=False)
+
+    consistent(fetch_it, isinstance(package.origin, Repository) and package.origin.is_remote())
 
 
-def write_package(package: Package, root: Root, path: str, content: object, what: str) -> None:
-    """Have PATH hold the CONTENT of PACKAGE, if its size and SHA-256 are the promised ones."""
+def promised(package: Package, content: object, what: str) -> object:
+    """The CONTENT of PACKAGE, in pieces; Mismatch where its size or SHA-256 is another than was
+    promised."""
     import hashlib
     digest = hashlib.sha256()
     left = package.size
-    root.remove(path + ".new")
-    try:
-        with root.create(path + ".new") as file:
-            for piece in content:
-                left -= len(piece)
-                if left < 0:
-                    break
-                digest.update(piece)
-                write_all(file.fileno(), piece)
-        if left or digest.hexdigest() != package.sha256:
-            raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
-                           "refused; if the repository has changed, `lpkg update` and try again")
-        folder, name = root.place(path)
-        os.rename(name + ".new", name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        root.remove(path + ".new")
-        raise
-
-
-def is_remote(package: Package) -> bool:
-    """Whether a network is between here and PACKAGE."""
-    return isinstance(package.origin, Repository) and package.origin.is_remote()
+    for piece in content:
+        left -= len(piece)
+        if left < 0:
+            break
+        digest.update(piece)
+        yield piece
+    if left or digest.hexdigest() != package.sha256:
+        raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
+                       "refused; if the repository has changed, `lpkg update` and try again")
 
 
 def how_many(packages: list) -> str:
@@ -3283,17 +3291,17 @@ def read_manifest(package: Package) -> None:
     """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
     with package.open() as file:
         info = Archive(inflated(file, str(package)), str(package)).info()
-    said = offered(info, info["files"])
+    record = dict(info, package_sha256=package.sha256)
     if isinstance(package.origin, Repository):
-        package.info["arch"] = package.origin.arch
-    else:
-        package.told = said
-    for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
-                "services", "setuid", "scripts", "owners", "alternatives"):
-        if said[key] != package.info.get(key, said[key]):
-            raise Fail(f"{package}: {key} is {said[key]!r} in the package, {package.info[key]!r} "
-                       "in the index; refused")
-    package.told, package.listing = info, info["files"]
+        said = offered(info, info["files"])
+        offer = dict(package.info, arch=package.origin.arch)
+        for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
+                    "services", "setuid", "scripts", "owners", "alternatives"):
+            if said[key] != offer[key]:
+                raise Fail(f"{package}: {key} is {repr(said[key])[:60]} in the package, "
+                           f"{repr(offer[key])[:60]} in the index; refused")
+        record["repository"] = package.origin.name
+    package.told, package.listing = record, info["files"]
 
 
 # -- verify
@@ -3326,8 +3334,8 @@ def verify(tx: Transaction) -> None:
 def plan_alternatives(tx: Transaction) -> list:
     """Decide which symlinks of alternatives come, change or go: (package, entry) of those to be
     made, among which are those of new packages that are not as they were."""
-    before = winners([*tx.plan.stay, *tx.plan.old.values()], load_choices(tx.root))
-    after = winners([*tx.plan.stay, *tx.plan.new], tx.choices)
+    before = winners([*tx.plan.stay, *tx.plan.old.values()], load_preferences(tx.root))
+    after = winners([*tx.plan.stay, *tx.plan.new], tx.preferences)
     add_winners(tx.claims, after)
     new = set(tx.plan.new)
     for path in sorted(before.keys() & tx.claims.keys() - after.keys()):
@@ -3356,8 +3364,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
     elif tx.plan.repair and current is None:
         pass                            # what the user has deleted comes back
     elif is_conffile(package, path) or owner and is_conffile(owner, path):
-        choice = conffile_choice(current, entry_content(old), entry_content(entry))
-        keep_mode(tx, old, path)
+        choice = conffile_action(current, entry_content(old), entry_content(entry))
+        remember_owner(tx, old, path)
     if choice == "replace" and old is None and current not in (None, entry_content(entry)):
         raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
                    "move it away")
@@ -3367,8 +3375,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
     if choice == "beside":
         done = "removed here and stays away" if current is None else "changed here and stays"
         say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new")
-    if choice == "keep":
-        tx.kept.add(path)
+    if choice == "leave":
+        tx.left.add(path)
     elif choice == "beside":
         tx.beside.add(path)
         tx.add_file(path + ".lpkg-new")
@@ -3376,7 +3384,7 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         tx.add_file(path)
 
 
-def keep_mode(tx: Transaction, old: "dict | None", path: str) -> None:
+def remember_owner(tx: Transaction, old: "dict | None", path: str) -> None:
     """Have the conffile PATH keep its mode and owner, where they aren't those of the OLD one."""
     there = tx.root.lstat(path)
     if (old and there and old["type"] == "file" and stat.S_ISREG(there.st_mode)
@@ -3387,27 +3395,26 @@ def keep_mode(tx: Transaction, old: "dict | None", path: str) -> None:
 
 def plan_texts(tx: Transaction) -> None:
     """The database as it will be."""
-    for package in tx.plan.new:
-        tx.texts[f"{INSTALLED}/{package.name}"] = registration(package)
-    tx.texts[WORLD] = names_text(tx.plan.world)
-    if tx.choices != load_choices(tx.root):
-        tx.texts[CHOICES] = choices_text(tx.choices)
-    queue = load_queue(tx.root)
-    if queue != (later := queue_after(tx.plan, queue, can_run(tx))):
-        tx.texts[QUEUE] = queue_text(later)
-    if any(line[2] == "oninstall" for line in later):
-        tx.texts[HOOK] = HOOK_TEXT
+    tx.texts.update(database_texts(tx.plan, load_queue(tx.root), can_run(tx)))
+    if tx.preferences != load_preferences(tx.root):
+        tx.texts[PREFERENCES] = preferences_text(tx.preferences)
     for path in [*tx.texts, *script_paths(tx.plan.new)]:
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
 
 
-def registration(package: Package) -> bytes:
-    """The database's entry of PACKAGE: its info.json, and where it came from."""
-    info = dict(package.info, package_sha256=package.sha256)
-    if isinstance(package.origin, Repository):
-        info["repository"] = package.origin.name
-    return record_text(info, package.files())
+def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
+    """PATH -> bytes of what the database has after PLAN, where this QUEUE was before; READY:
+    scripts can run before the change."""
+    texts = {f"{INSTALLED}/{package.name}": record_text(package.info, package.files())
+             for package in plan.new}
+    texts[WORLD] = world_text(plan.world)
+    later = queue_after(plan, queue, ready)
+    if later != queue:
+        texts[QUEUE] = queue_text(later)
+    if any(line[2] == "oninstall" for line in later):
+        texts[HOOK] = HOOK_TEXT
+    return texts
 
 
 def foreign(tx: Transaction, path: str) -> str:
@@ -3480,7 +3487,7 @@ def is_stale(tx: Transaction, path: str) -> bool:
     """Whether beside the conffile PATH lies a version that will not be the installed one."""
     beside = path + ".lpkg-new"
     there = None if path in tx.beside else content_there(tx.root, beside)
-    return bool(there) and not (path in tx.kept
+    return bool(there) and not (path in tx.left
                                 and there == entry_content(tx.claims[path][1]))
 
 
@@ -3543,11 +3550,26 @@ def check_fat(tx: Transaction) -> None:
                            f"it is the same as {other}; leave the package out")
     tx.removals = [line for line in tx.removals
                    if line[0] != "rm" or line[1].lower() not in names]
+    tx.removals = [["rm", path + ".old"] for verb, path, *_ in tx.removals
+                   if verb == "rm" and path.startswith(tops)] + tx.removals
+    tx.previous = {path for path in tx.temporaries
+                   if path.startswith(tops) and is_upgraded(tx, path)}
+
+
+def is_upgraded(tx: Transaction, path: str) -> bool:
+    """Whether a package's file PATH, which is there, becomes another one."""
+    _, old = tx.gone.get(path, (None, None))
+    _, new = tx.claims.get(path, (None, None))
+    return (None not in (old, new, tx.root.lstat(path))
+            and entry_content(old) != entry_content(new))
 
 
 def check_room(tx: Transaction) -> None:
     """Fail unless each file system has the room for what is staged on it."""
     sizes = {}                          # folder -> bytes, and files, of what comes into it
+    for path in tx.previous:
+        there = tx.root.lstat(path + ".old")
+        sizes[path.rpartition("/")[0]] = (-there.st_size if there else 0, 0)
     for package in tx.plan.new:
         for entry in package.files():
             parent = entry["path"].rpartition("/")[0]
@@ -3582,9 +3604,10 @@ def stage(tx: Transaction) -> None:
     mounts = [["mount", path] for path in tx.mounts]
     undo = [["rmtree" if final in tx.folders else "rm", tx.staged(final)]
             for final in tx.temporaries]
-    write_text(tx.root, STAGED + ".new", journal_text(mounts + undo))
+    tx.root.replace(STAGED, [journal_text(mounts + undo)])
     del undo
-    tx.root.publish(STAGED)
+    for path in tx.previous:
+        drop_older(tx.root, path)
     for path, staged in tx.folders.items():
         stage_folder(tx, path, staged)
     stage_packages(tx)
@@ -3593,10 +3616,33 @@ def stage(tx: Transaction) -> None:
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
         write_text(tx.root, tx.staged(final), data)
-    moves = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in tx.swaps]
-    for final in sorted(tx.swaps):      # last: /bin becomes a symlink once all is in /usr/bin
-        moves += [[verb, tx.staged(final), final] for verb in ("aside", "mv")]
-    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + moves + tx.removals))
+    asides = {final: tx.staged(final) + ".old" for final in sorted(tx.swaps)}
+    asides.update((final, final + ".old") for final in sorted(tx.previous))
+    lines = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in asides]
+    for final, aside in asides.items():     # last: /bin becomes a symlink once all is in /usr/bin
+        lines += [["aside", tx.staged(final), final, aside], ["mv", tx.staged(final), final]]
+    lines += tx.removals
+    lines.sort(key=lambda line: line[-1].startswith(STATE + "/"))       # the database after that
+    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + lines))
+
+
+def drop_older(root: Root, path: str) -> None:
+    """Remove what the upgrade before this one left of PATH, as /boot has room for two kernels. The
+    one that runs stays: it takes the place of the one that didn't."""
+    folder, name = root.place(path + ".old")
+    if runs_by(root, path + ".old") and root.lstat(path + ".old"):
+        os.rename(name, name[:-len(".old")], src_dir_fd=folder, dst_dir_fd=folder)
+    else:
+        root.remove(path + ".old")
+
+
+def runs_by(root: Root, path: str) -> bool:
+    """Whether the kernel that runs is PATH, as the boot loader told it."""
+    try:
+        with root.open("proc/cmdline") as file:
+            return f"BOOT_IMAGE=/{os.path.basename(path)}".encode() in file.read().split()
+    except FileNotFoundError:
+        return False
 
 
 def stage_packages(tx: Transaction) -> None:
@@ -3622,7 +3668,7 @@ def final_path(package: Package, entry: dict) -> str:
 
 
 def write_text(root: Root, path: str, data: bytes) -> None:
-    """Make the file PATH of lpkg's own; it is synced with all others, or when it is published."""
+    """Make the file PATH of lpkg's own; it is synced with all others."""
     with root.create(path) as file:
         write_all(file.fileno(), data)
         own(file.fileno(), text_entry(path, data))
@@ -3659,7 +3705,7 @@ def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> Non
     """Make the temporary of ENTRY, which will be PATH; the CONTENT of a conffile that isn't wanted
     is checked too."""
     temporary = tx.staged(path + ".lpkg-new" if path in tx.beside else path)
-    if entry["type"] == "dir" or path in tx.kept:
+    if entry["type"] == "dir" or path in tx.left:
         for _ in content:
             pass
     elif entry["type"] == "link":
@@ -3810,12 +3856,13 @@ def run_queue(root: Root, again: bool = False) -> int:
         if root.lstat(path) is None:        # it was the last of a package that is gone, and it ran
             status = 0
         elif again or state == "waits":
-            progress(f"{name}: {script}")
+            if sys.stderr.isatty():
+                say(f"{name}: {script}")    # a line of its own: what the script prints comes below
             status = run_script(root, path, arguments)
         if status == 0:
             if root.lstat(f"{INSTALLED}/{name}") is None:
                 root.remove(path)
-            write_state(root, QUEUE, queue_text(left + queue[number + 1:]))
+            root.replace(QUEUE, [queue_text(left + queue[number + 1:])])
             continue
         if status is not None:
             say(f"{name}: its script {script} ended with status {status}; mend what it says, and "
@@ -3825,7 +3872,7 @@ def run_queue(root: Root, again: bool = False) -> int:
         left.append(line)
     progress("")
     if failed:
-        write_state(root, QUEUE, queue_text(left))
+        root.replace(QUEUE, [queue_text(left)])
     if not left:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
@@ -3877,19 +3924,19 @@ def is_own(root: Root, path: str) -> bool:
     parts = path.split("/")
     places = [root.lstat("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
     return all(place is None or place.st_uid == os.geteuid()
-               for place in [os.fstat(root.top), *places])
+               for place in [os.fstat(root.folder("")), *places])
 
 
-def start_afresh(kept: int) -> None:
-    """Have this process inherit nothing of lpkg's caller but where stderr goes, and keep the
-    descriptor KEPT until it executes a program: no descriptors, limits or ignored signals."""
+def start_afresh(spared: int) -> None:
+    """Have this process inherit nothing of lpkg's caller but where stderr goes: no descriptors, but
+    the one that is SPARED until it executes a program, no limits or ignored signals."""
     import _signal
     import resource
     descriptors = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(1024)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    for descriptor in {*map(int, descriptors), nothing} - {0, 1, 2, kept}:
+    for descriptor in {*map(int, descriptors), nothing} - {0, 1, 2, spared}:
         attempt(os.close, descriptor)
     for number in range(1, 65):
         attempt(_signal.signal, number, _signal.SIG_DFL)
@@ -3925,7 +3972,7 @@ def wait_for_script(pid: int) -> int:
     return os.waitstatus_to_exitcode(ended[1])
 
 
-# -- commit, apply, register, forget
+# -- commit, apply, forget
 
 def commit(tx: Transaction) -> None:
     """Make what is staged durable, then the journal: from here on the change will happen."""
@@ -3934,17 +3981,12 @@ def commit(tx: Transaction) -> None:
         import resource                 # for scripts
     os.sync()
     tx.root.publish(JOURNAL)
+    os.fsync(tx.root.folder(STATE))
 
 
-def apply(root: Root, lines: list) -> None:
-    """Carry out the journal's LINES on the system's files."""
-    for line in lines:
-        carry_out(root, line)
-
-
-def register(root: Root, lines: list) -> None:
-    """Carry out the journal's LINES on the database."""
-    for line in lines:
+def apply(root: Root, journal: bytes) -> None:
+    """Carry out the lines of JOURNAL, as they stand."""
+    for line in journal_lines(journal):
         carry_out(root, line)
 
 
@@ -3973,7 +4015,7 @@ def carry_out(root: Root, line: list) -> None:
             remove_tree(folder, name)
         elif verb == "aside":           # while what replaces it is there
             os.stat(name, dir_fd=folder, follow_symlinks=False)
-            os.rename(target, name + ".old", src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(line[2].rpartition("/")[2], target, src_dir_fd=folder, dst_dir_fd=folder)
         elif verb == "mv":
             disarm(folder, name, target)
             os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
@@ -4044,19 +4086,18 @@ def disarm(folder: int, source: str, name: str) -> None:
 # ---- commands on a root ------------------------------------------------------------------------
 
 class State:
-    """What a command knows of the root that it works on: the ROOT (None: it is still to be made),
-    the packages INSTALLED, the names of the WORLD and those HELD, the SERIALS that were seen."""
+    """What a command knows of the ROOT that it works on: the packages INSTALLED, the WORLD (name ->
+    relation), the SERIALS that were seen."""
 
-    def __init__(self, options: "Options", root: "Root | None"):
+    def __init__(self, options: "Options", root: Root):
         self.options = options
         self.root = root
         self.installed = load_installed(self.root)
-        self.world = load_names(self.root, WORLD) & self.installed.keys()
-        self.held = load_names(self.root, HELD)
-        self.serials = Serials(self.root.read(SERIALS) if self.root else b"")
+        self.world = {name: relation for name, relation in load_world(self.root).items()
+                      if name in self.installed}
+        self.serials = Serials(self.root.read(SERIALS))
         self.found = []                 # the repositories, once they are asked
-        self.is_new = not self.installed and (self.root is None or not (
-            self.root.names(KEYS) or self.root.read(REPOS)))
+        self.is_new = not (self.installed or self.root.names(KEYS) or self.root.read(REPOS))
 
     def repositories(self, local: list = (), fresh: bool = False) -> list:
         """The repositories; LOCAL packages may say for which architecture."""
@@ -4064,16 +4105,25 @@ class State:
         self.found = load_repositories(self.options, self.root, arch, self.serials, fresh)
         if self.is_new:
             name_repositories(self.options, self.found)
-        if self.root and self.root.lock is not None:
+        if self.root.lock is not None:
             save_indexes(self.root, self.found, self.serials)
         return self.found
 
-    def known_repositories(self) -> list:
-        """The repositories, asked anew unless --offline; Fail where there is none."""
-        found = self.repositories(fresh=not self.options.offline)
-        if not found:
+    def universe(self, local: list = (), fresh: bool = False) -> Universe:
+        """All that may be chosen, with LOCAL packages; FRESH: the repositories are asked anew."""
+        return Universe(self.installed, self.repositories(local, fresh), local)
+
+    def newest(self) -> Universe:
+        """All that may be chosen; the repositories are asked anew, unless --offline; Fail where
+        there is none."""
+        universe = self.universe(fresh=not self.options.offline)
+        if not self.found:
             raise Fail(NO_REPOSITORY)
-        return found
+        return universe
+
+    def winners(self) -> dict:
+        """PATH -> (package, entry) of the alternatives of what is installed."""
+        return winners(list(self.installed.values()), load_preferences(self.root))
 
     def packages(self, names: list) -> list:
         """The installed packages called NAMES, all of them for none; Fail for one that isn't
@@ -4090,10 +4140,9 @@ READ, CHANGE, MAKE = "read", "change", "make"       # what a verb does with the 
 def open_root(options: "Options", purpose: str) -> State:
     """The State of the root of --root. To be changed, or made if need be, it is locked, and what an
     earlier lpkg left is finished or undone, unless it is only to be said what would be done."""
-    if not check_root(options.root, purpose == MAKE):
-        return State(options, None)
+    has_root = check_root(options.root, purpose == MAKE)
     root = Root(options.root)
-    if purpose != READ and not options.dry_run:
+    if has_root and purpose != READ and not options.dry_run:
         take_lock(root)
         recover(root)
         run_queue(root)
@@ -4133,91 +4182,30 @@ def cmd_install(options: "Options", state: State) -> int:
     """Install packages with what they need, or upgrade them."""
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
-    offers = state.repositories(local)
-    if not (options.repo or options.offline) and is_news(state, names):
-        offers = state.repositories(local, fresh=True)
-    plan = plan_install(state.installed, state.world, offers, names, local, state.held)
+    universe = state.universe(local)
+    if not (options.repo or options.offline) and is_news(universe, names):
+        universe = state.universe(local, fresh=True)
+    plan = plan_install(universe, state.world, names, local)
     if plan.is_empty() and plan.world == state.world:
         return nothing_to_do(options, "it is installed already")
     return change_root(state, plan)
 
 
-def cmd_upgrade(options: "Options", state: State) -> int:
-    """Upgrade installed packages, all of them when none is named, with what they need then."""
-    names = [package.name for package in state.packages(options.words)]
-    plan = plan_upgrade(state.installed, state.world, state.known_repositories(), names, state.held)
-    behind = left_behind(state, plan, names)
-    late = Later.status if any(one.late for one in state.found) else 0
-    if plan.is_empty():
-        reason = "nothing newer can be had now" if behind or late else NEWEST
-        status = nothing_to_do(options, reason)
-    else:
-        status = change_root(state, plan)
-    for name, text in behind.items():
-        say(text)
-        if name not in state.held or name in options.words:
-            status = 1
-    return status or late
-
-
-NEWEST = "what is installed is the newest"
-
-
-def is_news(state: State, words: list) -> bool:
+def is_news(universe: Universe, words: list) -> bool:
     """Whether one of WORDS is nothing that is installed or was offered when update looked."""
-    universe = Universe(state.installed, state.found, [])
     relations = [parse_relation(word.partition("@")[0]) for word in words]
     return not all(any(package.satisfies(one) for package in universe.named(one.name))
                    for one in relations)
 
 
-def left_behind(state: State, plan: Plan, names: list) -> dict:
-    """NAME -> why it stays, and what would help, of those of NAMES that PLAN doesn't bring to the
-    newest version."""
-    universe = Universe(state.installed, state.found, [])
-    there = {package.name: package for package in plan.new + plan.stay}
-    behind = {}
-    for name in sorted(there.keys() & set(names)):
-        package = there[name]
-        newer = [other for other in universe.named(name) if other.name == name
-                 and other not in (package, state.installed[name])
-                 and other.version_key() >= package.version_key()]
-        newer = universe.replacing(state.installed[name]) + newer
-        if newer:
-            reason = why_behind(state, universe, plan, newer[0])
-            behind[name] = f"{package} stays, and {newer[0]} is there: {reason}"
-    return behind
-
-
-def why_behind(state: State, universe: Universe, plan: Plan, newer: Package) -> str:
-    """Why PLAN leaves out the package NEWER than what is installed, and what would help."""
-    if newer.name in state.held:
-        return f"you hold it; `lpkg unhold {newer.name}` ends that"
-    it = [want(newer.name, "you want", newer, asked=True)]
-    hold = holds(state.installed, state.held)
-    rest = [want(package.name, "the upgrade brings", package) for package in plan.new
-            if package.name != newer.name]
-    try:
-        plan_wants(universe, hold, it, stays(universe, state.world, state.held))
-        plan_wants(universe, hold, rest + it, [])
-    except Fail as error:
-        return str(error)
-    return "with it, others could not be upgraded"
-
-
 def cmd_downgrade(options: "Options", state: State) -> int:
-    """Install an older version of packages: the one that is named, else the next older one."""
-    universe = Universe(state.installed, state.repositories(), [])
-    words = []
-    for word in options.words:
-        package = state.packages([word.partition("=")[0]])[0]
-        words.append(word if "=" in word else older(universe, package))
-    plan = plan_install(state.installed, state.world, state.found, words, [], state.held)
-    plan.world = state.world
-    if plan.is_empty():
-        return nothing_to_do(options, "it is installed already")
-    say("the next upgrade brings the newer one again, unless you `lpkg hold` it")
-    return change_root(state, plan)
+    """Install an older version of packages, and hold them there: the one that is named, else the
+    next older one."""
+    packages = state.packages([word.partition("=")[0] for word in options.words])
+    universe = state.universe()
+    options.words = [word if "=" in word else older(universe, package)
+                     for word, package in zip(options.words, packages)]
+    return cmd_install(options, state)
 
 
 def older(universe: Universe, package: Package) -> str:
@@ -4228,9 +4216,94 @@ def older(universe: Universe, package: Package) -> str:
     raise Fail(f"{package}: no repository has an older version of it")
 
 
+def cmd_hold(options: "Options", state: State) -> int:
+    """Keep packages in the version that they have, whatever is upgraded."""
+    return change_world(state, {package.name: f"{package.name}={package.version}"
+                                for package in state.packages(options.words)})
+
+
+def cmd_unhold(options: "Options", state: State) -> int:
+    """Let packages be upgraded again."""
+    return change_world(state, {package.name: package.name
+                                for package in state.packages(options.words)
+                                if package.name in state.world})
+
+
+def change_world(state: State, relations: dict) -> int:
+    """Have the world ask for RELATIONS (name -> relation)."""
+    plan = settle(state.installed, state.installed, {**state.world, **relations})
+    if plan.world == state.world:
+        return nothing_to_do(state.options, "it is so already")
+    state.options.yes = True            # it was said which
+    return change_root(state, plan)
+
+
+def cmd_upgrade(options: "Options", state: State) -> int:
+    """Upgrade installed packages, all of them when none is named, with what they need then."""
+    names = [package.name for package in state.packages(options.words)]
+    universe = state.newest()
+    plan = plan_upgrade(universe, state.world, names)
+    behind = left_behind(universe, plan, names)
+    reasons = [f"{name} {package.version} stays, and {newer} is there: "
+               f"{why_behind(universe, state.world, plan, package, newer)}"
+               for name, (package, newer) in behind.items()]
+    late = Later.status if any(one.late for one in state.found) else 0
+    if plan.is_empty():
+        reason = "nothing newer can be had now" if behind or late else NEWEST
+        status = nothing_to_do(options, reason)
+    else:
+        status = change_root(state, plan)
+    for reason in reasons:
+        say(reason)
+    for name, (package, newer) in behind.items():
+        if name in options.words or not is_held_back(state.world, package, newer):
+            status = 1
+    return status or late
+
+
+NEWEST = "what is installed is the newest"
+
+
+def left_behind(universe: Universe, plan: Plan, names: list) -> dict:
+    """NAME -> (package, the newer one that is there) of those of NAMES that PLAN doesn't bring to
+    the newest version."""
+    there = {package.name: package for package in plan.new + plan.stay}
+    behind = {}
+    for name in sorted(there.keys() & set(names)):
+        package, old = there[name], universe.installed[name]
+        newer = universe.replacing(old) + [
+            other for other in universe.named(name) if other.name == name
+            and other not in (package, old) and other.version_key() >= package.version_key()]
+        if newer:
+            behind[name] = (package, newer[0])
+    return behind
+
+
+def is_held_back(world: dict, package: Package, newer: Package) -> bool:
+    """Whether it is the WORLD's relation for PACKAGE that NEWER doesn't fit."""
+    relation = parse_relation(world.get(package.name, package.name))
+    return bool(relation.operator) and not newer.satisfies(relation)
+
+
+def why_behind(universe: Universe, world: dict, plan: Plan, package: Package,
+               newer: Package) -> str:
+    """Why PLAN has PACKAGE and not the NEWER one, and what would help."""
+    if is_held_back(world, package, newer):
+        return f"you hold it; `lpkg unhold {package.name}` ends that"
+    it = [want(newer.name, "you want", newer, asked=True)]
+    rest = [want(other.name, "the upgrade brings", other) for other in plan.new
+            if other.name != newer.name]
+    try:
+        plan_change(universe, world, it)
+        plan_change(universe, world, rest + it, universe.installed.keys())
+    except Fail as error:
+        return str(error)
+    return "with it, others could not be upgraded"
+
+
 def cmd_update(options: "Options", state: State) -> int:
     """Fetch the indexes of the repositories anew."""
-    for repository in state.known_repositories():
+    for repository in state.newest().repositories:
         if not repository.late:
             say(f"{repository.name}: {repository.url}")
     return Later.status if any(one.late for one in state.found) else 0
@@ -4239,27 +4312,13 @@ def cmd_update(options: "Options", state: State) -> int:
 def cmd_fetch(options: "Options", state: State) -> int:
     """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache."""
     if options.words:
-        plan = plan_install(state.installed, state.world, state.repositories(), options.words, [],
-                            state.held)
+        plan = plan_install(state.universe(), state.world, options.words)
     else:
-        plan = plan_upgrade(state.installed, state.world, state.known_repositories(),
-                            list(state.installed), state.held)
-    make_folder(state.root, CACHE)
+        plan = plan_upgrade(state.newest(), state.world, list(state.installed))
+    state.root.make_folder(CACHE)
     fetch_packages(plan.new, state.root, CACHE)
     say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
     return 0
-
-
-def make_folder(root: Root, path: str) -> None:
-    """Make the folder PATH, and those that it lies in, where they aren't there."""
-    if path and root.lstat(path) is None:
-        make_folder(root, path.rpartition("/")[0])
-        folder, name = root.place(path)
-        try:
-            os.mkdir(name, 0o755, dir_fd=folder)
-        except OSError as error:
-            error.filename = root.name(path)
-            raise
 
 
 def cmd_clean(options: "Options", state: State) -> int:
@@ -4291,70 +4350,50 @@ def cmd_remove(options: "Options", state: State) -> int:
 
 def cmd_autoremove(options: "Options", state: State) -> int:
     """Remove what came along with others and is needed by none any more."""
-    plan = plan_autoremove(state.installed, state.world)
+    needed = reasons(state.installed, state.world)
+    plan = settle(state.installed, {name: state.installed[name] for name in needed}, state.world)
     if plan.is_empty():
         return nothing_to_do(options, "all that is installed is needed")
     return change_root(state, plan)
 
 
-def cmd_hold(options: "Options", state: State) -> int:
-    """Keep packages as they are, whatever is upgraded."""
-    return change_held(state, state.held.union)
-
-
-def cmd_unhold(options: "Options", state: State) -> int:
-    """Let packages be upgraded again."""
-    return change_held(state, state.held.difference)
-
-
-def change_held(state: State, change: object) -> int:
-    """Write the names HELD anew: what CHANGE makes of the names that are given."""
-    names = {package.name for package in state.packages(state.options.words)}
-    write_state(state.root, HELD, names_text(change(names)))
-    return 0
-
-
 def change_root(state: State, plan: Plan, texts: "dict | None" = None,
-                choices: "dict | None" = None, record: bool = True) -> int:
+                preferences: "dict | None" = None, record: bool = True) -> int:
     """Show PLAN, ask, and carry it out, with TEXTS (path -> bytes) to be written besides: in a new
     root when there is none yet, which vanishes again if that fails."""
     options, root = state.options, state.root
     texts = dict(texts or {})
-    chosen = load_choices(root) if choices is None else choices
+    chosen = load_preferences(root) if preferences is None else preferences
     show_plan(options, plan, free_space(options.root), chosen)
     if options.dry_run:
         return 0
     confirm(options.yes)
-    made = []
-    if root is None:
-        root = create_root(options.root, made)
+    if root.lock is None:
+        create_root(root)
     if state.is_new:
         texts = texts or root_texts(options)
     if state.serials.text() != root.read(SERIALS):
         texts[SERIALS] = state.serials.text()
-    ended = state.held.intersection(package.name for package in plan.removed())
-    if ended:
-        texts[HELD] = names_text(state.held - ended)
     if record:
         texts[HISTORY] = history_text(root.read(HISTORY, INFO_LIMIT), plan, state.world,
                                       options.title())
     tx = Transaction(root, plan, texts)
-    tx.choices = tx.choices if choices is None else choices
+    tx.preferences = tx.preferences if preferences is None else preferences
     try:
         run_transaction(tx)
     except BaseException:
         if root.lstat(JOURNAL) is None and not root.names(INSTALLED):
-            discard_root(made)
+            discard_root(root)
         raise
     return 1 if run_queue(root) else 0
 
 
-def show_plan(options: "Options", plan: Plan, free: "int | None", choices: dict) -> None:
+def show_plan(options: "Options", plan: Plan, free: "int | None", preferences: dict) -> None:
     """PLAN, on stdout for --dry-run, else on stderr."""
     if options.dry_run and options.json:
         show_json([plan_object(package, plan) for package in [*plan.new, *plan.removed()]])
         return
-    for line in plan_lines(plan, free, choices):
+    for line in plan_lines(plan, free, preferences):
         print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
 
 
@@ -4387,13 +4426,13 @@ def free_space(path: str) -> "int | None":
 #
 # A transaction in the history is a line of NUMBER, TIME and, in JSON, its `command` and `changes`:
 # ["+", NAME, VERSION, SHA256] came, "-" went, ["=", NAME, VERSION, SHA256, VERSION, SHA256] was
-# replaced, ["asked", NAME] and ["unasked", NAME] changed the world. Undoing one is a transaction,
-# too.
+# replaced, ["asked", RELATION] and ["unasked", RELATION] changed the world. Undoing one is a
+# transaction, too.
 
 CHANGES = {"+": 4, "-": 4, "=": 6, "asked": 2, "unasked": 2}
 
 
-def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
+def history_text(before: bytes, plan: Plan, world: dict, title: str) -> bytes:
     """The history BEFORE, with the transaction of PLAN, called TITLE, in a system of this WORLD."""
     lines = before.split(b"\n")[:-1]
     last = lines[-1].partition(b"\t")[0][:18] if lines else b""
@@ -4404,8 +4443,9 @@ def history_text(before: bytes, plan: Plan, world: set, title: str) -> bytes:
         word = "=" if old else "+"
         changes.append([word, package.name, *(stamp(old) if old else ()), *stamp(package)])
     changes += [["-", package.name, *stamp(package)] for package in plan.removed()]
-    changes += [["asked", name] for name in sorted(plan.world - world)]
-    changes += [["unasked", name] for name in sorted(world - plan.world)]
+    asked, before_it = set(plan.world.values()), set(world.values())
+    changes += [["asked", relation] for relation in sorted(asked - before_it)]
+    changes += [["unasked", relation] for relation in sorted(before_it - asked)]
     title = title.encode(errors="backslashreplace").decode()    # no file's name need be UTF-8
     text = json_text({"command": title, "changes": changes})
     lines = [*lines[1 - HISTORY_LENGTH:], f"{number}\t{int(time.time())}\t{text}".encode()]
@@ -4435,7 +4475,8 @@ def load_history(root: Root) -> list:
 def is_change(value: object) -> bool:
     """Whether VALUE is a change in the history."""
     return (is_list(lambda one: isinstance(one, str))(value) and len(value) > 1
-            and CHANGES.get(value[0]) == len(value) and is_name(value[1])
+            and CHANGES.get(value[0]) == len(value)
+            and (is_name(value[1]) or len(value) == 2 and is_relations(value[1:]))
             and all(map(is_version, value[2::2])))
 
 
@@ -4475,35 +4516,32 @@ def cmd_undo(options: "Options", state: State) -> int:
 
 def plan_undo(state: State, changes: list) -> Plan:
     """The plan that takes CHANGES back."""
+    universe = state.universe()
+    back = [find_old(state, universe, name, *rest[:2], exact=True)
+            for word, name, *rest in changes if word in "-="]
     came = {words[1] for words in changes if words[0] == "+"}
-    wants = []
-    offers = state.repositories()
-    for word, name, *rest in changes:
-        if word in "-=":
-            package = find_old(state, name, *rest[:2], exact=True)
-            wants.append(want(name, "you undo to", package, asked=True))
-    universe = Universe(state.installed, offers, [one.fixed for one in wants])
-    back = {one.fixed.name for one in wants}
-    stays = [keep(universe, package) for name, package in state.installed.items()
-             if name not in came | back | state.held]
-    plan = plan_wants(universe, holds(state.installed, state.held - came - back), wants, stays)
-    asked = {words[1] for words in changes if words[0] == "asked"}
-    unasked = {words[1] for words in changes if words[0] == "unasked"}
-    plan.world = state.world - asked | unasked
-    return plan
+    relations = {words[1] for words in changes if words[0] == "unasked"}.union(
+        set(state.world.values()) - {words[1] for words in changes if words[0] == "asked"})
+    world = {parse_relation(relation).name: relation for relation in relations}
+    for package in back:                # to name a transaction is to name what it changed
+        if package.name in world and not package.satisfies(parse_relation(world[package.name])):
+            world[package.name] = package.name
+    return plan_change(Universe(state.installed, state.found, back), world,
+                       [want(package.name, "you undo to", package, asked=True) for package in back],
+                       came)
 
 
-def find_old(state: State, name: str, version: str, sha256: str, exact: bool = False) -> Package:
+def find_old(state: State, universe: Universe, name: str, version: str, sha256: str,
+             exact: bool = False) -> Package:
     """The package that was there once, a repository's or the cache's, of EXACTly those bytes or, if
     none has them, of that version."""
-    universe = Universe(state.installed, state.found, [])
-    offers = [package for one in state.found for package in one.index.find(name)[0]
-              if package.sha256 == sha256 or package.version == version and universe.owns(package)]
-    offers.sort(key=lambda package: package.sha256 != sha256)
+    found = [package for one in state.found for package in one.index.find(name)[0]
+             if package.sha256 == sha256 or package.version == version and universe.owns(package)]
+    found.sort(key=lambda package: package.sha256 != sha256)
     cached = f"{CACHE}/{name}-{version}.{sha256[:16]}.lpkg"
     known = is_sha256(sha256)
-    if offers and not (exact and known and offers[0].sha256 != sha256):
-        return offers[0]
+    if found and not (exact and known and found[0].sha256 != sha256):
+        return found[0]
     if not known or state.root.lstat(cached) is None:
         raise Fail(f"{name} {version}, as it was, is in no repository any more, and not in the "
                    f"cache ({CACHE}, which `lpkg fetch` makes); if you have its .lpkg file: `lpkg "
@@ -4574,12 +4612,11 @@ def show_fixes(options: "Options", state: State) -> int:
 
 def plan_repair(state: State, names: list) -> Plan:
     """The plan that replaces the packages NAMES by themselves."""
-    state.repositories()
-    packages = {package.name: package for package in state.packages(names)}
-    new = [find_old(state, name, package.version, package.info.get("package_sha256", ""))
-           for name, package in sorted(packages.items())]
-    stay = [package for name, package in state.installed.items() if name not in packages]
-    return Repair(new, packages, stay, state.world)
+    universe = state.universe()
+    again = {package.name: find_old(state, universe, package.name, package.version,
+                                    package.info.get("package_sha256", ""))
+             for package in state.packages(names)}
+    return settle(state.installed, {**state.installed, **again}, state.world, repair=True)
 
 
 def fix_conffile(options: "Options", root: Root, path: str) -> None:
@@ -4637,34 +4674,33 @@ def cmd_alternatives_auto(options: "Options", state: State) -> int:
 def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
     """Have the package CHOSEN, or the one of the highest priority, have the path WORD."""
     path = os.path.normpath("/" + word.lstrip("/"))[1:]
-    offers = [one for one in alternative_objects(state) if one["path"] == path]
-    if not offers:
+    rivals = [one for one in alternative_objects(state) if one["path"] == path]
+    if not rivals:
         raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
-    if not any(one["current"] for one in offers):
+    if not any(one["current"] for one in rivals):
         raise Fail(f"/{path}: a package has it as a file; `lpkg owner /{path}` says which")
-    choices = load_choices(state.root)
-    choices.pop(path, None)
+    preferences = load_preferences(state.root)
+    preferences.pop(path, None)
     if chosen is not None:
-        names = [one["package"] for one in offers]
+        names = [one["package"] for one in rivals]
         if chosen not in names:
             raise Fail(f"/{path}: {chosen} is no alternative; there are {', '.join(names)}")
-        choices[path] = chosen
-    stay = list(state.installed.values())
+        preferences[path] = chosen
     if state.options.dry_run:
-        package, entry = winners(stay, choices)[path]
+        package, entry = winners(list(state.installed.values()), preferences)[path]
         show(f"{path} -> {entry['target']}  {package.name}")
         return 0
     state.options.yes = True            # it was said which
-    return change_root(state, Plan([], {}, stay, state.world), choices=choices, record=False)
+    plan = settle(state.installed, state.installed, state.world)
+    return change_root(state, plan, preferences=preferences, record=False)
 
 
 def alternative_objects(state: State) -> list:
     """The alternatives of what is installed, by path, the current one of each marked."""
-    packages = list(state.installed.values())
-    won = winners(packages, load_choices(state.root))
+    won = state.winners()
     found = [dict(one, package=package.name,
                   current=won.get(one["path"], (None,))[0] is package)
-             for package in packages for one in package.info["alternatives"]]
+             for package in state.installed.values() for one in package.info["alternatives"]]
     return sorted(found, key=lambda one: (one["path"], -one["priority"], one["package"]))
 
 
@@ -4685,7 +4721,7 @@ def cmd_repo_add(options: "Options", state: State) -> int:
     line = " ".join(options.words)
     if parse_repositories(line) != [options.words]:
         raise Fail(f"{line}: write NAME URL")
-    write_state(state.root, REPOS, lines_text([*text.splitlines(), line]))
+    state.root.replace(REPOS, [lines_text([*text.splitlines(), line])])
     return 0
 
 
@@ -4696,7 +4732,7 @@ def cmd_repo_remove(options: "Options", state: State) -> int:
     if left == lines:
         raise Fail(f"{options.words[0]}: is no repository of it; `lpkg repo list` shows them")
     state.root.remove(f"{INDEXES}/{options.words[0]}")
-    write_state(state.root, REPOS, lines_text(left))
+    state.root.replace(REPOS, [lines_text(left)])
     return 0
 
 
@@ -4722,8 +4758,8 @@ def cmd_key_remove(options: "Options", state: State) -> int:
         raise Fail(f"{options.words[0]}: no such key; `lpkg key list` shows them")
     state.root.remove(f"{KEYS}/{options.words[0]}.pub")
     if key.text() not in [other.text() for other in keys.values()]:
-        state.serials.forget(key.text())
-        write_state(state.root, SERIALS, state.serials.text())
+        state.serials.drop(key.text())
+        state.root.replace(SERIALS, [state.serials.text()])
     return 0
 
 
@@ -4743,7 +4779,7 @@ def cmd_key_add(options: "Options", state: State) -> int:
     say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here "
         f"from the repository {name.partition('.')[0]}")
     confirm(options.yes)
-    write_state(state.root, f"{KEYS}/{name}.pub", public_key_text(key.id, key.raw).encode())
+    state.root.replace(f"{KEYS}/{name}.pub", [public_key_text(key.id, key.raw).encode()])
     return 0
 
 
@@ -4751,54 +4787,43 @@ def cmd_key_add(options: "Options", state: State) -> int:
 
 def cmd_bootstrap(options: "Options") -> int:
     """Make a new root, as a folder or as a tar."""
+    import tempfile
     words = list(options.words)
     if options.tar is None:
         options.root = words.pop(0)
-    if options.tar is None and options.no_database:
-        raise Usage("bootstrap: --no-database goes with --tar")
+        if options.no_database:
+            raise Usage("bootstrap: --no-database goes with --tar")
     if not words:
         raise Usage("bootstrap: name the packages that it shall hold")
-    state = vacant_state(options) if options.tar is None else None
-    serials = Serials(b"")
-    plan = plan_bootstrap(options, words, serials)
-    texts = root_texts(options)
-    if serials.seen:
-        texts[SERIALS] = serials.text()
-    if options.tar is not None and options.dry_run:
-        show_plan(options, plan, None, {})
-    elif options.tar is not None:
-        bootstrap_tar(options, plan, texts)
-    else:
-        options.yes = True              # there is nothing yet that could be harmed
-        state.serials = serials
-        return change_root(state, plan, texts)
+    options.yes = True                  # there is nothing yet that could be harmed
+    if options.tar is None:
+        is_usable = has_database(options.root) or is_vacant(options.root)
+        state = open_root(options, MAKE) if is_usable else None     # which ends what was cut
+        if state is None or not is_vacant(options.root):
+            raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
+        return change_root(state, plan_bootstrap(state, words))
+    with tempfile.TemporaryDirectory() as folder:
+        state = State(options, Root(folder))
+        plan = plan_bootstrap(state, words)
+        if options.dry_run:
+            show_plan(options, plan, None, {})
+        else:
+            bootstrap_tar(state, plan)
     return 0
 
 
-def vacant_state(options: "Options") -> State:
-    """The state of a root that is absent or empty; what a bootstrap that was cut has left in it is
-    undone first, or finished."""
-    usable = has_database(options.root) or is_vacant(options.root)
-    state = open_root(options, MAKE) if usable else None
-    if state is None or state.installed or not is_vacant(options.root):
-        raise Fail(f"{options.root}: not empty; bootstrap wants an absent or empty folder")
-    return state
-
-
-def plan_bootstrap(options: "Options", words: list, serials: Serials) -> Plan:
+def plan_bootstrap(state: State, words: list) -> Plan:
     """The plan of a new root. Where all are local files and no repository is named, they are taken
     as they are, and nothing that they need is looked for."""
-    local = read_locals(options, words)
+    local = read_locals(state.options, words)
     names = [word for word in words if not is_file_word(word)]
-    arch = choose_arch(options, {}, local)
-    if names or options.repo:
-        offers = load_repositories(options, None, arch, serials)
-        name_repositories(options, offers)
-        return plan_install({}, set(), offers, names, local)
+    if names or state.options.repo:
+        return plan_install(state.universe(local), {}, names, local)
+    choose_arch(state.options, {}, local)
     by_name = {package.name: package for package in local}
     if len(by_name) != len(local):
         raise Fail("bootstrap: two of the files are the same package")
-    return Plan([package for _, package in sorted(by_name.items())], {}, [], set(by_name))
+    return settle({}, by_name, dict(zip(by_name, by_name)))
 
 
 def name_repositories(options: "Options", found: list) -> None:
@@ -4841,13 +4866,16 @@ def root_texts(options: "Options") -> dict:
     return texts
 
 
-def bootstrap_tar(options: "Options", plan: Plan, texts: dict) -> None:
+def bootstrap_tar(state: State, plan: Plan) -> None:
     """Write the tar of a new root to --tar FILE, or to stdout for `-`."""
-    import tempfile
+    options = state.options
     if options.tar == "-" and sys.stdout.isatty():
         raise Fail("stdout is a terminal; send the tar into a file or a pipe")
-    with NewFiles() as new, tempfile.TemporaryDirectory() as folder:
-        fetch_packages(plan.new, Root(folder), "")
+    texts = root_texts(options)
+    if state.serials.seen:
+        texts[SERIALS] = state.serials.text()
+    with NewFiles() as new:
+        fetch_packages(plan.new, state.root, "")
         file = sys.stdout.buffer if options.tar == "-" else new.create(options.tar)
         for piece in root_pieces(plan, texts, options.no_database):
             file.write(piece)
@@ -4860,11 +4888,11 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     claims = merge_manifests(plan.new)
     won = winners(plan.new, {})
     add_winners(claims, won)
-    texts.update(database_texts(plan))
-    kept = sorted((path, data) for path, data in texts.items()
-                  if not (no_database and path.startswith(STATE + "/")))
+    texts.update(database_texts(plan, [], False))      # all scripts wait for its first boot
+    texts = {path: data for path, data in sorted(texts.items())
+             if not (no_database and path.startswith(STATE + "/"))}
     scripts = [] if no_database else script_paths(plan.new)
-    for _, entry in sorted(tar_folders(claims, [*dict(kept), *scripts]).items()):
+    for _, entry in sorted(tar_folders(claims, [*texts, *scripts]).items()):
         yield tar_header(entry)
     meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
     for package, members in unpack_all(plan.new):
@@ -4880,20 +4908,9 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     progress("")
     for _, (_, entry) in sorted(won.items()):
         yield tar_header(entry)
-    for path, data in kept:
+    for path, data in texts.items():
         yield tar_header(text_entry(path, data)) + data + padding(len(data))
     yield TAR_END
-
-
-def database_texts(plan: Plan) -> dict:
-    """PATH -> bytes of the database of a new root; all scripts wait for its first boot."""
-    texts = {f"{INSTALLED}/{package.name}": registration(package) for package in plan.new}
-    texts[WORLD] = names_text(plan.world)
-    queue = queue_after(plan, [], False)
-    if queue:
-        texts[QUEUE] = queue_text(queue)
-        texts[HOOK] = HOOK_TEXT
-    return texts
 
 
 def tar_folders(claims: dict, paths: list) -> dict:
@@ -4959,7 +4976,7 @@ def describe(options: "Options", word: str) -> Package:
     state = open_root(options, READ)
     if word in state.installed:
         return state.installed[word]
-    universe = Universe(state.installed, state.repositories(), [])
+    universe = state.universe()
     found = [package for package in universe.named(word) if package.name == word]
     if not found:
         raise Fail(f"{word} is neither installed nor in a repository{hint(word, universe)}")
@@ -4975,7 +4992,7 @@ def cmd_files(options: "Options") -> int:
             continue
         state = open_root(options, READ)
         package = state.packages([word])[0]
-        won = winners(list(state.installed.values()), load_choices(state.root))
+        won = state.winners()
         entries += package.files() + [entry for winner, entry in won.values() if winner is package]
     print_all(options, entries, lambda entry: entry["path"])
     return 0
@@ -4998,7 +5015,7 @@ def cmd_owner(options: "Options", state: State) -> int:
 
 def alternative(state: State, path: str) -> list:
     """The name of the package whose alternative PATH is, if it is one."""
-    won = winners(list(state.installed.values()), load_choices(state.root))
+    won = state.winners()
     return [won[path][0].name] if path in won else []
 
 
@@ -5038,7 +5055,7 @@ def find_faults(state: State, packages: list) -> list:
     root = state.root
     everything = state.packages([])
     folders = folder_opinions(everything)
-    won = winners(everything, load_choices(root))
+    won = state.winners()
     meter = Meter(f"verifying {how_many(packages)}", sum(map(Package.installed_size, packages)),
                   announce=False)
 
@@ -5065,9 +5082,9 @@ def folder_opinions(packages: list) -> dict:
     for package in packages:
         files = package.listing
         if isinstance(files, bytes):    # most have none, and needn't be read for that
-            lines = [line + b"\n" for line in files.split(b"\n") if b"\tdir\t" in line
-                     and not line.endswith(b"\tdir\t0755\t0\t0")]
-            files = read_entries(b"".join(lines), str(package))
+            if files.count(b"\tdir\t") == files.count(b"\tdir\t0755\t0\t0\n"):
+                continue
+            files = package.files()
         opinions.update((entry["path"], entry) for entry in files if entry["type"] == "dir"
                         and entry != folder_entry(entry["path"]))
     return opinions
@@ -5439,12 +5456,13 @@ def cmd_pack(options: "Options") -> int:
         for name, tree in sorted(trees.items()):
             part = meta["packages"][name]
             scripts = take_scripts(tar, tree, part.get("scripts", {}))
-            offers = sorted(part.get("alternatives", []) + take_alternatives(tar, tree),
-                            key=lambda one: str(one.get("path")))
-            add_parents(tree, [str(one.get("path")) for one in offers])
+            alternatives = sorted(part.get("alternatives", []) + take_alternatives(tar, tree),
+                                  key=lambda one: str(one.get("path")))
+            add_parents(tree, [str(one.get("path")) for one in alternatives])
             apply_owners(tree, part.get("owners", {}), name)
             hash_files(tar, tree)
-            info = make_info(meta, name, tree, scripts, find_relations(tar, tree, offers))
+            found = find_relations(tar, tree, alternatives)
+            info = make_info(meta, name, tree, scripts, found)
             file_name = f"{name}-{info['version']}.{info['arch']}.lpkg"
             file = new.create(os.path.join(folder, file_name))
             meter = Meter(f"packing {name}", info["size"])
@@ -6104,7 +6122,7 @@ def inodes_left(path: object) -> bool:
     return there.f_favail > 0 or not there.f_files
 
 
-def forget_stdout() -> None:
+def discard_stdout() -> None:
     """Drop what stdout holds, else Python's exit tries it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -6128,10 +6146,10 @@ def main(argv: "list | None" = None) -> int:
         say("lpkg: interrupted; nothing is half done")
         return 130
     except BrokenPipeError:
-        forget_stdout()                 # the reader has seen enough
+        discard_stdout()                 # the reader has seen enough
     except OSError as error:
         say(f"lpkg: {explain(error)}")
-        forget_stdout()                 # perhaps it was stdout that failed
+        discard_stdout()                 # perhaps it was stdout that failed
     except MemoryError:
         say("lpkg: not enough memory; nothing is half done")
     return 1

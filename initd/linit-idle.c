@@ -5,7 +5,6 @@
  * descriptors. When there is something to do it executes the first command, linitd. What services
  * print goes to linit-log, and its end is kept. If a file of linitd's has changed, a child tries a
  * second command first. Where that fails it stays: the third gives a shell, or ends the system.
- *
  * The invariant: it never exits, and waits for epoll and, ten seconds at most, that child alone.
  * Asleep it takes a page of code and three of stack: no libc, no data, and the table unmapped. */
 #include <asm/unistd.h>
@@ -19,6 +18,7 @@
 #include <linux/stat.h>
 #include <linux/time.h>
 #include <linux/uio.h>
+#include <linux/wait.h>
 /* ---- the same in linit-idle.c and linit-log.c: sys(number, at most five arguments) ---- */
 #ifndef __NR_clock_gettime64    /* only where a long has 32 bits are these two others */
 #define __NR_clock_gettime64 __NR_clock_gettime
@@ -120,7 +120,7 @@ static void wake(struct sleeper *it) {
             child = run(it, CHECK, 0);
     if (child == 0 || (child > 0 && sys(__NR_wait4, child, &status) == child && status == 0))
         execute(it, WAKE, 0);
-    if (it->shell <= 0 || sys(__NR_wait4, it->shell, 0, 1 /* WNOHANG */) != 0)
+    if (it->shell <= 0 || sys(__NR_wait4, it->shell, 0, WNOHANG) != 0)
         it->shell = run(it, RESCUE, "shell");
     it->table->deadline = it->table->retry * 1000000 - time_until(0);
     it->table->signals &= (1 << SIGTERM | 1 << SIGINT | 1 << SIGUSR1 | 1 << SIGUSR2) >> 1;
@@ -141,7 +141,7 @@ static int is_for_linitd(struct sleeper *it, int fd) {
     struct entry *entry = it->table->entries, *end = entry + it->table->descriptors;
     while (entry < end && entry->fd != fd)
         entry++;
-    if (entry == end || entry->output < 0 || it->table->version == 1)     /* its output is a file */
+    if (entry == end || entry->output < 0)
         return 1;
     struct output *output = (void *)((char *)it->table + entry->output);
     struct pollfd logger = {entry->logger, POLLOUT, 0};
@@ -184,7 +184,7 @@ __attribute__((noreturn)) void begin(long *stack) {
             fd[i] = 10 * fd[i] + *digit - '0';
     long size = sys(__NR_lseek, fd[0], 0, 2 /* SEEK_END */);
     struct table *table = (void *)sys(__NR_mmap2, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd);
-    if ((unsigned long)table < -4096UL && (table->version == 1 || table->version == 2)
+    if ((unsigned long)table < -4096UL && table->version == 2
             && (table->descriptors | table->stamps) >> 16 == 0) {
         struct sleeper it = {table, (char *)(table->entries + table->descriptors + table->stamps),
                              (char **)stack + *stack + 2, fd[1], 0, 0};

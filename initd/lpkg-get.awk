@@ -59,8 +59,8 @@ function fits(version, operator, wanted, rest) {
 
 # Who meets RELATION: the newest of those OFFERED; or of those that will be there, but NOT.
 function find(relation, offered, not, name, operator, wanted, ids, count, i, id, found) {
-	sub(/^!/, "", relation); name = wanted = relation
-	sub(/[<>=~].*/, "", name); sub(/^[^<>=~]*[<>=~]*/, "", wanted)
+	sub(/^!/, "", relation); name = called_so(relation); wanted = relation
+	sub(/^[^<>=~]*[<>=~]*/, "", wanted)
 	operator = substr(relation, length(name) + 1, length(relation) - length(name wanted))
 	count = split(called[name] provided[name], ids, " ")
 	for (i = 1; i <= count; i++) {
@@ -109,7 +109,9 @@ function tell(word, name, old, new) {
 	changes = changes "]"
 }
 
-task == "plan" && FILENAME ~ /world$/ { world[$1]; asked[$1] }
+function called_so(relation) { sub(/[<>=~].*/, "", relation); return relation }
+
+task == "plan" && FILENAME ~ /world$/ { world[called_so($1)] = $1; asked[$1] }
 task == "plan" && FILENAME ~ /history$/ { past[FNR] = $0; last = FNR; number = $1 }
 task == "plan" && FILENAME ~ /repos$/ && split($0, pair, " ") == 2 && !/^#/ {
 	urls[pair[1]] = pair[2]
@@ -128,7 +130,8 @@ task == "plan" && FILENAME ~ /json$/ {
 
 function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 	count = split(words, word, " ")
-	if (word[1] == "upgrade") for (name in before) word[++count] = name
+	if (word[1] == "upgrade")
+		for (name in before) word[++count] = name in world ? world[name] : name
 	for (i = 2; i <= count; i++) {
 		new = find(word[i], 1); old = find(word[i], 0)
 		if (word[1] == "remove") {
@@ -138,7 +141,10 @@ function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 		}
 		if (!old && !new) fail("no repository offers " word[i] "; lpkg-get update asks again")
 		if (new && (!old || is_newer(new, old))) choose(new)
-		if (word[1] == "install") world[names[old ? old : new]]
+		if (word[1] != "install") continue
+		name = names[old ? old : new]
+		if (name == called_so(word[i])) world[name] = word[i]
+		else if (!(name in world)) world[name] = name
 	}
 	for (i = 1; i <= total; i++) {
 		count = list(said[chosen[i]], "depends", found)
@@ -148,6 +154,8 @@ function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 			choose(new)
 		}
 	}
+	for (name in world) if (final[name] && !find(world[name], 0))
+		fail(names[final[name]] " is held: " world[name] " is what was asked for")
 	split("depends conflicts replaces", kinds, " ")
 	for (name in final) for (i = 1; i <= 3; i++) {
 		count = final[name] ? list(said[final[name]], kinds[i], found) : 0
@@ -168,14 +176,17 @@ function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 		tell("-", name, before[name])
 		print "-", name, versions[before[name], name]
 	}
-	for (name in world) if (!(name in asked)) tell("asked", name)
-	for (name in asked) if (!(name in world)) tell("unasked", name)
+	for (name in world) {
+		asks[world[name]]
+		if (!(world[name] in asked)) tell("asked", world[name])
+	}
+	for (name in asked) if (!(name in asks)) tell("unasked", name)
 	if (!changes) return
 	for (i = last > 99 ? last - 98 : 1; i <= last; i++) print past[i] >(fetched "/history")
 	changes = "{\"command\": \"" command "\", \"changes\": [" changes "]}"
 	print number + 1, now, changes >(fetched "/history")
 	printf "" >(fetched "/world")
-	for (name in world) print name | ("sort >" fetched "/world")
+	for (name in asks) print name | ("sort >" fetched "/world")
 }
 
 # ---- record: what the database has of a package, from its info.json

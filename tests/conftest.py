@@ -83,10 +83,18 @@ def wait_until(condition, seconds=30, what="it"):
         time.sleep(0.01)
 
 
-def free_port():
-    """A port of loopback at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+def free_port(count=1):
+    """The first of COUNT ports of loopback, one after the other, at which nobody listens."""
+    while True:
+        with contextlib.ExitStack() as servers:
+            port = 0
+            try:
+                for _ in range(count):
+                    server = servers.enter_context(socket.create_server(("127.0.0.1", port)))
+                    port = server.getsockname()[1] + 1
+                return port - count
+            except (OSError, OverflowError):        # the next one is taken, or there is none
+                assert port, "no port of loopback is free"
 
 
 @contextlib.contextmanager

@@ -218,7 +218,7 @@ def fuzz_commands(rng, victim):
     """Command lines of both; none of them starts a linitd that stays."""
     words = ["--initd", "--rcd=x", "--socket", "--log", "--check", "--version", "--help",
              "--resume", "--no-boot", "--json", "-f", "-o", "list", "status", "log", "graph", "why",
-             "blame", "wait", "check", "completion",
+             "blame", "wait", "check",
              "--", "-", "=", "--=", "--resume=99", "it", "bad", "",
              "\udcff", "\x1b", "9" * 40, "--signal", "--socket=/dev/null", "plot"]
     chosen = rng.choices(words, k=rng.randrange(6))

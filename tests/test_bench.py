@@ -48,6 +48,7 @@ def test_bench_lpkg_prints_its_rows():
                                         everyone))
         operations[f"noop {name}"] = repositories
     operations.update(dict.fromkeys(("install M", "install BIG"), everyone))
+    operations.update(dict.fromkeys(("out M", "in M"), everyone))
     operations.update(dict.fromkeys(("dry", "search"), repositories))
     operations["update"] = "lpkg apk pacman"
     assert not missing_rows(run_quick("bench_lpkg.py"), operations)

@@ -651,8 +651,8 @@ def test_linit_sup_keeps_every_argument(device, words):
     (["--name", "a b", "--", "sleep", "1"], "a --name of letters"),
     (["--name", "a\nb", "--", "sleep", "1"], "a --name of letters"),
     (["--", "sleep", "1"], "a --name of letters"),
-    (["--name", "x", "--", "-c", "1"], "'-c': this is no program"),
-    (["--name", "x", "--", ""], "'': this is no program"),
+    (["--name", "x", "--", "-c", "1"], "'-c': not a program"),
+    (["--name", "x", "--", ""], "'': not a program"),
     (["--name", "x", "--"], "usage: "), (["--name", "x"], "usage: "), ([], "usage: "),
     (["--what", "x", "--", "sleep"], "usage: ")])
 def test_linit_sup_refuses(device, words, text):
@@ -691,7 +691,7 @@ def test_linit_sup_uses_no_folder_that_another_has_made(device, what):
         folder.mkdir(mode=0o777)
         os.chown(folder, 65534, 65534)
     status, text = device.call("linit-sup", "--name", "x", "--", "sleep", "1000")
-    assert status == 1 and "it belongs to somebody else" in text
+    assert status == 1 and "it belongs to another user" in text
     assert list((device.run / "elsewhere").iterdir()) == [] == list(folder.iterdir())
 
 
@@ -1018,7 +1018,7 @@ def test_a_static_address_of_each_kind(network):
 def test_a_line_that_can_not_be_is_named(network, words):
     (network.folder / "etc/network").write_text(f"eth0 {words}\n")
     output = network.run("sh", "-c", '"$0" eth0 2>&1; echo $?', network.folder / "linit-net")
-    assert output.splitlines()[-2:] == [f"/etc/network: eth0 can't have: {words}", "1"]
+    assert output.splitlines()[-2:] == [f"/etc/network: eth0 can't be set up with: {words}", "1"]
 
 
 CLOSED = "{0}: bad\n{0} -P INPUT DROP\n{0} -P FORWARD DROP\n"
@@ -1035,7 +1035,8 @@ CLOSED = "{0}: bad\n{0} -P INPUT DROP\n{0} -P FORWARD DROP\n"
      "/etc/firewall is not in force, and nothing comes in until it is mended; "
      "/etc/firewall6 is not in force, and nothing comes in until it is mended\nstatus 1\n"),
     ({"firewall": "good"}, "exit 1",
-     "/etc/firewall is not in force, and all comes in, for iptables can't be run\nstatus 1\n"),
+     "/etc/firewall is not in force, and everything comes in, since iptables can't run\n"
+     "status 1\n"),
 ], ids=["none", "both", "one broken", "both broken", "no iptables"])
 def test_a_firewall_that_can_not_be_set_lets_nothing_in(network, rules, broken, tells):
     """Of the family whose rules are broken; the other's are in force."""

@@ -186,6 +186,11 @@ def test_make_install(tmp_path):
     assert run(prefix / "bin/pkggen", "script", recipe) == run(*command)
     for name in TOOLS:
         assert (prefix / "bin" / name[:-3]).exists()
+    share = prefix / "share"
+    assert sorted(str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()) == [
+        "bash-completion/completions/linitctl", "bash-completion/completions/lpkg",
+        "fish/vendor_completions.d/linitctl.fish", "fish/vendor_completions.d/lpkg.fish",
+        "zsh/site-functions/_linitctl", "zsh/site-functions/_lpkg"]
 
 
 def test_make_install_below_a_destdir(tmp_path):

@@ -685,13 +685,13 @@ def test_s37_the_end_comes_with_a_bomb_and_a_hanging_umount(first, bomb):
     first.add("bomb", f"run() {{ trap '' TERM; exec {words}; }}", "stop() { sleep 1000; }",
               "timeout=1")
     first.be_a_machine_s()
-    first.alter("SHUTDOWN_LIMIT = 60.0", "SHUTDOWN_LIMIT = 5.0")
+    first.alter_rescue("at_most 30 sh", "at_most 5 sh")
     first.start("--no-boot")
     assert first.ask("start bomb") == ["ok"]
     wait_until(lambda: len(processes_of(uid)) > 30)
     assert first.ask("poweroff") == ["ok"]
     assert first.process.wait(timeout=40) == 0
-    assert first.calls() == ["umount", "poweroff -f"] and not processes_of(uid)
+    assert first.calls() == ["umount", "poweroff -f -n"] and not processes_of(uid)
 
 
 def test_s37_a_flood_of_orphans_is_reaped(first):
@@ -736,6 +736,7 @@ def test_s37_a_process_that_cannot_be_killed_is_given_up(one, monkeypatch):
 @pytest.mark.parametrize("sleeps", [False, True], ids=["awake", "asleep"])
 def test_s38_a_disk_that_hangs_holds_up_no_pid_1(first, sleeps):
     asleep = Asleep(first) if sleeps else None
+    first.alter_rescue("at_most 30 sync", "at_most 5 sync")
     with freezable(first.logs) as freeze:
         print_for_ever(first)
         first.start("--no-boot")
@@ -750,7 +751,7 @@ def test_s38_a_disk_that_hangs_holds_up_no_pid_1(first, sleeps):
             first.ok("list")
             assert first.ask("restart printer") == ["ok"]
         os.kill(first.first, signal.SIGTERM)
-        wait_until(lambda: first.calls() == ["reboot -f"])
+        wait_until(lambda: first.calls() == ["reboot -f -n"])
     first.wait()
 
 

@@ -449,15 +449,6 @@ def test_the_end_of_what_it_sent_is_kept_for_linitd(sleeper, length):
         assert kept == text[-TAIL:]
 
 
-def test_for_the_table_of_an_earlier_linitd_it_copies_nothing(sleeper):
-    """Its logs wake it."""
-    writer, _ = sleeper.add_log()
-    sleeper.start(version=1).asleep()
-    writer.write(b"x")
-    sleeper.woken()
-    assert os.read(sleeper.entries[0], 10) == b"x"
-
-
 def test_the_end_of_a_service_wakes_it_after_its_last_words(sleeper):
     writer, path = sleeper.add_log()
     text = noise(5000)

@@ -636,7 +636,7 @@ class World:
     def begin(self):
         """A new linitd, as `started` makes one."""
         self.init = self.linitd.Init(self.options)
-        self.init.say = self.said.append
+        self.init.say = lambda text, is_routine=False: self.said.append(text)
         # Its logs are not of this world.
         self.init.logs.start = self.init.logs.watch = lambda: None
         self.init.logs.is_there, self.init.logs.fd = False, -1
@@ -981,7 +981,7 @@ class World:
             busy = self.kernel.step()
             if not (self.turn() or busy):
                 self.advance()
-        init.processes.kill_rest()
+        init.processes.kill([], init.processes.names.keys())
         while self.kernel.step() or self.kernel.runnable():
             init.processes.reap()
         live = [each for each in self.kernel.processes.values() if each.state == "alive"]
@@ -1220,6 +1220,10 @@ FOUND = {
     "a failed script that is started again while its shell ends": (
         lambda: specs_of(oneshot("a", start="fail"), oneshot("b", start="fail")),
         [("storm", *[("start", "a", "b")] * 5)] * 2),
+    "what comes after another while its last life still asks": (
+        lambda: specs_of(oneshot("a", start="hang", befores=["c"]),
+                         daemon("b", ("dep", ["a"]), befores=["c"]), daemon("c", ("dep", ["b"]))),
+        [("storm", ("stop", "b", "c"), ("start", "c"), ("start", "a", "c"), ("stop", "a"))]),
     "a daemon that ends before anybody has read its settings": (
         lambda: specs_of(daemon("a", start="early", ready="fd", helper=True)),
         [("start", "a"), ("storm", ("start", "a"), ("stop", "a"), ("start", "a"))]),
@@ -1283,6 +1287,22 @@ def test_it_never_polls_without_a_pause(world):
         later = seconds if is_ending else init.loop.worked_at + 1.01 - now()
         init.loop.set_timer("stuck", "", later)
         assert init.time_left() > 0.005
+
+
+def test_what_a_process_has_left_is_read_before_its_end_is_heeded(world):
+    """Its settings among that: it was a daemon, and its program ran."""
+    world.specs["a"] = daemon("a", start="early")
+    world.kernel.pause = lambda: 0
+    world.ask("start a", any_code)
+    service = world.init.services.service("a")
+    service.alone = True
+    while service.pid is None:
+        world.turn()
+    while world.kernel.processes[service.pid].state != "zombie":
+        world.kernel.step()
+    assert service.state == "starting" and not service.is_daemon
+    world.init.processes.reap()
+    assert (service.state, service.failure) == ("waiting", "it ended with status 3: a line")
 
 
 def test_a_batch_that_ends_is_no_end_of_the_next_life(world):

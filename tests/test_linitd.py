@@ -56,6 +56,7 @@ class Client:
 
 class Linitd:
     """A copy of linitd in a folder, with the shell under test, its services and their trace."""
+    scripts = ("linit-start", "rc.common")
 
     def __init__(self, folder, shell="dash"):
         self.folder = folder
@@ -64,7 +65,7 @@ class Linitd:
         self.bin = folder / "bin"
         for path in (self.initd, self.rcd, self.bin):
             path.mkdir()
-        install(["linit-start", "rc.common"], folder, shell)
+        install(self.scripts, folder, shell)
         shutil.copy(compiled("linit-log"), folder)
         shutil.copy(ROOT / "linitd.py", folder)
         self.add_program("linitctl", f"exec '{sys.executable}' -IS '{ROOT}/linitctl.py' \"$@\"")
@@ -1912,6 +1913,16 @@ def test_s30_a_daemon_comes_back_when_there_are_descriptors_again(up):
     wait_until(lambda: up.state("daemon") == "running")
 
 
+def test_linitd_and_rc_common_have_the_same_defaults():
+    """A script that changes none may say nothing."""
+    linitd = load_tool("linitd")
+    text = (ROOT / "initd/rc.common").read_text()
+    words = re.findall(r"^([a-z_]+)='?([^\s']+)'?\s+#", text, re.MULTILINE)
+    settings = [f"{key}={value}" for key, value in words]
+    assert len(settings) == len(linitd.SETTINGS) - 2        # type and stop are functions there
+    assert linitd.parse_settings(settings) == linitd.DEFAULTS
+
+
 def test_a_state_of_an_earlier_version_has_what_is_new(tmp_path, monkeypatch):
     """Services of it know fewer settings, and there are rooms whose things nobody has saved."""
     linitd = load_tool("linitd")
@@ -1925,6 +1936,26 @@ def test_a_state_of_an_earlier_version_has_what_is_new(tmp_path, monkeypatch):
     assert init.services["it"].settings == {**linitd.DEFAULTS, "type": "run", "restart": "never"}
     assert init.services["it"].guests == set() and init.services["it"].log_kind() == " "
     init.loop.epoll.close()
+
+
+def test_lines_of_one_turn_are_one_message_to_linit_log(tmp_path, monkeypatch):
+    linitd = load_tool("linitd")
+    monkeypatch.setattr(linitd, "PROGRAM", str(ROOT / "linitd.py"))
+    init = linitd.Init(linitd.Options(["--log", str(tmp_path)]))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    init.logs.fd = ours.fileno()
+    init.logs.watch()
+    for kind, name, data in (("+", "it", b"a\n"), ("+", "it", b"b\n"), ("-", "it", b"c\n"),
+                             ("-", "other", b"x" * 1000), ("-", "other", b"y" * 30)):
+        init.logs.write(kind, name, data)
+    init.logs.flush()
+    theirs.setblocking(False)
+    assert [theirs.recv(2000) for _ in range(4)] == [
+        b"+it\na\nb\n", b"-it\nc\n", b"-other\n" + b"x" * 1000, b"-other\n" + b"y" * 30]
+    assert init.logs.size == 0 and not init.logs.waiting
+    init.loop.epoll.close()
+    for end in (ours, theirs):
+        end.close()
 
 
 def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch):
@@ -2120,11 +2151,15 @@ def test_what_a_service_starts_with(one):
 
 class First(Linitd):
     """A linitd that is PID 1 of its own namespaces; what it calls at the end only leaves a word."""
+    scripts = (*Linitd.scripts, "linit-rescue")
 
-    def __init__(self, folder):
-        super().__init__(folder)
+    def __init__(self, folder, shell="dash"):
+        super().__init__(folder, shell)
         for name in ("umount", "poweroff", "reboot", "halt"):
             self.add_program(name, f'echo "{name} $*" >>{folder}/calls')
+        self.rescue = folder / "linit-rescue"
+        self.alter_rescue("PATH=/usr/sbin:", f"PATH={self.bin}:/usr/sbin:")
+        self.alter_rescue('offer_shell "${2:-}" ;;', ";;")      # it would be this machine's
         (folder / "screen").touch()
 
     def start(self, *options, **keywords):
@@ -2140,7 +2175,12 @@ class First(Linitd):
 
     def be_a_machine_s(self):
         """Let it take its namespace for that of no container."""
-        self.alter('"pid:[4026531836]"', 'os.readlink("/proc/self/ns/pid")')
+        self.alter_rescue('"pid:[4026531836]"', "pid:*")
+
+    def alter_rescue(self, old, new):
+        text = self.rescue.read_text()
+        assert text.count(old) == 1, old
+        self.rescue.write_text(text.replace(old, new))
 
     def calls(self):
         return read(self.folder / "calls").decode().splitlines()
@@ -2172,7 +2212,7 @@ def test_pid_1_goes_by_signals(first, number, program):
     os.kill(first.first, number)
     assert first.wait() == 0
     assert first.trace() == ["stopped"]
-    assert first.calls() == ["umount -a -r", f"{program} -f"]
+    assert first.calls() == ["umount -a -r", f"{program} -f -n"]
     assert f"linitd: {program}: stopping all services\n" in first.screen()
 
 
@@ -2184,7 +2224,7 @@ def test_pid_1_goes_by_requests(first, verb):
     first.socket.unlink()               # an exception would be the kernel's panic
     os.kill(first.first, signal.SIGHUP)
     assert client.ask(verb) == ["ok"]
-    assert first.wait() == 0 and first.calls() == [f"{verb} -f"]
+    assert first.wait() == 0 and first.calls() == [f"{verb} -f -n"]
 
 
 @pytest.mark.parametrize("word, running", [
@@ -2199,6 +2239,60 @@ def test_words_of_the_kernel_s_command_line(first, word, running):
     first.start()
     wait_until(lambda: first.states() == running)
     assert ("linit.boot=absent: there is no such service" in first.screen()) == ("absent" in word)
+
+
+@pytest.mark.parametrize("verb", ["want", "after"])
+def test_at_the_end_who_came_after_another_stops_before_it(init, verb):
+    for name in ("first", "second", "third"):
+        init.add(name, {"first": "", "second": f"depends() {{ {verb} first; }}",
+                        "third": f"depends() {{ {verb} second; }}"}[name],
+                 "start() { :; }", f"stop() {{ sleep 0.2; {init.does(name)}; }}")
+    for name in ("first", "second", "third"):
+        assert init.ask(f"start {name}") == ["ok"]
+    assert init.ask("poweroff") == ["ok"] and init.wait() == 0
+    assert init.trace() == ["third", "second", "first"]
+
+
+def test_a_circle_of_want_and_after_does_not_hold_up_the_end(init):
+    init.add("other", "depends() { after it; }", "start() { :; }")
+    init.add("it", "depends() { want other; }", "start() { :; }", "stop() { sleep 0.1; }")
+    assert init.ask("start it") == ["ok"]
+    assert init.ask("restart other") == ["ok"]       # now it comes after what wants it
+    began = time.monotonic()
+    assert init.ask("poweroff") == ["ok"] and init.wait() == 0
+    assert time.monotonic() - began < 10
+
+
+def test_a_console_with_a_login_hears_of_what_needs_a_person_alone(first):
+    """Of the boot and of the end it hears all."""
+    first.add_boot("daemon")
+    first.add("daemon", "backoff=0.1", SLEEP)
+    first.add("broken", "start() { return 3; }")
+    first.start()
+    wait_until(lambda: "boot is running" in first.screen())
+    assert "daemon is running" in first.screen()
+    booted = first.screen()
+    assert first.ask("signal daemon KILL") == ["ok"]
+    wait_until(lambda: first.status("daemon")["restarts"] == "1")
+    wait_until(lambda: first.state("daemon") == "running")
+    assert first.ask("restart daemon") == ["ok"] and first.screen() == booted
+    text = "daemon: it was killed by signal 9; it is started again in 0.1 s"
+    wait_until(lambda: text in read(first.logs / "linitd").decode())
+    wait_until(lambda: read(first.logs / "linitd").decode().count("daemon is running") == 3)
+    first.ask("start broken")
+    assert first.screen() == booted + "linitd: broken failed: start ended with status 3\n"
+    assert first.ask("poweroff") == ["ok"] and first.wait() == 0
+    assert "linitd: daemon is stopped" in first.screen()
+
+
+def test_a_daemon_s_script_is_read_once_for_a_start(first):
+    """Unless its `run` can be seen only by reading it in a shell."""
+    first.add("seen", first.does("seen"), SLEEP)
+    first.add("hidden", first.does("hidden"), f": && {SLEEP}")
+    first.add("other", "start() { :; }")
+    first.start()
+    assert first.ask("start seen hidden other") == ["ok"]
+    assert sorted(first.trace()) == ["hidden", "hidden", "seen"]
 
 
 def test_pid_1_reaps_orphans(first):
@@ -2221,7 +2315,7 @@ def test_pid_1_ends_what_is_left(first):
     assert first.ask("start forks") == ["ok"]
     assert first.ask("poweroff") == ["ok"]
     assert first.wait() == 0
-    assert first.trace() == ["left"] and first.calls() == ["poweroff -f"]
+    assert first.trace() == ["left"] and first.calls() == ["poweroff -f -n"]
     assert "sleep 98" not in first.left_behind().values()
 
 
@@ -2230,3 +2324,13 @@ def test_pid_1_refuses_scripts_that_a_group_can_write(first):
     (first.initd / "it").chmod(0o775)
     first.start("--no-boot")
     assert "others can write it" in first.ask("start it")[0]
+
+
+def test_the_libraries_of_its_python_are_among_what_it_was_loaded_from():
+    """A Python that isn't static runs by files that no module names."""
+    mapped = {line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "/" in line}
+    libc, = {path for path in mapped if re.search(r"/libc[.-]", path)}
+    linitd = load_tool("linitd")
+    loaded = linitd.loaded_files()
+    assert loaded[libc] == linitd.file_numbers(libc)
+    assert os.path.dirname(libc) in loaded

@@ -416,6 +416,18 @@ def offering(name, infos):
     return repository
 
 
+def install_plan(installed, repositories, words, held=()):
+    """The plan of an install of WORDS, where all that is INSTALLED was asked for."""
+    return lpkg.plan_install(lpkg.Universe(installed, repositories, []),
+                             world_of(installed, held=held), words)
+
+
+def world_of(installed, names=None, held=()):
+    """The world that asks for NAMES, or for all, as they are if they are HELD."""
+    world = {name: name for name in (installed if names is None else names)}
+    return {**world, **{name: f"{name}={installed[name].version}" for name in held}}
+
+
 @pytest.mark.parametrize("lines", list(solver_cases()))
 def test_solver(lines):
     infos = [solver_info(words) for kind, *words in lines if kind == "installed"]
@@ -426,14 +438,13 @@ def test_solver(lines):
     ]
     words = {kind: words for kind, *words in lines}
     kind, *expected = lines[-1]
-    world = set(words.get("world", installed))
-    held = set(words.get("held", ()))
+    world = world_of(installed, words.get("world"), words.get("held", ()))
+    universe = lpkg.Universe(installed, repositories, [])
     try:
         if "upgrade" in words:
-            names = words["upgrade"] or list(installed)
-            plan = lpkg.plan_upgrade(installed, world, repositories, names, held)
+            plan = lpkg.plan_upgrade(universe, world, words["upgrade"] or list(installed))
         else:
-            plan = lpkg.plan_install(installed, world, repositories, words["ask"], [], held)
+            plan = lpkg.plan_install(universe, world, words["ask"])
     except lpkg.Fail as error:
         assert kind == "refuses" and " ".join(expected) in str(error), str(error)
         return
@@ -444,7 +455,7 @@ def test_solver(lines):
 def test_solver_deep_and_wide():
     infos = [info_of(f"p{number}", [], depends=[f"p{number + 1}"] if number < 2999 else [])
              for number in range(3000)]
-    plan = lpkg.plan_install({}, set(), [offering("r", infos)], ["p0"], [])
+    plan = install_plan({}, [offering("r", infos)], ["p0"])
     assert len(plan.new) == 3000
 
 
@@ -512,7 +523,7 @@ def test_solver_finds_an_answer_exactly_when_there_is_one():
         choices = offered_by(repository) + list(there.values())
         exists = any(is_system(packages, wants) for packages in systems(choices))
         try:
-            plan = lpkg.plan_install(there, set(there), [repository], asked, [])
+            plan = install_plan(there, [repository], asked)
         except lpkg.Fail as error:
             assert not exists and str(error), (offered, installed, asked)
             outcomes[False] += 1
@@ -1532,7 +1543,6 @@ def test_what_is_held_stays(world):
                app={"depends": ["lib>=2"]})
     world.pack({"base": {"lib/base": b"2"}}, "2-0")
     world.index()
-    world.do("install", "lib=2-0").refused("lib 1-0 is needed as well")
     world.do("install", "app=2-0").refused("app 2-0 needs lib>=2", "lib 1-0 is needed as well")
     done = world.do("upgrade")
     assert done.status == 1 and "lib 1-0 stays, and lib 2-0 is there: you hold it" in done.err
@@ -1543,7 +1553,33 @@ def test_what_is_held_stays(world):
     run("--root", world.root, "unhold", "lib").ok()
     world.do("upgrade").ok()
     assert "app 2-0\n" in run("--root", world.root, "list").out
-    assert (world.root / "var/lib/lpkg/held").read_text() == ""
+    assert (world.root / lpkg.WORLD).read_text() == "app\nlib\nother\n"
+
+
+def test_a_version_that_was_asked_for_stays(world):
+    """The world is relations: `install NAME=VERSION`, hold and downgrade write the same one."""
+    for version in ("1-0", "2-0", "2.1-0", "3-0"):
+        world.pack({"a": {"f": version.encode()}}, version)
+    world.pack({"b": {"g": b""}}, b={"depends": ["a>=3"]})
+    device(world)
+    dev(world, "remove", "base").ok()
+    for words, relation, version in (
+            (["install", "a=1"], "a=1", "1-0"), (["upgrade"], "a=1", "1-0"),
+            (["install", "a~2"], "a~2", "2.1-0"), (["upgrade"], "a~2", "2.1-0"),
+            (["downgrade", "a"], "a=2-0", "2-0"), (["upgrade", "a"], "a=2-0", "2-0"),
+            (["unhold", "a"], "a", "2-0"), (["undo"], "a=2-0", "2-0"),
+            (["install", "a<3"], "a<3", "2.1-0"), (["hold", "a"], "a=2.1-0", "2.1-0"),
+            (["install", "b"], "a=2.1-0", "2.1-0"), (["install", "a"], "a", "3-0")):
+        done = dev(world, *words)
+        assert (world.root / lpkg.WORLD).read_text() == relation + "\n", words
+        assert dev(world, "list").out == f"a {version}\n", words
+        refused = words in (["upgrade", "a"], ["install", "b"])
+        assert done.status == int(refused) and ("`lpkg unhold a`" in done.err) >= refused, words
+    dev(world, "hold", "a").ok()
+    assert "nothing to do" in dev(world, "hold", "a").ok().err
+    dev(world, "install", "b").ok()
+    dev(world, "remove", "b", "a").ok()
+    assert (world.root / lpkg.WORLD).read_text() == ""
 
 
 def test_https_without_ssl_says_what_to_do(world):
@@ -1712,7 +1748,7 @@ def test_the_database_keeps_every_text():
         assert data.count(b"\n") == 1 + len(info["files"])
         package = lpkg.read_record(data, "a")
         paths = {entry["path"] for entry in info["files"][::2]}
-        assert package.entries(paths) == info["files"][::2]
+        assert package.entries({path.encode() for path in paths}) == info["files"][::2]
         assert dict(package.info, files=package.files()) == info
 
 
@@ -1813,7 +1849,7 @@ def listed(world):
 
 
 @pytest.mark.parametrize("path", ["installed/base", "index/panux", "queue", "history", "world",
-                                  "held", "alternatives", "serials"])
+                                  "alternatives", "serials"])
 def test_a_damaged_state_is_one_line(world, path):
     """Whatever is in lpkg's own files: it works, or is refused in a line; Result looks for
     tracebacks."""
@@ -1824,11 +1860,10 @@ def test_a_damaged_state_is_one_line(world, path):
     world.pack({"base": {"etc/base": b"2"}}, "2-0")
     world.index()
     dev(world, "update").ok()
-    dev(world, "install", "app").ok()
+    dev(world, "install", "app=1-0").ok()
     state = world.root / lpkg.STATE
     (state / "queue").write_text("failed\tapp\tpost-install\t1-0\n"
                                  "waits\tapp\toninstall\tinstall\t/\n")
-    (state / "held").write_text("app\n")
     (state / "alternatives").write_text("bin/vi\tapp\n")
     before = world.folder / "before"
     shutil.copytree(world.root, before, symlinks=True)
@@ -2223,6 +2258,13 @@ def undo_world(world):
     device(world)
 
 
+def install_first(world, *names):
+    """Install the first version of NAMES, without holding it."""
+    dev(world, "install", *(f"{name}=1-0" for name in names)).ok()
+    asked = world.root / lpkg.WORLD
+    asked.write_text(asked.read_text().replace("=1-0", ""))
+
+
 def whole(world):
     """All that an undo must bring back: every file, the world among them."""
     found = snapshot(world.root)
@@ -2239,7 +2281,7 @@ def same_but_records(one, two):
 
 def test_undo_of_everything_and_undo_of_that(world):
     undo_world(world)
-    dev(world, "install", "app=1-0", "lib=1-0").ok()
+    install_first(world, "app", "lib")
     steps = [["install", "extra"], ["upgrade"], ["downgrade", "app", "lib"], ["remove", "app"],
              ["autoremove"], ["remove", "extra", "lib"]]
     for words in steps:
@@ -2260,7 +2302,7 @@ def test_undo_of_everything_and_undo_of_that(world):
 
 def test_undo_of_autoremove_and_of_the_world(world):
     undo_world(world)
-    dev(world, "install", "app=1-0").ok()
+    install_first(world, "app")
     dev(world, "remove", "app").ok()
     before = whole(world)
     dev(world, "autoremove").ok()
@@ -2276,7 +2318,7 @@ def test_undo_of_autoremove_and_of_the_world(world):
 
 def test_undo_keeps_what_was_edited(world):
     undo_world(world)
-    dev(world, "install", "app=1-0", "lib=1-0").ok()
+    install_first(world, "app", "lib")
     (world.root / "etc/app").write_bytes(b"mine")
     dev(world, "upgrade").ok()
     assert (world.root / "etc/app.lpkg-new").read_bytes() == b"2-0"
@@ -2290,7 +2332,7 @@ def test_undo_keeps_what_was_edited(world):
 
 def test_undo_by_number_held_and_needed(world):
     undo_world(world)
-    dev(world, "install", "app=1-0", "lib=1-0").ok()
+    install_first(world, "app", "lib")
     dev(world, "install", "extra").ok()
     dev(world, "upgrade").ok()
     numbers = [line.split()[0] for line in dev(world, "history").out.split("\n")[:-1]]
@@ -2328,7 +2370,7 @@ def test_undo_leaves_what_is_held(world):
 def test_undo_that_is_impossible_says_why(world):
     undo_world(world)
     dev(world, "undo", "5").refused("no transaction 5")
-    dev(world, "install", "app=1-0", "lib=1-0").ok()
+    install_first(world, "app", "lib")
     dev(world, "upgrade").ok()
     for name in ("app", "lib"):
         os.unlink(world.packages / f"{name}-1-0.x86_64.lpkg")
@@ -2343,7 +2385,7 @@ def test_undo_that_is_impossible_says_why(world):
 def test_undo_from_the_cache(world):
     undo_world(world)
     (world.root / lpkg.CACHE).mkdir(parents=True)
-    dev(world, "install", "app=1-0", "lib=1-0").ok()
+    install_first(world, "app", "lib")
     dev(world, "upgrade").ok()
     for name in ("app", "lib"):
         os.unlink(world.packages / f"{name}-1-0.x86_64.lpkg")
@@ -2378,7 +2420,7 @@ def test_s14_neither_undo_nor_fix_take_another_repository_s(world):
     second.pack({"lib": {"lib/lib": b"evil"}}, "1-0")
     second.pack({"lib": {"lib/lib": b"evil"}}, "2-0")
     second.index()
-    dev(world, "install", "lib=1-0").ok()
+    install_first(world, "lib")
     dev(world, "upgrade").ok()
     os.unlink(world.packages / "lib-1-0.x86_64.lpkg")
     world.index()
@@ -2447,17 +2489,18 @@ def test_downgrade(world):
     device(world)
     dev(world, "install", "app").ok()
     done = dev(world, "downgrade", "a").ok()
-    assert "downgrade  a  3-0 -> 2-0" in done.err and "lpkg hold" in done.err
+    assert "downgrade  a  3-0 -> 2-0" in done.err
     dev(world, "downgrade", "a=1-0").ok()
     assert "a 1-0" in listed(world)
     dev(world, "downgrade", "a").refused("no repository has an older version")
     dev(world, "downgrade", "none").refused("none is not installed")
     dev(world, "downgrade", "none=1").refused("none is not installed")
     assert "nothing to do" in dev(world, "downgrade", "a=1-0").ok().err
+    assert "you hold it; `lpkg unhold a`" in dev(world, "upgrade").ok().err
+    assert (world.root / lpkg.WORLD).read_text() == "a=1-0\napp\nbase\n"
+    dev(world, "unhold", "a").ok()
     dev(world, "upgrade").ok()
-    dev(world, "hold", "a").ok()
-    dev(world, "downgrade", "a").refused("lpkg unhold a")
-    assert (world.root / lpkg.WORLD).read_text() == "app\nbase\n"
+    assert "a 3-0" in listed(world)
 
 
 def test_history_is_short_and_keeps_odd_commands(world):
@@ -2470,10 +2513,10 @@ def test_history_is_short_and_keeps_odd_commands(world):
     last = json.loads(dev(world, "history", "--json").ok().out)[-1]
     assert last["command"].endswith("\n\t\\.lpkg")
     assert dev(world, "history").out.count("\n") == 2
-    plan = lpkg.Plan([], {}, [], set())
+    plan = lpkg.settle({}, {}, {})
     text = b""
     for number in range(250):
-        text = lpkg.history_text(text, plan, {"x"}, f"step transaction\t{number}")
+        text = lpkg.history_text(text, plan, {"x": "x"}, f"step transaction\t{number}")
     numbers = [int(line.partition(b"\t")[0]) for line in text.splitlines()]
     assert numbers == list(range(251 - lpkg.HISTORY_LENGTH, 251))
 
@@ -3237,9 +3280,10 @@ def test_install_gives_the_best_answer():
         brute, installed, repositories, held = random_case(rng)
         words = [rng.choice("abcdvw") + rng.choice(["", "", "<3-0", ">=2-0"])
                  for _ in range(rng.randint(1, 3))]
+        held -= {word[0] for word in words}     # whoever names it says anew what it may be
         found = brute.systems(words, held)
         try:
-            plan = lpkg.plan_install(installed, set(installed), repositories, words, [], held)
+            plan = install_plan(installed, repositories, words, held)
         except lpkg.Fail as error:
             assert not found and str(error), words
             outcomes[False] += 1
@@ -3265,7 +3309,8 @@ def test_upgrade_gives_the_best_answer():
             continue
         names = [name for name in installed if rng.random() < 0.8]
         found = brute.systems([], held)
-        plan = lpkg.plan_upgrade(installed, set(installed), repositories, names, held)
+        plan = lpkg.plan_upgrade(lpkg.Universe(installed, repositories, []),
+                                 world_of(installed, held=held), names)
         system = plan.new + plan.stay
         chosen = brute.same(system)
         assert chosen in found, names
@@ -3309,11 +3354,11 @@ def alarm(seconds):
 def test_pigeons_are_too_tangled(monkeypatch):
     infos, words = pigeons(5)
     with alarm(60), pytest.raises(lpkg.Fail, match="conflicts with"):
-        lpkg.plan_install({}, set(), [offering("r", infos)], words, [])
+        install_plan({}, [offering("r", infos)], words)
     monkeypatch.setattr(lpkg.solve, "__defaults__", (1,))
     infos, words = pigeons(9)
     with alarm(60), pytest.raises(lpkg.Fail, match="too tangled"):
-        lpkg.plan_install({}, set(), [offering("r", infos)], words, [])
+        install_plan({}, [offering("r", infos)], words)
 
 
 def test_a_clash_at_the_end_of_a_long_chain_is_found_at_once():
@@ -3322,7 +3367,7 @@ def test_a_clash_at_the_end_of_a_long_chain_is_found_at_once():
              for number in range(12) for version in range(5)]
     infos += [info_of("c12", [], "1-0", conflicts=["foe"]), info_of("foe", [])]
     with alarm(5), pytest.raises(lpkg.Fail, match="c12 1-0 conflicts with foe"):
-        lpkg.plan_install({}, set(), [offering("r", infos)], ["c0", "foe"], [])
+        install_plan({}, [offering("r", infos)], ["c0", "foe"])
 
 
 def test_10000_packages_and_a_deep_chain():
@@ -3331,17 +3376,17 @@ def test_10000_packages_and_a_deep_chain():
              for number in range(5000) for version in (1, 2)]
     repository = offering("r", infos)
     with alarm(120):
-        plan = lpkg.plan_install({}, set(), [repository], ["n1"], [])
+        plan = install_plan({}, [repository], ["n1"])
         assert len(plan.new) == 200 and {package.version for package in plan.new} == {"2-0"}
         everything = {info["name"]: lpkg.Package(dict(info, replaces=[], repository="r"), None)
                       for info in infos if info["version"] == "1-0"}
         everything["n5000"] = lpkg.Package(info_of("n5000", [], replaces=[], repository="r",
                                                    provides=["so:lib5000"]), None)
-        plan = lpkg.plan_upgrade(everything, set(), [repository], list(everything), set())
+        plan = lpkg.plan_upgrade(lpkg.Universe(everything, [repository], []), {}, list(everything))
         assert len(plan.new) == 5000 and len(plan.stay) == 1
     with pytest.raises(lpkg.Fail) as failure:
         broken = [info for info in infos if info["name"] != "n150"]
-        lpkg.plan_install({}, set(), [offering("r", broken)], ["n1"], [])
+        install_plan({}, [offering("r", broken)], ["n1"])
     text = str(failure.value)
     assert "so:lib150" in text and len(text) < 400 and "too tangled" not in text
 
@@ -4290,9 +4335,9 @@ def test_a_directory_with_a_users_file_gives_no_way(world):
 
 
 @contextlib.contextmanager
-def mounted(folder):
+def mounted(folder, options="size=50%"):
     """FOLDER as a file system of its own."""
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     try:
         yield folder
     finally:
@@ -4306,6 +4351,7 @@ def test_a_journal_waits_for_the_file_system_that_it_needs(world):
         world.pack({"linux": {"boot/vmlinuz": version.encode()}}, version)
     world.index()
     world.do("install", "linux=1-0").ok()
+    world.do("unhold", "linux").ok()
     with mounted(boot):
         (boot / "vmlinuz").write_bytes(b"1-0")
 
@@ -4325,6 +4371,22 @@ def test_a_journal_waits_for_the_file_system_that_it_needs(world):
         subprocess.run(["sh", "-c", SHELL_FINISH, "sh", world.root], check=True)
         assert not (state / "journal").exists() and (boot / "vmlinuz").read_bytes() == b"2-0"
         assert os.listdir(boot) == ["vmlinuz"]
+
+
+def test_the_database_comes_last_in_a_journal(world):
+    """Whoever carries it out as it stands, and is cut, has a database of what is there by then."""
+    world.pack({"a": {"f": b"1", "old": b""}}, "1-0")
+    world.pack({"a": {"f": b"2", "new/f": b""}}, "2-0")
+    world.index()
+    world.do("install", "a=1-0").ok()
+
+    def die():
+        lpkg.apply = lambda *_: os._exit(9)
+
+    assert world.do("install", "a=2-0", before=die).status == 9
+    journal = (world.root / lpkg.JOURNAL).read_text().splitlines()
+    is_database = [line.split("\t")[-1].startswith(lpkg.STATE) for line in journal]
+    assert is_database == sorted(is_database) and 3 <= sum(is_database) < len(journal) - 2
 
 
 def fat(top):
@@ -4391,6 +4453,91 @@ def test_a_kernel_lives_on_fat(world):
         do("verify").ok()
         do("remove", "linux").ok()
         assert os.listdir(boot) == []
+
+
+def kernel(version):
+    """100 kB that belong to one version."""
+    return version.encode() * 50_000
+
+
+def kernels(boot):
+    """The versions in BOOT, by name."""
+    return {name: (boot / name).read_bytes()[:1].decode() for name in os.listdir(boot)}
+
+
+@pytest.fixture
+def fat_boot(world):
+    """A root whose boot has room for two kernels, of which it has none; versions 1 to 5."""
+    boot = world.root / "boot"
+    world.pack({"empty": {"boot": None}})
+    for version in "12345":
+        world.pack({"linux": {"boot/vmlinuz": kernel(version)}}, version)
+    world.index()
+    world.do("install", "empty").ok()
+    with mounted(boot, "size=220k"):
+        yield boot
+
+
+def test_fat_keeps_what_an_upgrade_replaces(world, fat_boot):
+    def do(verb, *words):
+        return world.do(verb, *words, before=lambda: fat(fat_boot))
+
+    def booted(name):
+        (world.root / "proc").mkdir(exist_ok=True)
+        (world.root / "proc/cmdline").write_text(f"quiet BOOT_IMAGE=/{name} root=/dev/sda2")
+
+    do("install", "linux=1").ok()
+    assert kernels(fat_boot) == {"vmlinuz": "1"}
+    do("install", "linux=2").ok()
+    assert kernels(fat_boot) == {"vmlinuz": "2", "vmlinuz.old": "1"}
+    booted("vmlinuz")
+    assert "reboot to run the new kernel" in do("install", "linux=3").ok().err
+    assert kernels(fat_boot) == {"vmlinuz": "3", "vmlinuz.old": "2"}
+    booted("vmlinuz.old")               # the third one didn't boot
+    do("install", "linux=4").ok()
+    assert kernels(fat_boot) == {"vmlinuz": "4", "vmlinuz.old": "2"}
+    do("verify").ok()
+    do("remove", "linux").ok()
+    assert kernels(fat_boot) == {}
+
+
+def test_a_repair_keeps_the_kernel_before(world, fat_boot):
+    for version in "12":
+        world.do("install", f"linux={version}", before=lambda: fat(fat_boot)).ok()
+    (fat_boot / "vmlinuz").write_bytes(b"damage")
+    repair(world, "linux", before=lambda: fat(fat_boot)).ok()
+    assert kernels(fat_boot) == {"vmlinuz": "2", "vmlinuz.old": "1"}
+
+
+@pytest.mark.parametrize("finish", ["lpkg", "sh"])
+@pytest.mark.parametrize("done", range(4))
+def test_a_cut_upgrade_of_a_kernel_ends_with_both(world, fat_boot, done, finish):
+    """After DONE lines of its journal on boot, and all lines from the first one on after that."""
+    def cut():
+        fat(fat_boot)
+        carry_out, lines = lpkg.carry_out, []
+
+        def counted(root, line):
+            if "boot" in line[1] and line[0] != "mount":
+                lines.append(line)
+                if len(lines) > done:
+                    os._exit(9)
+            carry_out(root, line)
+
+        lpkg.carry_out = counted
+        lpkg.forget = lambda *_: os._exit(9)
+
+    for version in "12":
+        world.do("install", f"linux={version}", before=lambda: fat(fat_boot)).ok()
+    assert world.do("install", "linux=3", before=cut).status == 9
+    there = kernels(fat_boot)
+    assert there.get("vmlinuz", there.get("vmlinuz.old")) in "23", "one always boots"
+    if finish == "sh":
+        subprocess.run(["sh", "-c", SHELL_FINISH, "sh", world.root], check=True)
+    else:
+        world.do("remove", "nothing", before=lambda: fat(fat_boot))
+    assert kernels(fat_boot) == {"vmlinuz": "3", "vmlinuz.old": "2"}
+    assert world.do("verify", before=lambda: fat(fat_boot)).ok().err == ""
 
 
 @pytest.mark.parametrize("path", ["etc/lpkg/keys/mine.pub", "etc/lpkg/repos", "etc/c.lpkg-new"])
@@ -4762,7 +4909,7 @@ def test_upgrade_names_all_that_stays_behind(world):
             "2-0 conflicts with right 2-0") in done.err
     assert world.do("upgrade").status == 1
     world.do("remove", "held").ok()
-    assert (world.root / lpkg.HELD).read_text() == ""
+    assert "held" not in (world.root / lpkg.WORLD).read_text()
     world.do("remove", "held").ok()             # it is as wanted already
     world.do("remove", "fre").refused("did you mean free?")
 
@@ -5051,7 +5198,7 @@ def test_s16_no_room(world):
 def test_s16_ctrl_c_at_each_stage(world):
     origin, arguments = transactions(world)["upgrade"]
     old = snapshot(world.folder / origin)
-    for name in ("fetch", "verify", "stage", "commit", "apply", "register", "forget"):
+    for name in ("fetch", "verify", "stage", "commit", "apply", "forget"):
         root = world.folder / name
         shutil.copytree(world.folder / origin, root, symlinks=True)
 
@@ -5345,11 +5492,10 @@ def test_addresses_that_are_none(world, url):
     world.do("install", "busybox", repo=url).refused("check the address", status=3)
 
 
-def test_progress_is_a_line_on_a_terminal(world):
-    """Run under a real pseudo terminal, where it also asks."""
+def on_a_terminal(arguments):
+    """What is shown on a real pseudo terminal, where it also asks."""
     import pty
-    simple_world(world)
-    arguments = [one for one in map(str, world.arguments("install", "busybox")) if one != "--yes"]
+    arguments = [one for one in map(str, arguments) if one != "--yes"]
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-I", "-S", SCRIPT, *arguments])
@@ -5361,7 +5507,19 @@ def test_progress_is_a_line_on_a_terminal(world):
         while True:
             text += os.read(terminal, 1000)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, text
+    return text
+
+
+def test_progress_is_a_line_on_a_terminal(world):
+    simple_world(world)
+    text = on_a_terminal(world.arguments("install", "busybox"))
     assert b"install  busybox  1-0" in text and b"\033[K" in text
+
+
+def test_what_a_script_prints_stands_below_its_name_on_a_terminal(world, shell):
+    script_world(world, shell, {"scripts": {"post-install": "echo look here"}})
+    text = on_a_terminal(["--root", world.root, "install", "a"])
+    assert b"a: post-install\r\nlook here\r\n" in text
 
 
 def console_blocks(path):

@@ -294,6 +294,33 @@ def test_what_a_package_needs_comes_with_it_or_it_does_not_come(site):
     site.clean()
 
 
+def test_a_version_that_was_asked_for_stays(site):
+    """The world's relations are lpkg's: what one holds, the other leaves."""
+    for version in ("1-0", "2-0", "3-0"):
+        site.pack({"a": {"usr/a": version.encode()}}, version)
+    site.pack({"b": {}}, b={"depends": ["a>=3"]})
+    site.index()
+    site.ok("update")
+    world = site.root / lpkg.WORLD
+    for words, relation, version in (
+            (["install", "a=1"], "a=1", "1-0"), (["upgrade"], "a=1", "1-0"),
+            (["install", "a<3"], "a<3", "2-0"), (["upgrade"], "a<3", "2-0"),
+            (["install", "a"], "a", "3-0"), (["install", "a=2-0"], "a=2-0", "2-0")):
+        site.ok(*words)
+        assert world.read_text() == f"{relation}\nbase\n", words
+        assert f"a {version}\n" in site.ok("list"), words
+    site.refused("install", "b", says="a is held: a=2-0")
+    site.lpkg("undo", "--yes")
+    assert world.read_text() == "a\nbase\n" and site.lpkg("list") == "a 3-0\nbase 1-0\n"
+    site.lpkg("hold", "a")
+    site.pack({"a": {"usr/a": b"4"}}, "4-0")
+    site.index()
+    assert "nothing to do" in site.ok("upgrade")
+    site.ok("remove", "a")
+    assert world.read_text() == "base\n"
+    site.clean()
+
+
 def test_versions_compare_as_lpkg_and_so_dpkg_compares_them(tools):
     rng = random.Random(1)
     cases = []

@@ -7,7 +7,8 @@
     python3 tests/bench/bench_linit.py --quick      # one round, few services
 
 boot: a graph from a seed, in which each one-shot needs up to three earlier ones and runs a line of
-shell. One more needs them all and writes to a FIFO: that is the time shown. `init MiB` is the most
+shell; of `mixed` three in ten are daemons, which count as running once they are executed. One more
+needs them all and writes to a FIFO: that is the time shown. `init MiB` is the most
 that the init itself was resident, `anonymous` the most memory that is in no file which all of the
 run had at one time, `prepare` what writing the configuration took (and compiling it, for s6-rc).
 rest: 20 daemons, once all is quiet; what isn't a daemon is the init's own. linit may fall asleep.
@@ -49,19 +50,21 @@ PYTHON = os.environ.get("BENCH_PYTHON", "/usr/bin/python3")
 LINIT_HOME = pathlib.Path(os.environ.get("LINIT_HOME", TREE)).resolve()
 BUILD = pathlib.Path(os.environ.get("O") or TREE / "build").resolve()
 REPOSITORY = BUILD / "repo" / os.uname().machine
-# If the benchmark is killed, all ends with it.
+# If the benchmark is killed, all ends with it. No init writes to this machine's console.
 NAMESPACES = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork",
-              "--kill-child", "--mount-proc", "--")
+              "--kill-child", "--mount-proc", "--", "sh", "-c",
+              'mount --bind /dev/null /dev/console && exec "$@"', "sh")
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 SLEEPER = "linit-idle"      # what linitd executes to fall asleep
 
 SIZES, QUICK_SIZES = "20,50,200,1000", "5"
-BODIES = {"noop": ":", "sleep": "sleep 0.05"}
+BODIES = {"noop": ":", "sleep": "sleep 0.05", "mixed": ":"}
 MOST_NEEDS = 3
 LAST = "zz-all"             # the service that needs all the others
 FIRST = "s0000"
 DAEMON = "sleep 9999"
 DAEMONS, QUICK_DAEMONS = 20, 2
+DAEMONS_OF_TEN = (2, 5, 8)  # which services of a mixed boot are
 FOREVER = "exec sleep 9999"
 
 BOOT_LIMIT = 120.0         # seconds
@@ -112,6 +115,7 @@ class Init:
     debian = ""                 # packages that bring the programs, or
     setting = ""                # the variable that names their folder
     has_daemons = True
+    has_mixed = True            # its daemons and one-shots can need each other, in this file
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
@@ -149,8 +153,8 @@ class Init:
         """Configure a service that runs LINE by a shell when NEEDS have ended well."""
         raise NotImplementedError
 
-    def add_daemon(self, name: str) -> None:
-        """Configure a service that supervises DAEMON."""
+    def add_daemon(self, name: str, needs: Sequence[str] = ()) -> None:
+        """Configure a service that supervises DAEMON when NEEDS are there."""
         raise NotImplementedError
 
     def command(self, goals: Sequence[str]) -> List[object]:
@@ -158,9 +162,12 @@ class Init:
         raise NotImplementedError
 
     def add_graph(self, graph: Graph, body: str) -> int:
-        """Configure one-shots; how many lines the FIFO gets when all have run."""
-        for name, needs in graph.items():
-            self.add_one_shot(name, needs, body)
+        """Configure the services; how many lines the FIFO gets when all have run."""
+        for number, (name, needs) in enumerate(graph.items()):
+            if body == "mixed" and number % 10 in DAEMONS_OF_TEN:
+                self.add_daemon(name, needs)
+            else:
+                self.add_one_shot(name, needs, BODIES[body])
         self.add_one_shot(LAST, list(graph), f"echo done >{self.fifo}")
         return 1
 
@@ -169,7 +176,7 @@ class Floor8(Init):
     """No init: a shell for each service, eight at a time, whatever it needs."""
 
     name = "floor8"
-    has_daemons = False
+    has_daemons = has_mixed = False
     most, heeds_needs = 8, False
 
     def add_graph(self, graph: Graph, body: str) -> int:
@@ -178,7 +185,7 @@ class Floor8(Init):
         # In a file of its own it starts with an empty Python.
         source = inspect.getsource(run_floor)
         self.write("floor.py", f"import os, sys, time\n{source}\nrun_floor(*sys.argv[1:])\n")
-        self.body = body
+        self.body = BODIES[body]
         return 1
 
     def command(self, goals: Sequence[str]) -> List[object]:
@@ -229,18 +236,18 @@ class Linit(Init):
         self.write(f"init.d/{name}", f"#!/etc/rc.common\n{text}", 0o755)
 
     def add_one_shot(self, name: str, needs: Sequence[str], line: str) -> None:
-        depends = f"depends() {{\n\tdep {' '.join(needs)}\n}}\n\n" if needs else ""
-        self.add_script(name, f"{depends}start() {{\n\t{line}\n}}\n")
+        self.add_script(name, f"{self.depends(needs)}start() {{\n\t{line}\n}}\n")
 
-    def add_daemon(self, name: str) -> None:
-        self.add_script(name, f"run() {{\n\texec {DAEMON}\n}}\n")
+    def add_daemon(self, name: str, needs: Sequence[str] = ()) -> None:
+        self.add_script(name, f"{self.depends(needs)}run() {{\n\texec {DAEMON}\n}}\n")
+
+    def depends(self, needs: Sequence[str]) -> str:
+        return f"depends() {{\n\tdep {' '.join(needs)}\n}}\n\n" if needs else ""
 
     def command(self, goals: Sequence[str]) -> List[object]:
         for name in goals:
             self.write(f"rc.d/{name}", "")
-        # The first process tells the console of each service: not this machine's serial line.
-        return ["sh", "-c", 'mount --bind /dev/null /dev/console && exec "$@"', "sh",
-                self.home / "linitd", "--initd", self.folder / "init.d",
+        return [self.home / "linitd", "--initd", self.folder / "init.d",
                 "--rcd", self.folder / "rc.d", "--socket", self.socket,
                 "--log", self.folder / "log"]
 
@@ -304,12 +311,14 @@ class Dinit(Init):
     setting = "INIT_DINIT"
 
     def add_one_shot(self, name: str, needs: Sequence[str], line: str) -> None:
-        depends = "".join(f"depends-on: {need}\n" for need in needs)
-        text = f'type = scripted\ncommand = /bin/sh -c "{line}"\n{depends}'
-        self.write(f"services/{name}", text)
+        self.add_service(name, needs, f'type = scripted\ncommand = /bin/sh -c "{line}"\n')
 
-    def add_daemon(self, name: str) -> None:
-        self.write(f"services/{name}", f"type = process\ncommand = {DAEMON}\n")
+    def add_daemon(self, name: str, needs: Sequence[str] = ()) -> None:
+        self.add_service(name, needs, f"type = process\ncommand = {DAEMON}\n")
+
+    def add_service(self, name: str, needs: Sequence[str], text: str) -> None:
+        depends = "".join(f"depends-on: {need}\n" for need in needs)
+        self.write(f"services/{name}", text + depends)
 
     def command(self, goals: Sequence[str]) -> List[object]:
         return ["dinit", "--container", "--quiet", "-d", self.folder / "services",
@@ -322,6 +331,7 @@ class S6rc(Init):
     name = "s6-rc"
     programs = ("s6-svscan", "s6-supervise", "s6-rc", "s6-rc-init", "s6-rc-compile", "execlineb")
     debian = "s6 s6-rc execline"
+    has_mixed = False
     setting = "INIT_S6"
 
     def add_one_shot(self, name: str, needs: Sequence[str], line: str) -> None:
@@ -330,7 +340,7 @@ class S6rc(Init):
         for need in needs:
             self.write(f"source/{name}/dependencies.d/{need}", "")
 
-    def add_daemon(self, name: str) -> None:
+    def add_daemon(self, name: str, needs: Sequence[str] = ()) -> None:
         self.write(f"scan/{name}/run", f"#!/bin/sh\nexec {DAEMON}\n", 0o755)
 
     def command(self, goals: Sequence[str]) -> List[object]:
@@ -349,14 +359,15 @@ class Runit(Init):
     name = "runit"
     programs = ("runsvdir", "runsv")
     debian = "runit"
+    has_mixed = False
     setting = "INIT_RUNIT"
 
     def add_graph(self, graph: Graph, body: str) -> int:
         for name in graph:
-            self.add_run(name, f"{body}\necho >{self.fifo}\n")
+            self.add_run(name, f"{BODIES[body]}\necho >{self.fifo}\n")
         return len(graph)
 
-    def add_daemon(self, name: str) -> None:
+    def add_daemon(self, name: str, needs: Sequence[str] = ()) -> None:
         self.add_run(name, "")
 
     def add_run(self, name: str, first: str) -> None:
@@ -389,13 +400,15 @@ class OpenRC(Init):
         self.write(f"init.d/{name}", f"#!/sbin/openrc-run\n{text}", 0o755)
 
     def add_one_shot(self, name: str, needs: Sequence[str], line: str) -> None:
-        depend = f"depend() {{\n\tneed {' '.join(needs)}\n}}\n" if needs else ""
-        self.add_script(name, f"{depend}start() {{\n\t{line}\n}}\n")
+        self.add_script(name, f"{self.depend(needs)}start() {{\n\t{line}\n}}\n")
 
-    def add_daemon(self, name: str) -> None:
+    def add_daemon(self, name: str, needs: Sequence[str] = ()) -> None:
         program, _, argument = DAEMON.partition(" ")
         self.add_script(name, f"supervisor=supervise-daemon\npidfile=/run/{name}.pid\n"
-                        f"command=/bin/{program}\ncommand_args={argument}\n")
+                        f"command=/bin/{program}\ncommand_args={argument}\n{self.depend(needs)}")
+
+    def depend(self, needs: Sequence[str]) -> str:
+        return f"depend() {{\n\tneed {' '.join(needs)}\n}}\n" if needs else ""
 
     def command(self, goals: Sequence[str]) -> List[object]:
         settings = 'rc_parallel="YES"\nrc_logger="NO"\nrc_depend_strict="NO"\n'
@@ -451,8 +464,8 @@ class Systemd(Init):
                 f'StandardError=null\nExecStart=/bin/sh -c "{line}"\n')
         self.add_unit(f"{name}.service", text, needs)
 
-    def add_daemon(self, name: str) -> None:
-        self.add_unit(f"{name}.service", f"[Service]\nExecStart=/bin/{DAEMON}\n")
+    def add_daemon(self, name: str, needs: Sequence[str] = ()) -> None:
+        self.add_unit(f"{name}.service", f"[Service]\nExecStart=/bin/{DAEMON}\n", needs)
 
     def command(self, goals: Sequence[str]) -> List[object]:
         (self.folder / "run").mkdir(mode=0o700)
@@ -645,7 +658,7 @@ def booted(run: Run) -> Iterator[Tuple[Machine, Boot]]:
     with scratch(in_memory=True) as folder:     # as /run is on every system
         init = run.kind(folder)
         begun = time.perf_counter()
-        wanted = init.add_graph(run.graph, BODIES[run.body])
+        wanted = init.add_graph(run.graph, run.body)
         command = init.command([LAST])
         preparation = (time.perf_counter() - begun) * 1e3
         with open_fifo(init.fifo) as reader:
@@ -705,7 +718,8 @@ def run_boots(options: argparse.Namespace, kinds: Sequence[Type[Init]]) -> None:
         graph = make_graph(int(size), int(options.seed))
         for body in options.bodies.split(","):
             operation = f"boot {size} {body}"
-            peers = [kind.peer(steps=[Run(operation, kind, graph, body)]) for kind in kinds]
+            peers = [kind.peer(steps=[Run(operation, kind, graph, body)]) for kind in kinds
+                     if body != "mixed" or kind.has_mixed]
             say_where(describe(graph, body), options.rounds)
             show_boots(measure(peers, options.rounds, boot), kinds)
 

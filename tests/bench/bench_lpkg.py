@@ -12,7 +12,8 @@ is told. PM_LPKG=FILE measures another lpkg.py than this tree's; PM_APK=FILE and
 are peers that were built by hand. A peer that is absent is left out, and said.
 
 On the sets with files: install (all of it, into an empty root), noop (upgrade, when there is
-nothing to do), owner (of a path), verify, remove (all of it). On IDX: update (fetch the index), dry
+nothing to do), owner (of a path), verify, out (one package, which no other needs), in (the same one
+again), remove (all of it); BIG has no other one. On IDX: update (fetch the index), dry
 (say what installing p00000 with its 199 dependencies would do), search (one name).
 
 `lpkg` is the installed form (compiled), `lpkg.py` the script as it is copied. Roots lie on a tmpfs
@@ -52,18 +53,23 @@ class Work(NamedTuple):
     def middle(self) -> Package:
         return self.packages[len(self.packages) // 2]
 
+    def last(self) -> List[str]:
+        """The package that no other needs."""
+        return self.names()[-1:]
+
     def sought(self) -> str:
         return self.packages[min(SOUGHT, len(self.packages) - 1)].name
 
 
 class Operation(NamedTuple):
-    """What is timed: the words of its command, what its output must hold, what is true of the root
-    then (True: all files are there, False: none)."""
+    """What is timed: the words of its command, what its output must hold, whether the files of what
+    the words name are there then (None: that isn't looked at), the verb if it isn't called so."""
 
     name: str
     words: Callable[[Work], List[str]]
     says: Callable[[Work], str] = lambda work: ""
     holds: object = None
+    verb: str = ""
 
 
 ON_FILES = (
@@ -71,6 +77,8 @@ ON_FILES = (
     Operation("noop", lambda work: []),
     Operation("owner", lambda work: [min(work.middle().files)], lambda work: work.middle().name),
     Operation("verify", lambda work: []),
+    Operation("out", Work.last, holds=False, verb="remove"),
+    Operation("in", Work.last, holds=True, verb="install"),
     Operation("remove", Work.names, holds=False),
 )
 ON_INDEX = (
@@ -117,30 +125,33 @@ def run_round(manager: Manager, work: Work) -> Iterator[Step]:
     on_files = bool(work.packages[0].files)
     manager.start(work.name)
     for operation in ON_FILES if on_files else ON_INDEX:
-        if takes_part(manager, operation.name, work.name):
+        if takes_part(manager, operation, work):
             yield step_of(manager, operation, work)
             if operation.holds is not None:
-                expect(manager, work, operation.holds is True)
+                expect(manager, work, operation)
 
 
-def takes_part(manager: Manager, operation: str, name: str) -> bool:
+def takes_part(manager: Manager, operation: Operation, work: Work) -> bool:
     """lpkg.py is shown where its start is most of what it takes, and in the smallest set."""
-    return manager.can(operation) and (
-        type(manager) is not LpkgScript or operation == "version" or name == "S")
+    is_shown = type(manager) is not LpkgScript or operation.name == "version" or work.name == "S"
+    has_one_left = not operation.verb or len(work.packages) > 1
+    return is_shown and has_one_left and manager.can(operation.verb or operation.name)
 
 
 def step_of(manager: Manager, operation: Operation, work: Work) -> Step:
     label = operation.name if operation in ON_INDEX else f"{operation.name} {work.name}"
     says = manager.whole if operation.name == "verify" else operation.says(work)
-    argv = manager.command(operation.name, *operation.words(work))
+    argv = manager.command(operation.verb or operation.name, *operation.words(work))
     return Step(label, argv, says, env=manager.environment)
 
 
-def expect(manager: Manager, work: Work, there: bool) -> None:
-    """Fail unless all files of WORK are, or none is, in the root."""
+def expect(manager: Manager, work: Work, operation: Operation) -> None:
+    """Fail unless the files of what OPERATION is about are in the root, or none is, as it says."""
+    names = operation.words(work)
     for package in work.packages:
-        if any(os.path.lexists(manager.root / path) != there for path in package.files):
-            be = "be" if there else "not be"
+        if package.name in names and any(
+                os.path.lexists(manager.root / path) != operation.holds for path in package.files):
+            be = "be" if operation.holds else "not be"
             raise Fail(f"{manager.name}: {package.name} should {be} in {manager.root}")
 
 
