@@ -1229,8 +1229,9 @@ EMULATOR := {emulator}
 MESON_MACHINE := --{machine}-file=$(CURDIR)/.tools/machine.ini
 export PATH := $(CURDIR)/.tools:$(PATH)
 export CC := {arch}-linux-musl-gcc
-# `no` is a configure's word for no C++: libtool's stops at a compiler that doesn't work.
-export CXX := $(if $(shell command -v {gnu}-g++),{arch}-linux-musl-g++,no)
+# libstdc++-dev brings g++ its specs. `no` is a configure's word for no C++: libtool's stops at a
+# compiler that doesn't work.
+export CXX := $(if $(wildcard $(SYSROOT)/usr/lib/musl-g++.specs),{arch}-linux-musl-g++,no)
 export AR := $(CROSS_COMPILE)ar
 export NM := $(CROSS_COMPILE)nm
 export OBJCOPY := $(CROSS_COMPILE)objcopy
@@ -1304,7 +1305,7 @@ for language in gcc g++; do
 	cat >.tools/{arch}-linux-musl-$language <<-END
 		#!/bin/sh
 		case " \\$* " in *" --print-multiarch "*) echo {arch}-linux-musl; exit ;; esac
-		exec {gnu}-$language "\\$@" -ffile-prefix-map=$PWD=. -specs $sysroot/usr/lib/musl-gcc.specs
+		exec {gnu}-$language "\\$@" -ffile-prefix-map=$PWD=. -specs $sysroot/usr/lib/musl-$language.specs
 	END
 	chmod 755 .tools/{arch}-linux-musl-$language
 done
@@ -3837,7 +3838,20 @@ def wanted_packages(archive: Archive, known: Dict[str, str]) -> List[str]:
     if "linux-headers" in known and any(
             re.search(kernel, text) for text in archive.find(SOURCE_FILE).values()):
         needs.add("linux-headers")
+    if CXX_LIBRARY in known and asks_for_cxx(archive):
+        needs.add(CXX_LIBRARY)
     return sorted(needs - {"musl-dev"})
+
+
+CXX_LIBRARY = "libstdc++-dev"
+
+
+def asks_for_cxx(archive: Archive) -> bool:
+    """Whether the source is mostly C++, or what builds it looks for a compiler of that."""
+    sources = archive.find(SOURCE_FILE)
+    asks = r"(?m)^\s*AC_PROG_CXX|(?i:project)\s*\([^)]*\bCXX\b|^project\([^)]*'cpp'"
+    return sum(not path.endswith((".c", ".h")) for path in sources) > len(sources) / 2 or any(
+        re.search(asks, text) for text in archive.find(BUILD_FILE).values())
 
 
 def what_is_missing(name: str, archive: Archive, known: Dict[str, str]) -> Iterator[str]:
@@ -3850,11 +3864,8 @@ def what_is_missing(name: str, archive: Archive, known: Dict[str, str]) -> Itera
         if one != name and known.keys().isdisjoint({one, re.sub("^lib", "", one)}):
             yield (f"Debian builds it with {one}, of which there is no recipe; "
                    f"`pkggen.py new {one} deb-src:{one}` writes one")
-    sources = archive.find(SOURCE_FILE)
-    asks = r"(?m)^\s*AC_PROG_CXX|(?i:project)\s*\([^)]*\bCXX\b|^project\([^)]*'cpp'"
-    if sum(not path.endswith((".c", ".h")) for path in sources) > len(sources) / 2 or any(
-            re.search(asks, text) for text in archive.find(BUILD_FILE).values()):
-        yield "it asks for C++, which the builder can't compile for musl"
+    if CXX_LIBRARY not in known and asks_for_cxx(archive):
+        yield f"it asks for C++, and no recipe of the tree makes {CXX_LIBRARY}"
 
 
 # ---- the recipe ----------------------------------------------------------------------------------

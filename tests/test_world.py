@@ -722,6 +722,30 @@ check:
     assert "libnumber.so" in shown and "[libc.so]" in shown
 
 
+@pytest.mark.long
+def test_cxx_runs_in_a_root_of_musl_alone(everything, tree):
+    """Exceptions, threads, thread_local, iostreams, filesystem, regex: dynamic and static."""
+    for recipe in ("musl", "libstdc++"):
+        borrow(tree, recipe)
+    compile_it = "$(CXX) -std=c++17 $(CXXFLAGS) src/check.cc -o"
+    folder = tree.recipe("cxx", [
+        "mkdir -p out/cxx/bin out/cxx/tmp out/static/bin", f"{compile_it} out/cxx/bin/dynamic",
+        f"{compile_it} out/static/bin/static -static"],
+        packages={"cxx": {}, "static": {}}, sources=["file:check.cc"],
+        builddependencies=["libstdc++-dev"])
+    shutil.copy(ROOT / "recipes/lang/libstdc++/check.cc", folder)
+    status, text = output_of(
+        sys.executable, ROOT / "pkggen.py", "build", folder, env=tree.environment())
+    assert status == 0, text
+    said = "\n".join([
+        "exceptions thrown 10", "threads 28", "thread_local 8", "async there",
+        "iostreams 3.25 text", "filesystem a/ b/ file", "regex 12-2", "regex_error\n"])
+    assert run_installed(tree, ["cxx", "static"], "dynamic", "static") == [(0, said)] * 2
+    needs = output_of("readelf", "-d", tree.folder / "R/bin/dynamic")[1]
+    assert {"[libstdc++.so.6]", "[libgcc_s.so.1]", "[libc.so]"} <= set(needs.split())
+    assert "NEEDED" not in output_of("readelf", "-d", tree.folder / "R/bin/static")[1]
+
+
 def test_s50_a_build_has_no_rights_and_no_resources_that_it_does_not_need(tree):
     """CHOWN, DAC_OVERRIDE and FOWNER are bits 0, 1 and 3."""
     tree.recipe("a", [
