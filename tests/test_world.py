@@ -2768,7 +2768,7 @@ def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmw
     hashes = [upgrades.hash_of(kernel, "boot/vmlinuz")]
     status, text = make_image(
         tmp_path / "image", packages, O=tmp_path, KERNEL=kernel,
-        SERVICES="root mounts network getty", REPO_URL=from_device(serve(tmp_path / "repo")))
+        SERVICES="root mounts grow network getty", REPO_URL=from_device(serve(tmp_path / "repo")))
     assert status == 0, text
 
     def upgrade(console):
