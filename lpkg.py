@@ -994,7 +994,7 @@ class Universe:
         self.repositories = repositories
         self.near = {}                  # name -> installed and local packages that answer to it
         self.found = {}                 # name -> packages that answer to it
-        self.owners = {}               # name -> the repository that answers for it
+        self.owners = {}                # name -> the repository that answers for it
         for package in [*local, *installed.values()]:
             for name in {name for name, _ in package.names()}:
                 self.near.setdefault(name, []).append(package)
@@ -3570,7 +3570,8 @@ def check_room(tx: Transaction) -> None:
     sizes = {}                          # folder -> bytes, and files, of what comes into it
     for path in tx.previous:
         there = tx.root.lstat(path + ".old")
-        sizes[path.rpartition("/")[0]] = (-there.st_size if there else 0, 0)
+        parent = path.rpartition("/")[0]
+        sizes[parent] = (sizes.get(parent, (0, 0))[0] - (there.st_size if there else 0), 0)
     for package in tx.plan.new:
         for entry in package.files():
             parent = entry["path"].rpartition("/")[0]
