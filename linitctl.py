@@ -1084,7 +1084,7 @@ def read_script(path: str) -> Script:
     """The script at PATH, with what is wrong with it alone; only a regular file is opened."""
     script = Script(path)
     if not is_name(os.path.basename(path)):
-        script.note(1, "error", "no name of a service: letters, digits and _.+:@- only, not . - "
+        script.note(1, "error", "not a service name: letters, digits and _.+:@- only, not . - "
                     f"or @ first, at most {NAME_LIMIT}")
     try:
         about = os.stat(path)
@@ -1213,7 +1213,7 @@ def check_asks(scripts: dict) -> None:
             if name is None:
                 script.note(line, "dynamic", f"{verb} {word} is computed, and not followed")
             elif not is_name(name):
-                script.note(line, "error", f"{verb} {word}: no name of a service")
+                script.note(line, "error", f"{verb} {word}: not a service name")
             elif verb not in ("after", "before") and base(name) not in (*scripts, *PROVIDED):
                 level = "warning" if verb == "want" else "error"
                 script.note(line, level, f"{verb} {name}: there is no such script")

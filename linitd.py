@@ -133,7 +133,7 @@ def is_name(text: str) -> bool:
 
 def check_name(text: str) -> None:
     if not is_name(text):
-        raise Fail(f"{text[:NAME_LIMIT]}: no name of a service", 2)
+        raise Fail(f"{text[:NAME_LIMIT]}: not a service name", 2)
 
 
 def exit_text(status: "int | None") -> str:
@@ -410,7 +410,7 @@ def check_script(path: str) -> None:
     except OSError as error:
         raise Fail(f"{path}: {error.strerror}", 5) from None
     if not stat.S_ISREG(status.st_mode):
-        raise Fail(f"{path}: it is no file")
+        raise Fail(f"{path}: not a file")
     if not status.st_mode & 0o111:
         raise Fail(f"{path}: not executable: chmod +x {path}")
     check_owner(path, status)
@@ -471,10 +471,10 @@ def make_private_folder(path: str) -> None:
         os.makedirs(path, 0o700, exist_ok=True)
         status = os.lstat(path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise Fail(f"{path}: it belongs to somebody else; remove it")
+            raise Fail(f"{path}: it belongs to another user; remove it")
         os.chmod(path, 0o700)
     except OSError as error:
-        raise Fail(f"{path}: no folder can be made there: {error.strerror}") from None
+        raise Fail(f"{path}: can't make a directory there: {error.strerror}") from None
 
 
 def list_folder(path: str) -> list:
@@ -1171,7 +1171,7 @@ class Services(dict):
         ran = time.monotonic() - service.became_ready if service.came_up() else 0
         if ran >= LONG_RUN or not service.pause:
             service.pause = service.settings["backoff"]
-        text = f"{why}it is started again in {service.pause:g} s"
+        text = f"{why}restarting in {service.pause:g} s"
         self.init.say(f"{service.name}: {text}", is_routine=True)
         self.init.note(service, text)
         self.init.loop.set_timer("again", service.name, service.pause)
@@ -1343,7 +1343,7 @@ class Services(dict):
 
     def on_daemon_exit(self, service: Service, status: int) -> None:
         """A daemon ended: `restart` says what now."""
-        text = "it " + exit_text(status)
+        text = exit_text(status).removeprefix("was ")
         if status == 0 and time.monotonic() < service.became_ready + SHORT_RUN:
             text += " at once; a daemon must stay in the foreground"
         service.failure = self.blame(service, text)
@@ -1981,7 +1981,7 @@ class Door:
             os.chmod(path, 0o666)
             listener.listen(512)
         except OSError as error:
-            raise Fail(f"{path}: no socket can be made there: {error.strerror or error}") from None
+            raise Fail(f"{path}: can't make a socket there: {error.strerror or error}") from None
         self.add_listener(listener.detach())
 
     def keep_socket(self) -> None:
@@ -2012,7 +2012,7 @@ class Door:
         except BlockingIOError:
             return False
         except OSError as error:
-            self.init.say(f"a connection could not be taken: {error.strerror}")
+            self.init.say(f"can't accept a connection: {error.strerror}")
             self.init.loop.epoll.modify(self.listener, 0)
             self.init.loop.set_timer("accept", "", ACCEPT_PAUSE)
             return False
@@ -2203,7 +2203,7 @@ class Door:
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            raise Fail("a request that is no UTF-8", 2) from None
+            raise Fail("a request that isn't UTF-8", 2) from None
         if "\0" in text or not text.split():
             raise Fail("a request without a word, or with a NUL", 2)
         return text.split()
@@ -2211,7 +2211,7 @@ class Door:
     def deny(self, uid: int, verb: str) -> None:
         if uid not in self.denied:
             self.denied.add(uid)
-            self.init.say(f"user {uid} was denied {verb}, and what else changes states")
+            self.init.say(f"user {uid} may not {verb}, nor change any state; said once")
         raise Fail(f"{verb}: only root and the owner of this linitd may", 4)
 
     def begin_wait(self, peer: Peer, goal: str, services: list, soft: bool = False,
@@ -2728,7 +2728,7 @@ class Init:
                 self.say(": ".join([text, *last_lines(each.tail, 1)]), is_routine=True)
         blocked = sum(bool(each.waiting) for each in starting)
         if blocked:
-            self.say(f"{blocked} more wait for others; linitctl why tells for which",
+            self.say(f"{blocked} more waiting; see `linitctl why`",
                      is_routine=True)
         self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
         self.loop.set_timer("stuck", "", self.stuck_for)
@@ -2746,7 +2746,7 @@ class Init:
 
     def refuse_at_the_end(self) -> None:
         if self.ending:
-            raise Fail("nothing is started any more: everything is being stopped")
+            raise Fail("shutting down; nothing is started any more")
 
     def shut_down(self, kind: str) -> None:
         """Stop everything; asked a second time, wait for nothing."""
@@ -2960,7 +2960,8 @@ def warn_of_host(init: Init) -> None:
     """Scripts for a system of their own, started beside another init, set up the host's."""
     names = [name for name in HOST_SCRIPTS if os.path.exists(f"{init.options.rcd}/{name}")]
     if names and not init.is_first and os.geteuid() == 0:
-        init.say(f"not PID 1, but root: {', '.join(names)} will change this very machine")
+        init.say(f"running as root beside another init: {', '.join(names)} will reconfigure this "
+                 "machine")
 
 
 def start_boot(init: Init) -> None:
@@ -2971,7 +2972,7 @@ def start_boot(init: Init) -> None:
             init.boot = "boot"
         init.services.post(init.services.service(init.boot), "start")
     except Fail:
-        init.say(f"{init.options.initd}/boot: it isn't there; nothing is started")
+        init.say(f"{init.options.initd}/boot: no such script; nothing is started")
         init.offer_rescue()
 
 

@@ -141,9 +141,9 @@ def test_s28_nothing_is_inherited_after_a_sleeper_that_cannot_be_executed(up):
 @pytest.mark.parametrize("words, answer", [
     ("printf '\\n'", "error 2 a request without a word, or with a NUL"),
     ("printf 'dep\\0 other\\n'", "error 2 a request without a word, or with a NUL"),
-    ("printf 'dep \\377\\n'", "error 2 a request that is no UTF-8"),
+    ("printf 'dep \\377\\n'", "error 2 a request that isn't UTF-8"),
     ("printf 'dep\\n'", "error 2 dep: it needs the name of a service"),
-    ("printf 'dep ../x\\n'", "error 1 it needs ../x: no name of a service"),
+    ("printf 'dep ../x\\n'", "error 1 it needs ../x: not a service name"),
     ("printf 'poweroff\\n'", "error 2 poweroff: no such request"),
     ("printf 'start other\\n'", "error 2 start: no such request")])
 def test_s29_rubbish_of_a_script_is_answered(init, words, answer):
@@ -227,7 +227,7 @@ def test_s30_pid_1_without_descriptors(first, more):
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
 def test_s32_what_is_no_file_is_not_run(up, make):
     make(up.initd / "it")
-    assert up.ask("start it") == [f"error 1 it: {up.initd}/it: it is no file"]
+    assert up.ask("start it") == [f"error 1 it: {up.initd}/it: not a file"]
 
 
 # ---- 33: who says what, and when -----------------------------------------------------------------

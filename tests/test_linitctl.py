@@ -1516,7 +1516,7 @@ def test_check_of_what_is_right(scripts, text):
     (GOOD + "depends() {\n\tdep b \\\n\t\tc@1\n}\n", ["4: dep c@1: there is no such script"]),
     (GOOD + "depends() { want c; binds d; }\n",
      ["3: binds d: there is no such script", "3: warning: want c: there is no such script"]),
-    (GOOD + "depends() { ! dep b || dep .c; }\n", ["3: dep .c: no name of a service"]),
+    (GOOD + "depends() { ! dep b || dep .c; }\n", ["3: dep .c: not a service name"]),
     (GOOD + "depends() {\n\tdep $(cat x y) \"$y\"\n\tafter b*\n}\n",
      ["4: dynamic: dep \"$y\" is computed, and not followed",
       "4: dynamic: dep $(cat x y) is computed, and not followed",
@@ -1524,7 +1524,7 @@ def test_check_of_what_is_right(scripts, text):
     (GOOD + "depends() ( dep c )\nx() { (cd /; dep d); }\n",
      ["3: dep c: there is no such script", "4: dep d: there is no such script"]),
     (GOOD + "depends() { dep a; }\n", ["3: a cycle: a, a"]),
-    (GOOD + "depends() { dep '\033[2J'; }\n", ["3: dep '\\x1b[2J': no name of a service"]),
+    (GOOD + "depends() { dep '\033[2J'; }\n", ["3: dep '\\x1b[2J': not a service name"]),
     (GOOD + "depends() { if dep c; then :; fi; }\n", ["3: dep c: there is no such script"]),
     (GOOD + "depends() { x='\n' dep c; }\n", ["3: dep c: there is no such script"]),
     (GOOD + "x='\ndep c\n", ["5: Syntax error: Unterminated quoted string"])])
@@ -1565,7 +1565,7 @@ def test_check_of_files(scripts):
     (folder / "link").symlink_to("c")
     status, found, said = checked(folder)
     assert (status, said) == (1, "11 services, 9 errors, 0 warnings, 0 dynamic\n")
-    no_name = ":1: no name of a service: letters, digits and _.+:@- only, not . - or @ first, at " \
+    no_name = ":1: not a service name: letters, digits and _.+:@- only, not . - or @ first, at " \
         "most 100"
     assert found == [
         f".d{no_name}", f"a:1: not executable: chmod +x {folder}/a".replace(f"{folder}/", ""),
