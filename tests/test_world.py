@@ -4487,7 +4487,7 @@ CHANGES = {
         'python/Include/patchlevel.h'),
     "recipes/libs/openssl/pkgen.yaml": (
         '{{unpack "openssl"}}',
-        '{{unpack "openssl"}}\n    sed -i s/^BUILD_METADATA=/&B/ openssl/VERSION.dat'),
+        '{{unpack "openssl"}}\n    sed -i "s/^BUILD_METADATA=/&B/" openssl/VERSION.dat'),
     "recipes/kernel/linux/pkgen.yaml": ("KBUILD_BUILD_VERSION=1", "KBUILD_BUILD_VERSION=2"),
 }
 # Of the recipes that have no other version, and python-ssl, which has python's.
