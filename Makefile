@@ -243,17 +243,18 @@ core:
 	+@$(again) world $(core)
 	+@$(again) image $(core) SYSTEM=base
 
+run_tests = $(python) -m pytest $(pytest) -m "not long"
 machines = tests/test_world.py tests/test_device.py
-linitd = tests/test_linitd.py tests/test_linit_attacks.py
-run = $(python) -m pytest $(pytest) -m "not long"
-run_but = $(run) tests $(addprefix --ignore ,$(machines))
+others = tests $(addprefix --ignore ,$(machines))
+# Of the others, what makes the machines' half as long as theirs.
+shared = tests/test_linitd.py tests/test_linit_attacks.py
 
-# Two halves, which take about the same time, at once; what the second says follows the first's.
+# Two halves at once; what the others say follows.
 .PHONY: test
 test: core ## show that everything works, the core world included
-	@$(run_but) $(addprefix --ignore ,$(linitd)) >$(O)/check.log 2>&1 & \
+	@$(run_tests) $(others) $(addprefix --ignore ,$(shared)) >$(O)/check.log 2>&1 & \
 	others=$$!; trap 'kill $$others' INT TERM; \
-	world/engine $(run) $(machines) $(linitd); status=$$?; \
+	world/engine $(run_tests) $(machines) $(shared); status=$$?; \
 	wait $$others || status=$$?; cat $(O)/check.log; exit $$status
 
 .PHONY: test-long
@@ -271,7 +272,7 @@ fuzz: ## fuzz linitd and linitctl for SECONDS, from a SEED
 .PHONY: check
 check: ## run the tests that boot and build nothing
 	@world/setup test
-	@$(run_but)
+	@$(run_tests) $(others)
 
 .PHONY: bench
 bench: ## measure speed and memory, beside peers in the same run

@@ -522,7 +522,7 @@ STATES = {
     "wrong kinds": marshalled({"services": 1, "peers": {}, "batches": "x", "listener": []}),
     "no services": marshalled({"services": [5], "peers": [], "batches": [], "listener": None}),
     "cut": marshalled({"services": []})[:-3], "a deep list": b"[\x01\0\0\0" * 100000,
-    "a huge count": b"[\xff\xff\xff\x0f", "code": marshalled(compile("1", "", "eval")),
+    "a huge count": b"[\xff\xff\xff\x7f", "code": marshalled(compile("1", "", "eval")),
 }
 
 

@@ -4531,7 +4531,7 @@ def test_a_cut_upgrade_of_a_kernel_ends_with_both(world, fat_boot, done, finish)
         world.do("install", f"linux={version}", before=lambda: fat(fat_boot)).ok()
     assert world.do("install", "linux=3", before=cut).status == 9
     there = kernels(fat_boot)
-    assert there.get("vmlinuz", there.get("vmlinuz.old")) in "23", "one always boots"
+    assert there.get("vmlinuz", there.get("vmlinuz.old")) in ("2", "3"), "one always boots"
     if finish == "sh":
         subprocess.run(["sh", "-c", SHELL_FINISH, "sh", world.root], check=True)
     else:
