@@ -1302,7 +1302,7 @@ def test_what_a_process_has_left_is_read_before_its_end_is_heeded(world):
         world.kernel.step()
     assert service.state == "starting" and not service.is_daemon
     world.init.processes.reap()
-    assert (service.state, service.failure) == ("waiting", "it ended with status 3: a line")
+    assert (service.state, service.failure) == ("waiting", "ended with status 3: a line")
 
 
 def test_a_batch_that_ends_is_no_end_of_the_next_life(world):
