@@ -208,6 +208,10 @@ menuconfig: ## change the configuration of PKG: busybox, linux-tiny
 check-recipe: ## lint PKG, build it twice, compare, list what comes out
 	@PYTHON="$(python)" world/check-recipe
 
+.PHONY: reproduce
+reproduce: ## build every package again, elsewhere and later, and compare the bytes
+	@PYTHON="$(python)" world/reproduce
+
 .PHONY: why
 why: ## say what changed since PKG was built
 	@$(PKGGEN) why recipes "$(package)"

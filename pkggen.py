@@ -1749,7 +1749,7 @@ def build_now(recipe: Recipe, work: Work) -> None:
         run_build(recipe, work, tar_in, tar_out, before.seconds if before else 0)
         log = os.path.join(work.logs, recipe.record_name + ".log")
         advice = look_at_output(recipe, tar_out, log)
-        packages = pack(recipe, work, tar_out)
+        packages = pack(recipe, work, tar_out, work.packages_folder(recipe))
     seconds = round(time.monotonic() - started, 1)
     built = BuildRecord(inputs, packages, seconds, build_texts(recipe))
     work.record(recipe.record_name, built)
@@ -1971,9 +1971,8 @@ def error_lines(lines: List[str], at: int) -> List[str]:
     return [*shown, *([f"... {left_out} more lines ..."] if left_out else []), *lines[end:]]
 
 
-def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
-    """Have lpkg make the packages of what came out, and give their records."""
-    folder = work.packages_folder(recipe)
+def pack(recipe: Recipe, work: Work, tar_out: Any, folder: str) -> Dict[str, Dict[str, Any]]:
+    """Have lpkg make the packages of what came out, in FOLDER, and give their records."""
     tar_out.seek(0)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, \
             tempfile.TemporaryFile("w+") as listing:
@@ -1989,10 +1988,55 @@ def pack(recipe: Recipe, work: Work, tar_out: Any) -> Dict[str, Dict[str, Any]]:
 def package_record(work: Work, path: str, size: str, digest: str) -> Dict[str, Any]:
     """What a build record says of the package at PATH; what it needs and provides is its own word,
     since lpkg finds libraries and commands in the files."""
-    with tarfile.open(path) as tar:
-        info = json.loads(tar.extractfile(tar.next()).read())
+    info = package_info(path)
     return {"file": os.path.relpath(path, work.repository), "size": int(size), "sha256": digest,
             "depends": info["depends"], "provides": info["provides"]}
+
+
+def package_info(path: str) -> Dict[str, Any]:
+    """What the package at PATH says of itself."""
+    with tarfile.open(path) as tar:
+        return json.loads(tar.extractfile(tar.next()).read())
+
+
+# ---- a package is built again --------------------------------------------------------------------
+
+
+def rebuild(recipe: Recipe, paths: List[str], work: Work) -> bool:
+    """Build the recipe aside, and say of its packages at PATHS whether they have the same bytes."""
+    check_hashes(recipe)
+    os.makedirs(work.logs, exist_ok=True)
+    with tempfile.TemporaryFile(dir=work.logs) as tar_in, \
+            tempfile.TemporaryFile(dir=work.logs) as tar_out, \
+            tempfile.TemporaryDirectory(dir=work.logs) as folder:
+        write_input(recipe, work, tar_in)
+        run_build(recipe, work, tar_in, tar_out, 0)
+        packages = pack(recipe, work, tar_out, folder)
+        made = {name: work.package_path(facts) for name, facts in packages.items()}
+        return all([is_the_same(path, made.get(package_info(path)["name"])) for path in paths])
+
+
+def is_the_same(path: str, other: Optional[str]) -> bool:
+    """Say whether the package at PATH has the bytes of OTHER, or which members differ."""
+    name = os.path.basename(path)
+    if other is None:
+        print(f"{name}: the recipe does not make it")
+    elif file_digest(path) == file_digest(other):
+        print(f"{name}: equal")
+        return True
+    else:
+        one, two = members(path), members(other)
+        differ = sorted(member for member in {*one, *two} if one.get(member) != two.get(member))
+        print(f"{name}: these differ: {', '.join(differ) or 'how it is packed'}")
+    return False
+
+
+def members(path: str) -> Dict[str, Tuple]:
+    """What makes up each member of the package at PATH, by its name."""
+    with tarfile.open(path) as tar:
+        return {member.name: (member.type, member.mode, member.uid, member.gid, member.mtime,
+                              member.linkname, tar.extractfile(member).read() if member.isreg()
+                              else b"") for member in tar}
 
 
 # ---- what comes out is looked at -----------------------------------------------------------------
@@ -4062,6 +4106,29 @@ def cmd_build(options: argparse.Namespace) -> None:
         build_recipe(recipe, Work(options.arch))
 
 
+def cmd_rebuild(options: argparse.Namespace) -> None:
+    """Build packages again from the recipes, and compare: what somebody else built, or oneself."""
+    paths: Dict[str, List[str]] = {}
+    infos = {path: read_package(path) for path in options.package}
+    options.arch = options.hostarch = next(iter(infos.values()))["arch"]
+    tree, work = Tree(options.recipes, options), Work(options.arch)
+    for path, info in infos.items():
+        recipe = tree.recipes[tree.find(info["name"])]
+        if (info["arch"], info["version"]) != (recipe.arch, recipe.version):
+            raise Fail(f"{path}: {info['version']} for {info['arch']}, and {recipe.path} "
+                       f"makes {recipe.version} for {recipe.arch}")
+        paths.setdefault(recipe.name, []).append(path)
+    if not all([rebuild(tree.recipes[name], paths[name], work) for name in paths]):
+        raise Fail("not every package has the bytes that its recipe gives here")
+
+
+def read_package(path: str) -> Dict[str, Any]:
+    try:
+        return package_info(path)
+    except (tarfile.TarError, AttributeError, ValueError, EOFError):
+        raise Fail(f"{path}: not a package; name files that end in .lpkg") from None
+
+
 def cmd_input(options: argparse.Namespace) -> None:
     """Write the tar that goes into the recipe's build, for who runs it elsewhere or by hand."""
     recipe, work = load_recipe(options.recipe, options), Work(options.arch)
@@ -4426,6 +4493,7 @@ COMMANDS: Dict[str, Tuple[str, Tuple[str, ...], Callable[[argparse.Namespace], N
     "graph": ("draw what needs what, as DOT, or as SVG with -o FILE.svg", ("folder",), cmd_graph),
     "meta": ("print what lpkg pack needs to know, as JSON", ("recipe",), cmd_meta),
     "input": ("write the tar that goes into a recipe's build", ("recipe",), cmd_input),
+    "rebuild": ("build packages again, and say what differs", ("package...",), cmd_rebuild),
     "add-patch": ("name a patch in a recipe, and apply it", ("recipe", "file"), cmd_add_patch),
     "new": ("write a recipe to start from, for the source at a URL", ("name", "url"), cmd_new),
     "lint": ("say what is wrong or odd in recipes; all below recipes/", ("recipe*",), cmd_lint),
@@ -4483,6 +4551,9 @@ def add_options(command: argparse.ArgumentParser, verb: str) -> None:
         command.add_argument(
             "--service", action="append", default=[], metavar="NAME",
             help="stop unless these packages bring this init script (again for more)")
+    if verb == "rebuild":
+        command.add_argument("--recipes", default="recipes", metavar="DIR",
+                             help="the tree of their recipes (%(default)s)")
     if verb == "build":
         add_stage_options(command)
 

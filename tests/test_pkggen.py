@@ -1996,6 +1996,39 @@ def test_world_order_and_second_run(world):
     assert done.stderr == "build   c 1-0: up to date\n"
 
 
+def test_rebuild(world):
+    """Packages of other people's, or one's own, are built again aside and compared."""
+    world.recipe("a", packages={"a": None, "a-data": None})
+    world.recipe("b", ["a"], ["pwd >out/b/place"])
+    world.make()
+    before = {path: path.read_bytes() for path in world.out.rglob("*") if path.suffix != ".log"
+              and path.is_file()}
+
+    def rebuild(*names, status=1):
+        paths = [f"o/repo/x86_64/{name}-1-0.x86_64.lpkg" for name in names]
+        done = run_tool("pkggen", "rebuild", *paths, cwd=world.folder, env=world.env, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout, done.stderr
+
+    assert rebuild("a", "a-data", status=0)[0] == (
+        "a-1-0.x86_64.lpkg: equal\na-data-1-0.x86_64.lpkg: equal\n")
+    said, problem = rebuild("b", "a")
+    assert said == ("b-1-0.x86_64.lpkg: these differ: .lpkg/info.json, place\n"
+                    "a-1-0.x86_64.lpkg: equal\n")
+    assert problem.endswith("not every package has the bytes that its recipe gives here\n")
+    assert before == {path: path.read_bytes() for path in before}
+    world.recipe("a")
+    assert rebuild("a-data")[1] == "pkggen: recipes: no recipe makes the package a-data\n"
+    world.recipe("a", version="2")
+    assert rebuild("a")[1] == (
+        "pkggen: o/repo/x86_64/a-1-0.x86_64.lpkg: 1-0 for x86_64, and recipes/a/pkgen.yaml makes "
+        "2-0 for x86_64\n")
+    (world.out / "repo/x86_64/a-1-0.x86_64.lpkg").write_text("no tar\n")
+    assert rebuild("a")[1] == ("pkggen: o/repo/x86_64/a-1-0.x86_64.lpkg: not a package; name files "
+                               "that end in .lpkg\n")
+    assert world.temporary_files() == []
+
+
 def test_world_of_one_package(world):
     world.recipe("a", packages={"a": {"dependencies": ["d"]}})
     world.recipe("b", ["a"])
