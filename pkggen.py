@@ -1721,6 +1721,8 @@ exit $status
 """
 STOP_SECONDS = 10           # that a build has to end in once it is told to
 LOG_LIMIT = 1 << 26         # bytes of a build's log; what writes more has no end
+MAKE_FAILED = 2             # make's status where a command failed
+TAR_END = 10240 + 1024      # bytes of a tar's last record, and of .status
 OUTPUT_LIMIT = 1 << 34      # bytes of the tar that comes out, and of any file in a container
 
 
@@ -1851,29 +1853,56 @@ def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
 def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: float) -> None:
     """Run the build: TAR_IN to its stdin, its stdout to TAR_OUT, its stderr to the log.
 
-    USUAL is what the last build took, in seconds (0: not known). Raises Fail when the build fails.
+    USUAL is what the last build took, in seconds (0: not known). A RUN of the user's own may be a
+    cluster: where it was that which failed, and not the build, it is tried once more. Raises Fail
+    when the build fails.
     """
+    log = os.path.join(work.logs, recipe.record_name + ".log")
     image = work.builder()[0]
     if not image and "$IMAGE" in RUN:
         raise Fail(
             "there is no builder image; `make world` makes it, "
             "`world/engine world/builder` makes it alone")
     name = f"panux-{re.sub('[^A-Za-z0-9_.-]', '-', recipe.record_name)}-{os.getpid()}"
-    log = os.path.join(work.logs, recipe.record_name + ".log")
     environment = {**os.environ, "BUILD": name, "IMAGE": image}
-    command = f"ulimit -f {OUTPUT_LIMIT // 512}; exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
-    process = subprocess.Popen(
-        ["sh", "-c", command], stdin=tar_in, stdout=tar_out, stderr=subprocess.PIPE,
-        env=environment, start_new_session=True)
-    try:
-        with open(log, "wb", buffering=0) as file:
-            copy_log(process.stderr, file, recipe.name, usual)
-        status = process.wait()
-    finally:
-        stop_build(process, environment)
+    run = functools.partial(run_once, recipe.name, tar_in, tar_out, log, usual, environment)
+    status = run()
+    if "RUN" in os.environ and (
+            status != MAKE_FAILED if status else not is_whole(tar_out)):
+        say(f"build   {recipe.full_name}: RUN failed (status {status}), not the build; once more")
+        run_stop(environment)
+        tar_in.seek(0)
+        tar_out.seek(0)
+        tar_out.truncate()
+        status = run()
     if status:
         raise Fail(failure(recipe, log, status))
     tar_out.seek(0)
+
+
+def is_whole(tar_out: Any) -> bool:
+    """Whether the tar of a build has its last member, .status; srun ends with 0 without it, where
+    its node has died."""
+    tar_out.seek(-min(tar_out.seek(0, os.SEEK_END), TAR_END), os.SEEK_END)
+    return b"\0.status\0" in tar_out.read()
+
+
+def run_once(name: str, tar_in: Any, tar_out: Any, log: str, usual: float,
+             environment: Dict[str, str]) -> int:
+    """Run RUN for the recipe NAME, and give its status."""
+    command = f"ulimit -f {OUTPUT_LIMIT // 512}; exec {RUN} sh -c {shlex.quote(IN_CONTAINER)}"
+    process = None
+    try:
+        with uninterrupted():
+            process = subprocess.Popen(
+                ["sh", "-c", command], stdin=tar_in, stdout=tar_out, stderr=subprocess.PIPE,
+                env=environment, start_new_session=True)
+        with open(log, "wb", buffering=0) as file:
+            copy_log(process.stderr, file, name, usual)
+        return process.wait()
+    finally:
+        if process:
+            stop_build(process, environment)
 
 
 def copy_log(pipe: Any, file: Any, name: str, usual: float) -> None:
@@ -1908,13 +1937,17 @@ def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
         drain = (process.stderr, open(os.devnull, "wb"))
         threading.Thread(target=shutil.copyfileobj, args=drain, daemon=True).start()
     while process.poll() is None:
-        subprocess.run(
-            ["sh", "-c", RUN_STOP], env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run_stop(environment)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
         if time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def run_stop(environment: Dict[str, str]) -> None:
+    subprocess.run(
+        ["sh", "-c", RUN_STOP], env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def failure(recipe: Recipe, log: str, status: int) -> str:
@@ -4585,15 +4618,33 @@ def definition(text: str) -> Tuple[str, str]:
     return key, value
 
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """An interrupt waits until what is done here is done: a process that runs must be known."""
+    waiting: List[int] = []
+    former = {caught: signal.signal(caught, lambda number, frame: waiting.append(number))
+              for caught in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for caught, handler in former.items():
+            signal.signal(caught, handler)
+    if waiting:
+        interrupt(waiting[0], None)
+
+
 def interrupt(number: int, frame: Any) -> None:
-    for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for caught in INTERRUPTS:
         signal.signal(caught, signal.SIG_IGN)  # once: what was begun is being undone
     raise Interrupted(number)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     options = parse_arguments(argv)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in INTERRUPTS:
         signal.signal(number, interrupt)
     try:
         options.data = dict(getattr(options, "define", []))

@@ -2480,6 +2480,45 @@ def test_a_run_that_does_not_work(world, run, message):
     assert world.temporary_files() == []
 
 
+def test_a_run_that_fails_once_costs_one_more(world):
+    """As when a node of a cluster dies: srun then ends with 0, and nothing came out. A build that
+    fails is not run twice."""
+    world.recipe("a")
+    world.recipe("b", ["a"], script=["false"])
+    world.env["RUN"] = (f"sh -c 'if mkdir {world.folder}/failed; then cat >/dev/null; exit; fi; "
+                        f"exec {world.env['RUN']} \"$@\"' --")
+    said, built = world.make(status=2)
+    assert "build   a 1-0: RUN failed (status 0), not the build; once more\n" in said
+    assert built == ["a", "b"] and said.count("once more") == 1
+
+
+# Python that is pkggen, and gets a signal as soon as a build has been started.
+INTERRUPTED = """
+import os, signal, subprocess, sys
+sys.path.insert(0, {root!r})
+import pkggen
+
+class Popen(subprocess.Popen):
+    def __init__(self, command, **options):
+        super().__init__(command, **options)
+        if "exec " in command[-1]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+sys.exit(pkggen.main(["build", "recipes/a"]))
+"""
+
+
+def test_an_interrupt_while_a_build_is_started(world):
+    """What was started is known, and stopped."""
+    world.recipe("a", script=["sleep 1000"])
+    command = [sys.executable, "-c", INTERRUPTED.format(root=str(ROOT))]
+    done = subprocess.run(command, cwd=world.folder, env=world.env, stderr=subprocess.PIPE,
+                          timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert (world.places / "stopped").read_text().startswith("panux-a-")
+
+
 def test_a_cut_output_is_no_build(world):
     """The stream ends before .status, though RUN says that all went well."""
     world.recipe("a")

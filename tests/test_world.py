@@ -1400,6 +1400,33 @@ def test_every_recipe_builds_the_same_bytes_twice(name):
     assert done.returncode == 0, done.stdout
 
 
+# How a build goes through Slurm; docs/farm.md.
+SRUN = ("srun -Q -n1 -J $BUILD docker run --rm -i --network none --name $BUILD $IMAGE",
+        "scancel -Q -n $BUILD; docker rm -f $BUILD")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("nodes", ["live", "die"])
+def test_a_cluster_builds_ten_packages(tree, nodes):
+    """Also where a node dies, with what runs on it."""
+    for number in range(10):
+        tree.recipe(f"p{number}", ["sleep 3", f"gcc --version >out/p{number}/file"])
+    run_tool("pkggen", "world-mk", tree.recipes, "-o", tree.folder / "world.mk",
+             env=tree.environment())
+    kill = "kill -9 $(cat $CLUSTER/one.pid) $(pgrep -f '[s]lurmstepd: ')"
+    command = (f"(sleep 8; [ {nodes} = live ] || {kill}) & make -k -j4 -f world.mk all; "
+               "status=$?; cp $CLUSTER/slurmctld.log log; exit $status")
+    status, text = output_of(
+        ROOT / "tests/slurm.sh", "sh", "-c", command, cwd=tree.folder,
+        env={**tree.environment(), "RUN": SRUN[0], "RUN_STOP": SRUN[1]})
+    assert status == 0, text
+    assert built(text) == {f"p{number}" for number in range(10)}
+    log = (tree.folder / "log").read_text()
+    assert "NodeList=one" in log and "NodeList=two" in log
+    assert text.count("once more") == (nodes == "die")
+    assert not [name for name in containers() if name.startswith("panux-p")]
+
+
 # ---- world/packages ------------------------------------------------------------------------------
 
 def test_an_unread_recipe_is_said_and_starts_no_engine(tree, author):
