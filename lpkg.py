@@ -6,10 +6,11 @@
     lpkg.py pack --meta zlib.json -o build/repo/x86_64 < out.tar
 
 In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var/lib/lpkg,
-installed/NAME (a package and its files), scripts, world (what was asked for), alternatives,
-history, index (what the repositories offer), serials (what was seen of each index), lock and, while
-something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
-repository's side it writes *.lpkg, index.json, index.json.minisig and, of a template, index.html.
+installed/NAME (the record of a package and its files), origins, scripts, world (what was asked
+for), alternatives, history, index (what the repositories offer), serials (what was seen of each
+index), lock and, while something is being changed, staged, journal and queue; in var/cache/lpkg
+packages. On the repository's side it writes *.lpkg, index.json, index.json.minisig and, of a
+template, index.html.
 
 What to read first: solve, which chooses packages; load_index, the rules of trust; Root.folder, the
 walk that follows no symlink; run_transaction, the steps of a change, and carry_out, a line of its
@@ -45,6 +46,7 @@ VERSION = "0.1"
 STATE = "var/lib/lpkg"
 INSTALLED = STATE + "/installed"
 WORLD = STATE + "/world"
+ORIGINS = STATE + "/origins"        # which repository each package came from, and its SHA-256
 PREFERENCES = STATE + "/alternatives"   # which package the user wants to have a path, of several
 SCRIPTS = STATE + "/scripts"        # PACKAGE.SCRIPT
 QUEUE = STATE + "/queue"            # scripts that are still to be run
@@ -63,7 +65,7 @@ REMOVING = STATE + "/removing"      # the record of a package, in place of a jou
 CACHE = "var/cache/lpkg"            # packages that were fetched, where this folder is
 KEYS = "etc/lpkg/keys"
 REPOS = "etc/lpkg/repos"
-INFO_PATH = ".lpkg/info.json"
+RECORD = ".lpkg/record"             # in an archive: what is installed/NAME in a root
 
 PIECE = 1 << 18                     # bytes that are read, inflated or hashed at a time
 WORTH_A_THREAD = 1 << 20            # bytes of packages from which a second thread is of use
@@ -73,7 +75,7 @@ OFFER_LIMIT = 256 << 10             # characters of a package in it
 OFFER_LENGTH = 4 << 10              # of nearly all
 LINES_LIMIT = 500_000               # names that an index has or provides, each with its package
 SMALL_LIMIT = 64 << 10              # bytes of a key, a signature, a list of repositories
-INFO_LIMIT = 32 << 20               # bytes of an info.json: some 100,000 files
+INFO_LIMIT = 32 << 20               # bytes of a record: some 200,000 files
 NETWORK_TIMEOUT = 30                # seconds without a byte
 REQUEST_SECONDS = 120               # that a whole request may take, and, of its body,
 SLOWEST = 1000                      # a second more for so many bytes
@@ -562,13 +564,13 @@ def check_fields(record: object, fields: dict, what: str) -> None:
             raise Fail(f"{what}: {key} is not valid: {str(record[key])[:60]!r}")
 
 
-def check_info(info: dict, what: str) -> None:
-    """Fail unless INFO is a package's info.json that can be taken at its word: each path is there
-    once, in order, after the folder that it lies in; conffiles are files of the package."""
-    check_fields(info, {**INFO_FIELDS, "files": is_list(lambda value: True)}, what)
+def check_info(info: dict, files: list, what: str) -> None:
+    """Fail unless INFO and FILES are a package's that can be taken at their word: each path is
+    there once, in order, after the folder that it lies in; conffiles are files of the package."""
+    check_fields(info, INFO_FIELDS, what)
     kinds = {"": "dir"}
     last = ""
-    for entry in info["files"]:
+    for entry in files:
         check_fields(entry, ENTRY_FIELDS, what)
         path, kind = entry["path"], sys.intern(entry["type"])
         entry["type"], entry["mode"] = kind, sys.intern(entry["mode"])      # each is kept once
@@ -622,26 +624,27 @@ def offered(info: dict, files: list) -> dict:
 class Package:
     """A package: installed, offered by a repository, or in a local file. What is said of it, and
     its files, are read when they are asked for."""
-    __slots__ = ("name", "version", "told", "listing", "origin", "size", "sha256", "open", "parsed",
-                 "key")
+    __slots__ = ("name", "version", "told", "listing", "origin", "size", "sha256", "repository",
+                 "open", "parsed", "key")
 
     def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = "",
                  told: "tuple | None" = None, listing: bytes = b""):
         self.name = info["name"]
         self.version = info["version"]
         self.told = told or info        # its info or, yet to be read, the line of that and whose
-        self.listing = info.get("files", listing)       # its files' entries or, so too, lines
+        self.listing = listing          # its files' lines or, once they are read, entries
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
-        self.sha256 = sha256
+        self.sha256 = sha256            # of the .lpkg; "" where that isn't known
+        self.repository = None          # the name of the one that it was installed from
         self.open = None                # opens the file of its bytes, once it is fetched
         self.parsed = {}
         self.key = None
 
     @property
     def info(self) -> dict:
-        """What is said of it: the offer of an index (OFFER_FIELDS) or, once that is read, its
-        record: the info.json (INFO_FIELDS) and where it came from."""
+        """What is said of it: in an index (OFFER_FIELDS) or, once that is read, its record
+        (INFO_FIELDS)."""
         if isinstance(self.told, tuple):
             self.told = read_package_line(*self.told)
         return self.told
@@ -692,9 +695,7 @@ class Package:
 
     def source(self) -> "str | None":
         """The name of the repository that offers it, or that it was installed from."""
-        if self.origin is None:
-            return self.info.get("repository")
-        return self.origin.name if isinstance(self.origin, Repository) else None
+        return self.origin.name if isinstance(self.origin, Repository) else self.repository
 
     def replaces(self, other: "Package") -> bool:
         """Whether this package takes the place of OTHER, whose own name it must say."""
@@ -716,14 +717,15 @@ class Package:
 # What lpkg keeps for itself is lines whose columns tabs separate: a person can read them, `cut` and
 # `grep` take them apart. A package is a line: NAME, VERSION, SUMMARY and, in JSON, all else that is
 # said of it, but for empty texts and lists. The cached index of a repository is such lines, sorted;
-# the record of what is installed is one, and then a line for each file: PATH, type, mode, uid, gid
-# and, of a file, size and SHA-256 or, of a symlink, its target. No path has a tab or a newline.
+# the record of a package is one, and then a line for each file: PATH, type, mode, uid, gid and, of
+# a file, size and SHA-256 or, of a symlink, its target. No path has a tab or a newline. `pack`
+# writes it, as the first member of the archive; a root has it as it is, in installed/NAME.
 
 def package_line(info: dict) -> bytes:
     """The line of a package of which INFO is said."""
     name, version, summary = info["name"], info["version"], printable(info["summary"])
-    shown = {"name": name, "version": version, "summary": summary, "files": info.get("files")}
-    said = {key: value for key, value in info.items()
+    shown = {"name": name, "version": version, "summary": summary}
+    said = {key: value for key, value in sorted(info.items())
             if value not in ("", []) and (key not in shown or value != shown[key])}
     return f"{name}\t{version}\t{summary}\t{json_text(said)}\n".encode()
 
@@ -757,9 +759,10 @@ def entry_line(entry: dict) -> str:
 def read_entry(line: str) -> dict:
     """The file that a line of the database describes."""
     path, kind, mode, uid, gid, *rest = line.split("\t")
-    entry = {"path": path, "type": kind, "mode": mode, "uid": int(uid), "gid": int(gid)}
+    number = JsonReader.parse_int
+    entry = {"path": path, "type": kind, "mode": mode, "uid": number(uid), "gid": number(gid)}
     if kind == "file":
-        entry["size"] = int(rest[0])
+        entry["size"] = number(rest[0])
         entry["sha256"] = rest[1]
     elif kind == "link":
         entry["target"] = rest[0]
@@ -773,7 +776,7 @@ def read_entries(data: bytes, what: str) -> list:
     try:
         return [read_entry(line) for line in data.decode().split("\n")[:-1]]
     except (ValueError, IndexError):
-        raise Fail(f"{what}: its list of files is damaged; restore {INSTALLED}") from None
+        raise Fail(f"{what}: its list of files is damaged; restore it or remove it") from None
 
 
 def empty_values(fields: dict) -> dict:
@@ -793,13 +796,24 @@ def record_text(info: dict, files: list) -> bytes:
 
 
 def read_record(data: bytes, what: str) -> Package:
-    """The installed package that has the record DATA, whose whole is read when it is asked for."""
+    """The package that has the record DATA, whose whole is read when it is asked for."""
     line, newline, listing = data.partition(b"\n")
-    name, version, *rest = line.decode(errors="replace").split("\t", 3)
-    if not newline or len(rest) != 2 or not is_name(name) or not is_version(version):
+    words = line.decode(errors="replace").split("\t", 3)
+    if not newline or len(words) != 4 or not is_name(words[0]) or not is_version(words[1]):
         raise Fail(f"{what}: damaged; restore it or remove it")
-    head = {"name": name, "version": version}
+    head = {"name": words[0], "version": words[1]}
     return Package(head, None, told=(line, INFO_FIELDS, what), listing=listing)
+
+
+def check_record(package: Package, data: bytes, what: str) -> None:
+    """Fail unless PACKAGE can be taken at its word, and DATA is how its record is spelled."""
+    check_info(package.info, package.files(), what)
+    try:
+        is_spelled_so = record_text(package.info, package.files()) == data
+    except (ValueError, RecursionError):
+        is_spelled_so = False
+    if not is_spelled_so:
+        raise Fail(f"{what}: {RECORD} is not as lpkg writes it; pack it anew")
 
 
 # ---- the index, as lines -----------------------------------------------------------------------
@@ -1002,7 +1016,7 @@ class Universe:
     def home(self, name: str) -> list:
         """The repositories that may answer for NAME, the first first."""
         package = self.installed.get(name)
-        wanted = package.info.get("repository") if package else None
+        wanted = package.repository if package else None
         return ([one for one in self.repositories if wanted in (one.name, one.url)]
                 or self.repositories)
 
@@ -1031,7 +1045,7 @@ class Universe:
         rebuilt."""
         there = self.installed.get(package.name)
         return (there is not None and there.version == package.version
-                and there.info.get("package_sha256", package.sha256) == package.sha256)
+                and there.sha256 in ("", package.sha256))
 
     def at_hand(self, package: Package) -> Package:
         """What is installed, if it is this PACKAGE and came from its repository; else PACKAGE."""
@@ -1622,8 +1636,8 @@ class NewFiles:
 
 # ---- the archive -------------------------------------------------------------------------------
 #
-# A package is a gzip'd tar whose every byte follows from its manifest: info.json comes first, and
-# each header after it is what tar_header makes of the manifest's next entry. Who reads a package
+# A package is a gzip'd tar whose every byte follows from its record, which comes first: each header
+# after it is what tar_header makes of the manifest's next entry. Who reads a package
 # makes the header that has to come and compares; there is nothing to interpret. A device, a second
 # member of one name, a mode that the manifest doesn't know, an extension of GNU's or PAX's: all are
 # simply other bytes than the ones expected.
@@ -1682,9 +1696,9 @@ def header_size(entry: dict) -> int:
     return BLOCK if is_plain else len(tar_header(entry))
 
 
-def info_header(size: int) -> bytes:
-    """The header of an info.json of SIZE bytes."""
-    return ustar_block(INFO_PATH.encode(), b"0", 0o644, (0, 0), size)
+def record_entry(size: int) -> dict:
+    """The entry of a record of SIZE bytes in its archive."""
+    return {"path": RECORD, "type": "file", "mode": "0644", "uid": 0, "gid": 0, "size": size}
 
 
 def file_entry(path: str, data: bytes) -> dict:
@@ -1713,16 +1727,6 @@ def script_entry(script: dict) -> dict:
     """The entry of a package's SCRIPT in its archive."""
     return {"path": f".lpkg/scripts/{script['name']}", "type": "file", "mode": "0755", "uid": 0,
             "gid": 0, "size": script["size"], "sha256": script["sha256"]}
-
-
-def info_text(info: dict) -> bytes:
-    """INFO as JSON that a person can read: a key a line, a file a line."""
-    import json
-    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
-             for key, value in info.items() if key != "files"]
-    files = ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in info["files"])
-    lines.append('  "files": [' + (f"\n{files}\n  ]" if files else "]"))
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 # ---- reading a package -------------------------------------------------------------------------
@@ -1815,23 +1819,25 @@ class Archive:
     def expect(self, data: bytes, path: str) -> None:
         """Fail unless DATA comes next."""
         if self.read(len(data)) != data:
-            raise Fail(f"{self.what}: the archive is not what its info.json says at {path}")
+            raise Fail(f"{self.what}: the archive is not what its record says at {path}")
 
     def begin(self) -> bytes:
-        """The bytes of info.json; what comes next is the first entry's header."""
+        """The bytes of the record; what comes next is the first entry's header."""
         header = self.read(BLOCK)
-        size = header[124:135]
-        if not size.isdigit() or header != info_header(int(size, 8)) or int(size, 8) > INFO_LIMIT:
-            raise Fail(f"{self.what}: no package: it doesn't begin with a {INFO_PATH} of ours")
-        data = self.read(int(size, 8))
-        self.expect(padding(len(data)), INFO_PATH)
+        digits = header[124:135]
+        size = int(digits, 8) if digits.isdigit() else 0
+        if header != tar_header(record_entry(size)) or size > INFO_LIMIT:
+            raise Fail(f"{self.what}: no package: it doesn't begin with a {RECORD} of ours")
+        data = self.read(size)
+        self.expect(padding(size), RECORD)
         return data
 
-    def info(self) -> dict:
-        """The info.json, checked."""
-        info = parse_json(self.begin(), f"{self.what}: {INFO_PATH}")
-        check_info(info, self.what)
-        return info
+    def package(self) -> Package:
+        """The package that the record describes, checked."""
+        data = self.begin()
+        package = read_record(data, self.what)
+        check_record(package, data, self.what)
+        return package
 
     def content(self, size: int) -> object:
         """The SIZE bytes of a file, in pieces."""
@@ -1855,7 +1861,7 @@ class Archive:
             yield piece
         self.expect(padding(entry["size"]), entry["path"])
         if digest.hexdigest() != entry["sha256"]:
-            raise Fail(f"{self.what}: {entry['path']} has another content than info.json says")
+            raise Fail(f"{self.what}: {entry['path']} has another content than its record says")
 
     def finish(self) -> None:
         """Fail unless this is the end of the tar, and of the archive."""
@@ -1865,14 +1871,16 @@ class Archive:
 
 
 def unpack(package: Package, content: object = None) -> object:
-    """(entry, content in pieces) of each script of the fetched PACKAGE, then of each file; the
-    content must be read to its end. CONTENT is its bytes, inflated, if that is done already."""
+    """(entry, content in pieces) of the record of the fetched PACKAGE, of each script, then of each
+    file; the content must be read to its end. CONTENT is its bytes, inflated, if that is done
+    already."""
     if content is None:
         with package.open() as file:
             yield from unpack(package, inflated(file, str(package)))
         return
     archive = Archive(content, str(package))
-    archive.begin()
+    record = archive.begin()
+    yield record_entry(len(record)), (record,)
     is_vouched = isinstance(package.origin, Repository)
     for entry in [*map(script_entry, package.info["scripts"]), *package.files()]:
         is_file = entry["type"] == "file"
@@ -1914,13 +1922,13 @@ def read_through(package: Package) -> None:
 
 
 def read_local(path: str, known: "set | None" = None) -> Package:
-    """The package in the file PATH. Its archive is read beyond info.json only where there are KNOWN
-    SHA-256s, and its own isn't among them."""
+    """The package in the file PATH. Its archive is read beyond the record only where there are
+    KNOWN SHA-256s, and its own isn't among them."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        info = Archive(inflated(file, path), path).info()
+        package = Archive(inflated(file, path), path).package()
         file.seek(0)
-        package = Package(info, path, size, sha256_of(pieces(file)))
+        package.origin, package.size, package.sha256 = path, size, sha256_of(pieces(file))
         if known is not None and package.sha256 not in known:
             package.open = lambda: open_file(path)
             read_through(package)
@@ -2208,7 +2216,18 @@ def load_installed(root: Root) -> dict:
     for name in filter(is_name, root.names(INSTALLED)):
         path = f"{INSTALLED}/{name}"
         installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
+    for line in root.read(ORIGINS, INFO_LIMIT).decode(errors="replace").splitlines():
+        name, sha256, *repository = line.split("\t")[:3]
+        if name in installed:
+            installed[name].sha256 = sha256
+            installed[name].repository = "".join(repository) or None
     return installed
+
+
+def origins_text(packages: list) -> bytes:
+    """The file that says where PACKAGES came from."""
+    return lines_text(f"{package.name}\t{package.sha256}\t{package.source() or ''}"
+                      for package in sorted(packages, key=lambda package: package.name))
 
 
 def load_world(root: Root) -> dict:
@@ -2967,7 +2986,7 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 # plan      which packages come and go (above)
 # fetch     their bytes, into the cache or, where there is none, to FETCHED for now; size and
 #           SHA-256 must be those of the signed index. The source is not read again.
-# verify    each info.json against the index; then, path by path, what is in the root against what
+# verify    each record against the index; then, path by path, what is in the root against what
 #           the packages bring: conflicts, strays, clashes of type, symlinks on the way,
 #           conffiles, space. Nothing has been changed so far.
 # stage     `staged` is written: the list of all temporaries and new directories, as a journal
@@ -3289,20 +3308,18 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def read_manifest(package: Package) -> None:
-    """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
+    """Let the record of a fetched PACKAGE replace the index's entry, if the two agree."""
     with package.open() as file:
-        info = Archive(inflated(file, str(package)), str(package)).info()
-    record = dict(info, package_sha256=package.sha256)
+        record = Archive(inflated(file, str(package)), str(package)).package()
     if isinstance(package.origin, Repository):
-        said = offered(info, info["files"])
+        said = offered(record.info, record.files())
         offer = dict(package.info, arch=package.origin.arch)
         for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
                     "services", "setuid", "scripts", "owners", "alternatives"):
             if said[key] != offer[key]:
                 raise Fail(f"{package}: {key} is {repr(said[key])[:60]} in the package, "
                            f"{repr(offer[key])[:60]} in the index; refused")
-        record["repository"] = package.origin.name
-    package.told, package.listing = record, info["files"]
+    package.told, package.listing = record.told, record.listing
 
 
 # -- verify
@@ -3399,17 +3416,15 @@ def plan_texts(tx: Transaction) -> None:
     tx.texts.update(database_texts(tx.plan, load_queue(tx.root), can_run(tx)))
     if tx.preferences != load_preferences(tx.root):
         tx.texts[PREFERENCES] = preferences_text(tx.preferences)
-    for path in [*tx.texts, *script_paths(tx.plan.new)]:
+    for path in [*tx.texts, *archived_texts(tx.plan.new)]:
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
 
 
 def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
-    """PATH -> bytes of what the database has after PLAN, where this QUEUE was before; READY:
-    scripts can run before the change."""
-    texts = {f"{INSTALLED}/{package.name}": record_text(package.info, package.files())
-             for package in plan.new}
-    texts[WORLD] = world_text(plan.world)
+    """PATH -> bytes of what the database has after PLAN, but for what the packages bring of it,
+    where this QUEUE was before; READY: scripts can run before the change."""
+    texts = {WORLD: world_text(plan.world), ORIGINS: origins_text(plan.stay + plan.new)}
     later = queue_after(plan, queue, ready)
     if later != queue:
         texts[QUEUE] = queue_text(later)
@@ -3664,6 +3679,8 @@ def stage_packages(tx: Transaction) -> None:
 def final_path(package: Package, entry: dict) -> str:
     """Where an entry of PACKAGE's archive goes."""
     path = entry["path"]
+    if path == RECORD:
+        return f"{INSTALLED}/{package.name}"
     if path.startswith(".lpkg/"):
         return script_path(package.name, path.rpartition("/")[2])
     return path
@@ -3738,10 +3755,10 @@ def script_path(name: str, script: str) -> str:
     return f"{SCRIPTS}/{name}.{script}"
 
 
-def script_paths(packages: list) -> list:
-    """Where all scripts of PACKAGES are."""
-    return [script_path(package.name, script["name"])
-            for package in packages for script in package.info["scripts"]]
+def archived_texts(packages: list) -> list:
+    """The paths of what the archives of PACKAGES bring of the database: records and scripts."""
+    return [final_path(package, entry) for package in packages for entry in
+            [record_entry(0), *map(script_entry, package.info["scripts"])]]
 
 
 def scripts_before(plan: Plan) -> list:
@@ -4455,7 +4472,7 @@ def history_text(before: bytes, plan: Plan, world: dict, title: str) -> bytes:
 
 def stamp(package: Package) -> tuple:
     """(version, SHA-256) of PACKAGE."""
-    return package.version, package.sha256 or package.info.get("package_sha256", "-")
+    return package.version, package.sha256 or "-"
 
 
 def load_history(root: Root) -> list:
@@ -4615,7 +4632,7 @@ def plan_repair(state: State, names: list) -> Plan:
     """The plan that replaces the packages NAMES by themselves."""
     universe = state.universe()
     again = {package.name: find_old(state, universe, package.name, package.version,
-                                    package.info.get("package_sha256", ""))
+                                    package.sha256)
              for package in state.packages(names)}
     return settle(state.installed, {**state.installed, **again}, state.world, repair=True)
 
@@ -4892,8 +4909,8 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     texts.update(database_texts(plan, [], False))      # all scripts wait for its first boot
     texts = {path: data for path, data in sorted(texts.items())
              if not (no_database and path.startswith(STATE + "/"))}
-    scripts = [] if no_database else script_paths(plan.new)
-    for _, entry in sorted(tar_folders(claims, [*texts, *scripts]).items()):
+    archived = [] if no_database else archived_texts(plan.new)
+    for _, entry in sorted(tar_folders(claims, [*texts, *archived]).items()):
         yield tar_header(entry)
     meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
     for package, members in unpack_all(plan.new):
@@ -4936,8 +4953,9 @@ def print_all(options: "Options", objects: list, line: object) -> None:
 
 
 def summary(package: Package) -> dict:
-    """What is known of PACKAGE, without its files."""
-    return {key: value for key, value in package.info.items() if key != "files"}
+    """What is known of PACKAGE: of an installed one, also where it came from."""
+    origin = {"repository": package.repository, "package_sha256": package.sha256}
+    return dict(package.info, **origin) if package.repository else package.info
 
 
 def cmd_list(options: "Options", state: State) -> int:
@@ -5316,9 +5334,9 @@ def take_alternatives(tar: object, tree: dict) -> list:
     return found
 
 
-def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> dict:
-    """The info.json of package NAME, checked as the one who installs it will; SCRIPTS are its
-    scripts' bytes, and FOUND the alternatives and relations that its files show."""
+def make_info(meta: dict, name: str, files: list, scripts: dict, found: dict) -> dict:
+    """What is said of package NAME, checked with its FILES as the one who installs it will; SCRIPTS
+    are its scripts' bytes, and FOUND the alternatives and relations that its files show."""
     import hashlib
     part = meta["packages"][name]
     info = dict(EMPTY_INFO)
@@ -5330,12 +5348,11 @@ def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> 
     for key, values in found.items():
         if isinstance(info[key], list):
             info[key] = info[key] + [value for value in values if value not in info[key]]
-    files = [tree[path].entry for path in sorted(tree)]
-    info.update(size=sum(entry.get("size", 0) for entry in files), files=files)
+    info["size"] = sum(entry.get("size", 0) for entry in files)
     info["scripts"] = [
         {"name": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for key, data in scripts.items()]
-    check_info(info, name)
+    check_info(info, files, name)
     return info
 
 
@@ -5409,14 +5426,14 @@ def elf_links(file: object) -> tuple:
             [name for tag, name in named if tag == 1 and name])
 
 
-def package_pieces(tar: object, tree: dict, info: dict, scripts: dict) -> object:
+def package_pieces(tar: object, tree: dict, info: dict, files: list, scripts: dict) -> object:
     """The tar of a package, in pieces."""
-    text = info_text(info)
-    yield info_header(len(text)) + text + padding(len(text))
+    text = record_text(info, files)
+    yield tar_header(record_entry(len(text))) + text + padding(len(text))
     for script in info["scripts"]:
         data = scripts[script["name"]]
         yield tar_header(script_entry(script)) + data + padding(len(data))
-    for entry in info["files"]:
+    for entry in files:
         yield tar_header(entry)
         if entry["type"] == "file":
             yield from pieces(tar.extractfile(tree[entry["path"]].source))
@@ -5463,11 +5480,12 @@ def cmd_pack(options: "Options") -> int:
             apply_owners(tree, part.get("owners", {}), name)
             hash_files(tar, tree)
             found = find_relations(tar, tree, alternatives)
-            info = make_info(meta, name, tree, scripts, found)
+            files = [tree[path].entry for path in sorted(tree)]
+            info = make_info(meta, name, files, scripts, found)
             file_name = f"{name}-{info['version']}.{info['arch']}.lpkg"
             file = new.create(os.path.join(folder, file_name))
             meter = Meter(f"packing {name}", info["size"])
-            content = gzip_pieces(meter.count(package_pieces(tar, tree, info, scripts)))
+            content = gzip_pieces(meter.count(package_pieces(tar, tree, info, files, scripts)))
             sha256 = sha256_of(tee(content, file))
             lines.append(f"{name} {file_name} {file.tell()} {sha256}")
         progress("")
@@ -5866,11 +5884,11 @@ def read_sample(entry: dict, body: bytes) -> None:
     """Read a package whose manifest has ENTRY, and whose archive has BODY, as `index` does."""
     import io
     info = dict(EMPTY_INFO)
-    info.update(name="sample", version="1-0", arch="any", size=0, files=[entry])
-    text = info_text(info)
-    data = b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))
-    info = Archive(inflated(io.BytesIO(data), "it"), "it").info()
-    package = Package(info, "it")
+    info.update(name="sample", version="1-0", arch="any", size=0)
+    text = record_text(info, [entry])
+    head = tar_header(record_entry(len(text)))
+    data = b"".join(gzip_pieces([head, text, padding(len(text)), body, TAR_END]))
+    package = Archive(inflated(io.BytesIO(data), "it"), "it").package()
     package.open = lambda: io.BytesIO(data)
     read_through(package)
 
