@@ -2717,7 +2717,7 @@ def check_journal(data: bytes, what: str) -> None:
     called as nothing else is."""
     for words in journal_lines(data):
         paths = words[1:2] if words[0] == "dir" else words[1:]
-        folders = {path.rpartition("/")[0] for path in paths}
+        folders = {path.rpartition("/")[0] for path in paths[words[0] == "copy":]}
         strange = (words[0] == "rmtree" and not words[-1].rpartition("/")[2].startswith(".lpkg.")
                    or words[0] == "dir" and read_ownership(words[-1]) is None)
         if (len(words) != JOURNAL_VERBS.get(words[0]) or strange
@@ -2726,7 +2726,8 @@ def check_journal(data: bytes, what: str) -> None:
             raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
 
 
-JOURNAL_VERBS = {"mv": 3, "aside": 4, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
+JOURNAL_VERBS = {"mv": 3, "aside": 4, "copy": 4, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2,
+                 "mount": 2}
 
 
 def ownership(entry: dict) -> str:
@@ -3018,7 +3019,7 @@ class Transaction:
         self.owners = {}                # conffile -> its mode and owner, where they were changed
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
                                         # the reverse
-        self.previous = set()           # files on FAT that stay as NAME.old
+        self.previous = {}              # files on FAT that stay as NAME.old -> what makes room
         self.links = {}                 # path -> entry of an alternative's symlink that changes
         self.removals = []              # journal lines
         self.mounts = []                # other file systems that the journal needs
@@ -3061,6 +3062,12 @@ class Transaction:
             return f"{self.folders[parent]}/{name}"
         number = self.temporaries.get(final)
         return None if number is None else f"{parent}{slash}.lpkg.{self.token}.{number}"
+
+    def written(self, final: str) -> str:
+        """Where what will be FINAL is written before the commit: for what would not fit there yet,
+        that is among lpkg's own files."""
+        staged = self.staged(final)
+        return f"{STATE}/{os.path.basename(staged)}" if final in self.previous else staged
 
 
 def run_transaction(tx: Transaction) -> None:
@@ -3568,8 +3575,15 @@ def check_fat(tx: Transaction) -> None:
                    if line[0] != "rm" or line[1].lower() not in names]
     tx.removals = [["rm", path + ".old"] for verb, path, *_ in tx.removals
                    if verb == "rm" and path.startswith(tops)] + tx.removals
-    tx.previous = {path for path in tx.temporaries
+    tx.previous = {path: dropped(tx.root, path) for path in tx.temporaries
                    if path.startswith(tops) and is_upgraded(tx, path)}
+
+
+def dropped(root: Root, path: str) -> str:
+    """What makes room for the PATH that comes: what the upgrade before this one left of it, as
+    /boot has room for two kernels; or, where that is the one that runs, PATH, which didn't boot."""
+    older = path + ".old"
+    return path if runs_by(root, older) and root.lstat(older) else older
 
 
 def is_upgraded(tx: Transaction, path: str) -> bool:
@@ -3583,16 +3597,20 @@ def is_upgraded(tx: Transaction, path: str) -> bool:
 def check_room(tx: Transaction) -> None:
     """Fail unless each file system has the room for what is staged on it."""
     sizes = {}                          # folder -> bytes, and files, of what comes into it
-    for path in tx.previous:
-        there = tx.root.lstat(path + ".old")
+
+    def count(path: str, size: int, files: int) -> None:
         parent = path.rpartition("/")[0]
-        sizes[parent] = (sizes.get(parent, (0, 0))[0] - (there.st_size if there else 0), 0)
+        before = sizes.get(parent, (0, 0))
+        sizes[parent] = (before[0] + size, before[1] + files)
+
+    for path, drop in tx.previous.items():
+        there = tx.root.lstat(drop)
+        count(path, -there.st_size if there else 0, 0)
+        count(tx.written(path), tx.claims[path][1]["size"], 1)
     for package in tx.plan.new:
         for entry in package.files():
-            parent = entry["path"].rpartition("/")[0]
-            size, files = sizes.get(parent, (0, 0))
-            sizes[parent] = (size - entry.get("size", 1) // -4096 * 4096,
-                             files + (entry["type"] != "dir" or entry["path"] in tx.folders))
+            count(entry["path"], -(entry.get("size", 1) // -4096 * 4096),
+                  entry["type"] != "dir" or entry["path"] in tx.folders)
     needed = {}                         # device -> (bytes, files, a folder on it)
     for folder, more in sizes.items():
         while folder in tx.folders:
@@ -3619,12 +3637,10 @@ def check_space(file_system: object, size: int, what: str, files: int = 0) -> No
 def stage(tx: Transaction) -> None:
     """Write all that is new under its temporary name, and the two journals."""
     mounts = [["mount", path] for path in tx.mounts]
-    undo = [["rmtree" if final in tx.folders else "rm", tx.staged(final)]
+    undo = [["rmtree" if final in tx.folders else "rm", tx.written(final)]
             for final in tx.temporaries]
     tx.root.replace(STAGED, [journal_text(mounts + undo)])
     del undo
-    for path in tx.previous:
-        drop_older(tx.root, path)
     for path, staged in tx.folders.items():
         stage_folder(tx, path, staged)
     stage_packages(tx)
@@ -3635,22 +3651,14 @@ def stage(tx: Transaction) -> None:
         write_text(tx.root, tx.staged(final), data)
     asides = {final: tx.staged(final) + ".old" for final in sorted(tx.swaps)}
     asides.update((final, final + ".old") for final in sorted(tx.previous))
+    copies = [["copy", tx.written(path), tx.staged(path), drop]
+              for path, drop in sorted(tx.previous.items())]
     lines = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in asides]
     for final, aside in asides.items():     # last: /bin becomes a symlink once all is in /usr/bin
         lines += [["aside", tx.staged(final), final, aside], ["mv", tx.staged(final), final]]
     lines += tx.removals
     lines.sort(key=lambda line: line[-1].startswith(STATE + "/"))       # the database after that
-    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + lines))
-
-
-def drop_older(root: Root, path: str) -> None:
-    """Remove what the upgrade before this one left of PATH, as /boot has room for two kernels. The
-    one that runs stays: it takes the place of the one that didn't."""
-    folder, name = root.place(path + ".old")
-    if runs_by(root, path + ".old") and root.lstat(path + ".old"):
-        os.rename(name, name[:-len(".old")], src_dir_fd=folder, dst_dir_fd=folder)
-    else:
-        root.remove(path + ".old")
+    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + copies + lines))
 
 
 def runs_by(root: Root, path: str) -> bool:
@@ -3723,7 +3731,7 @@ def stage_folder(tx: Transaction, path: str, staged: str) -> None:
 def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> None:
     """Make the temporary of ENTRY, which will be PATH; the CONTENT of a conffile that isn't wanted
     is checked too."""
-    temporary = tx.staged(path + ".lpkg-new" if path in tx.beside else path)
+    temporary = tx.written(path + ".lpkg-new" if path in tx.beside else path)
     if entry["type"] == "dir" or path in tx.left:
         for _ in content:
             pass
@@ -4025,6 +4033,8 @@ def carry_out(root: Root, line: list) -> None:
         if verb == "mount":
             if root.device(path) == root.device(""):
                 raise Fail(f"{root.name(path)}: mount what belongs there")
+        elif verb == "copy":
+            copy_file(root, *line[1:])
         elif verb == "dir":
             set_folder(folder, name, line[2])
         elif verb == "rmdir":
@@ -4043,9 +4053,22 @@ def carry_out(root: Root, line: list) -> None:
     except FileNotFoundError:
         pass
     except Fail as error:
-        if verb in ("mv", "aside", "mount"):
+        if verb in ("mv", "aside", "copy", "mount"):
             raise
         say(f"{path}: left alone: {error}")
+
+
+def copy_file(root: Root, path: str, target: str, dropped: str) -> None:
+    """Move the file PATH to TARGET, on another file system, where DROPPED makes room for it."""
+    with root.open(path) as file:
+        root.remove(dropped)
+        root.remove(target)
+        with root.create(target) as copy:
+            for piece in pieces(file):
+                write_all(copy.fileno(), piece)
+            os.fsync(copy.fileno())
+    os.fsync(root.place(target)[0])
+    root.remove(path)
 
 
 def set_folder(folder: int, name: str, said: str) -> None:
