@@ -71,8 +71,7 @@ PIECE = 1 << 18                     # bytes that are read, inflated or hashed at
 WORTH_A_THREAD = 1 << 20            # bytes of packages from which a second thread is of use
 OPEN_FOLDERS = 400                  # that many are kept open while a root is worked on
 INDEX_LIMIT = 64 << 20              # bytes of an index.json
-OFFER_LIMIT = 256 << 10             # characters of a package in it
-OFFER_LENGTH = 4 << 10              # of nearly all
+OFFER_LIMIT = 256 << 10             # bytes of a package in it
 LINES_LIMIT = 500_000               # names that an index has or provides, each with its package
 SMALL_LIMIT = 64 << 10              # bytes of a key, a signature, a list of repositories
 INFO_LIMIT = 32 << 20               # bytes of a record: some 200,000 files
@@ -317,15 +316,15 @@ class JsonReader:
         """None of NaN and the infinities."""
         raise ValueError(f"{name} is no number")
 
-    def read(self, text: str, position: int = 0) -> tuple:
-        """(value, the place after it) of what stands at POSITION; ValueError where it is none."""
+    def read(self, text: str) -> tuple:
+        """(value, the place after it) of the beginning of TEXT; ValueError where it is none."""
         try:
-            return self.scan(text, skip_blanks(text, position))
+            return self.scan(text, skip_blanks(text, 0))
         except StopIteration as error:
             raise ValueError(f"a value should stand at character {error.value}") from None
         except SystemError:             # the scanner looks for its error in json.decoder
             import json
-            return json.JSONDecoder().raw_decode(text, skip_blanks(text, position))
+            return json.JSONDecoder().raw_decode(text, skip_blanks(text, 0))
 
 
 def json_text(value: object) -> str:
@@ -339,7 +338,8 @@ def parse_json(data: bytes, what: str) -> dict:
     try:
         text = data.decode()
         value, end = JsonReader().read(text)
-        after_end(text, end)
+        if skip_blanks(text, end) != len(text):
+            raise ValueError("something follows the object")
     except (ValueError, RecursionError) as error:
         raise Fail(f"{what}: no valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -347,83 +347,11 @@ def parse_json(data: bytes, what: str) -> dict:
     return value
 
 
-def json_members(text: str, what: str) -> object:
-    """(key, value) of each member of the JSON object in TEXT; of the list `packages`, each element
-    by itself, then (`packages`, Index): so ten thousand are never in memory at once."""
-    try:
-        yield from scan_members(text)
-    except (ValueError, RecursionError) as error:
-        raise Fail(f"{what}: no valid JSON: {error}") from None
-
-
-def scan_members(text: str) -> object:
-    """What json_members yields; ValueError for anything but an object."""
-    read = bounded_reader(JsonReader())
-    position = after(text, 0, "{")
-    while True:
-        key, position = read(text, skip_blanks(text, position))
-        position = skip_blanks(text, after(text, position, ":"))
-        if not isinstance(key, str):
-            raise ValueError(f"a key that is no text at character {position}")
-        if key == "packages" and text[position:position + 1] == "[":
-            position = skip_blanks(text, position + 1)
-            while not text.startswith("]", position):
-                value, position = read(text, skip_blanks(text, position))
-                yield key, value
-                position = skip_blanks(text, position)
-                if not text.startswith("]", position):
-                    position = after(text, position, ",")
-            yield key, Index
-            position += 1
-        else:
-            value, position = read(text, position)
-            yield key, value
-        position = skip_blanks(text, position)
-        if text.startswith("}", position):
-            break
-        position = after(text, position, ",")
-    after_end(text, position + 1)
-
-
-def after_end(text: str, position: int) -> None:
-    """ValueError unless nothing but blanks stands in TEXT from POSITION on."""
-    if skip_blanks(text, position) != len(text):
-        raise ValueError("something follows the object")
-
-
-def bounded_reader(reader: JsonReader) -> object:
-    """What reads the value at a place of a text, and gives it and the place after it. No value is
-    longer than OFFER_LIMIT: of a few megabytes a list of them makes hundreds."""
-    def read(text: str, position: int) -> tuple:
-        for length in (OFFER_LENGTH, OFFER_LIMIT):
-            part = text[position:position + length]
-            try:
-                value, end = reader.read(part)
-            except ValueError as error:
-                problem = error
-            else:
-                if end < len(part) or len(part) < length:   # a number may go on
-                    return value, position + end
-                problem = ValueError("a value is too long")
-        if len(part) == OFFER_LIMIT:
-            problem = ValueError(f"the value at character {position} is too long, or no JSON")
-        raise problem
-    return read
-
-
 def skip_blanks(text: str, position: int) -> int:
     """Where in TEXT, from POSITION on, JSON's white space ends."""
     while text[position:position + 1] in (" ", "\t", "\n", "\r"):
         position += 1
     return position
-
-
-def after(text: str, position: int, char: str) -> int:
-    """The place after CHAR, which must come next in TEXT; ValueError when something else does."""
-    position = skip_blanks(text, position)
-    if text[position:position + 1] != char:
-        raise ValueError(f"{char!r} should stand at character {position}")
-    return position + 1
 
 
 def has_control(text: str) -> bool:
@@ -532,7 +460,7 @@ DEFAULTS = {"replaces": [], "alternatives": [], "scripts": [], "owners": []}
 INDEX_FIELDS = {
     "serial": is_count, "created": is_count, "arch": is_name,
     "expires": lambda value: value is None or is_count(value),
-    "packages": lambda value: value is Index,
+    "packages": lambda value: value == [],      # which are read one by one
 }
 ENTRY_FIELDS = {
     "path": is_path, "mode": is_digits("01234567", 4),
@@ -2472,16 +2400,12 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     if fetched is None:
         return known
     data, seal, key, comment = fetched
-    del fetched
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
-    sha256 = hashlib.sha256(data).hexdigest()
-    text = [index_text(data, what)]
-    del data                            # megabytes, on a device that has 32; as is the text
-    index, lines = read_index(text.pop(), repository.arch, what)
+    index, lines = read_index(data, repository.arch, what)
     check_comment(comment, index, what)
     check_expiry(index, repository, max(serials.now(key.text()), index["created"]), what)
-    serials.accept(key.text(), index, sha256, what)
+    serials.accept(key.text(), index, hashlib.sha256(data).hexdigest(), what)
     repository.index = Index(lines, repository)
     expires = "never" if index["expires"] is None else index["expires"]
     check = zlib.crc32(lines)
@@ -2489,32 +2413,38 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     return "\t".join(map(str, head)).encode()
 
 
-def index_text(data: bytes, what: str) -> str:
-    """The text of an index.json."""
-    try:
-        return data.decode()
-    except ValueError as error:
-        raise Fail(f"{what}: no valid JSON: {error}") from None
+def index_json(index: dict) -> bytes:
+    """The bytes of an index.json: its first line begins the list of packages, each of them is a
+    line, and the last one ends it; so nobody needs more than one of ten thousand in memory."""
+    head = {key: value for key, value in index.items() if key != "packages"}
+    first = json_text(head).removesuffix("}") + ',"packages":['
+    lines = ",\n".join(map(json_text, index["packages"]))
+    return "\n".join(filter(None, (first, lines, "]}\n"))).encode()
 
 
-def read_index(text: str, arch: str, what: str) -> tuple:
-    """(the index.json TEXT without its packages, the lines of those); Fail unless it is one of
+def read_index(data: bytes, arch: str, what: str) -> tuple:
+    """(the index.json DATA without its packages, the lines of those); Fail unless it is one of
     ARCH, all its packages well described."""
-    index = {}
-    members = json_members(text, what)
-    del text
+    import io
+    source = io.BytesIO(data)
+
+    def parse_line(end: bytes = b"") -> dict:
+        line = source.readline(OFFER_LIMIT)
+        if not line.endswith(b"\n"):
+            raise Fail(f"{what}: a line is too long, or it was cut; make it with lpkg index")
+        return None if line == b"]}\n" else parse_json(line.rstrip(b",\n") + end, what)
 
     def offers() -> object:
-        for key, value in members:
-            if key != "packages" or value is Index:
-                index[key] = value
-                continue
-            shown = value.get("name") if isinstance(value, dict) else value
-            check_fields(value, OFFER_FIELDS, f"{what}: package {str(shown)[:60]!r}")
-            yield value
+        while (offer := parse_line()) is not None:
+            shown = str(offer.get("name"))[:60]
+            check_fields(offer, OFFER_FIELDS, f"{what}: package {shown!r}")
+            yield offer
 
-    lines = index_lines(offers())
+    index = parse_line(b"]}") or {}
     check_fields(index, INDEX_FIELDS, what)
+    lines = index_lines(offers())
+    if source.read(1):
+        raise Fail(f"{what}: something follows its end")
     if index["arch"] != arch:
         raise Fail(f"{what}: made for {index['arch']}, and {arch} is wanted")
     return index, lines
@@ -5750,7 +5680,7 @@ def read_signed(path: str, keys: list) -> dict:
     data = read_file(path, INDEX_LIMIT)
     _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
     index = parse_json(data, path)
-    read_index(index_text(data, path), str(index.get("arch")), path)
+    read_index(data, str(index.get("arch")), path)
     check_comment(comment, index, path)
     return index
 
@@ -5764,7 +5694,6 @@ def write_index(options: "Options", folder: str, arch: str, packages: list, secr
     between the last two does the signature not fit; a run that is cut just there is put right by
     the next one, and until then clients refuse the index and keep what they have."""
     import hashlib
-    import json
     keys = os.path.dirname(options.need("secret"))
     serial_file = options.serial_file or os.path.join(keys, f"serial-{arch}")
     created = int(time.time())
@@ -5772,7 +5701,7 @@ def write_index(options: "Options", folder: str, arch: str, packages: list, secr
     serial = next_serial(folder, serial_file, created)
     index = {"serial": serial, "created": created, "expires": expires, "arch": arch,
              "packages": packages}
-    data = json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n"
+    data = index_json(index)
     signature = sign_hash(hashlib.blake2b(data).digest(), f"index {arch} serial {serial}", secret)
     write_atomic(serial_file, b"%d\n" % serial)
     base = os.path.join(folder, "index.json")

@@ -23,17 +23,17 @@ task == "index" && FILENAME ~ /serials$/ {
 	if (seen[1] == key && seen[4] + 0 > now) now = seen[4] + 0
 	if (seen[1] == key && seen[2] == arch) { last = seen[3]; known = seen[5] } else print
 }
-task == "index" && /^ "/ { split($0, word, "\""); top[word[2]] = value($0, word[2]) }
+task == "index" && FILENAME !~ /serials$/ && FNR == 1 { top = $0 }
 
-function end_index(serial) {
-	serial = top["serial"]
-	if (top["arch"] != arch || comment != "index " arch " serial " serial)
-		fail(what ": signed as \"" comment "\", and is for " top["arch"] ", serial " serial)
+function end_index(serial, created) {
+	serial = value(top, "serial"); created = value(top, "created")
+	if (comment != "index " arch " serial " serial || value(top, "arch") != arch)
+		fail(what ": signed as \"" comment "\", and is for " value(top, "arch") ", serial " serial)
 	if (serial + 0 < last + 0) fail(what ": an old index; a newer one was seen before")
 	if (serial == last && sum != known) fail(what ": serial " serial " had another content before")
-	if (top["created"] + 0 > now) now = top["created"] + 0
-	if (top["expires"] + 0 < now) fail(what ": expired, unless the clock is wrong; see date")
-	print key " " arch " " serial " " top["created"] " " sum
+	if (created + 0 > now) now = created + 0
+	if (value(top, "expires") + 0 < now) fail(what ": expired, unless the clock is wrong; see date")
+	print key " " arch " " serial " " created " " sum
 }
 
 # ---- plan: lines of what comes (+), what goes (-); files world, history, origins, if they change
@@ -120,12 +120,12 @@ task == "plan" && FILENAME ~ /repos$/ && split($0, pair, " ") == 2 && !/^#/ {
 task == "plan" && FILENAME ~ /installed\// && FNR == 1 {
 	add($1, $2, $4, origin[$1], hash[$1]); here = before[$1] = final[$1] = id
 }
-task == "plan" && FILENAME ~ /json$/ {
-	if (/^ "expires"/ && value($0, "expires") + 0 < now) fail(FILENAME ": expired; update it")
-	if (/^  [{]/) { text = ""; from = FILENAME; gsub(/.*\/|\.json$/, "", from) }
-	if (/^   /) { sub(/^ */, ""); text = text $0 }
-	if (/^  }/ && from in urls)
-		add(value(text, "name"), value(text, "version"), text, from, value(text, "sha256"))
+task == "plan" && FILENAME ~ /json$/ && FNR == 1 {
+	if (value($0, "expires") + 0 < now) fail(FILENAME ": expired; update it")
+	from = FILENAME; gsub(/.*\/|\.json$/, "", from)
+}
+task == "plan" && FILENAME ~ /json$/ && FNR > 1 && /^[{]/ && from in urls {
+	add(value($0, "name"), value($0, "version"), $0, from, value($0, "sha256"))
 }
 
 function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {

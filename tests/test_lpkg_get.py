@@ -214,7 +214,7 @@ def write(site, comment="index x86_64 serial", **changes):
     now = int(time.time())
     index = {"serial": now, "created": now, "expires": now + 1000, "arch": "x86_64",
              "packages": [], **changes}
-    site.write_index(json.dumps(index, indent=1).encode() + b"\n",
+    site.write_index(lpkg.index_json(index),
                      f"{comment} {index['serial']}")
 
 
