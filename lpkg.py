@@ -251,6 +251,8 @@ def parse_relation(text: object) -> Relation:
 
 def read_relation(text: object) -> Relation:
     """What parse_relation remembers."""
+    if is_name(text):                   # as most are
+        return Relation(text, text, "", "", False)
     body = str(text)[1:] if str(text).startswith("!") else str(text)
     end = 0
     while end < len(body) and body[end] not in "<>=~":
@@ -684,8 +686,13 @@ def entry_line(entry: dict) -> str:
     return line if kind == "dir" else f"{line}\t{entry['target']}"
 
 
+FOLDERS = {}                        # line -> entry: many packages have the same few directories
+
+
 def read_entry(line: str) -> dict:
     """The file that a line of the database describes."""
+    if line in FOLDERS:
+        return FOLDERS[line]
     path, kind, mode, uid, gid, *rest = line.split("\t")
     number = JsonReader.parse_int
     entry = {"path": path, "type": kind, "mode": mode, "uid": number(uid), "gid": number(gid)}
@@ -694,7 +701,9 @@ def read_entry(line: str) -> dict:
         entry["sha256"] = rest[1]
     elif kind == "link":
         entry["target"] = rest[0]
-    elif kind != "dir":
+    elif kind == "dir":
+        FOLDERS[line] = entry
+    else:
         raise ValueError(f"{kind} is not a type of file")
     return entry
 
@@ -4311,11 +4320,13 @@ def cmd_remove(options: "Options", state: State) -> int:
     if plan.is_empty():
         return nothing_to_do(options, "nothing of that is installed")
     status = change_root(state, plan)
-    before = set(state.installed) - set(reasons(state.installed, state.world))
     rest = {package.name: package for package in plan.stay}
-    unneeded = sorted(set(rest) - set(reasons(rest, plan.world)) - before)
+    unneeded = set(rest) - set(reasons(rest, plan.world))
     if unneeded:
-        say(f"nobody needs {', '.join(unneeded)} any more; `lpkg autoremove` removes that")
+        unneeded &= set(reasons(state.installed, state.world))
+    if unneeded:
+        names = ", ".join(sorted(unneeded))
+        say(f"nobody needs {names} any more; `lpkg autoremove` removes that")
     return status
 
 
