@@ -502,8 +502,7 @@ def check_info(info: dict, files: list, what: str) -> None:
     last = ""
     for entry in files:
         check_fields(entry, ENTRY_FIELDS, what)
-        path, kind = entry["path"], sys.intern(entry["type"])
-        entry["type"], entry["mode"] = kind, sys.intern(entry["mode"])      # each is kept once
+        path, kind = entry["path"], entry["type"]
         if kind != "dir":
             check_fields(entry, TYPE_FIELDS[kind], f"{what}: {path}")
         if path != KEYS:
@@ -606,13 +605,13 @@ class Package:
         return self.listing
 
     def entries(self, paths: set) -> list:
-        """The manifest's entries of PATHS, in bytes. Of an installed package no others are read:
-        there may be thousands."""
+        """The manifest's entries of PATHS, in bytes, or more: of an installed package no others are
+        read, for there may be thousands."""
         if isinstance(self.listing, bytes):
             lines = [line for line in self.listing.split(b"\n")
                      if line.partition(b"\t")[0] in paths]
             return read_entries(b"".join(line + b"\n" for line in lines), str(self))
-        return [entry for entry in self.files() if entry["path"].encode() in paths]
+        return self.listing
 
     def installed_size(self) -> int:
         """Bytes of its files."""
@@ -694,6 +693,7 @@ def read_entry(line: str) -> dict:
     if line in FOLDERS:
         return FOLDERS[line]
     path, kind, mode, uid, gid, *rest = line.split("\t")
+    kind, mode = sys.intern(kind), sys.intern(mode)     # each is kept once
     number = JsonReader.parse_int
     entry = {"path": path, "type": kind, "mode": mode, "uid": number(uid), "gid": number(gid)}
     if kind == "file":
@@ -2585,15 +2585,14 @@ def machine() -> str:
 # ---- what a change means, path by path ---------------------------------------------------------
 
 def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
-    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS or all; Fail when two
-    claim one file.
+    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS, in bytes, or all;
+    Fail when two claim one file.
 
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
-    wanted = {path.encode() for path in paths or ()}
     for package in packages:
-        for entry in package.files() if paths is None else package.entries(wanted):
+        for entry in package.files() if paths is None else package.entries(paths):
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
@@ -2624,7 +2623,7 @@ def winners(packages: list, preferences: dict) -> dict:
     paths = {path.encode() for path in best}
     for package in packages if best else ():
         for entry in package.entries(paths):
-            del best[entry["path"]]
+            best.pop(entry["path"], None)
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
 
@@ -2689,9 +2688,11 @@ def is_journal_path(path: str) -> bool:
     return is_path(path[len(prefix):] if path.startswith(prefix) else path, PATH_LIMIT + 100)
 
 
-def journal_text(lines: list) -> bytes:
+def journal_text(lines: object) -> bytes:
     """A journal of LINES; Fail for one that is too long to be read again."""
-    text = "".join("\t".join(line) + "\n" for line in lines).encode()
+    text = bytearray()                  # of tens of thousands, which aren't in memory otherwise
+    for line in lines:
+        text += "\t".join(line).encode() + b"\n"
     if len(text) > INFO_LIMIT:
         raise Fail(f"a journal of {human_size(len(text))} is too long; change fewer packages at "
                    "once")
@@ -3275,8 +3276,9 @@ def verify(tx: Transaction) -> None:
     for package in tx.plan.old.values():
         for entry in package.files():
             tx.gone[entry["path"]] = (package, entry)
-    paths = {entry["path"] for package in tx.plan.new for entry in package.files()}
-    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new], paths | tx.gone.keys())
+    changing = tx.plan.new + list(tx.plan.old.values()) if tx.plan.stay else []
+    paths = {entry["path"].encode() for package in changing for entry in package.files()}
+    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new], paths)
     before = folder_opinions([*tx.plan.stay, *tx.plan.old.values()])
     links = plan_alternatives(tx)
     for package in tx.plan.new:
@@ -3417,7 +3419,8 @@ def plan_removals(tx: Transaction) -> None:
     entries."""
     folders = []
     swapped = tuple(f"{path}/" for path in tx.swaps)
-    for path, (package, entry) in sorted(tx.gone.items()):
+    for path in sorted(tx.gone):
+        package, entry = tx.gone[path]
         if path.startswith(swapped):
             continue                    # it goes with the directory that it is in
         if path not in tx.claims and entry["type"] == "dir":
@@ -3575,11 +3578,7 @@ def check_space(file_system: object, size: int, what: str, files: int = 0) -> No
 
 def stage(tx: Transaction) -> None:
     """Write all that is new under its temporary name, and the two journals."""
-    mounts = [["mount", path] for path in tx.mounts]
-    undo = [["rmtree" if final in tx.folders else "rm", tx.written(final)]
-            for final in tx.temporaries]
-    tx.root.replace(STAGED, [journal_text(mounts + undo)])
-    del undo
+    tx.root.replace(STAGED, [journal_text(undoing_lines(tx))])
     for path, staged in tx.folders.items():
         stage_folder(tx, path, staged)
     stage_packages(tx)
@@ -3588,16 +3587,37 @@ def stage(tx: Transaction) -> None:
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
         write_text(tx.root, tx.staged(final), data)
+    write_text(tx.root, JOURNAL + ".new", journal_text(finishing_lines(tx)))
+
+
+def undoing_lines(tx: Transaction) -> object:
+    """The lines of the journal that undoes what is staged."""
+    yield from (["mount", path] for path in tx.mounts)
+    for final in tx.temporaries:
+        yield ["rmtree" if final in tx.folders else "rm", tx.written(final)]
+
+
+def finishing_lines(tx: Transaction) -> object:
+    """The lines of the journal that finishes what is committed, the database last."""
+    yield from (["mount", path] for path in tx.mounts)
+    for path, drop in sorted(tx.previous.items()):
+        yield ["copy", tx.written(path), tx.staged(path), drop]
+    for is_database in (False, True):
+        yield from (line for line in change_lines(tx)
+                    if line[-1].startswith(STATE + "/") == is_database)
+
+
+def change_lines(tx: Transaction) -> object:
+    """The lines of the journal for all that comes and goes."""
     asides = {final: tx.staged(final) + ".old" for final in sorted(tx.swaps)}
     asides.update((final, final + ".old") for final in sorted(tx.previous))
-    copies = [["copy", tx.written(path), tx.staged(path), drop]
-              for path, drop in sorted(tx.previous.items())]
-    lines = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in asides]
+    for final in tx.temporaries:
+        if final not in asides:
+            yield ["mv", tx.staged(final), final]
     for final, aside in asides.items():     # last: /bin becomes a symlink once all is in /usr/bin
-        lines += [["aside", tx.staged(final), final, aside], ["mv", tx.staged(final), final]]
-    lines += tx.removals
-    lines.sort(key=lambda line: line[-1].startswith(STATE + "/"))       # the database after that
-    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + copies + lines))
+        yield ["aside", tx.staged(final), final, aside]
+        yield ["mv", tx.staged(final), final]
+    yield from tx.removals
 
 
 def runs_by(root: Root, path: str) -> bool:
