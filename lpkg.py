@@ -457,35 +457,27 @@ OFFER_FIELDS = {                    # of a package in an index
     "scripts": is_list(lambda value: value in SCRIPT_NAMES), "setuid": is_paths,
     "owners": is_list(is_owner), "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
 }
-# What packages and indexes had not yet at first, as it is where it isn't said.
-DEFAULTS = {"replaces": [], "alternatives": [], "scripts": [], "owners": []}
 INDEX_FIELDS = {
     "serial": is_count, "created": is_count, "arch": is_name,
     "expires": lambda value: value is None or is_count(value),
     "packages": lambda value: value == [],      # which are read one by one
 }
-ENTRY_FIELDS = {
-    "path": is_path, "mode": is_digits("01234567", 4),
-    "uid": is_int(ID_LIMIT), "gid": is_int(ID_LIMIT),
-    "type": lambda value: isinstance(value, str) and value in TYPE_FIELDS,
-}
-TYPE_FIELDS = {
-    "dir": {},
-    "file": {"size": is_int(SIZE_LIMIT), "sha256": is_sha256},
-    "link": {"target": is_target},
+EVERY_ENTRY = (("path", is_path), ("mode", is_digits("01234567", 4)),
+               ("uid", is_int(ID_LIMIT)), ("gid", is_int(ID_LIMIT)))
+ENTRY_TESTS = {                     # by its type
+    "dir": EVERY_ENTRY,
+    "file": (*EVERY_ENTRY, ("size", is_int(SIZE_LIMIT)), ("sha256", is_sha256)),
+    "link": (*EVERY_ENTRY, ("target", is_target)),
 }
 
 
 def check_fields(record: object, fields: dict, what: str) -> None:
-    """Fail unless RECORD has each of FIELDS, with a value that the field's test accepts; what may
-    be left out is filled in."""
+    """Fail unless RECORD has each of FIELDS, with a value that the field's test accepts."""
     if not isinstance(record, dict):
         raise Fail(f"{what}: not a JSON object")
     for key, test in fields.items():
         if key not in record:
-            if key not in DEFAULTS:
-                raise Fail(f"{what}: {key} is missing")
-            record[key] = DEFAULTS[key]
+            raise Fail(f"{what}: {key} is missing")
         try:
             valid = test(record[key])
         except Fail as error:
@@ -501,17 +493,17 @@ def check_info(info: dict, files: list, what: str) -> None:
     kinds = {"": "dir"}
     last = ""
     for entry in files:
-        check_fields(entry, ENTRY_FIELDS, what)
         path, kind = entry["path"], entry["type"]
-        if kind != "dir":
-            check_fields(entry, TYPE_FIELDS[kind], f"{what}: {path}")
+        for key, test in ENTRY_TESTS[kind]:
+            if not test(entry[key]):
+                raise Fail(f"{what}: {path[:60]}: {key} is not valid: {str(entry[key])[:60]!r}")
         if path != KEYS:
             check_is_free(path, what)
         if path <= last:
             raise Fail(f"{what}: {path} is there twice, or out of order")
-        if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE and entry["type"] != "dir":
+        if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE and kind != "dir":
             raise Fail(f"{what}: {path} is in no folder of the package")
-        kinds[path] = entry["type"]
+        kinds[path] = kind
         last = path
     for path in info["conffiles"]:
         if kinds.get(path) != "file":
@@ -2395,6 +2387,7 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
     offered is the same."""
     import hashlib
+    import io
     what = f"{repository.url}/{repository.arch}/index.json"
 
     def fetch_both() -> "tuple | None":
@@ -2411,10 +2404,13 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     data, seal, key, comment = fetched
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
-    index, lines = read_index(data, repository.arch, what)
+    sha256 = hashlib.sha256(data).hexdigest()
+    source = io.BytesIO(data)
+    del data, fetched                   # megabytes, on a device that has 32
+    index, lines = read_index(source, repository.arch, what)
     check_comment(comment, index, what)
     check_expiry(index, repository, max(serials.now(key.text()), index["created"]), what)
-    serials.accept(key.text(), index, hashlib.sha256(data).hexdigest(), what)
+    serials.accept(key.text(), index, sha256, what)
     repository.index = Index(lines, repository)
     expires = "never" if index["expires"] is None else index["expires"]
     check = zlib.crc32(lines)
@@ -2431,12 +2427,9 @@ def index_json(index: dict) -> bytes:
     return "\n".join(filter(None, (first, lines, "]}\n"))).encode()
 
 
-def read_index(data: bytes, arch: str, what: str) -> tuple:
-    """(the index.json DATA without its packages, the lines of those); Fail unless it is one of
-    ARCH, all its packages well described."""
-    import io
-    source = io.BytesIO(data)
-
+def read_index(source: object, arch: str, what: str) -> tuple:
+    """(the index.json in the file SOURCE without its packages, the lines of those); Fail unless it
+    is one of ARCH, all its packages well described. SOURCE is closed as soon as it was read."""
     def parse_line(end: bytes = b"") -> dict:
         line = source.readline(OFFER_LIMIT)
         if not line.endswith(b"\n"):
@@ -2448,12 +2441,13 @@ def read_index(data: bytes, arch: str, what: str) -> tuple:
             shown = str(offer.get("name"))[:60]
             check_fields(offer, OFFER_FIELDS, f"{what}: package {shown!r}")
             yield offer
+        if source.read(1):
+            raise Fail(f"{what}: something follows its end")
+        source.close()
 
     index = parse_line(b"]}") or {}
     check_fields(index, INDEX_FIELDS, what)
     lines = index_lines(offers())
-    if source.read(1):
-        raise Fail(f"{what}: something follows its end")
     if index["arch"] != arch:
         raise Fail(f"{what}: made for {index['arch']}, and {arch} is wanted")
     return index, lines
@@ -5708,10 +5702,11 @@ def known_packages(path: str, key: PublicKey) -> set:
 
 def read_signed(path: str, keys: list) -> dict:
     """The index.json PATH, signed by one of KEYS."""
+    import io
     data = read_file(path, INDEX_LIMIT)
     _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
     index = parse_json(data, path)
-    read_index(data, str(index.get("arch")), path)
+    read_index(io.BytesIO(data), str(index.get("arch")), path)
     check_comment(comment, index, path)
     return index
 

@@ -239,14 +239,16 @@ def info_of(name, files, version="1-0", **more):
     """What the record of a package with FILES says."""
     info = {"name": name, "version": version, "arch": "x86_64", "summary": "", "license": "",
             "url": "", "recipe": "", "depends": [], "provides": [], "conflicts": [],
-            "conffiles": [], "services": [], "size": 0, "files": files}
+            "replaces": [], "conffiles": [], "services": [], "size": 0, "alternatives": [],
+            "scripts": [], "files": files}
     return dict(info, **more)
 
 
 def offer_of(info, file_name, data):
     """The index's entry of a package with these bytes."""
     offer = {"file": file_name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(),
-             "installed_size": 0, "setuid": []}
+             "installed_size": 0, "setuid": [], "owners": [],
+             "scripts": [one["name"] for one in info["scripts"]]}
     return dict(
         {key: value for key, value in info.items() if key not in ("files", "conffiles")}, **offer
     )
@@ -428,7 +430,7 @@ def offered_by(repository):
 def offering(name, infos):
     """A repository that offers packages with these INFOS."""
     repository = lpkg.Repository(name, "", "", None)
-    offers = [dict(lpkg.DEFAULTS, **offer_of(info, "", b"")) for info in infos]
+    offers = [offer_of(info, "", b"") for info in infos]
     repository.index = lpkg.Index(lpkg.index_lines(offers), repository)
     return repository
 
@@ -448,7 +450,7 @@ def world_of(installed, names=None, held=()):
 @pytest.mark.parametrize("lines", list(solver_cases()))
 def test_solver(lines):
     infos = [solver_info(words) for kind, *words in lines if kind == "installed"]
-    installed = {info["name"]: installed_package(dict(info, replaces=[])) for info in infos}
+    installed = {info["name"]: installed_package(info) for info in infos}
     repositories = [
         offering(name, [solver_info(words) for kind, *words in lines if kind == name])
         for name in ("repo", "repo2")
@@ -533,7 +535,7 @@ def test_solver_finds_an_answer_exactly_when_there_is_one():
     while sum(outcomes.values()) < UNIVERSES:
         offered, installed, asked = random_universe(rng)
         repository = offering("repo", offered)
-        there = {info["name"]: lpkg.Package(dict(info, replaces=[]), None) for info in installed}
+        there = {info["name"]: lpkg.Package(info, None) for info in installed}
         if not is_system(list(there.values()), []):
             continue
         wants = [lpkg.parse_relation(word) for word in [*asked, *there]]
@@ -2801,14 +2803,14 @@ def test_scripts_order_and_arguments(world, shell):
     ({"a": ["b", "c"], "b": ["d"], "c": ["d"], "d": []}, "dcba"),
 ])
 def test_scripts_of_what_is_needed_come_first(needs, order):
-    packages = [lpkg.Package(dict(info_of(name, [], depends=depends), replaces=[]), None)
+    packages = [lpkg.Package(info_of(name, [], depends=depends), None)
                 for name, depends in needs.items()]
     assert "".join(package.name for package in lpkg.needed_first(packages)) == order
 
 
 def test_scripts_of_a_deep_chain():
     infos = [info_of(f"p{n}", [], depends=[f"p{n + 1}"] if n < 2999 else []) for n in range(3000)]
-    packages = [lpkg.Package(dict(info, replaces=[]), None) for info in infos]
+    packages = [lpkg.Package(info, None) for info in infos]
     names = [package.name for package in lpkg.needed_first(packages)]
     assert names == [f"p{n}" for n in range(2999, -1, -1)]
 
