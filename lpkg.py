@@ -1503,19 +1503,26 @@ def open_file(path: str, folder: "int | None" = None, shown: str = "") -> object
     raise Fail(f"{shown or path}: not a regular file")
 
 
-def read_all(file: object, limit: int, what: str) -> bytes:
-    """The bytes of FILE, which is closed; Fail for more than LIMIT."""
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(min(size, limit) + 1)
-    if len(data) > limit:
-        raise Fail(f"{what}: larger than {human_size(limit)}, which is the most that is read")
-    return data
+def read_all(descriptor: int, limit: int, what: str) -> bytes:
+    """The bytes of the regular file that is open as DESCRIPTOR, which is closed; Fail for more than
+    LIMIT. Not by a file object: a root has hundreds of records."""
+    try:
+        there = os.fstat(descriptor)
+        if not stat.S_ISREG(there.st_mode):
+            raise Fail(f"{what}: not a regular file")
+        if there.st_size > limit:
+            raise Fail(f"{what}: larger than {human_size(limit)}, which is the most that is read")
+        data = os.read(descriptor, there.st_size)
+        while len(data) < there.st_size and (more := os.read(descriptor, PIECE)):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def read_file(path: str, limit: int = SMALL_LIMIT) -> bytes:
     """The bytes of the regular file PATH, at most LIMIT."""
-    return read_all(open_file(path), limit, path)
+    return read_all(os.open(path, READ_FLAGS & ~os.O_NOFOLLOW), limit, path)
 
 
 def pieces(file: object) -> object:
@@ -1947,19 +1954,7 @@ class Root:
             descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return b""
-        try:                            # not by a file object: there are hundreds of these
-            there = os.fstat(descriptor)
-            if not stat.S_ISREG(there.st_mode):
-                raise Fail(f"{self.name(path)}: not a regular file")
-            if there.st_size > limit:
-                raise Fail(f"{self.name(path)}: larger than {human_size(limit)}, which is the most "
-                           "that is read")
-            data = os.read(descriptor, there.st_size)
-            while len(data) < there.st_size and (more := os.read(descriptor, PIECE)):
-                data += more
-            return data
-        finally:
-            os.close(descriptor)
+        return read_all(descriptor, limit, self.name(path))
 
     def names(self, path: str) -> list:
         """The names in the folder PATH, sorted; none when it isn't there."""
@@ -3138,9 +3133,6 @@ def fetch(tx: Transaction) -> None:
     if not tx.plan.new:
         return
     download = sum(package.size for package in tx.plan.new)
-    installed = sum(map(Package.installed_size, tx.plan.new))
-    if is_one_device(tx.root):          # else where the files go is known once they are fetched
-        check_space(os.fstatvfs(tx.root.folder("")), download + installed, tx.root.path)
     check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
     folder = CACHE
     if tx.root.lstat(CACHE) is None:
@@ -3152,15 +3144,6 @@ def drop_fetched(root: Root) -> None:
     """Remove the packages that were fetched for one transaction."""
     if root.lstat(FETCHED) is not None:
         remove_tree(*root.place(FETCHED))
-
-
-def is_one_device(root: Root) -> bool:
-    """Whether the folders of ROOT that packages bring files into are all on its own file system."""
-    tops = [name for name in ("bin", "boot", "etc", "lib", "opt", "sbin", "srv", "usr", "var")
-            if stat.S_ISDIR(getattr(root.lstat(name), "st_mode", 0))]
-    paths = tops + [f"{top}/{name}" for top in tops if top in ("usr", "var")
-                    for name in root.names(top)]
-    return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.folder("")).st_dev}
 
 
 def fetch_packages(packages: list, root: Root, folder: str) -> None:
