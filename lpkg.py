@@ -1053,7 +1053,8 @@ class System:
         that are to blame; nothing when it can."""
         if package.name in self.chosen:
             other = self.chosen[package.name]
-            return f"{other} is needed as well", {self.numbers[other.name]}
+            return (f"{other} is wanted, and there can be only one {other.name}",
+                    {self.numbers[other.name]})
         for relation in package.relations("conflicts"):
             for other in self.answers.get(relation.name, ()):
                 if other.satisfies(relation):
@@ -1197,7 +1198,8 @@ def stays(universe: Universe, package: Package, world: dict, asked: bool = False
     """The want that an installed PACKAGE stays, as the WORLD has it; see Want. What came along with
     others may go if nothing needs it and something is in its way."""
     relation = parse_relation(world.get(package.name, package.name))
-    who = ("you hold" if relation.operator else "you want" if asked else "what is installed needs")
+    who = ("you hold" if relation.operator else "you want" if asked
+           else "you have asked for" if package.name in world else "what is installed needs")
     return want(relation, who, asked=asked, staying=package, homes=universe.home(package.name),
                 soft=package.name not in world)
 
@@ -2839,7 +2841,8 @@ def plan_lines(plan: Plan, free: "int | None" = None, preferences: "dict | None"
     grows = (sum(package.installed_size() for package in plan.new)
              - sum(package.installed_size() for package in plan.old.values()))
     total = (f"download {human_size(fetched)}, " if fetched else "") + f"disk {disk_text(grows)}"
-    lines = table(rows) + [total + (f", {human_size(free)} free" if free is not None else "")]
+    total += f", {human_size(free)} free" if free is not None else ""
+    lines = table(rows) + [total] * (not plan.is_empty())
     for package in plan.new:
         lines += risk_lines(package, plan.old.get(package.name))
     lines += [f"service  {service} is stopped, and not started at boot any more"
@@ -3317,7 +3320,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
                    "is too long; move it away")
     if choice == "beside":
         done = "removed here and stays away" if current is None else "changed here and stays"
-        say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new")
+        say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new; "
+            "`lpkg fix` shows how they differ")
     if choice == "leave":
         tx.left.add(path)
     elif choice == "beside":
@@ -4221,7 +4225,7 @@ def cmd_upgrade(options: "Options", state: State) -> int:
     universe = state.newest()
     plan = plan_upgrade(universe, state.world, names)
     behind = left_behind(universe, plan, names)
-    reasons = [f"{name} {package.version} stays, and {newer} is there: "
+    reasons = [f"{name} {package.version} stays, though {newer} is available: "
                f"{why_behind(universe, state.world, plan, package, newer)}"
                for name, (package, newer) in behind.items()]
     late = Later.status if any(one.late for one in state.found) else 0

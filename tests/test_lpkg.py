@@ -1563,12 +1563,14 @@ def test_what_is_held_stays(world):
                app={"depends": ["lib>=2"]})
     world.pack({"base": {"lib/base": b"2"}}, "2-0")
     world.index()
-    world.do("install", "app=2-0").refused("app 2-0 needs lib>=2", "lib 1-0 is needed as well")
+    world.do("install", "app=2-0").refused("app 2-0 needs lib>=2",
+                                           "lib 1-0 is wanted, and there can be only one lib")
     done = world.do("upgrade")
-    assert done.status == 1 and "lib 1-0 stays, and lib 2-0 is there: you hold it" in done.err
-    assert ("app 1-0 stays, and app 2-0 is there: you want app, app 2-0 needs lib>=2, but lib 2-0 "
-            "won't do: lib 1-0 is needed as well; it would work after `lpkg unhold lib`"
-            ) in done.err
+    assert done.status == 1
+    assert "lib 1-0 stays, though lib 2-0 is available: you hold it" in done.err
+    assert ("app 1-0 stays, though app 2-0 is available: you want app, app 2-0 needs lib>=2, but "
+            "lib 2-0 won't do: lib 1-0 is wanted, and there can be only one lib; it would work after "
+            "`lpkg unhold lib`") in done.err
     assert run("--root", world.root, "list").out == "app 1-0\nbase 2-0\nlib 1-0\nother 1-0\n"
     run("--root", world.root, "unhold", "lib").ok()
     world.do("upgrade").ok()
@@ -4927,7 +4929,7 @@ def test_upgrade_names_all_that_stays_behind(world):
     world.do("hold", "held").ok()
     packs("2-0", held=[], free=[])
     assert world.do("upgrade").ok().err.endswith(
-        "held 1-0 stays, and held 2-0 is there: you hold it; `lpkg unhold held` ends that\n")
+        "held 1-0 stays, though held 2-0 is available: you hold it; `lpkg unhold held` ends that\n")
     done = world.do("upgrade").ok()
     assert "nothing newer can be had now" in done.err and "is the newest" not in done.err
     assert world.do("upgrade", "held").status == 1
@@ -4935,10 +4937,10 @@ def test_upgrade_names_all_that_stays_behind(world):
     done = world.do("upgrade")
     assert done.status == 1 and world.do("list").out == (
         "blocked 1-0\nfree 2-0\nheld 1-0\nleft 2-0\nright 1-0\n")
-    assert ("blocked 1-0 stays, and blocked 2-0 is there: you want blocked, blocked 2-0 needs "
-            "none>=3, but no repository has it") in done.err
-    assert ("right 1-0 stays, and right 2-0 is there: you want right, but right 2-0 won't do: left "
-            "2-0 conflicts with right 2-0") in done.err
+    assert ("blocked 1-0 stays, though blocked 2-0 is available: you want blocked, blocked 2-0 "
+            "needs none>=3, but no repository has it") in done.err
+    assert ("right 1-0 stays, though right 2-0 is available: you want right, but right 2-0 won't "
+            "do: left 2-0 conflicts with right 2-0") in done.err
     assert world.do("upgrade").status == 1
     world.do("remove", "held").ok()
     assert "held" not in (world.root / lpkg.WORLD).read_text()

@@ -4441,7 +4441,7 @@ def check_in_place(machine):
     assert before["daemons"] == after["daemons"]
     assert f"crond is running, pid {after['daemons']['crond']}," in after["crond"]
     for path in ("etc/profile", "etc/init.d/crond"):
-        assert f"/{path}: was changed here and stays; the new one is {path}.lpkg-new\n" in said
+        assert f"/{path}: was changed here and stays; the new one is {path}.lpkg-new;" in said
         assert f"{path}: new version\n" in machine.seen["audit"]
     assert said.count("linitctl restart") == 1 and "runs the new clock, crond, " in said
     assert said.count("reboot to run the new kernel") == 1
