@@ -6,10 +6,11 @@
     lpkg.py pack --meta zlib.json -o build/repo/x86_64 < out.tar
 
 In the root it reads etc/lpkg/repos and etc/lpkg/keys/*.pub and keeps, under var/lib/lpkg,
-installed/NAME (a package and its files), scripts, world (what was asked for), alternatives,
-history, index (what the repositories offer), serials (what was seen of each index), lock and, while
-something is being changed, staged, journal and queue; in var/cache/lpkg packages. On the
-repository's side it writes *.lpkg, index.json, index.json.minisig and, of a template, index.html.
+installed/NAME (the record of a package and its files), origins, scripts, world (what was asked
+for), alternatives, history, index (what the repositories offer), serials (what was seen of each
+index), lock and, while something is being changed, staged, journal and queue; in var/cache/lpkg
+packages. On the repository's side it writes *.lpkg, index.json, index.json.minisig and, of a
+template, index.html.
 
 What to read first: solve, which chooses packages; load_index, the rules of trust; Root.folder, the
 walk that follows no symlink; run_transaction, the steps of a change, and carry_out, a line of its
@@ -45,6 +46,7 @@ VERSION = "0.1"
 STATE = "var/lib/lpkg"
 INSTALLED = STATE + "/installed"
 WORLD = STATE + "/world"
+ORIGINS = STATE + "/origins"        # which repository each package came from, and its SHA-256
 PREFERENCES = STATE + "/alternatives"   # which package the user wants to have a path, of several
 SCRIPTS = STATE + "/scripts"        # PACKAGE.SCRIPT
 QUEUE = STATE + "/queue"            # scripts that are still to be run
@@ -63,17 +65,16 @@ REMOVING = STATE + "/removing"      # the record of a package, in place of a jou
 CACHE = "var/cache/lpkg"            # packages that were fetched, where this folder is
 KEYS = "etc/lpkg/keys"
 REPOS = "etc/lpkg/repos"
-INFO_PATH = ".lpkg/info.json"
+RECORD = ".lpkg/record"             # in an archive: what is installed/NAME in a root
 
 PIECE = 1 << 18                     # bytes that are read, inflated or hashed at a time
 WORTH_A_THREAD = 1 << 20            # bytes of packages from which a second thread is of use
 OPEN_FOLDERS = 400                  # that many are kept open while a root is worked on
 INDEX_LIMIT = 64 << 20              # bytes of an index.json
-OFFER_LIMIT = 256 << 10             # characters of a package in it
-OFFER_LENGTH = 4 << 10              # of nearly all
+OFFER_LIMIT = 256 << 10             # bytes of a package in it
 LINES_LIMIT = 500_000               # names that an index has or provides, each with its package
 SMALL_LIMIT = 64 << 10              # bytes of a key, a signature, a list of repositories
-INFO_LIMIT = 32 << 20               # bytes of an info.json: some 100,000 files
+INFO_LIMIT = 32 << 20               # bytes of a record: some 200,000 files
 NETWORK_TIMEOUT = 30                # seconds without a byte
 REQUEST_SECONDS = 120               # that a whole request may take, and, of its body,
 SLOWEST = 1000                      # a second more for so many bytes
@@ -250,6 +251,8 @@ def parse_relation(text: object) -> Relation:
 
 def read_relation(text: object) -> Relation:
     """What parse_relation remembers."""
+    if is_name(text):                   # as most are
+        return Relation(text, text, "", "", False)
     body = str(text)[1:] if str(text).startswith("!") else str(text)
     end = 0
     while end < len(body) and body[end] not in "<>=~":
@@ -315,15 +318,15 @@ class JsonReader:
         """None of NaN and the infinities."""
         raise ValueError(f"{name} is no number")
 
-    def read(self, text: str, position: int = 0) -> tuple:
-        """(value, the place after it) of what stands at POSITION; ValueError where it is none."""
+    def read(self, text: str) -> tuple:
+        """(value, the place after it) of the beginning of TEXT; ValueError where it is none."""
         try:
-            return self.scan(text, skip_blanks(text, position))
+            return self.scan(text, skip_blanks(text, 0))
         except StopIteration as error:
             raise ValueError(f"a value should stand at character {error.value}") from None
         except SystemError:             # the scanner looks for its error in json.decoder
             import json
-            return json.JSONDecoder().raw_decode(text, skip_blanks(text, position))
+            return json.JSONDecoder().raw_decode(text, skip_blanks(text, 0))
 
 
 def json_text(value: object) -> str:
@@ -337,7 +340,8 @@ def parse_json(data: bytes, what: str) -> dict:
     try:
         text = data.decode()
         value, end = JsonReader().read(text)
-        after_end(text, end)
+        if skip_blanks(text, end) != len(text):
+            raise ValueError("something follows the object")
     except (ValueError, RecursionError) as error:
         raise Fail(f"{what}: no valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -345,83 +349,11 @@ def parse_json(data: bytes, what: str) -> dict:
     return value
 
 
-def json_members(text: str, what: str) -> object:
-    """(key, value) of each member of the JSON object in TEXT; of the list `packages`, each element
-    by itself, then (`packages`, Index): so ten thousand are never in memory at once."""
-    try:
-        yield from scan_members(text)
-    except (ValueError, RecursionError) as error:
-        raise Fail(f"{what}: no valid JSON: {error}") from None
-
-
-def scan_members(text: str) -> object:
-    """What json_members yields; ValueError for anything but an object."""
-    read = bounded_reader(JsonReader())
-    position = after(text, 0, "{")
-    while True:
-        key, position = read(text, skip_blanks(text, position))
-        position = skip_blanks(text, after(text, position, ":"))
-        if not isinstance(key, str):
-            raise ValueError(f"a key that is no text at character {position}")
-        if key == "packages" and text[position:position + 1] == "[":
-            position = skip_blanks(text, position + 1)
-            while not text.startswith("]", position):
-                value, position = read(text, skip_blanks(text, position))
-                yield key, value
-                position = skip_blanks(text, position)
-                if not text.startswith("]", position):
-                    position = after(text, position, ",")
-            yield key, Index
-            position += 1
-        else:
-            value, position = read(text, position)
-            yield key, value
-        position = skip_blanks(text, position)
-        if text.startswith("}", position):
-            break
-        position = after(text, position, ",")
-    after_end(text, position + 1)
-
-
-def after_end(text: str, position: int) -> None:
-    """ValueError unless nothing but blanks stands in TEXT from POSITION on."""
-    if skip_blanks(text, position) != len(text):
-        raise ValueError("something follows the object")
-
-
-def bounded_reader(reader: JsonReader) -> object:
-    """What reads the value at a place of a text, and gives it and the place after it. No value is
-    longer than OFFER_LIMIT: of a few megabytes a list of them makes hundreds."""
-    def read(text: str, position: int) -> tuple:
-        for length in (OFFER_LENGTH, OFFER_LIMIT):
-            part = text[position:position + length]
-            try:
-                value, end = reader.read(part)
-            except ValueError as error:
-                problem = error
-            else:
-                if end < len(part) or len(part) < length:   # a number may go on
-                    return value, position + end
-                problem = ValueError("a value is too long")
-        if len(part) == OFFER_LIMIT:
-            problem = ValueError(f"the value at character {position} is too long, or no JSON")
-        raise problem
-    return read
-
-
 def skip_blanks(text: str, position: int) -> int:
     """Where in TEXT, from POSITION on, JSON's white space ends."""
     while text[position:position + 1] in (" ", "\t", "\n", "\r"):
         position += 1
     return position
-
-
-def after(text: str, position: int, char: str) -> int:
-    """The place after CHAR, which must come next in TEXT; ValueError when something else does."""
-    position = skip_blanks(text, position)
-    if text[position:position + 1] != char:
-        raise ValueError(f"{char!r} should stand at character {position}")
-    return position + 1
 
 
 def has_control(text: str) -> bool:
@@ -525,35 +457,27 @@ OFFER_FIELDS = {                    # of a package in an index
     "scripts": is_list(lambda value: value in SCRIPT_NAMES), "setuid": is_paths,
     "owners": is_list(is_owner), "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
 }
-# What packages and indexes had not yet at first, as it is where it isn't said.
-DEFAULTS = {"replaces": [], "alternatives": [], "scripts": [], "owners": []}
 INDEX_FIELDS = {
     "serial": is_count, "created": is_count, "arch": is_name,
     "expires": lambda value: value is None or is_count(value),
-    "packages": lambda value: value is Index,
+    "packages": lambda value: value == [],      # which are read one by one
 }
-ENTRY_FIELDS = {
-    "path": is_path, "mode": is_digits("01234567", 4),
-    "uid": is_int(ID_LIMIT), "gid": is_int(ID_LIMIT),
-    "type": lambda value: isinstance(value, str) and value in TYPE_FIELDS,
-}
-TYPE_FIELDS = {
-    "dir": {},
-    "file": {"size": is_int(SIZE_LIMIT), "sha256": is_sha256},
-    "link": {"target": is_target},
+EVERY_ENTRY = (("path", is_path), ("mode", is_digits("01234567", 4)),
+               ("uid", is_int(ID_LIMIT)), ("gid", is_int(ID_LIMIT)))
+ENTRY_TESTS = {                     # by its type
+    "dir": EVERY_ENTRY,
+    "file": (*EVERY_ENTRY, ("size", is_int(SIZE_LIMIT)), ("sha256", is_sha256)),
+    "link": (*EVERY_ENTRY, ("target", is_target)),
 }
 
 
 def check_fields(record: object, fields: dict, what: str) -> None:
-    """Fail unless RECORD has each of FIELDS, with a value that the field's test accepts; what may
-    be left out is filled in."""
+    """Fail unless RECORD has each of FIELDS, with a value that the field's test accepts."""
     if not isinstance(record, dict):
         raise Fail(f"{what}: not a JSON object")
     for key, test in fields.items():
         if key not in record:
-            if key not in DEFAULTS:
-                raise Fail(f"{what}: {key} is missing")
-            record[key] = DEFAULTS[key]
+            raise Fail(f"{what}: {key} is missing")
         try:
             valid = test(record[key])
         except Fail as error:
@@ -562,25 +486,24 @@ def check_fields(record: object, fields: dict, what: str) -> None:
             raise Fail(f"{what}: {key} is not valid: {str(record[key])[:60]!r}")
 
 
-def check_info(info: dict, what: str) -> None:
-    """Fail unless INFO is a package's info.json that can be taken at its word: each path is there
-    once, in order, after the folder that it lies in; conffiles are files of the package."""
-    check_fields(info, {**INFO_FIELDS, "files": is_list(lambda value: True)}, what)
+def check_info(info: dict, files: list, what: str) -> None:
+    """Fail unless INFO and FILES are a package's that can be taken at their word: each path is
+    there once, in order, after the folder that it lies in; conffiles are files of the package."""
+    check_fields(info, INFO_FIELDS, what)
     kinds = {"": "dir"}
     last = ""
-    for entry in info["files"]:
-        check_fields(entry, ENTRY_FIELDS, what)
-        path, kind = entry["path"], sys.intern(entry["type"])
-        entry["type"], entry["mode"] = kind, sys.intern(entry["mode"])      # each is kept once
-        if kind != "dir":
-            check_fields(entry, TYPE_FIELDS[kind], f"{what}: {path}")
+    for entry in files:
+        path, kind = entry["path"], entry["type"]
+        for key, test in ENTRY_TESTS[kind]:
+            if not test(entry[key]):
+                raise Fail(f"{what}: {path[:60]}: {key} is not valid: {str(entry[key])[:60]!r}")
         if path != KEYS:
             check_is_free(path, what)
         if path <= last:
             raise Fail(f"{what}: {path} is there twice, or out of order")
-        if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE and entry["type"] != "dir":
+        if kinds.get(path.rpartition("/")[0]) != "dir" or path == STATE and kind != "dir":
             raise Fail(f"{what}: {path} is in no folder of the package")
-        kinds[path] = entry["type"]
+        kinds[path] = kind
         last = path
     for path in info["conffiles"]:
         if kinds.get(path) != "file":
@@ -622,26 +545,27 @@ def offered(info: dict, files: list) -> dict:
 class Package:
     """A package: installed, offered by a repository, or in a local file. What is said of it, and
     its files, are read when they are asked for."""
-    __slots__ = ("name", "version", "told", "listing", "origin", "size", "sha256", "open", "parsed",
-                 "key")
+    __slots__ = ("name", "version", "told", "listing", "origin", "size", "sha256", "repository",
+                 "open", "parsed", "key")
 
     def __init__(self, info: dict, origin: object, size: int = 0, sha256: str = "",
                  told: "tuple | None" = None, listing: bytes = b""):
         self.name = info["name"]
         self.version = info["version"]
         self.told = told or info        # its info or, yet to be read, the line of that and whose
-        self.listing = info.get("files", listing)       # its files' entries or, so too, lines
+        self.listing = listing          # its files' lines or, once they are read, entries
         self.origin = origin            # a Repository, the path of a local file, None: installed
         self.size = size                # bytes of the .lpkg
-        self.sha256 = sha256
+        self.sha256 = sha256            # of the .lpkg; "" where that isn't known
+        self.repository = None          # the name of the one that it was installed from
         self.open = None                # opens the file of its bytes, once it is fetched
         self.parsed = {}
         self.key = None
 
     @property
     def info(self) -> dict:
-        """What is said of it: the offer of an index (OFFER_FIELDS) or, once that is read, its
-        record: the info.json (INFO_FIELDS) and where it came from."""
+        """What is said of it: in an index (OFFER_FIELDS) or, once that is read, its record
+        (INFO_FIELDS)."""
         if isinstance(self.told, tuple):
             self.told = read_package_line(*self.told)
         return self.told
@@ -673,13 +597,13 @@ class Package:
         return self.listing
 
     def entries(self, paths: set) -> list:
-        """The manifest's entries of PATHS, in bytes. Of an installed package no others are read:
-        there may be thousands."""
+        """The manifest's entries of PATHS, in bytes, or more: of an installed package no others are
+        read, for there may be thousands."""
         if isinstance(self.listing, bytes):
             lines = [line for line in self.listing.split(b"\n")
                      if line.partition(b"\t")[0] in paths]
             return read_entries(b"".join(line + b"\n" for line in lines), str(self))
-        return [entry for entry in self.files() if entry["path"].encode() in paths]
+        return self.listing
 
     def installed_size(self) -> int:
         """Bytes of its files."""
@@ -692,9 +616,7 @@ class Package:
 
     def source(self) -> "str | None":
         """The name of the repository that offers it, or that it was installed from."""
-        if self.origin is None:
-            return self.info.get("repository")
-        return self.origin.name if isinstance(self.origin, Repository) else None
+        return self.origin.name if isinstance(self.origin, Repository) else self.repository
 
     def replaces(self, other: "Package") -> bool:
         """Whether this package takes the place of OTHER, whose own name it must say."""
@@ -716,14 +638,15 @@ class Package:
 # What lpkg keeps for itself is lines whose columns tabs separate: a person can read them, `cut` and
 # `grep` take them apart. A package is a line: NAME, VERSION, SUMMARY and, in JSON, all else that is
 # said of it, but for empty texts and lists. The cached index of a repository is such lines, sorted;
-# the record of what is installed is one, and then a line for each file: PATH, type, mode, uid, gid
-# and, of a file, size and SHA-256 or, of a symlink, its target. No path has a tab or a newline.
+# the record of a package is one, and then a line for each file: PATH, type, mode, uid, gid and, of
+# a file, size and SHA-256 or, of a symlink, its target. No path has a tab or a newline. `pack`
+# writes it, as the first member of the archive; a root has it as it is, in installed/NAME.
 
 def package_line(info: dict) -> bytes:
     """The line of a package of which INFO is said."""
     name, version, summary = info["name"], info["version"], printable(info["summary"])
-    shown = {"name": name, "version": version, "summary": summary, "files": info.get("files")}
-    said = {key: value for key, value in info.items()
+    shown = {"name": name, "version": version, "summary": summary}
+    said = {key: value for key, value in sorted(info.items())
             if value not in ("", []) and (key not in shown or value != shown[key])}
     return f"{name}\t{version}\t{summary}\t{json_text(said)}\n".encode()
 
@@ -754,16 +677,25 @@ def entry_line(entry: dict) -> str:
     return line if kind == "dir" else f"{line}\t{entry['target']}"
 
 
+FOLDERS = {}                        # line -> entry: many packages have the same few directories
+
+
 def read_entry(line: str) -> dict:
     """The file that a line of the database describes."""
+    if line in FOLDERS:
+        return FOLDERS[line]
     path, kind, mode, uid, gid, *rest = line.split("\t")
-    entry = {"path": path, "type": kind, "mode": mode, "uid": int(uid), "gid": int(gid)}
+    kind, mode = sys.intern(kind), sys.intern(mode)     # each is kept once
+    number = JsonReader.parse_int
+    entry = {"path": path, "type": kind, "mode": mode, "uid": number(uid), "gid": number(gid)}
     if kind == "file":
-        entry["size"] = int(rest[0])
+        entry["size"] = number(rest[0])
         entry["sha256"] = rest[1]
     elif kind == "link":
         entry["target"] = rest[0]
-    elif kind != "dir":
+    elif kind == "dir":
+        FOLDERS[line] = entry
+    else:
         raise ValueError(f"{kind} is not a type of file")
     return entry
 
@@ -773,7 +705,7 @@ def read_entries(data: bytes, what: str) -> list:
     try:
         return [read_entry(line) for line in data.decode().split("\n")[:-1]]
     except (ValueError, IndexError):
-        raise Fail(f"{what}: its list of files is damaged; restore {INSTALLED}") from None
+        raise Fail(f"{what}: its list of files is damaged; restore it or remove it") from None
 
 
 def empty_values(fields: dict) -> dict:
@@ -793,13 +725,24 @@ def record_text(info: dict, files: list) -> bytes:
 
 
 def read_record(data: bytes, what: str) -> Package:
-    """The installed package that has the record DATA, whose whole is read when it is asked for."""
+    """The package that has the record DATA, whose whole is read when it is asked for."""
     line, newline, listing = data.partition(b"\n")
-    name, version, *rest = line.decode(errors="replace").split("\t", 3)
-    if not newline or len(rest) != 2 or not is_name(name) or not is_version(version):
+    words = line.decode(errors="replace").split("\t", 3)
+    if not newline or len(words) != 4 or not is_name(words[0]) or not is_version(words[1]):
         raise Fail(f"{what}: damaged; restore it or remove it")
-    head = {"name": name, "version": version}
+    head = {"name": words[0], "version": words[1]}
     return Package(head, None, told=(line, INFO_FIELDS, what), listing=listing)
+
+
+def check_record(package: Package, data: bytes, what: str) -> None:
+    """Fail unless PACKAGE can be taken at its word, and DATA is how its record is spelled."""
+    check_info(package.info, package.files(), what)
+    try:
+        is_spelled_so = record_text(package.info, package.files()) == data
+    except (ValueError, RecursionError):
+        is_spelled_so = False
+    if not is_spelled_so:
+        raise Fail(f"{what}: {RECORD} is not as lpkg writes it; pack it anew")
 
 
 # ---- the index, as lines -----------------------------------------------------------------------
@@ -1002,7 +945,7 @@ class Universe:
     def home(self, name: str) -> list:
         """The repositories that may answer for NAME, the first first."""
         package = self.installed.get(name)
-        wanted = package.info.get("repository") if package else None
+        wanted = package.repository if package else None
         return ([one for one in self.repositories if wanted in (one.name, one.url)]
                 or self.repositories)
 
@@ -1031,7 +974,7 @@ class Universe:
         rebuilt."""
         there = self.installed.get(package.name)
         return (there is not None and there.version == package.version
-                and there.info.get("package_sha256", package.sha256) == package.sha256)
+                and there.sha256 in ("", package.sha256))
 
     def at_hand(self, package: Package) -> Package:
         """What is installed, if it is this PACKAGE and came from its repository; else PACKAGE."""
@@ -1110,7 +1053,8 @@ class System:
         that are to blame; nothing when it can."""
         if package.name in self.chosen:
             other = self.chosen[package.name]
-            return f"{other} is needed as well", {self.numbers[other.name]}
+            return (f"{other} is wanted, and there can be only one {other.name}",
+                    {self.numbers[other.name]})
         for relation in package.relations("conflicts"):
             for other in self.answers.get(relation.name, ()):
                 if other.satisfies(relation):
@@ -1254,7 +1198,8 @@ def stays(universe: Universe, package: Package, world: dict, asked: bool = False
     """The want that an installed PACKAGE stays, as the WORLD has it; see Want. What came along with
     others may go if nothing needs it and something is in its way."""
     relation = parse_relation(world.get(package.name, package.name))
-    who = ("you hold" if relation.operator else "you want" if asked else "what is installed needs")
+    who = ("you hold" if relation.operator else "you want" if asked
+           else "you have asked for" if package.name in world else "what is installed needs")
     return want(relation, who, asked=asked, staying=package, homes=universe.home(package.name),
                 soft=package.name not in world)
 
@@ -1560,19 +1505,26 @@ def open_file(path: str, folder: "int | None" = None, shown: str = "") -> object
     raise Fail(f"{shown or path}: not a regular file")
 
 
-def read_all(file: object, limit: int, what: str) -> bytes:
-    """The bytes of FILE, which is closed; Fail for more than LIMIT."""
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(min(size, limit) + 1)
-    if len(data) > limit:
-        raise Fail(f"{what}: larger than {human_size(limit)}, which is the most that is read")
-    return data
+def read_all(descriptor: int, limit: int, what: str) -> bytes:
+    """The bytes of the regular file that is open as DESCRIPTOR, which is closed; Fail for more than
+    LIMIT. Not by a file object: a root has hundreds of records."""
+    try:
+        there = os.fstat(descriptor)
+        if not stat.S_ISREG(there.st_mode):
+            raise Fail(f"{what}: not a regular file")
+        if there.st_size > limit:
+            raise Fail(f"{what}: larger than {human_size(limit)}, which is the most that is read")
+        data = os.read(descriptor, there.st_size)
+        while len(data) < there.st_size and (more := os.read(descriptor, PIECE)):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def read_file(path: str, limit: int = SMALL_LIMIT) -> bytes:
     """The bytes of the regular file PATH, at most LIMIT."""
-    return read_all(open_file(path), limit, path)
+    return read_all(os.open(path, READ_FLAGS & ~os.O_NOFOLLOW), limit, path)
 
 
 def pieces(file: object) -> object:
@@ -1622,8 +1574,8 @@ class NewFiles:
 
 # ---- the archive -------------------------------------------------------------------------------
 #
-# A package is a gzip'd tar whose every byte follows from its manifest: info.json comes first, and
-# each header after it is what tar_header makes of the manifest's next entry. Who reads a package
+# A package is a gzip'd tar whose every byte follows from its record, which comes first: each header
+# after it is what tar_header makes of the manifest's next entry. Who reads a package
 # makes the header that has to come and compares; there is nothing to interpret. A device, a second
 # member of one name, a mode that the manifest doesn't know, an extension of GNU's or PAX's: all are
 # simply other bytes than the ones expected.
@@ -1682,9 +1634,9 @@ def header_size(entry: dict) -> int:
     return BLOCK if is_plain else len(tar_header(entry))
 
 
-def info_header(size: int) -> bytes:
-    """The header of an info.json of SIZE bytes."""
-    return ustar_block(INFO_PATH.encode(), b"0", 0o644, (0, 0), size)
+def record_entry(size: int) -> dict:
+    """The entry of a record of SIZE bytes in its archive."""
+    return {"path": RECORD, "type": "file", "mode": "0644", "uid": 0, "gid": 0, "size": size}
 
 
 def file_entry(path: str, data: bytes) -> dict:
@@ -1713,16 +1665,6 @@ def script_entry(script: dict) -> dict:
     """The entry of a package's SCRIPT in its archive."""
     return {"path": f".lpkg/scripts/{script['name']}", "type": "file", "mode": "0755", "uid": 0,
             "gid": 0, "size": script["size"], "sha256": script["sha256"]}
-
-
-def info_text(info: dict) -> bytes:
-    """INFO as JSON that a person can read: a key a line, a file a line."""
-    import json
-    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
-             for key, value in info.items() if key != "files"]
-    files = ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in info["files"])
-    lines.append('  "files": [' + (f"\n{files}\n  ]" if files else "]"))
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 # ---- reading a package -------------------------------------------------------------------------
@@ -1815,23 +1757,25 @@ class Archive:
     def expect(self, data: bytes, path: str) -> None:
         """Fail unless DATA comes next."""
         if self.read(len(data)) != data:
-            raise Fail(f"{self.what}: the archive is not what its info.json says at {path}")
+            raise Fail(f"{self.what}: the archive is not what its record says at {path}")
 
     def begin(self) -> bytes:
-        """The bytes of info.json; what comes next is the first entry's header."""
+        """The bytes of the record; what comes next is the first entry's header."""
         header = self.read(BLOCK)
-        size = header[124:135]
-        if not size.isdigit() or header != info_header(int(size, 8)) or int(size, 8) > INFO_LIMIT:
-            raise Fail(f"{self.what}: no package: it doesn't begin with a {INFO_PATH} of ours")
-        data = self.read(int(size, 8))
-        self.expect(padding(len(data)), INFO_PATH)
+        digits = header[124:135]
+        size = int(digits, 8) if digits.isdigit() else 0
+        if header != tar_header(record_entry(size)) or size > INFO_LIMIT:
+            raise Fail(f"{self.what}: no package: it doesn't begin with a {RECORD} of ours")
+        data = self.read(size)
+        self.expect(padding(size), RECORD)
         return data
 
-    def info(self) -> dict:
-        """The info.json, checked."""
-        info = parse_json(self.begin(), f"{self.what}: {INFO_PATH}")
-        check_info(info, self.what)
-        return info
+    def package(self) -> Package:
+        """The package that the record describes, checked."""
+        data = self.begin()
+        package = read_record(data, self.what)
+        check_record(package, data, self.what)
+        return package
 
     def content(self, size: int) -> object:
         """The SIZE bytes of a file, in pieces."""
@@ -1855,7 +1799,7 @@ class Archive:
             yield piece
         self.expect(padding(entry["size"]), entry["path"])
         if digest.hexdigest() != entry["sha256"]:
-            raise Fail(f"{self.what}: {entry['path']} has another content than info.json says")
+            raise Fail(f"{self.what}: {entry['path']} has another content than its record says")
 
     def finish(self) -> None:
         """Fail unless this is the end of the tar, and of the archive."""
@@ -1865,14 +1809,16 @@ class Archive:
 
 
 def unpack(package: Package, content: object = None) -> object:
-    """(entry, content in pieces) of each script of the fetched PACKAGE, then of each file; the
-    content must be read to its end. CONTENT is its bytes, inflated, if that is done already."""
+    """(entry, content in pieces) of the record of the fetched PACKAGE, of each script, then of each
+    file; the content must be read to its end. CONTENT is its bytes, inflated, if that is done
+    already."""
     if content is None:
         with package.open() as file:
             yield from unpack(package, inflated(file, str(package)))
         return
     archive = Archive(content, str(package))
-    archive.begin()
+    record = archive.begin()
+    yield record_entry(len(record)), (record,)
     is_vouched = isinstance(package.origin, Repository)
     for entry in [*map(script_entry, package.info["scripts"]), *package.files()]:
         is_file = entry["type"] == "file"
@@ -1914,13 +1860,13 @@ def read_through(package: Package) -> None:
 
 
 def read_local(path: str, known: "set | None" = None) -> Package:
-    """The package in the file PATH. Its archive is read beyond info.json only where there are KNOWN
-    SHA-256s, and its own isn't among them."""
+    """The package in the file PATH. Its archive is read beyond the record only where there are
+    KNOWN SHA-256s, and its own isn't among them."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        info = Archive(inflated(file, path), path).info()
+        package = Archive(inflated(file, path), path).package()
         file.seek(0)
-        package = Package(info, path, size, sha256_of(pieces(file)))
+        package.origin, package.size, package.sha256 = path, size, sha256_of(pieces(file))
         if known is not None and package.sha256 not in known:
             package.open = lambda: open_file(path)
             read_through(package)
@@ -2010,19 +1956,7 @@ class Root:
             descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return b""
-        try:                            # not by a file object: there are hundreds of these
-            there = os.fstat(descriptor)
-            if not stat.S_ISREG(there.st_mode):
-                raise Fail(f"{self.name(path)}: not a regular file")
-            if there.st_size > limit:
-                raise Fail(f"{self.name(path)}: larger than {human_size(limit)}, which is the most "
-                           "that is read")
-            data = os.read(descriptor, there.st_size)
-            while len(data) < there.st_size and (more := os.read(descriptor, PIECE)):
-                data += more
-            return data
-        finally:
-            os.close(descriptor)
+        return read_all(descriptor, limit, self.name(path))
 
     def names(self, path: str) -> list:
         """The names in the folder PATH, sorted; none when it isn't there."""
@@ -2208,7 +2142,18 @@ def load_installed(root: Root) -> dict:
     for name in filter(is_name, root.names(INSTALLED)):
         path = f"{INSTALLED}/{name}"
         installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
+    for line in root.read(ORIGINS, INFO_LIMIT).decode(errors="replace").splitlines():
+        name, sha256, *repository = line.split("\t")[:3]
+        if name in installed:
+            installed[name].sha256 = sha256
+            installed[name].repository = "".join(repository) or None
     return installed
+
+
+def origins_text(packages: list) -> bytes:
+    """The file that says where PACKAGES came from."""
+    return lines_text(f"{package.name}\t{package.sha256}\t{package.source() or ''}"
+                      for package in sorted(packages, key=lambda package: package.name))
 
 
 def load_world(root: Root) -> dict:
@@ -2439,6 +2384,7 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     line of a cached index: KNOWN is the one there is, which stays good while the signature that is
     offered is the same."""
     import hashlib
+    import io
     what = f"{repository.url}/{repository.arch}/index.json"
 
     def fetch_both() -> "tuple | None":
@@ -2453,13 +2399,12 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     if fetched is None:
         return known
     data, seal, key, comment = fetched
-    del fetched
     if not comment.startswith("index "):
         raise Fail(f"{what}: signed as {comment[:80]!r}, not as an index")
     sha256 = hashlib.sha256(data).hexdigest()
-    text = [index_text(data, what)]
-    del data                            # megabytes, on a device that has 32; as is the text
-    index, lines = read_index(text.pop(), repository.arch, what)
+    source = io.BytesIO(data)
+    del data, fetched                   # megabytes, on a device that has 32
+    index, lines = read_index(source, repository.arch, what)
     check_comment(comment, index, what)
     check_expiry(index, repository, max(serials.now(key.text()), index["created"]), what)
     serials.accept(key.text(), index, sha256, what)
@@ -2470,32 +2415,36 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     return "\t".join(map(str, head)).encode()
 
 
-def index_text(data: bytes, what: str) -> str:
-    """The text of an index.json."""
-    try:
-        return data.decode()
-    except ValueError as error:
-        raise Fail(f"{what}: no valid JSON: {error}") from None
+def index_json(index: dict) -> bytes:
+    """The bytes of an index.json: its first line begins the list of packages, each of them is a
+    line, and the last one ends it; so nobody needs more than one of ten thousand in memory."""
+    head = {key: value for key, value in index.items() if key != "packages"}
+    first = json_text(head).removesuffix("}") + ',"packages":['
+    lines = ",\n".join(map(json_text, index["packages"]))
+    return "\n".join(filter(None, (first, lines, "]}\n"))).encode()
 
 
-def read_index(text: str, arch: str, what: str) -> tuple:
-    """(the index.json TEXT without its packages, the lines of those); Fail unless it is one of
-    ARCH, all its packages well described."""
-    index = {}
-    members = json_members(text, what)
-    del text
+def read_index(source: object, arch: str, what: str) -> tuple:
+    """(the index.json in the file SOURCE without its packages, the lines of those); Fail unless it
+    is one of ARCH, all its packages well described. SOURCE is closed as soon as it was read."""
+    def parse_line(end: bytes = b"") -> dict:
+        line = source.readline(OFFER_LIMIT)
+        if not line.endswith(b"\n"):
+            raise Fail(f"{what}: a line is too long, or it was cut; make it with lpkg index")
+        return None if line == b"]}\n" else parse_json(line.rstrip(b",\n") + end, what)
 
     def offers() -> object:
-        for key, value in members:
-            if key != "packages" or value is Index:
-                index[key] = value
-                continue
-            shown = value.get("name") if isinstance(value, dict) else value
-            check_fields(value, OFFER_FIELDS, f"{what}: package {str(shown)[:60]!r}")
-            yield value
+        while (offer := parse_line()) is not None:
+            shown = str(offer.get("name"))[:60]
+            check_fields(offer, OFFER_FIELDS, f"{what}: package {shown!r}")
+            yield offer
+        if source.read(1):
+            raise Fail(f"{what}: something follows its end")
+        source.close()
 
-    lines = index_lines(offers())
+    index = parse_line(b"]}") or {}
     check_fields(index, INDEX_FIELDS, what)
+    lines = index_lines(offers())
     if index["arch"] != arch:
         raise Fail(f"{what}: made for {index['arch']}, and {arch} is wanted")
     return index, lines
@@ -2627,15 +2576,14 @@ def machine() -> str:
 # ---- what a change means, path by path ---------------------------------------------------------
 
 def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
-    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS or all; Fail when two
-    claim one file.
+    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS, in bytes, or all;
+    Fail when two claim one file.
 
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
     other opinion of it wins, and two other opinions that differ are refused."""
     claims = {}
-    wanted = {path.encode() for path in paths or ()}
     for package in packages:
-        for entry in package.files() if paths is None else package.entries(wanted):
+        for entry in package.files() if paths is None else package.entries(paths):
             path = entry["path"]
             rival, other = claims.setdefault(path, (package.name, entry))
             if other is entry:
@@ -2666,7 +2614,7 @@ def winners(packages: list, preferences: dict) -> dict:
     paths = {path.encode() for path in best}
     for package in packages if best else ():
         for entry in package.entries(paths):
-            del best[entry["path"]]
+            best.pop(entry["path"], None)
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
 
 
@@ -2698,7 +2646,7 @@ def check_journal(data: bytes, what: str) -> None:
     called as nothing else is."""
     for words in journal_lines(data):
         paths = words[1:2] if words[0] == "dir" else words[1:]
-        folders = {path.rpartition("/")[0] for path in paths}
+        folders = {path.rpartition("/")[0] for path in paths[words[0] == "copy":]}
         strange = (words[0] == "rmtree" and not words[-1].rpartition("/")[2].startswith(".lpkg.")
                    or words[0] == "dir" and read_ownership(words[-1]) is None)
         if (len(words) != JOURNAL_VERBS.get(words[0]) or strange
@@ -2707,7 +2655,8 @@ def check_journal(data: bytes, what: str) -> None:
             raise Fail(f"{what}: line {line!r} is not understood; the journal was damaged")
 
 
-JOURNAL_VERBS = {"mv": 3, "aside": 4, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2, "mount": 2}
+JOURNAL_VERBS = {"mv": 3, "aside": 4, "copy": 4, "dir": 3, "rm": 2, "rmdir": 2, "rmtree": 2,
+                 "mount": 2}
 
 
 def ownership(entry: dict) -> str:
@@ -2730,9 +2679,11 @@ def is_journal_path(path: str) -> bool:
     return is_path(path[len(prefix):] if path.startswith(prefix) else path, PATH_LIMIT + 100)
 
 
-def journal_text(lines: list) -> bytes:
+def journal_text(lines: object) -> bytes:
     """A journal of LINES; Fail for one that is too long to be read again."""
-    text = "".join("\t".join(line) + "\n" for line in lines).encode()
+    text = bytearray()                  # of tens of thousands, which aren't in memory otherwise
+    for line in lines:
+        text += "\t".join(line).encode() + b"\n"
     if len(text) > INFO_LIMIT:
         raise Fail(f"a journal of {human_size(len(text))} is too long; change fewer packages at "
                    "once")
@@ -2890,7 +2841,8 @@ def plan_lines(plan: Plan, free: "int | None" = None, preferences: "dict | None"
     grows = (sum(package.installed_size() for package in plan.new)
              - sum(package.installed_size() for package in plan.old.values()))
     total = (f"download {human_size(fetched)}, " if fetched else "") + f"disk {disk_text(grows)}"
-    lines = table(rows) + [total + (f", {human_size(free)} free" if free is not None else "")]
+    total += f", {human_size(free)} free" if free is not None else ""
+    lines = table(rows) + [total] * (not plan.is_empty())
     for package in plan.new:
         lines += risk_lines(package, plan.old.get(package.name))
     lines += [f"service  {service} is stopped, and not started at boot any more"
@@ -2967,7 +2919,7 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 # plan      which packages come and go (above)
 # fetch     their bytes, into the cache or, where there is none, to FETCHED for now; size and
 #           SHA-256 must be those of the signed index. The source is not read again.
-# verify    each info.json against the index; then, path by path, what is in the root against what
+# verify    each record against the index; then, path by path, what is in the root against what
 #           the packages bring: conflicts, strays, clashes of type, symlinks on the way,
 #           conffiles, space. Nothing has been changed so far.
 # stage     `staged` is written: the list of all temporaries and new directories, as a journal
@@ -2999,7 +2951,7 @@ class Transaction:
         self.owners = {}                # conffile -> its mode and owner, where they were changed
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
                                         # the reverse
-        self.previous = set()           # files on FAT that stay as NAME.old
+        self.previous = {}              # files on FAT that stay as NAME.old -> what makes room
         self.links = {}                 # path -> entry of an alternative's symlink that changes
         self.removals = []              # journal lines
         self.mounts = []                # other file systems that the journal needs
@@ -3042,6 +2994,12 @@ class Transaction:
             return f"{self.folders[parent]}/{name}"
         number = self.temporaries.get(final)
         return None if number is None else f"{parent}{slash}.lpkg.{self.token}.{number}"
+
+    def written(self, final: str) -> str:
+        """Where what will be FINAL is written before the commit: for what would not fit there yet,
+        that is among lpkg's own files."""
+        staged = self.staged(final)
+        return f"{STATE}/{os.path.basename(staged)}" if final in self.previous else staged
 
 
 def run_transaction(tx: Transaction) -> None:
@@ -3178,9 +3136,6 @@ def fetch(tx: Transaction) -> None:
     if not tx.plan.new:
         return
     download = sum(package.size for package in tx.plan.new)
-    installed = sum(map(Package.installed_size, tx.plan.new))
-    if is_one_device(tx.root):          # else where the files go is known once they are fetched
-        check_space(os.fstatvfs(tx.root.folder("")), download + installed, tx.root.path)
     check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
     folder = CACHE
     if tx.root.lstat(CACHE) is None:
@@ -3192,15 +3147,6 @@ def drop_fetched(root: Root) -> None:
     """Remove the packages that were fetched for one transaction."""
     if root.lstat(FETCHED) is not None:
         remove_tree(*root.place(FETCHED))
-
-
-def is_one_device(root: Root) -> bool:
-    """Whether the folders of ROOT that packages bring files into are all on its own file system."""
-    tops = [name for name in ("bin", "boot", "etc", "lib", "opt", "sbin", "srv", "usr", "var")
-            if stat.S_ISDIR(getattr(root.lstat(name), "st_mode", 0))]
-    paths = tops + [f"{top}/{name}" for top in tops if top in ("usr", "var")
-                    for name in root.names(top)]
-    return {root.lstat(path).st_dev for path in paths} <= {os.fstat(root.folder("")).st_dev}
 
 
 def fetch_packages(packages: list, root: Root, folder: str) -> None:
@@ -3289,20 +3235,18 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def read_manifest(package: Package) -> None:
-    """Let the info.json of a fetched PACKAGE replace the index's entry, if the two agree."""
+    """Let the record of a fetched PACKAGE replace the index's entry, if the two agree."""
     with package.open() as file:
-        info = Archive(inflated(file, str(package)), str(package)).info()
-    record = dict(info, package_sha256=package.sha256)
+        record = Archive(inflated(file, str(package)), str(package)).package()
     if isinstance(package.origin, Repository):
-        said = offered(info, info["files"])
+        said = offered(record.info, record.files())
         offer = dict(package.info, arch=package.origin.arch)
         for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
                     "services", "setuid", "scripts", "owners", "alternatives"):
             if said[key] != offer[key]:
                 raise Fail(f"{package}: {key} is {repr(said[key])[:60]} in the package, "
                            f"{repr(offer[key])[:60]} in the index; refused")
-        record["repository"] = package.origin.name
-    package.told, package.listing = record, info["files"]
+    package.told, package.listing = record.told, record.listing
 
 
 # -- verify
@@ -3312,8 +3256,9 @@ def verify(tx: Transaction) -> None:
     for package in tx.plan.old.values():
         for entry in package.files():
             tx.gone[entry["path"]] = (package, entry)
-    paths = {entry["path"] for package in tx.plan.new for entry in package.files()}
-    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new], paths | tx.gone.keys())
+    changing = tx.plan.new + list(tx.plan.old.values()) if tx.plan.stay else []
+    paths = {entry["path"].encode() for package in changing for entry in package.files()}
+    tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new], paths)
     before = folder_opinions([*tx.plan.stay, *tx.plan.old.values()])
     links = plan_alternatives(tx)
     for package in tx.plan.new:
@@ -3375,7 +3320,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
                    "is too long; move it away")
     if choice == "beside":
         done = "removed here and stays away" if current is None else "changed here and stays"
-        say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new")
+        say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new; "
+            "`lpkg fix` shows how they differ")
     if choice == "leave":
         tx.left.add(path)
     elif choice == "beside":
@@ -3399,17 +3345,15 @@ def plan_texts(tx: Transaction) -> None:
     tx.texts.update(database_texts(tx.plan, load_queue(tx.root), can_run(tx)))
     if tx.preferences != load_preferences(tx.root):
         tx.texts[PREFERENCES] = preferences_text(tx.preferences)
-    for path in [*tx.texts, *script_paths(tx.plan.new)]:
+    for path in [*tx.texts, *archived_texts(tx.plan.new)]:
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
 
 
 def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
-    """PATH -> bytes of what the database has after PLAN, where this QUEUE was before; READY:
-    scripts can run before the change."""
-    texts = {f"{INSTALLED}/{package.name}": record_text(package.info, package.files())
-             for package in plan.new}
-    texts[WORLD] = world_text(plan.world)
+    """PATH -> bytes of what the database has after PLAN, but for what the packages bring of it,
+    where this QUEUE was before; READY: scripts can run before the change."""
+    texts = {WORLD: world_text(plan.world), ORIGINS: origins_text(plan.stay + plan.new)}
     later = queue_after(plan, queue, ready)
     if later != queue:
         texts[QUEUE] = queue_text(later)
@@ -3456,7 +3400,8 @@ def plan_removals(tx: Transaction) -> None:
     entries."""
     folders = []
     swapped = tuple(f"{path}/" for path in tx.swaps)
-    for path, (package, entry) in sorted(tx.gone.items()):
+    for path in sorted(tx.gone):
+        package, entry = tx.gone[path]
         if path.startswith(swapped):
             continue                    # it goes with the directory that it is in
         if path not in tx.claims and entry["type"] == "dir":
@@ -3553,8 +3498,15 @@ def check_fat(tx: Transaction) -> None:
                    if line[0] != "rm" or line[1].lower() not in names]
     tx.removals = [["rm", path + ".old"] for verb, path, *_ in tx.removals
                    if verb == "rm" and path.startswith(tops)] + tx.removals
-    tx.previous = {path for path in tx.temporaries
+    tx.previous = {path: dropped(tx.root, path) for path in tx.temporaries
                    if path.startswith(tops) and is_upgraded(tx, path)}
+
+
+def dropped(root: Root, path: str) -> str:
+    """What makes room for the PATH that comes: what the upgrade before this one left of it, as
+    /boot has room for two kernels; or, where that is the one that runs, PATH, which didn't boot."""
+    older = path + ".old"
+    return path if runs_by(root, older) and root.lstat(older) else older
 
 
 def is_upgraded(tx: Transaction, path: str) -> bool:
@@ -3568,16 +3520,20 @@ def is_upgraded(tx: Transaction, path: str) -> bool:
 def check_room(tx: Transaction) -> None:
     """Fail unless each file system has the room for what is staged on it."""
     sizes = {}                          # folder -> bytes, and files, of what comes into it
-    for path in tx.previous:
-        there = tx.root.lstat(path + ".old")
+
+    def count(path: str, size: int, files: int) -> None:
         parent = path.rpartition("/")[0]
-        sizes[parent] = (sizes.get(parent, (0, 0))[0] - (there.st_size if there else 0), 0)
+        before = sizes.get(parent, (0, 0))
+        sizes[parent] = (before[0] + size, before[1] + files)
+
+    for path, drop in tx.previous.items():
+        there = tx.root.lstat(drop)
+        count(path, -there.st_size if there else 0, 0)
+        count(tx.written(path), tx.claims[path][1]["size"], 1)
     for package in tx.plan.new:
         for entry in package.files():
-            parent = entry["path"].rpartition("/")[0]
-            size, files = sizes.get(parent, (0, 0))
-            sizes[parent] = (size - entry.get("size", 1) // -4096 * 4096,
-                             files + (entry["type"] != "dir" or entry["path"] in tx.folders))
+            count(entry["path"], -(entry.get("size", 1) // -4096 * 4096),
+                  entry["type"] != "dir" or entry["path"] in tx.folders)
     needed = {}                         # device -> (bytes, files, a folder on it)
     for folder, more in sizes.items():
         while folder in tx.folders:
@@ -3603,13 +3559,7 @@ def check_space(file_system: object, size: int, what: str, files: int = 0) -> No
 
 def stage(tx: Transaction) -> None:
     """Write all that is new under its temporary name, and the two journals."""
-    mounts = [["mount", path] for path in tx.mounts]
-    undo = [["rmtree" if final in tx.folders else "rm", tx.staged(final)]
-            for final in tx.temporaries]
-    tx.root.replace(STAGED, [journal_text(mounts + undo)])
-    del undo
-    for path in tx.previous:
-        drop_older(tx.root, path)
+    tx.root.replace(STAGED, [journal_text(undoing_lines(tx))])
     for path, staged in tx.folders.items():
         stage_folder(tx, path, staged)
     stage_packages(tx)
@@ -3618,24 +3568,37 @@ def stage(tx: Transaction) -> None:
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
         write_text(tx.root, tx.staged(final), data)
+    write_text(tx.root, JOURNAL + ".new", journal_text(finishing_lines(tx)))
+
+
+def undoing_lines(tx: Transaction) -> object:
+    """The lines of the journal that undoes what is staged."""
+    yield from (["mount", path] for path in tx.mounts)
+    for final in tx.temporaries:
+        yield ["rmtree" if final in tx.folders else "rm", tx.written(final)]
+
+
+def finishing_lines(tx: Transaction) -> object:
+    """The lines of the journal that finishes what is committed, the database last."""
+    yield from (["mount", path] for path in tx.mounts)
+    for path, drop in sorted(tx.previous.items()):
+        yield ["copy", tx.written(path), tx.staged(path), drop]
+    for is_database in (False, True):
+        yield from (line for line in change_lines(tx)
+                    if line[-1].startswith(STATE + "/") == is_database)
+
+
+def change_lines(tx: Transaction) -> object:
+    """The lines of the journal for all that comes and goes."""
     asides = {final: tx.staged(final) + ".old" for final in sorted(tx.swaps)}
     asides.update((final, final + ".old") for final in sorted(tx.previous))
-    lines = [["mv", tx.staged(final), final] for final in tx.temporaries if final not in asides]
+    for final in tx.temporaries:
+        if final not in asides:
+            yield ["mv", tx.staged(final), final]
     for final, aside in asides.items():     # last: /bin becomes a symlink once all is in /usr/bin
-        lines += [["aside", tx.staged(final), final, aside], ["mv", tx.staged(final), final]]
-    lines += tx.removals
-    lines.sort(key=lambda line: line[-1].startswith(STATE + "/"))       # the database after that
-    write_text(tx.root, JOURNAL + ".new", journal_text(mounts + lines))
-
-
-def drop_older(root: Root, path: str) -> None:
-    """Remove what the upgrade before this one left of PATH, as /boot has room for two kernels. The
-    one that runs stays: it takes the place of the one that didn't."""
-    folder, name = root.place(path + ".old")
-    if runs_by(root, path + ".old") and root.lstat(path + ".old"):
-        os.rename(name, name[:-len(".old")], src_dir_fd=folder, dst_dir_fd=folder)
-    else:
-        root.remove(path + ".old")
+        yield ["aside", tx.staged(final), final, aside]
+        yield ["mv", tx.staged(final), final]
+    yield from tx.removals
 
 
 def runs_by(root: Root, path: str) -> bool:
@@ -3664,6 +3627,8 @@ def stage_packages(tx: Transaction) -> None:
 def final_path(package: Package, entry: dict) -> str:
     """Where an entry of PACKAGE's archive goes."""
     path = entry["path"]
+    if path == RECORD:
+        return f"{INSTALLED}/{package.name}"
     if path.startswith(".lpkg/"):
         return script_path(package.name, path.rpartition("/")[2])
     return path
@@ -3706,7 +3671,7 @@ def stage_folder(tx: Transaction, path: str, staged: str) -> None:
 def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> None:
     """Make the temporary of ENTRY, which will be PATH; the CONTENT of a conffile that isn't wanted
     is checked too."""
-    temporary = tx.staged(path + ".lpkg-new" if path in tx.beside else path)
+    temporary = tx.written(path + ".lpkg-new" if path in tx.beside else path)
     if entry["type"] == "dir" or path in tx.left:
         for _ in content:
             pass
@@ -3738,10 +3703,10 @@ def script_path(name: str, script: str) -> str:
     return f"{SCRIPTS}/{name}.{script}"
 
 
-def script_paths(packages: list) -> list:
-    """Where all scripts of PACKAGES are."""
-    return [script_path(package.name, script["name"])
-            for package in packages for script in package.info["scripts"]]
+def archived_texts(packages: list) -> list:
+    """The paths of what the archives of PACKAGES bring of the database: records and scripts."""
+    return [final_path(package, entry) for package in packages for entry in
+            [record_entry(0), *map(script_entry, package.info["scripts"])]]
 
 
 def scripts_before(plan: Plan) -> list:
@@ -4008,6 +3973,8 @@ def carry_out(root: Root, line: list) -> None:
         if verb == "mount":
             if root.device(path) == root.device(""):
                 raise Fail(f"{root.name(path)}: mount what belongs there")
+        elif verb == "copy":
+            copy_file(root, *line[1:])
         elif verb == "dir":
             set_folder(folder, name, line[2])
         elif verb == "rmdir":
@@ -4026,9 +3993,22 @@ def carry_out(root: Root, line: list) -> None:
     except FileNotFoundError:
         pass
     except Fail as error:
-        if verb in ("mv", "aside", "mount"):
+        if verb in ("mv", "aside", "copy", "mount"):
             raise
         say(f"{path}: left alone: {error}")
+
+
+def copy_file(root: Root, path: str, target: str, dropped: str) -> None:
+    """Move the file PATH to TARGET, on another file system, where DROPPED makes room for it."""
+    with root.open(path) as file:
+        root.remove(dropped)
+        root.remove(target)
+        with root.create(target) as copy:
+            for piece in pieces(file):
+                write_all(copy.fileno(), piece)
+            os.fsync(copy.fileno())
+    os.fsync(root.place(target)[0])
+    root.remove(path)
 
 
 def set_folder(folder: int, name: str, said: str) -> None:
@@ -4245,7 +4225,7 @@ def cmd_upgrade(options: "Options", state: State) -> int:
     universe = state.newest()
     plan = plan_upgrade(universe, state.world, names)
     behind = left_behind(universe, plan, names)
-    reasons = [f"{name} {package.version} stays, and {newer} is there: "
+    reasons = [f"{name} {package.version} stays, though {newer} is available: "
                f"{why_behind(universe, state.world, plan, package, newer)}"
                for name, (package, newer) in behind.items()]
     late = Later.status if any(one.late for one in state.found) else 0
@@ -4341,11 +4321,13 @@ def cmd_remove(options: "Options", state: State) -> int:
     if plan.is_empty():
         return nothing_to_do(options, "nothing of that is installed")
     status = change_root(state, plan)
-    before = set(state.installed) - set(reasons(state.installed, state.world))
     rest = {package.name: package for package in plan.stay}
-    unneeded = sorted(set(rest) - set(reasons(rest, plan.world)) - before)
+    unneeded = set(rest) - set(reasons(rest, plan.world))
     if unneeded:
-        say(f"nobody needs {', '.join(unneeded)} any more; `lpkg autoremove` removes that")
+        unneeded &= set(reasons(state.installed, state.world))
+    if unneeded:
+        names = ", ".join(sorted(unneeded))
+        say(f"nobody needs {names} any more; `lpkg autoremove` removes that")
     return status
 
 
@@ -4455,7 +4437,7 @@ def history_text(before: bytes, plan: Plan, world: dict, title: str) -> bytes:
 
 def stamp(package: Package) -> tuple:
     """(version, SHA-256) of PACKAGE."""
-    return package.version, package.sha256 or package.info.get("package_sha256", "-")
+    return package.version, package.sha256 or "-"
 
 
 def load_history(root: Root) -> list:
@@ -4615,7 +4597,7 @@ def plan_repair(state: State, names: list) -> Plan:
     """The plan that replaces the packages NAMES by themselves."""
     universe = state.universe()
     again = {package.name: find_old(state, universe, package.name, package.version,
-                                    package.info.get("package_sha256", ""))
+                                    package.sha256)
              for package in state.packages(names)}
     return settle(state.installed, {**state.installed, **again}, state.world, repair=True)
 
@@ -4892,8 +4874,8 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     texts.update(database_texts(plan, [], False))      # all scripts wait for its first boot
     texts = {path: data for path, data in sorted(texts.items())
              if not (no_database and path.startswith(STATE + "/"))}
-    scripts = [] if no_database else script_paths(plan.new)
-    for _, entry in sorted(tar_folders(claims, [*texts, *scripts]).items()):
+    archived = [] if no_database else archived_texts(plan.new)
+    for _, entry in sorted(tar_folders(claims, [*texts, *archived]).items()):
         yield tar_header(entry)
     meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
     for package, members in unpack_all(plan.new):
@@ -4936,8 +4918,9 @@ def print_all(options: "Options", objects: list, line: object) -> None:
 
 
 def summary(package: Package) -> dict:
-    """What is known of PACKAGE, without its files."""
-    return {key: value for key, value in package.info.items() if key != "files"}
+    """What is known of PACKAGE: of an installed one, also where it came from."""
+    origin = {"repository": package.repository, "package_sha256": package.sha256}
+    return dict(package.info, **origin) if package.repository else package.info
 
 
 def cmd_list(options: "Options", state: State) -> int:
@@ -5316,9 +5299,9 @@ def take_alternatives(tar: object, tree: dict) -> list:
     return found
 
 
-def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> dict:
-    """The info.json of package NAME, checked as the one who installs it will; SCRIPTS are its
-    scripts' bytes, and FOUND the alternatives and relations that its files show."""
+def make_info(meta: dict, name: str, files: list, scripts: dict, found: dict) -> dict:
+    """What is said of package NAME, checked with its FILES as the one who installs it will; SCRIPTS
+    are its scripts' bytes, and FOUND the alternatives and relations that its files show."""
     import hashlib
     part = meta["packages"][name]
     info = dict(EMPTY_INFO)
@@ -5330,12 +5313,11 @@ def make_info(meta: dict, name: str, tree: dict, scripts: dict, found: dict) -> 
     for key, values in found.items():
         if isinstance(info[key], list):
             info[key] = info[key] + [value for value in values if value not in info[key]]
-    files = [tree[path].entry for path in sorted(tree)]
-    info.update(size=sum(entry.get("size", 0) for entry in files), files=files)
+    info["size"] = sum(entry.get("size", 0) for entry in files)
     info["scripts"] = [
         {"name": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for key, data in scripts.items()]
-    check_info(info, name)
+    check_info(info, files, name)
     return info
 
 
@@ -5409,14 +5391,14 @@ def elf_links(file: object) -> tuple:
             [name for tag, name in named if tag == 1 and name])
 
 
-def package_pieces(tar: object, tree: dict, info: dict, scripts: dict) -> object:
+def package_pieces(tar: object, tree: dict, info: dict, files: list, scripts: dict) -> object:
     """The tar of a package, in pieces."""
-    text = info_text(info)
-    yield info_header(len(text)) + text + padding(len(text))
+    text = record_text(info, files)
+    yield tar_header(record_entry(len(text))) + text + padding(len(text))
     for script in info["scripts"]:
         data = scripts[script["name"]]
         yield tar_header(script_entry(script)) + data + padding(len(data))
-    for entry in info["files"]:
+    for entry in files:
         yield tar_header(entry)
         if entry["type"] == "file":
             yield from pieces(tar.extractfile(tree[entry["path"]].source))
@@ -5463,11 +5445,12 @@ def cmd_pack(options: "Options") -> int:
             apply_owners(tree, part.get("owners", {}), name)
             hash_files(tar, tree)
             found = find_relations(tar, tree, alternatives)
-            info = make_info(meta, name, tree, scripts, found)
+            files = [tree[path].entry for path in sorted(tree)]
+            info = make_info(meta, name, files, scripts, found)
             file_name = f"{name}-{info['version']}.{info['arch']}.lpkg"
             file = new.create(os.path.join(folder, file_name))
             meter = Meter(f"packing {name}", info["size"])
-            content = gzip_pieces(meter.count(package_pieces(tar, tree, info, scripts)))
+            content = gzip_pieces(meter.count(package_pieces(tar, tree, info, files, scripts)))
             sha256 = sha256_of(tee(content, file))
             lines.append(f"{name} {file_name} {file.tell()} {sha256}")
         progress("")
@@ -5706,10 +5689,11 @@ def known_packages(path: str, key: PublicKey) -> set:
 
 def read_signed(path: str, keys: list) -> dict:
     """The index.json PATH, signed by one of KEYS."""
+    import io
     data = read_file(path, INDEX_LIMIT)
     _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
     index = parse_json(data, path)
-    read_index(index_text(data, path), str(index.get("arch")), path)
+    read_index(io.BytesIO(data), str(index.get("arch")), path)
     check_comment(comment, index, path)
     return index
 
@@ -5723,7 +5707,6 @@ def write_index(options: "Options", folder: str, arch: str, packages: list, secr
     between the last two does the signature not fit; a run that is cut just there is put right by
     the next one, and until then clients refuse the index and keep what they have."""
     import hashlib
-    import json
     keys = os.path.dirname(options.need("secret"))
     serial_file = options.serial_file or os.path.join(keys, f"serial-{arch}")
     created = int(time.time())
@@ -5731,7 +5714,7 @@ def write_index(options: "Options", folder: str, arch: str, packages: list, secr
     serial = next_serial(folder, serial_file, created)
     index = {"serial": serial, "created": created, "expires": expires, "arch": arch,
              "packages": packages}
-    data = json.dumps(index, indent=1, ensure_ascii=False).encode() + b"\n"
+    data = index_json(index)
     signature = sign_hash(hashlib.blake2b(data).digest(), f"index {arch} serial {serial}", secret)
     write_atomic(serial_file, b"%d\n" % serial)
     base = os.path.join(folder, "index.json")
@@ -5866,11 +5849,11 @@ def read_sample(entry: dict, body: bytes) -> None:
     """Read a package whose manifest has ENTRY, and whose archive has BODY, as `index` does."""
     import io
     info = dict(EMPTY_INFO)
-    info.update(name="sample", version="1-0", arch="any", size=0, files=[entry])
-    text = info_text(info)
-    data = b"".join(gzip_pieces([info_header(len(text)), text, padding(len(text)), body, TAR_END]))
-    info = Archive(inflated(io.BytesIO(data), "it"), "it").info()
-    package = Package(info, "it")
+    info.update(name="sample", version="1-0", arch="any", size=0)
+    text = record_text(info, [entry])
+    head = tar_header(record_entry(len(text)))
+    data = b"".join(gzip_pieces([head, text, padding(len(text)), body, TAR_END]))
+    package = Archive(inflated(io.BytesIO(data), "it"), "it").package()
     package.open = lambda: io.BytesIO(data)
     read_through(package)
 

@@ -1,5 +1,4 @@
-# lpkg-get.awk: what lpkg-get has to think about, by the task: index, plan, record,
-# manifest, journal.
+# lpkg-get.awk: what lpkg-get has to think about, by the task: index, plan, manifest, journal.
 
 function fail(text) { print "lpkg-get: " text >"/dev/stderr"; failed = 1; exit 1 }
 
@@ -24,20 +23,20 @@ task == "index" && FILENAME ~ /serials$/ {
 	if (seen[1] == key && seen[4] + 0 > now) now = seen[4] + 0
 	if (seen[1] == key && seen[2] == arch) { last = seen[3]; known = seen[5] } else print
 }
-task == "index" && /^ "/ { split($0, word, "\""); top[word[2]] = value($0, word[2]) }
+task == "index" && FILENAME !~ /serials$/ && FNR == 1 { top = $0 }
 
-function end_index(serial) {
-	serial = top["serial"]
-	if (top["arch"] != arch || comment != "index " arch " serial " serial)
-		fail(what ": signed as \"" comment "\", and is for " top["arch"] ", serial " serial)
+function end_index(serial, created) {
+	serial = value(top, "serial"); created = value(top, "created")
+	if (comment != "index " arch " serial " serial || value(top, "arch") != arch)
+		fail(what ": signed as \"" comment "\", and is for " value(top, "arch") ", serial " serial)
 	if (serial + 0 < last + 0) fail(what ": an old index; a newer one was seen before")
 	if (serial == last && sum != known) fail(what ": serial " serial " had another content before")
-	if (top["created"] + 0 > now) now = top["created"] + 0
-	if (top["expires"] + 0 < now) fail(what ": expired, unless the clock is wrong; see date")
-	print key " " arch " " serial " " top["created"] " " sum
+	if (created + 0 > now) now = created + 0
+	if (value(top, "expires") + 0 < now) fail(what ": expired, unless the clock is wrong; see date")
+	print key " " arch " " serial " " created " " sum
 }
 
-# ---- plan: lines of what comes (+), what goes (-); files world and history, if they change
+# ---- plan: lines of what comes (+), what goes (-); files world, history, origins, if they change
 
 # A text that sorts as VERSION does: ~, the end of a part, letters, all else.
 function key(version) {
@@ -76,12 +75,11 @@ function find(relation, offered, not, name, operator, wanted, ids, count, i, id,
 }
 
 # A package of the repository FROM; the first one that has a name, or provides it, answers for it.
-function add(name, version, text, from, count, found, i, pair) {
+function add(name, version, text, from, sum, count, found, i, pair) {
 	if (answers[name] && answers[name] != from) return
 	answers[name] = from; names[++id] = name; versions[id, name] = version; said[id] = text
 	source[id] = from; called[name] = called[name] " " id
-	sums[id] = value(text, "package_sha256") value(text, "sha256")
-	if (!sums[id]) sums[id] = "-"
+	sums[id] = sum ? sum : "-"
 	count = list(text, "provides", found)
 	for (i = 1; i <= count; i++) {
 		split(found[i], pair, "=")
@@ -112,6 +110,7 @@ function tell(word, name, old, new) {
 function called_so(relation) { sub(/[<>=~].*/, "", relation); return relation }
 
 task == "plan" && FILENAME ~ /world$/ { world[called_so($1)] = $1; asked[$1] }
+task == "plan" && FILENAME ~ /origins$/ { hash[$1] = $2; origin[$1] = $3 }
 task == "plan" && FILENAME ~ /history$/ { past[FNR] = $0; last = FNR; number = $1 }
 task == "plan" && FILENAME ~ /repos$/ && split($0, pair, " ") == 2 && !/^#/ {
 	urls[pair[1]] = pair[2]
@@ -119,13 +118,14 @@ task == "plan" && FILENAME ~ /repos$/ && split($0, pair, " ") == 2 && !/^#/ {
 	if ((getline text <file) > 0) ARGV[ARGC++] = file
 }
 task == "plan" && FILENAME ~ /installed\// && FNR == 1 {
-	add($1, $2, $4, value($4, "repository")); here = before[$1] = final[$1] = id
+	add($1, $2, $4, origin[$1], hash[$1]); here = before[$1] = final[$1] = id
 }
-task == "plan" && FILENAME ~ /json$/ {
-	if (/^ "expires"/ && value($0, "expires") + 0 < now) fail(FILENAME ": expired; update it")
-	if (/^  [{]/) { text = ""; from = FILENAME; gsub(/.*\/|\.json$/, "", from) }
-	if (/^   /) { sub(/^ */, ""); text = text $0 }
-	if (/^  }/ && from in urls) add(value(text, "name"), value(text, "version"), text, from)
+task == "plan" && FILENAME ~ /json$/ && FNR == 1 {
+	if (value($0, "expires") + 0 < now) fail(FILENAME ": expired; update it")
+	from = FILENAME; gsub(/.*\/|\.json$/, "", from)
+}
+task == "plan" && FILENAME ~ /json$/ && FNR > 1 && /^[{]/ && from in urls {
+	add(value($0, "name"), value($0, "version"), $0, from, value($0, "sha256"))
 }
 
 function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
@@ -170,7 +170,7 @@ function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 		new = chosen[i]; name = names[new]; old = before[name]
 		tell(old ? "=" : "+", name, old, new)
 		print "+", name, versions[new, name], value(said[new], "file"), value(said[new], "size"),
-			sums[new], source[new], urls[source[new]], versions[old, name]
+			sums[new], urls[source[new]], versions[old, name]
 	}
 	for (name in before) if (!final[name]) {
 		tell("-", name, before[name])
@@ -187,37 +187,20 @@ function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 	print number + 1, now, changes >(fetched "/history")
 	printf "" >(fetched "/world")
 	for (name in asks) print name | ("sort >" fetched "/world")
-}
-
-# ---- record: what the database has of a package, from its info.json
-
-task == "record" && /^  "/ { in_files = /^  "files"/ }
-task == "record" && !in_files && /^  / { sub(/^ +/, ""); text = text $0 }
-task == "record" && in_files && /^    [{]/ {
-	line = value($0, "path") "\t" value($0, "type") "\t" value($0, "mode") "\t" value($0, "uid")
-	line = line "\t" value($0, "gid")
-	if (/"type": "file"/) line = line "\t" value($0, "size") "\t" value($0, "sha256")
-	if (/"type": "link"/) line = line "\t" value($0, "target")
-	if (/\\/ || line !~ /^etc\/lpkg\/keys\t/ &&
-		line ~ /^(\.lpkg|etc\/lpkg|var\/lib\/lpkg)\/|(^|\/)\.?\.?(\/|\t)|^[^\t]*\.lpkg-new\t/)
-		fail(name ": no package may have " value($0, "path"))
-	lines = lines line "\n"
-}
-
-function end_record() {
-	if (value(text, "name") " " value(text, "version") " " value(text, "arch") \
-			!= name " " version " " arch)
-		fail(name ": is another package than the index says")
-	printf "%s\t%s\t%s\t", name, version, value(text, "summary")
-	printf "{%s\"package_sha256\": \"%s\", \"repository\": \"%s\"}\n%s", text, sum, repository, lines
+	for (name in final) if (id = final[name])
+		print name, sums[id], source[id] | ("sort >" fetched "/origins")
 }
 
 # ---- manifest: PATH, put or drop, kind, content (of a directory UID:GID:MODE), what that was, conf
 # if it is the user's to change, package; `when` is 0 for before, 1 for after
 
-task == "manifest" && FILENAME ~ /plan$/ { going[$2] }
+task == "manifest" && FILENAME ~ /plan$/ { going[$2] = $3 }
 task == "manifest" && FILENAME !~ /plan$/ && FNR == 1 {
 	name = $1; first = FILENAME ~ /record$/; last = first || !(name in going)
+	if (first && (FILENAME != fetched "/" name "/.lpkg/record" || going[name] != $2 ||
+			value($4, "arch") != arch))
+		fail(FILENAME ": is another package than the index says")
+	if (value($4, "alternatives") ~ /\\/) fail(name ": only lpkg understands its alternatives")
 	count = list($4, "conffiles", found)
 	for (i = 1; i <= count; i++) conffiles[found[i]]
 	services = list($4, "services", service)
@@ -232,6 +215,9 @@ task == "manifest" && FILENAME !~ /plan$/ && FNR == 1 {
 	}
 }
 task == "manifest" && FILENAME !~ /plan$/ && FNR > 1 {
+	if (first && $1 != "etc/lpkg/keys" && (("/" $1 "/") ~ /\/\.?\.?\// ||
+			$1 ~ /^(\.lpkg|etc\/lpkg|var\/lib\/lpkg)\/|\.lpkg-new$/))
+		fail(name ": no package may have " $1)
 	says = $2 == "dir" ? $4 ":" $5 ":" $3 : $2 == "file" ? $7 : "-> " $6
 	paths[$1]
 	if (first) fresh[$1]
@@ -305,12 +291,13 @@ task == "journal" && FILENAME ~ /here$/ {
 	}
 }
 
-function end_journal(name) {
+function end_journal(name, texts) {
 	journal = journal gone
+	split("world history origins", texts, " ")
 	for (name in changed) if (changed[name] == "+")
-		put(state "/installed/" name, fetched "/" name ".record", "-")
+		put(state "/installed/" name, fetched "/" name "/.lpkg/record", "-")
 	else remove(state "/installed/" name)
-	put(state "/world", fetched "/world", "-"); put(state "/history", fetched "/history", "-")
+	for (name in texts) put(state "/" texts[name], fetched "/" texts[name], "-")
 	printf "%s", mounts undo made >(state "/staged.new")
 	printf "%srmtree\t%s\n", mounts journal, fetched >(state "/journal.new")
 }

@@ -66,15 +66,21 @@ def index():
 
 
 def info_of(index, name):
-    """The info.json of a package of the repository."""
+    """What the record of a package of the repository says, with its `files`."""
     entry = next(entry for entry in index["packages"] if entry["name"] == name)
     return read_info(REPOSITORY / urllib.parse.unquote(entry["file"]))
 
 
 def read_info(path):
-    """The info.json of the package at PATH."""
+    """What the record of the package at PATH says, with its `files`."""
     with tarfile.open(path) as tar:
-        return json.load(tar.extractfile(".lpkg/info.json"))
+        return record_in(tar)
+
+
+def record_in(tar):
+    """What the record in TAR, a package, says, with its `files`."""
+    package = load_tool("lpkg").read_record(tar.extractfile(".lpkg/record").read(), str(tar.name))
+    return dict(package.info, files=package.files())
 
 
 def test_second_world_has_nothing_to_do(index):
@@ -438,7 +444,7 @@ def test_owners_and_modes_come_through_the_stream(tree):
     ], packages={"owned": {"owners": {"/bin/tool": "12:34:4711"}}})
     status, text = tree.world()
     assert status == 0, text
-    info = json.load(tree.open("owned").extractfile(".lpkg/info.json"))
+    info = record_in(tree.open("owned"))
     tool = next(file for file in info["files"] if file["path"] == "bin/tool")
     assert (tool["uid"], tool["gid"], int(str(tool["mode"]), 8)) == (12, 34, 0o4711)
 
@@ -2795,7 +2801,7 @@ class Upgrades:
     def repack(self, path):
         """Pack what is in the package at PATH again, by the lpkg of a build."""
         with tarfile.open(path) as old, open(self.folder / "out.tar", "w+b") as file:
-            info = json.load(old.extractfile(".lpkg/info.json"))
+            info = record_in(old)
             version, _, build = info["version"].rpartition("-")
             out = tarfile.open(fileobj=file, mode="w")
             scripts = {}
@@ -2825,7 +2831,7 @@ class Upgrades:
         return self.repository / f"{info['name']}-{info['version']}.{ARCH}.lpkg"
 
     def infos(self):
-        """The info.json of each package as it is offered now."""
+        """What the record of each package says as it is offered now."""
         return [read_info(self.files[name]) for name in sorted(self.files)]
 
     def hash_of(self, name, path):
@@ -4474,7 +4480,7 @@ def check_in_place(machine):
     assert before["daemons"] == after["daemons"]
     assert f"crond is running, pid {after['daemons']['crond']}," in after["crond"]
     for path in ("etc/profile", "etc/init.d/crond"):
-        assert f"/{path}: was changed here and stays; the new one is {path}.lpkg-new\n" in said
+        assert f"/{path}: was changed here and stays; the new one is {path}.lpkg-new;" in said
         assert f"{path}: new version\n" in machine.seen["audit"]
     assert said.count("linitctl restart") == 1 and "runs the new clock, crond, " in said
     assert said.count("reboot to run the new kernel") == 1

@@ -189,10 +189,10 @@ class Lpkg(Manager):
     def offer(self, packages: List[Package], target: pathlib.Path) -> None:
         now = int(time.time())
         index = {"serial": now, "created": now, "expires": None, "arch": ARCH}
-        index["packages"] = [lpkg_offer(package) for package in packages]
+        offers = ",\n".join(json.dumps(lpkg_offer(package)) for package in packages)
         path = target / ARCH / "index.json"
         path.parent.mkdir()
-        path.write_text(json.dumps(index, indent=1) + "\n")
+        path.write_text(f'{json.dumps(index)[:-1]}, "packages": [\n{offers}\n]}}\n')
         lpkg("keygen", target / "bench")
         comment = f"index {ARCH} serial {now}"
         lpkg("sign", path, "--secret", target / "bench.key", "--comment", comment)
