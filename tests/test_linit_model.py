@@ -591,11 +591,12 @@ class Wait:
         self.answer = lines[-1].split()[:2]
 
     def check(self, states, is_calm):
-        """Whether it is over. STATES are those after a step; in a storm others were before."""
+        """Whether it is over. STATES are those after a step; in a storm others were before, and
+        what had failed then may be stopped now."""
         decided = {name for name in self.left if states[name] in ("running", "failed")}
         self.left -= decided
         self.code |= any(states[name] == "failed" for name in decided)
-        self.is_sure &= is_calm or not decided
+        self.is_sure &= is_calm
         expected = None if self.left else ["error", "1"] if self.code else ["ok"]
         is_wrong = is_calm and self.is_sure and self.answer != expected
         if is_wrong or not self.left and not self.answer:
