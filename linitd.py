@@ -47,7 +47,7 @@ EVENTS_LIMIT = 256 << 10            # bytes of events that a client hasn't read;
 ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptors ran out
 DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
 RESERVE = 8                         # scripts leave one in so many descriptors to clients
-EMFILE, ENFILE = 24, 23             # no descriptors are left, of this process or of all (errno(3))
+EMFILE = 24                         # no descriptors are left (errno(3))
 BATCH = 32                          # scripts that one shell runs
 LOG_PIECE = 1024                    # bytes of a log that linit-log takes at a time
 LOG_LIMIT = 256 << 10               # bytes that wait for linit-log; then what is said is lost
@@ -351,7 +351,7 @@ class Peer:
     """A connection of a client, or the FIFO of a script (then service has its name)."""
     __slots__ = (
         "fd", "uid", "service",
-        "writes_to",                # where answers go; None until the first
+        "writes_to",                # where answers go
         "input", "output",
         "goal", "left", "soft",     # what it waits for, of which services, whatever becomes of them
         "problems",                 # of those for which it has waited
@@ -1619,7 +1619,9 @@ class Scripts:
         make_fifo(path + ".ask")
         make_fifo(path + ".answer")
         service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
-        self.init.door.add_peer(service.ask, self.init.owner, service.name)
+        peer = self.init.door.add_peer(service.ask, self.init.owner, service.name)
+        # For reading as well: an answer stays there until the shell has opened it.
+        peer.writes_to = os.open(path + ".answer", os.O_RDWR | os.O_NONBLOCK)
         # The kernel gives the lowest number that is free.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if 0 <= limit - limit // RESERVE <= service.ask:
@@ -2025,8 +2027,10 @@ class Door:
     def is_owner(self, uid: int) -> bool:
         return uid in (0, self.init.owner)
 
-    def add_peer(self, fd: int, uid: int, service: str = "") -> None:
-        self.watch_peer(Peer(fd, uid, service))
+    def add_peer(self, fd: int, uid: int, service: str = "") -> Peer:
+        peer = Peer(fd, uid, service)
+        self.watch_peer(peer)
+        return peer
 
     def watch_peer(self, peer: Peer) -> None:
         self.peers[peer.fd] = peer
@@ -2113,7 +2117,7 @@ class Door:
             self.drop(peer)
             return
         mask = select.EPOLLIN if is_idle and not peer.at_end else 0
-        mask |= select.EPOLLOUT if peer.output and not peer.service else 0
+        mask |= select.EPOLLOUT if peer.output else 0
         if mask != peer.mask:
             peer.mask = mask
             self.init.loop.epoll.modify(peer.fd, mask)
@@ -2128,30 +2132,14 @@ class Door:
         self.answer(peer, f"error {error.code} {printable(str(error))}")
 
     def flush(self, peer: Peer) -> None:
+        """Send what it takes; a script that has left a FIFO full of answers takes no more."""
         try:
-            if peer.writes_to is None and not peer.gone:
-                self.open_answers(peer)
             sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
         except OSError as error:
-            if isinstance(error, BlockingIOError) or error.errno in (EMFILE, ENFILE):
-                if peer.service:
-                    self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
+            if isinstance(error, BlockingIOError) and not peer.service:
                 return
             peer.gone = True
-            sent = 0
         peer.output = b"" if peer.gone or peer.service else peer.output[sent:]
-
-    def answer_again(self, name: str) -> None:
-        """Of a script's FIFO nothing says when it takes more, or can be opened."""
-        for peer in list(self.peers.values()):
-            if peer.service and peer.output:
-                self.flush(peer)
-                self.to_serve[peer.fd] = None
-
-    def open_answers(self, peer: Peer) -> None:
-        """For reading as well: what is written stays there until the shell has opened it."""
-        path = f"{self.init.scripts.fifos}/{peer.service}.answer"
-        peer.writes_to = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
     def answer_descriptors(self) -> list:
         return [peer.writes_to for peer in self.peers.values()
@@ -2770,7 +2758,6 @@ TIMERS = {
     "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
     "accept": lambda init, name: init.door.accept_again(name),
-    "answer": lambda init, name: init.door.answer_again(name),
     "stuck": Init.on_stuck,
     "call": lambda init, name: init.processes.end_calls(name),
     "end": Init.end_now,

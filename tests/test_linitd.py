@@ -2153,6 +2153,16 @@ def test_enable_and_disable(up):
     assert up.ask("enable it") == ["ok"] and not (up.folder / "victim").exists()
 
 
+def test_a_failed_dependency_that_a_script_does_without_is_not_its_own_failure(up):
+    up.add("bad", "start() { return 3; }")
+    up.add("it", "depends() { dep bad || true; }", "start() { :; }",
+           f"stop() {{ {up.does('stop')}; }}")
+    assert up.ask("start it") == up.ask("restart it") == up.ask("stop it") == ["ok"]
+    assert up.status("it")["state"] == "stopped" and up.trace() == ["stop", "stop"]
+    up.add("fails", "depends() { dep bad || true; }", "start() { echo of itself; return 4; }")
+    assert up.ask("start fails") == ["error 1 fails: start ended with status 4: of itself"]
+
+
 def test_enable_and_disable_are_functions_of_the_script(up):
     """What linitctl asks for and what a script does by hand are one."""
     up.add("own", f"enable() {{ {up.does('enable')}; }}", f"disable() {{ {up.does('disable')}; }}")
