@@ -874,7 +874,7 @@ class Logs:
         self.is_full = False        # whether linit-log takes no more now
         self.is_losing = False      # whether there was no room for the last
 
-    def start(self, name: str = "") -> None:
+    def start(self) -> None:
         """Run linit-log."""
         names = ("linit-log", "linit-log.py")
         program = next(filter(None, map(find_program, names)), names[0])
@@ -1495,7 +1495,7 @@ class Processes:
             self.init.loop.set_timer("groups", "", GROUP_POLL)
         return bool(service.group or service.guests)
 
-    def look_for_groups(self, name: str) -> None:
+    def look_for_groups(self) -> None:
         """Go on with services whose last process has ended; what takes too long is killed."""
         table, now = process_table(), time.monotonic()
         groups = {group for _, group, *_ in table.values()}
@@ -2013,7 +2013,7 @@ class Door:
             self.add_peer(fd, uid)
         return True
 
-    def accept_again(self, name: str) -> None:
+    def accept_again(self) -> None:
         self.init.loop.epoll.modify(self.listener, select.EPOLLIN)
 
     def is_crowded(self, uid: int) -> bool:
@@ -2689,7 +2689,7 @@ class Init:
         self.stuck_for = STUCK
         self.loop.set_timer("stuck", "", STUCK)
 
-    def on_stuck(self, name: str) -> None:
+    def on_stuck(self) -> None:
         """Nothing has happened for a while: tell what holds up everything, unless that is idle."""
         starting = [each for each in self.services.values() if each.state == STARTING]
         if not starting:
@@ -2735,7 +2735,7 @@ class Init:
         self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
         self.services.stop_all()
 
-    def end_now(self, name: str) -> None:
+    def end_now(self) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
         self.say(f"not waiting any longer for {', '.join(late)}")
         self.has_ended = True
@@ -2757,12 +2757,12 @@ TIMERS = {
     "late": lambda init, name: init.services.on_late(name),
     "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
-    "accept": lambda init, name: init.door.accept_again(name),
-    "stuck": Init.on_stuck,
+    "accept": lambda init, _: init.door.accept_again(),
+    "stuck": lambda init, _: init.on_stuck(),
     "call": lambda init, name: init.processes.end_calls(name),
-    "end": Init.end_now,
-    "groups": lambda init, name: init.processes.look_for_groups(name),
-    "logger": lambda init, name: init.logs.start(name),
+    "end": lambda init, _: init.end_now(),
+    "groups": lambda init, _: init.processes.look_for_groups(),
+    "logger": lambda init, _: init.logs.start(),
 }
 
 # Request: what carries it out, whether only the owner may, and how many words it needs at least.
