@@ -2117,7 +2117,7 @@ class Door:
             self.drop(peer)
             return
         mask = select.EPOLLIN if is_idle and not peer.at_end else 0
-        mask |= select.EPOLLOUT if peer.output else 0
+        mask |= select.EPOLLOUT if peer.output and not peer.service else 0
         if mask != peer.mask:
             peer.mask = mask
             self.init.loop.epoll.modify(peer.fd, mask)
@@ -2132,14 +2132,22 @@ class Door:
         self.answer(peer, f"error {error.code} {printable(str(error))}")
 
     def flush(self, peer: Peer) -> None:
-        """Send what it takes; a script that has left a FIFO full of answers takes no more."""
         try:
             sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
-        except OSError as error:
-            if isinstance(error, BlockingIOError) and not peer.service:
-                return
+        except BlockingIOError:
+            if peer.service:
+                self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
+            return
+        except OSError:
             peer.gone = True
         peer.output = b"" if peer.gone or peer.service else peer.output[sent:]
+
+    def answer_again(self) -> None:
+        """Go on with scripts that had asked much before they read an answer."""
+        for peer in list(self.peers.values()):
+            if peer.service and peer.output:
+                self.flush(peer)
+                self.to_serve[peer.fd] = None
 
     def answer_descriptors(self) -> list:
         return [peer.writes_to for peer in self.peers.values()
@@ -2758,6 +2766,7 @@ TIMERS = {
     "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
     "accept": lambda init, _: init.door.accept_again(),
+    "answer": lambda init, _: init.door.answer_again(),
     "stuck": lambda init, _: init.on_stuck(),
     "call": lambda init, name: init.processes.end_calls(name),
     "end": lambda init, _: init.end_now(),
