@@ -2438,7 +2438,7 @@ class Sleep:
     All that is known goes into a memfd, as marshal writes plain data, and linit-idle is executed
     (docs/protocol.md has its table). It keeps all descriptors and children, and executes linitd
     when there is something to do. Signals are blocked from before until after: one that came
-    meanwhile is still there. `reexec` is the same, with something to do at once."""
+    meanwhile is still there. `reexec` executes linitd itself, in the same way."""
 
     def __init__(self, init: "Init"):
         self.init = init
@@ -2476,13 +2476,15 @@ class Sleep:
     def reexec(self) -> None:
         """Become the linitd that is there now, if that runs."""
         self.is_to_reexec = False
+        problem = "linitd --check fails; this one goes on"
         if runs_well(self.check_command()):
             self.become(lambda state: self.own_command("--resume", str(state)))
-        self.init.say("linitd --check fails; this one goes on", is_routine=True)
+            problem = "linitd can't be executed; this one goes on"
+        self.init.say(problem, is_routine=True)
         for peer in self.init.door.peers.values():
             if peer.goal == "reexec":
                 peer.goal = ""
-                self.init.door.refuse(peer, Fail("linitd --check fails; this one goes on"))
+                self.init.door.refuse(peer, Fail(problem))
 
     def become(self, command) -> None:
         """Execute the COMMAND that goes on with this state; where it can't be, go on here."""

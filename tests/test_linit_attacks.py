@@ -230,6 +230,16 @@ def test_s32_what_is_no_file_is_not_run(up, make):
     assert up.ask("start it") == [f"error 1 it: {up.initd}/it: not a file"]
 
 
+@pytest.mark.parametrize("verb", ["stop", "reload", "enable", "disable"])
+def test_s32_nor_is_any_function_of_what_others_can_have_written_since(up, verb):
+    up.add("it", "start() { :; }", f"{verb}() {{ {up.does(verb)}; }}")
+    assert up.ask("start it") == ["ok"]
+    (up.initd / "it").chmod(0o757)
+    answer, = up.ask(f"{verb} it")
+    assert answer.startswith("error 1 it: ") and "others can write it" in answer
+    assert up.trace() == []
+
+
 # ---- 33: who says what, and when -----------------------------------------------------------------
 
 def test_s33_another_user_reaches_no_script_s_fifo(up):
