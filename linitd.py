@@ -47,10 +47,8 @@ EVENTS_LIMIT = 256 << 10            # bytes of events that a client hasn't read;
 ACCEPT_PAUSE = 1.0                  # seconds without accepting after descriptors ran out
 DESCRIPTORS = 65536                 # that root takes for itself: three for each service that starts
 RESERVE = 8                         # scripts leave one in so many descriptors to clients
-EMFILE, ENFILE = 24, 23             # no descriptors are left, of this process or of all (errno(3))
+EMFILE = 24                         # no descriptors are left (errno(3))
 BATCH = 32                          # scripts that one shell runs
-AT_ONCE = 64                        # scripts that run, and wait for nothing, before others start
-SLOW = 0.1                          # seconds after which one is not counted among these any more
 LOG_PIECE = 1024                    # bytes of a log that linit-log takes at a time
 LOG_LIMIT = 256 << 10               # bytes that wait for linit-log; then what is said is lost
 LOG_PAUSE = 1.0                     # seconds after which linit-log is started again
@@ -121,6 +119,8 @@ class Fail(Exception):
 
 def printable(text: str) -> str:
     """TEXT with control characters shown escaped, so that no input can drive the console."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -253,7 +253,8 @@ class Service:
         "alone",                    # its shell is run for it alone, and leads a session
         "group",                    # that shell's process group and session; None: nothing is left
         "told", "guests",           # when it was told to end (0: not yet); which sessions were, too
-        "stopper", "reloader",      # the shells that run its `stop` and its `reload`
+        "calls",                    # function of its script: the shell that runs that
+        "problems",                 # such a function: why it failed when it was called last, or ""
         "ask", "log", "tail",       # its requests' descriptor; its output's; the end of that
         "needs", "binds", "wants", "afters",    # names: what it asked for in `depends`
         "dependents",               # names: who needs it
@@ -263,7 +264,6 @@ class Service:
         "pause", "restarts", "ready_stamp",     # ready_stamp: the file's, before it was started
         "signal",                   # what to stop it with this time, in place of its stop_signal
         "kills",                    # KILLs sent while stopping
-        "reload_failure",
     )
 
     def __init__(self, name: str):
@@ -272,8 +272,9 @@ class Service:
         self.since = time.monotonic()
         self.launched = self.met = self.became_ready = self.ended = 0.0
         self.settings = DEFAULTS
-        self.failure = self.reload_failure = ""
-        self.pid = self.batch = self.stopper = self.reloader = self.ask = self.log = None
+        self.failure = ""
+        self.pid = self.batch = self.ask = self.log = None
+        self.calls, self.problems = {}, {}
         self.again = self.keeps_trying = self.alone = False
         self.group, self.told, self.guests = None, 0.0, set()
         self.tail = b""
@@ -314,9 +315,6 @@ class Service:
         """How linit-log writes what it prints."""
         return "+" if self.settings["log_times"] == "yes" else " "
 
-    def is_reloaded(self) -> bool:
-        return self.reloader is None
-
     def shown_state(self) -> str:
         return {WAITING: STARTING, HELD: STOPPING}.get(self.state, self.state)
 
@@ -334,28 +332,31 @@ def problem_of_stop(service: Service) -> str:
     return service.failure if service.state == FAILED else ""
 
 
-def problem_of_reload(service: Service) -> str:
-    return service.reload_failure
-
-
 # What a peer may wait for: whether a service has come there, and what then is the matter, if so.
 GOALS = {
     "up": (Service.is_up, problem_of_start),
     "down": (Service.is_down, problem_of_stop),
     "running": (Service.is_decided, problem_of_start),
-    "reloaded": (Service.is_reloaded, problem_of_reload),
 }
+# Functions of a script that clients may have called, and what its log says then.
+CALLS = {"reload": "was reloaded", "enable": "was enabled", "disable": "was disabled"}
+GOALS.update({
+    function: (lambda service, function=function: function not in service.calls,
+               lambda service, function=function: service.problems[function])
+    for function in CALLS
+})
 
 
 class Peer:
     """A connection of a client, or the FIFO of a script (then service has its name)."""
     __slots__ = (
         "fd", "uid", "service",
-        "writes_to",                # where answers go; None until the first
+        "writes_to",                # where answers go
         "input", "output",
         "goal", "left", "soft",     # what it waits for, of which services, whatever becomes of them
         "problems",                 # of those for which it has waited
         "remarks",                  # what it is told although all is well
+        "refusal",                  # of a script: what it was told when what it needs failed
         "at_end",                   # it sends no more
         "gone",                     # it takes no more
         "notifies",                 # a newline says that the daemon is ready
@@ -369,7 +370,7 @@ class Peer:
         self.writes_to = None if service else fd
         self.input = self.output = b""
         self.goal, self.left, self.soft = "", set(), False
-        self.problems, self.remarks = [], []
+        self.problems, self.remarks, self.refusal = [], [], ""
         self.at_end = self.gone = self.notifies = False
         self.mask = select.EPOLLIN
 
@@ -438,22 +439,11 @@ def befores_in(script: bytes) -> set:
     return names
 
 
-def make_entry(path: str) -> None:
-    """An entry in rc.d; `pre` is a folder of such."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.basename(path) == "pre":
-        os.makedirs(path, exist_ok=True)
-    else:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
-
-
-def remove_entry(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        for name in os.listdir(path):
-            os.unlink(f"{path}/{name}")
-        os.rmdir(path)
-    elif os.path.lexists(path):
+def remove_file(path: str) -> None:
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def make_fifo(path: str) -> None:
@@ -671,37 +661,35 @@ def make_groups() -> str:
 
 
 def runs_well(command: list) -> bool:
-    """Whether COMMAND ends with status 0, and soon."""
+    """Whether COMMAND ends with status 0, and soon; else it is killed."""
     try:
         pid = os.posix_spawn(command[0], command, os.environ, setsigmask=(),
                              setsigdef=DEFAULT_SIGNALS)
     except OSError:
         return False
-    return wait_for(pid, CHECK_LIMIT) == 0
-
-
-def wait_for(pid: int, seconds: float) -> "int | None":
-    """The wait status of a child; None when it took longer, and was killed."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return status
+    limit = time.monotonic() + CHECK_LIMIT
+    while not has_ended(pid):
+        if time.monotonic() > limit:
+            send_signal(pid, _signal.SIGKILL)
+            return False
         time.sleep(0.01)
-    send_signal(pid, _signal.SIGKILL)
-    return None
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def loaded_files() -> dict:
-    """What this process was loaded from, and the folders of it, with file_numbers: when one has
-    changed, it isn't certain that another such process would run."""
-    paths = {sys.executable, PROGRAM}
+    """What this process was loaded from, the folders of it, and linit-idle, with file_numbers: when
+    one has changed, it isn't certain that another such process would run."""
+    paths = {sys.executable, PROGRAM, find_program("linit-idle") or PROGRAM}
     for module in list(sys.modules.values()):
         for attribute in ("__file__", "__cached__"):
             paths.add(getattr(module, attribute, None) or sys.executable)
     paths.update(mapped_files())
     paths |= {os.path.dirname(path) for path in paths}
-    return {path: file_numbers(path) for path in sorted({what_is_there(path) for path in paths})}
+    found = {}
+    while paths:                        # what is in an archive has that one's numbers
+        found.update((path, file_numbers(path)) for path in paths)
+        paths = {os.path.dirname(path) for path in paths if not found[path]} - found.keys()
+    return {path: numbers for path, numbers in sorted(found.items()) if numbers}
 
 
 def mapped_files() -> list:
@@ -713,23 +701,13 @@ def mapped_files() -> list:
         return []
 
 
-def what_is_there(path: str) -> str:
-    """PATH; or the archive, or the folder, that it is in."""
-    while not os.path.exists(path):
-        path = os.path.dirname(path) or "/"
-    return path
-
-
 def file_numbers(path: str) -> tuple:
-    """By which a file is known to be the same."""
-    status = os.stat(path)
-    seconds, nanoseconds = divmod(status.st_mtime_ns, 10 ** 9)
-    return status.st_ino, seconds, nanoseconds
-
-
-def numbers_now(path: str) -> "tuple | None":
-    """The file_numbers of what may be gone."""
-    return file_numbers(path) if os.path.exists(path) else None
+    """By which a file is known to be the same; nothing where it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_ino, *divmod(status.st_mtime_ns, 10 ** 9)
 
 
 def remember_good_start(loaded: dict) -> None:
@@ -896,7 +874,7 @@ class Logs:
         self.is_full = False        # whether linit-log takes no more now
         self.is_losing = False      # whether there was no room for the last
 
-    def start(self, name: str = "") -> None:
+    def start(self) -> None:
         """Run linit-log."""
         names = ("linit-log", "linit-log.py")
         program = next(filter(None, map(find_program, names)), names[0])
@@ -1002,7 +980,7 @@ class Services(dict):
     def __init__(self, init: "Init"):
         super().__init__()
         self.init = init
-        self.queue = []             # (Service, event): what happens next
+        self.queue = []             # (Service, event, reason): what happens next
         self.is_working = False     # through the queue
         self.firsts = set()         # names of services that said `before`
         self.lasts = {}             # at the end: name: names that came after it, and stop before it
@@ -1023,27 +1001,28 @@ class Services(dict):
         service.since = self.init.began
         return service
 
-    def post(self, service: Service, event: str) -> None:
-        """EVENT happens to SERVICE, at once or after what is being done; then all that comes of
-        it, before what else was posted."""
-        self.queue.append((service, event))
+    def post(self, service: Service, event: str, reason: str = "") -> None:
+        """EVENT happens to SERVICE, for a REASON if it is a bad one, at once or after what is being
+        done; then all that comes of it, before what else was posted."""
+        self.queue.append((service, event, reason))
         if self.is_working:
             return
         self.is_working = True
         try:
             while self.queue:
-                each, what = self.queue.pop(0)
+                happened = self.queue.pop(0)
                 later, self.queue = self.queue, []
-                self.init.loop.attempt(self.change, each, what)
+                self.init.loop.attempt(self.change, *happened)
                 self.queue += later
         finally:
             self.queue = []
             self.is_working = False
 
-    def change(self, service: Service, event: str) -> None:
+    def change(self, service: Service, event: str, reason: str) -> None:
         state, action = TRANSITIONS.get((service.state, event), (None, None))
         if state is None:
             return
+        service.failure = service.failure or reason[:REASON_LIMIT]     # the first one counts
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
@@ -1071,7 +1050,8 @@ class Services(dict):
     def run_script(self, service: Service) -> None:
         """Run linit-start for it. What its script had left of itself when it failed ends."""
         self.init.processes.kill([service])
-        service.pid = service.batch = service.stopper = None    # their ends are no news any more
+        service.pid = service.batch = None      # their ends are no news any more
+        service.calls.pop("stop", None)
         self.forget_needs(service)
         service.group, service.told, service.guests = None, 0.0, set()
         service.again = False
@@ -1092,8 +1072,7 @@ class Services(dict):
             check_script(self.init.scripts.path(service.name))
             self.init.scripts.prepare(service)
         except Fail as error:
-            service.failure = str(error)
-            self.post(service, "fail")
+            self.post(service, "fail", str(error))
         except OSError as error:
             self.fail_to_run(service, error)
         else:
@@ -1111,8 +1090,8 @@ class Services(dict):
     def fail_to_run(self, service: Service, error: OSError) -> None:
         """A daemon that ran before is tried again."""
         self.init.scripts.close_fifos(service)
-        service.failure = f"it could not be run: {error.strerror}"
-        self.post(service, "die" if service.restarts else "fail")
+        reason = f"it could not be run: {error.strerror}"
+        self.post(service, "die" if service.restarts else "fail", reason)
 
     def settle(self, service: Service) -> None:
         """It runs, is stopped, or has failed: tell those who wait."""
@@ -1235,11 +1214,21 @@ class Services(dict):
         self.set_deadline(service)
         if service.settings["stop"] == "yes" and service.came_up():
             try:
-                service.stopper = self.init.scripts.run_function(service, "stop")
-                return
-            except OSError as error:
-                service.failure = str(error)
-        self.end_processes(service)
+                self.call(service, "stop")
+            except Fail as error:
+                self.post(service, "bad", str(error))
+        else:
+            self.end_processes(service)
+
+    def call(self, service: Service, function: str) -> None:
+        """Run a FUNCTION of its script; Fail where that can't be. `disable` needs no script."""
+        path = self.init.scripts.path(service.name)
+        if os.path.exists(path) or function != "disable":
+            check_script(path)
+        try:
+            service.calls[function] = self.init.scripts.run_function(service, function)
+        except OSError as error:
+            raise Fail(f"{function} could not be run: {error.strerror}") from None
 
     def end_processes(self, service: Service) -> None:
         """Ask what runs to end; it has stopped when nothing does."""
@@ -1252,14 +1241,14 @@ class Services(dict):
         if service.pid is None and not self.init.processes.is_left(service):
             self.post(service, "fail" if service.failure else "gone")
 
-    def give_up(self, service: Service) -> None:
-        """It did not start in time."""
-        after = f"after {service.settings['timeout']:g} s"
-        if not service.failure and self.is_without_program(service):
-            service.failure = f"run has executed no program {after}; write `exec PROGRAM` there, " \
-                              "or for a loop `exec sh -c '...'`"
-        service.failure = service.failure or f"it was not ready {after}"
-        self.kill(service)
+    def on_late(self, name: str) -> None:
+        """The time of its start, or of its stop, is over."""
+        after = f"after {self[name].settings['timeout']:g} s"
+        reason = f"it was not ready {after}"
+        if self.is_without_program(self[name]):
+            reason = f"run has executed no program {after}; write `exec PROGRAM` there, " \
+                     "or for a loop `exec sh -c '...'`"
+        self.post(self[name], "late", reason if self[name].state == STARTING else "")
 
     def is_without_program(self, service: Service) -> bool:
         """Whether its `run` was called, and is still the shell's."""
@@ -1268,11 +1257,10 @@ class Services(dict):
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
         service.kills += 1
-        if service.kills > 2 or not (service.pid or service.stopper or service.batch
+        if service.kills > 2 or not (service.pid or "stop" in service.calls or service.batch
                                      or self.init.processes.is_left(service)):
-            service.failure = service.failure or "its processes could not be killed"
             service.again = False
-            self.post(service, "fail")
+            self.post(service, "fail", "its processes could not be killed")
             return
         self.init.processes.to_kill.add(service.name)
         self.init.loop.set_timer("late", service.name, KILL_GRACE)
@@ -1297,15 +1285,14 @@ class Services(dict):
 
     def on_exit(self, service: Service, pid: int, status: "int | None") -> None:
         """A shell or a daemon of SERVICE ended with a wait STATUS; None where it wasn't seen."""
-        if pid == service.stopper:
-            self.on_stop_exit(service, status)
-        elif pid == service.reloader:
-            self.on_reload_exit(service, status)
+        function = next((each for each in service.calls if service.calls[each] == pid), "")
+        if function:
+            self.on_call_exit(service, function, status)
         elif pid == service.pid:
             service.pid = None
             self.init.scripts.close_fifos(service)       # it may never have opened them
             if service.state in (HELD, STOPPING):
-                if service.state == STOPPING and service.stopper is None:
+                if service.state == STOPPING and "stop" not in service.calls:
                     self.end_processes(service)
                 return
             self.init.processes.end_rest(service)
@@ -1314,49 +1301,55 @@ class Services(dict):
             elif service.state == RUNNING and service.is_daemon:
                 self.on_daemon_exit(service, status)
 
-    def on_stop_exit(self, service: Service, status: int) -> None:
-        service.stopper = None
-        if status and not service.failure:
-            service.failure = self.blame(service, f"stop {exit_text(status)}")
-        self.end_processes(service)
+    def on_call_exit(self, service: Service, function: str, status: int) -> None:
+        del service.calls[function]
+        problem = self.blame(service, f"{function} {exit_text(status)}") if status else ""
+        if function == "stop" and problem:
+            self.post(service, "bad", problem)
+        elif function == "stop":
+            self.end_processes(service)
+        else:
+            service.problems[function] = problem
+            if service.is_daemon or service.tail:
+                self.init.note(service, problem or CALLS[function])
+            self.init.door.tell_waiters(service)
+            self.forget_gone(service)
 
-    def on_reload_exit(self, service: Service, status: int) -> None:
-        service.reloader = None
-        text = f"reload {exit_text(status)}"
-        service.reload_failure = self.blame(service, text) if status else ""
-        self.init.note(service, service.reload_failure or "was reloaded")
-        self.init.door.tell_waiters(service)
+    def forget_gone(self, service: Service) -> None:
+        """Know no more of what is down and has no script any more."""
+        is_asked_for = service.waiters or service.dependents or service.calls
+        is_gone = not os.path.exists(self.init.scripts.path(service.name))
+        if is_gone and service.is_down() and not is_asked_for:
+            del self[service.name]
 
     def on_early_exit(self, service: Service, status: "int | None") -> None:
         """It ended before it was ready."""
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
         executes = service.is_daemon and service.settings["ready"] == "exec"
-        if executes and code not in (126, 127) and not service.failure:
+        if executes and code not in (126, 127):
             # It was executed, and ended before anybody had looked.
             self.post(service, "ready")
             self.on_daemon_exit(service, status)
             return
         what = "" if not service.is_daemon else "it " if executes else "before it was ready it "
         text = (what or "start ") + ("was killed" if status is None else exit_text(status))
-        service.failure = service.failure or self.blame(service, text)
-        self.post(service, "die" if service.restarts else "fail")
+        self.post(service, "die" if service.restarts else "fail", self.blame(service, text))
 
     def on_daemon_exit(self, service: Service, status: int) -> None:
         """A daemon ended: `restart` says what now."""
         text = exit_text(status).removeprefix("was ")
         if status == 0 and time.monotonic() < service.became_ready + SHORT_RUN:
             text += " at once; a daemon must stay in the foreground"
-        service.failure = self.blame(service, text)
         restart = service.settings["restart"]
+        event = "die"
         if self.init.ending or restart == "never" or restart == "on-failure" and status == 0:
-            self.post(service, "fail" if status else "end")
-        else:
-            self.post(service, "die")
+            event = "fail" if status else "end"
+        self.post(service, event, self.blame(service, text))
 
     def blame(self, service: Service, text: str) -> str:
         """TEXT with the last line that the service printed, which mostly says why."""
         lines = last_lines(service.tail, 1)
-        return ": ".join([text, *lines])[:REASON_LIMIT]
+        return ": ".join([text, *lines])
 
     def forget_needs(self, service: Service) -> None:
         for name in service.needs:
@@ -1395,11 +1388,13 @@ class Services(dict):
 
 # The life of a service: all of it. What is not here does nothing. The events:
 #   start   somebody needs it               stop    somebody wants it stopped
-#   ready   it runs                         fail    it ended, and not well (service.failure)
+#   ready   it runs                         fail    it ended, and not well
 #   die     a daemon ended, to come back    end     a daemon ended, as it may
 #   again   the pause after that is over    wrong   its script says what can't be
 #   free    what depends on it is down      gone    what was to be stopped has ended
 #   late    its time to start, or to stop, is over
+#   bad     its own `stop` failed
+# What is bad has a reason, which becomes the service's `failure`.
 TRANSITIONS = {
     (STOPPED, "start"): (STARTING, Services.launch),
     (FAILED, "start"): (STARTING, Services.launch),
@@ -1409,7 +1404,7 @@ TRANSITIONS = {
     (STARTING, "fail"): (FAILED, Services.settle),
     (STARTING, "die"): (WAITING, Services.pause),
     (STARTING, "stop"): (HELD, Services.hold),
-    (STARTING, "late"): (STOPPING, Services.give_up),
+    (STARTING, "late"): (STOPPING, Services.kill),
     (STARTING, "wrong"): (STOPPING, Services.kill),
     (RUNNING, "die"): (WAITING, Services.pause),
     (RUNNING, "end"): (STOPPED, Services.settle),
@@ -1422,6 +1417,7 @@ TRANSITIONS = {
     (HELD, "free"): (STOPPING, Services.begin_stop),
     (STOPPING, "start"): (STOPPING, Services.turn_back),
     (STOPPING, "stop"): (STOPPING, Services.stay_down),
+    (STOPPING, "bad"): (STOPPING, Services.end_processes),
     (STOPPING, "late"): (STOPPING, Services.kill),
     (STOPPING, "gone"): (STOPPED, Services.settle),
     (STOPPING, "fail"): (FAILED, Services.settle),
@@ -1499,7 +1495,7 @@ class Processes:
             self.init.loop.set_timer("groups", "", GROUP_POLL)
         return bool(service.group or service.guests)
 
-    def look_for_groups(self, name: str) -> None:
+    def look_for_groups(self) -> None:
         """Go on with services whose last process has ended; what takes too long is killed."""
         table, now = process_table(), time.monotonic()
         groups = {group for _, group, *_ in table.values()}
@@ -1507,7 +1503,7 @@ class Processes:
             if service.pid is None and (service.group or service.guests):
                 service.group = service.group if service.group in groups else None
                 service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
-                if service.state == STOPPING and service.stopper is None:
+                if service.state == STOPPING and "stop" not in service.calls:
                     self.init.services.end_processes(service)
                 elif self.is_left(service) and now > service.told + service.grace():
                     self.kill([service])
@@ -1529,7 +1525,7 @@ class Processes:
         self.to_kill = set()
         services = [each for each in services if each.state == STOPPING]
         if services:
-            self.kill(services, {each.stopper for each in services} - {None})
+            self.kill(services, {each.calls.get("stop") for each in services} - {None})
 
     def kill(self, services: list, shells: "set | frozenset" = frozenset()) -> None:
         """End SHELLS and what these have started, and all that SERVICES have: the cgroup of each,
@@ -1556,9 +1552,10 @@ class Processes:
         """End all that is in its cgroup; whether that could be done."""
         return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
 
-    def end_reload(self, name: str) -> None:
-        """Its time is over."""
-        self.kill([], {self.init.services[name].reloader} - {None})
+    def end_calls(self, name: str) -> None:
+        """The time of what clients have called is over."""
+        calls = self.init.services[name].calls
+        self.kill([], {calls[function] for function in calls if function in CALLS})
 
 
 # ---- scripts -------------------------------------------------------------------------------------
@@ -1606,7 +1603,7 @@ class Scripts:
             make_private_folder(self.fifos)
         except Fail as error:
             if not self.init.is_first:
-                remove_entry(path)
+                remove_file(path)
                 raise
             self.init.say(str(error))
             self.fifos += "." + os.urandom(6).hex()
@@ -1622,7 +1619,9 @@ class Scripts:
         make_fifo(path + ".ask")
         make_fifo(path + ".answer")
         service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
-        self.init.door.add_peer(service.ask, self.init.owner, service.name)
+        peer = self.init.door.add_peer(service.ask, self.init.owner, service.name)
+        # For reading as well: an answer stays there until the shell has opened it.
+        peer.writes_to = os.open(path + ".answer", os.O_RDWR | os.O_NONBLOCK)
         # The kernel gives the lowest number that is free.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if 0 <= limit - limit // RESERVE <= service.ask:
@@ -1697,14 +1696,9 @@ class Scripts:
         }
 
     def start_batches(self) -> None:
-        """Start the shells of what is to be launched, as long as few enough are at work."""
+        """Start the shells of all that this turn launches."""
         while self.to_launch:
-            room = AT_ONCE - self.busy_shells()
-            if room <= 0:
-                self.init.loop.set_timer("launch", "", SLOW)
-                return
-            count = min(room, BATCH)
-            services = [self.init.services[name] for name in list(self.to_launch)[:count]]
+            services = [self.init.services[name] for name in list(self.to_launch)[:BATCH]]
             for each in services:
                 del self.to_launch[each.name]
             try:
@@ -1713,17 +1707,10 @@ class Scripts:
                 for each in services:
                     self.init.services.fail_to_run(each, error)
 
-    def busy_shells(self) -> int:
-        """How many scripts run that wait for nothing, and aren't slow: those take no processor."""
-        since = time.monotonic() - SLOW
-        return sum(each.state == STARTING and not each.waiting and each.name not in self.to_launch
-                   and max(each.launched, each.met) > since
-                   for each in self.init.services.values())
-
     def start_batch(self, services: list) -> None:
         if len(services) == 1:
             self.start_shell(services[0])
-        elif services:
+        else:
             reader, writer = os.pipe()
             try:
                 pid = self.start_process([each.name for each in services], writer)
@@ -1776,8 +1763,8 @@ class Scripts:
             service = self.init.services[name]
             if service.batch == batch.pid:
                 service.batch = None
-                service.failure = service.failure or "it could not be run: no process could be made"
-                self.init.services.post(service, "fail")
+                self.init.services.post(service, "fail",
+                                        "it could not be run: no process could be made")
             elif service.pid and service.pid == batch.forked.get(name) \
                     and names.get(service.pid) == name and not is_child(service.pid):
                 pid = service.pid           # what is read may start another
@@ -1812,14 +1799,16 @@ class Scripts:
     def read_rest(self, service: Service) -> None:
         """Read what a process that ended has left in its FIFOs."""
         for _ in range(READS_AT_THE_END):
-            if service.ask is not None and is_ready(service.ask):
-                self.init.door.on_peer(self.init.door.peers[service.ask], select.EPOLLIN)
+            if service.ask is None or not is_ready(service.ask):
+                break
+            self.init.door.on_peer(self.init.door.peers[service.ask], select.EPOLLIN)
         self.read_log(service)
 
     def read_log(self, service: Service) -> None:
         for _ in range(READS_AT_THE_END):
-            if service.log is not None and is_ready(service.log):
-                self.read_output(service)
+            if service.log is None or not is_ready(service.log):
+                break
+            self.read_output(service)
 
     def script_dep(self, peer: Peer, names: list) -> None:
         self.depend(peer, names, self.init.services[peer.service].needs)
@@ -1888,8 +1877,7 @@ class Scripts:
     def reject(self, service: Service, error: Fail) -> None:
         """Its script said what can't be."""
         if service.state == STARTING:
-            service.failure = str(error)[:REASON_LIMIT]
-            self.init.services.post(service, "wrong")
+            self.init.services.post(service, "wrong", str(error))
 
     def await_file(self, service: Service, path: str) -> None:
         """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
@@ -1923,9 +1911,10 @@ class Scripts:
             if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
                 is_missing = status in ("126", "127")
                 what = "it" if is_missing else "run came back, it must exec its program; it"
-            service.failure = service.failure or self.init.services.blame(
-                service, f"{what} ended with status {status}")
-            self.init.services.post(service, "fail")
+            reason = self.init.services.blame(service, f"{what} ended with status {status}")
+            if phase == "depends" and peer.refusal:
+                reason = peer.refusal
+            self.init.services.post(service, "fail", reason)
 
     def start_by_itself(self, service: Service) -> None:
         """It is a daemon, and was run together with others: now it has a shell of its own."""
@@ -1942,8 +1931,7 @@ class Scripts:
     def on_script_end(self, service: Service) -> None:
         """The last descriptor of its FIFO was closed: by executing a daemon, or by ending; or by
         a daemon that should have written there."""
-        if not service.is_daemon or service.failure or not service.pid \
-                or not was_executed(service.pid):
+        if not service.is_daemon or not service.pid or not was_executed(service.pid):
             return
         if service.settings["ready"] == "exec":
             self.init.services.post(service, "ready")
@@ -2025,7 +2013,7 @@ class Door:
             self.add_peer(fd, uid)
         return True
 
-    def accept_again(self, name: str) -> None:
+    def accept_again(self) -> None:
         self.init.loop.epoll.modify(self.listener, select.EPOLLIN)
 
     def is_crowded(self, uid: int) -> bool:
@@ -2039,8 +2027,10 @@ class Door:
     def is_owner(self, uid: int) -> bool:
         return uid in (0, self.init.owner)
 
-    def add_peer(self, fd: int, uid: int, service: str = "") -> None:
-        self.watch_peer(Peer(fd, uid, service))
+    def add_peer(self, fd: int, uid: int, service: str = "") -> Peer:
+        peer = Peer(fd, uid, service)
+        self.watch_peer(peer)
+        return peer
 
     def watch_peer(self, peer: Peer) -> None:
         self.peers[peer.fd] = peer
@@ -2143,29 +2133,21 @@ class Door:
 
     def flush(self, peer: Peer) -> None:
         try:
-            if peer.writes_to is None and not peer.gone:
-                self.open_answers(peer)
             sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
-        except OSError as error:
-            if isinstance(error, BlockingIOError) or error.errno in (EMFILE, ENFILE):
-                if peer.service:
-                    self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
-                return
+        except BlockingIOError:
+            if peer.service:
+                self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
+            return
+        except OSError:
             peer.gone = True
-            sent = 0
         peer.output = b"" if peer.gone or peer.service else peer.output[sent:]
 
-    def answer_again(self, name: str) -> None:
-        """Of a script's FIFO nothing says when it takes more, or can be opened."""
+    def answer_again(self) -> None:
+        """Go on with scripts that had asked much before they read an answer."""
         for peer in list(self.peers.values()):
             if peer.service and peer.output:
                 self.flush(peer)
                 self.to_serve[peer.fd] = None
-
-    def open_answers(self, peer: Peer) -> None:
-        """For reading as well: what is written stays there until the shell has opened it."""
-        path = f"{self.init.scripts.fifos}/{peer.service}.answer"
-        peer.writes_to = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
     def answer_descriptors(self) -> list:
         return [peer.writes_to for peer in self.peers.values()
@@ -2272,9 +2254,8 @@ class Door:
             service.met = time.monotonic()
             if service.state == STARTING:
                 self.init.services.set_deadline(service)
-            if problems:
-                service.failure = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
-                problems = [service.failure]
+            peer.refusal = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
+            problems = [peer.refusal] if problems else []
         if problems:
             self.refuse(peer, Fail("; ".join(problems)))
         else:
@@ -2338,14 +2319,30 @@ class Door:
         for service in services:
             if service.state != RUNNING:
                 raise Fail(f"{service.name}: it isn't running", 7)
+        self.call(peer, "reload", services)
+
+    def request_enable(self, peer: Peer, names: list) -> None:
+        self.call(peer, "enable", [self.init.services.service(name) for name in names])
+
+    def request_disable(self, peer: Peer, names: list) -> None:
+        """Also of a service whose script is gone."""
+        for name in names:
+            check_name(name)
+        services = self.init.services
+        self.call(peer, "disable", [services.setdefault(name, Service(name)) for name in names])
+
+    def call(self, peer: Peer, function: str, services: list) -> None:
+        """Call a FUNCTION of the scripts of SERVICES, and answer PEER when all have ended."""
+        problems = []
         for service in services:
-            if service.reloader is None:
-                try:
-                    service.reloader = self.init.scripts.run_function(service, "reload")
-                except OSError as error:
-                    raise Fail(f"{service.name}: {error.strerror}") from None
-                self.init.services.set_deadline(service, "reload")
-        self.begin_wait(peer, "reloaded", services)
+            try:
+                if function not in service.calls:
+                    self.init.services.call(service, function)
+                    self.init.services.set_deadline(service, "call")
+            except Fail as error:
+                problems.append(f"{service.name}: {error}")
+        services = [service for service in services if function in service.calls]
+        self.begin_wait(peer, function, services, problems=problems)
 
     def request_wait(self, peer: Peer, names: list) -> None:
         """Others than the owner wait for what is known alone: else they could fill the memory."""
@@ -2417,26 +2414,6 @@ class Door:
         path = f"{self.init.logs.folder}/{name}"
         self.answer(peer, f" {path}~", f" {path}", "ok")
 
-    def request_enable(self, peer: Peer, names: list) -> None:
-        for name in names:
-            self.init.services.look_up(name)
-        self.change_entries(peer, names, make_entry)
-
-    def request_disable(self, peer: Peer, names: list) -> None:
-        """Also of a service whose script is gone."""
-        for name in names:
-            check_name(name)
-        self.change_entries(peer, names, remove_entry)
-
-    def change_entries(self, peer: Peer, names: list, change) -> None:
-        for name in names:
-            path = f"{self.init.options.rcd}/{name}"
-            try:
-                change(path)
-            except OSError as error:
-                raise Fail(f"{path}: {error.strerror}") from None
-        self.answer(peer, "ok")
-
     def request_end(self, peer: Peer, kind: str) -> None:
         self.answer(peer, "ok")
         self.init.shut_down(kind if self.init.is_first else "exit")
@@ -2461,47 +2438,53 @@ class Sleep:
     All that is known goes into a memfd, as marshal writes plain data, and linit-idle is executed
     (docs/protocol.md has its table). It keeps all descriptors and children, and executes linitd
     when there is something to do. Signals are blocked from before until after: one that came
-    meanwhile is still there. `reexec` is the same, with something to do at once."""
+    meanwhile is still there. `reexec` executes linitd itself, in the same way."""
 
     def __init__(self, init: "Init"):
         self.init = init
         # Who wakes finds what it takes over in /proc.
         self.program = find_program("linit-idle") if os.path.exists("/proc/self/fd") else ""
-        self.program_numbers = numbers_now(self.program)
         self.loaded = loaded_files()    # as they are now: an upgrade may come before it sleeps
         self.idle_epoll = None
         self.table = None           # the descriptor of linit-idle's table, and where it has kept
         self.copied = {}            # what came meanwhile: output's descriptor: offset
         self.is_to_reexec = False
 
-    def is_idle(self) -> bool:
-        """Whether nothing has happened for a while, nor will soon; what services print, linit-idle
-        copies as well."""
-        now = time.monotonic()
-        is_near = self.init.loop.soonest is not None and self.init.loop.soonest < now + NAP
-        is_quiet = not self.init.logs.waiting and not self.init.ending
-        return now >= self.init.loop.worked_at + NAP and not is_near and is_quiet
+    def bedtime(self) -> "float | None":
+        """When it sleeps, unless something happens before; None where it doesn't, since a timer is
+        near, or there is something to do. What services print, linit-idle copies as well."""
+        when = max(time.monotonic(), self.init.loop.worked_at + NAP)
+        soonest = self.init.loop.soonest
+        is_near = soonest is not None and soonest < when + NAP
+        is_busy = self.init.ending or self.init.logs.waiting
+        return None if not self.program or is_near or is_busy else when
+
+    def is_bedtime(self) -> bool:
+        when = self.bedtime()
+        return when is not None and when <= time.monotonic()
 
     def fall_asleep(self) -> None:
         if all(each.state != STARTING for each in self.init.services.values()):
             self.init.loop.drop_timer("stuck", "")      # it would wake for nothing
             self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
-        if numbers_now(self.program) == self.program_numbers:
+        if all(file_numbers(path) == numbers for path, numbers in self.loaded.items()):
             self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
-        else:                           # it was upgraded, and may go by another linitd's table
+        else:                           # an upgrade; a new linit-idle may have another table
             self.reexec()
             self.init.loop.worked_at = time.monotonic() + CHECK_AGAIN
 
     def reexec(self) -> None:
+        """Become the linitd that is there now, if that runs."""
         self.is_to_reexec = False
-        if self.program and numbers_now(self.program) == self.program_numbers:
-            self.become(lambda state: self.idle_command(state, 0.0))
-        if runs_well(self.own_command("--check")):
+        problem = "linitd --check fails; this one goes on"
+        if runs_well(self.check_command()):
             self.become(lambda state: self.own_command("--resume", str(state)))
+            problem = "linitd can't be executed; this one goes on"
+        self.init.say(problem, is_routine=True)
         for peer in self.init.door.peers.values():
             if peer.goal == "reexec":
                 peer.goal = ""
-                self.init.door.refuse(peer, Fail("linitd --check fails; this one goes on"))
+                self.init.door.refuse(peer, Fail(problem))
 
     def become(self, command) -> None:
         """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
@@ -2521,9 +2504,10 @@ class Sleep:
             self.init.say(f"{error.filename or 'linit-idle'}: {error.strerror}; linitd stays awake")
         except MemoryError:                 # later it may be there
             self.init.loop.worked_at = time.monotonic()
+        for fd in kept:                     # services get none of them
+            os.set_inheritable(fd, False)
         os.close(state)
-        self.idle_epoll, self.table, self.copied = None, None, {}
-        keep_from_services(kept)
+        self.drop_table()
         block_signals(_signal.SIG_UNBLOCK)
         self.init.handle_signals()
 
@@ -2563,20 +2547,22 @@ class Sleep:
             self.init.scripts.add_batch(fill(batch, fields))
         if self.init.door.listener is not None:
             self.init.door.add_listener(self.init.door.listener)
-        if self.table is not None:
-            os.close(self.table)
-        self.table, self.copied = None, {}
+        self.drop_table()
         for peer in self.init.door.peers.values():
             self.init.door.to_serve[peer.fd] = None
             if peer.goal == "reexec":
                 peer.goal = ""
                 self.init.door.answer(peer, "ok")
 
+    def drop_table(self) -> None:
+        if self.table is not None:
+            os.close(self.table)
+        self.idle_epoll, self.table, self.copied = None, None, {}
+
     def take_up(self, service: Service) -> None:
         service.settings = {**DEFAULTS, **service.settings}     # an earlier version knew less
-        for pid in (service.pid, service.stopper, service.reloader):
-            if pid is not None:
-                self.init.processes.names[pid] = service.name
+        for pid in {service.pid, *service.calls.values()} - {None}:
+            self.init.processes.names[pid] = service.name
         if service.alone and service.group is None:
             service.group = service.pid         # as the linitd of an earlier version left it
         if service.log is not None:
@@ -2588,6 +2574,10 @@ class Sleep:
     def own_command(self, *words: str) -> list:
         """The command line of this linitd, with WORDS."""
         return [sys.executable, "-I", "-S", PROGRAM, *self.init.options.words(), *words]
+
+    def check_command(self) -> list:
+        """What ends with status 0 where this linitd could be executed, and says nothing."""
+        return ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")]
 
     def idle_command(self, state: int, deadline: "float | None") -> list:
         """linit-idle, with its table and what it waits in."""
@@ -2604,8 +2594,7 @@ class Sleep:
             rows, self.init.logs.fd, 0 if self.init.pending else -1 if deadline is None
             else int(1e9 * deadline), self.loaded,
             self.own_command("--resume", str(state)),
-            ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *self.own_command("--check")],
-            [rescue] if rescue else [])
+            self.check_command(), [rescue] if rescue else [])
         self.table = os.memfd_create("linit-idle")
         os.write(self.table, table)
         for fd in (self.table, self.idle_epoll.fileno()):
@@ -2683,17 +2672,14 @@ class Init:
             self.loop.attempt(self.services.look_for_circles)
         elif self.sleep.is_to_reexec:
             self.loop.attempt(self.sleep.reexec)
-        elif self.sleep.program and self.sleep.is_idle():
+        elif self.sleep.is_bedtime():
             self.loop.attempt(self.sleep.fall_asleep)
 
     def time_left(self) -> "float | None":
         if self.door.to_serve or self.has_ended or self.sleep.is_to_reexec:
             return 0
-        now, soonest = time.monotonic(), self.loop.soonest
-        when = max(now, self.loop.worked_at + NAP)      # it may sleep then, unless a timer is near
-        if not self.sleep.program or self.ending or soonest and soonest < when + NAP:
-            when = soonest
-        return None if when is None else max(0.0, when - now)
+        when = self.sleep.bedtime() or self.loop.soonest
+        return None if when is None else max(0.0, when - time.monotonic())
 
     def on_signal(self, fd: int) -> None:
         """The numbers of the signals that came are the bytes of a pipe."""
@@ -2713,7 +2699,7 @@ class Init:
         self.stuck_for = STUCK
         self.loop.set_timer("stuck", "", STUCK)
 
-    def on_stuck(self, name: str) -> None:
+    def on_stuck(self) -> None:
         """Nothing has happened for a while: tell what holds up everything, unless that is idle."""
         starting = [each for each in self.services.values() if each.state == STARTING]
         if not starting:
@@ -2759,7 +2745,7 @@ class Init:
         self.loop.set_timer("end", "", SHUTDOWN_LIMIT)
         self.services.stop_all()
 
-    def end_now(self, name: str) -> None:
+    def end_now(self) -> None:
         late = [service.name for service in self.services.values() if not service.is_down()]
         self.say(f"not waiting any longer for {', '.join(late)}")
         self.has_ended = True
@@ -2771,24 +2757,23 @@ STATE = {
     "loop": ("timers",),
     "logs": ("is_there", "waiting", "size"),
     "services": ("firsts", "lasts", "skipped"),
-    "scripts": ("fifos", "to_launch", "descriptors"),
+    "scripts": ("fifos", "descriptors"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),
 }
 
 # A timer's kind: what it does.
 TIMERS = {
-    "late": lambda init, name: init.services.post(init.services[name], "late"),
+    "late": lambda init, name: init.services.on_late(name),
     "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
-    "accept": lambda init, name: init.door.accept_again(name),
-    "answer": lambda init, name: init.door.answer_again(name),
-    "stuck": Init.on_stuck,
-    "launch": lambda init, name: init.scripts.start_batches(),
-    "reload": lambda init, name: init.processes.end_reload(name),
-    "end": Init.end_now,
-    "groups": lambda init, name: init.processes.look_for_groups(name),
-    "logger": lambda init, name: init.logs.start(name),
+    "accept": lambda init, _: init.door.accept_again(),
+    "answer": lambda init, _: init.door.answer_again(),
+    "stuck": lambda init, _: init.on_stuck(),
+    "call": lambda init, name: init.processes.end_calls(name),
+    "end": lambda init, _: init.end_now(),
+    "groups": lambda init, _: init.processes.look_for_groups(),
+    "logger": lambda init, _: init.logs.start(),
 }
 
 # Request: what carries it out, whether only the owner may, and how many words it needs at least.
@@ -2916,19 +2901,6 @@ def close_descriptors(kept: set) -> None:
     os.close(fd)
 
 
-def keep_from_services(kept: list) -> None:
-    """Nothing was executed: take back what it was to inherit, and close what it alone needed."""
-    for name in list_folder("/proc/self/fd"):
-        fd = int(name)
-        try:
-            if fd > 2 and os.get_inheritable(fd):
-                os.set_inheritable(fd, False)
-                if fd not in kept:
-                    os.close(fd)
-        except OSError:
-            pass                        # it was that of the listing
-
-
 def catch_signals(init: Init) -> None:
     """Signals become bytes in a pipe, so that epoll is all that is waited for."""
     reader, writer = os.pipe()
@@ -3010,7 +2982,7 @@ def main(argv: "list | None" = None) -> int:
                         init.processes.names.keys())
     init.logs.end()
     if init.door.listener is not None:
-        init.loop.attempt(remove_entry, options.socket)
+        init.loop.attempt(remove_file, options.socket)
     if init.is_first:
         end_system(init)
     return 0

@@ -2023,13 +2023,14 @@ def package_record(work: Work, path: str, size: str, digest: str) -> Dict[str, A
     since lpkg finds libraries and commands in the files."""
     info = package_info(path)
     return {"file": os.path.relpath(path, work.repository), "size": int(size), "sha256": digest,
-            "depends": info["depends"], "provides": info["provides"]}
+            "depends": info.get("depends", []), "provides": info.get("provides", [])}
 
 
 def package_info(path: str) -> Dict[str, Any]:
-    """What the package at PATH says of itself."""
+    """What the package at PATH says of itself, in the first line of its record (docs/lpkg.md)."""
     with tarfile.open(path) as tar:
-        return json.loads(tar.extractfile(tar.next()).read())
+        name, version, _, more = tar.extractfile(tar.next()).readline().decode().split("\t", 3)
+    return {**json.loads(more), "name": name, "version": version}
 
 
 # ---- a package is built again --------------------------------------------------------------------

@@ -1373,22 +1373,43 @@ def test_a_folder_of_logs_that_is_gone_is_made_again(logged, how):
             subprocess.run(["umount", logged.logs], check=True)
 
 
-def loggers():
+def loggers(init):
     return {pid for pid, command in commands().items()
-            if re.search(r"/linit-log(\.py)? \S+/log$", command)}
+            if re.search(rf"/linit-log(\.py)? {init.logs}$", command)}
+
+
+def ticks(pid):
+    """The processor's time that a process has had, in hundredths of a second."""
+    return sum(map(int, read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[11:13]))
+
+
+def test_a_disk_that_hangs_costs_no_processor(one):
+    shutil.copy(compiled("linit-idle"), one.folder)
+    one.add("daemon", "run() { exec yes; }")
+    one.start("--no-boot")
+    logger, = loggers(one)
+    os.kill(logger, signal.SIGSTOP)
+    try:
+        assert one.ask("start daemon") == ["ok"]
+        time.sleep(2)           # it would sleep by then
+        before = ticks(one.process.pid)
+        time.sleep(2)
+        assert ticks(one.process.pid) - before < 10
+        assert one.status("daemon")["state"] == "running"
+    finally:
+        os.kill(logger, signal.SIGCONT)
 
 
 def test_a_logger_that_was_killed_comes_back_and_nothing_is_lost(logged):
-    before = loggers()
     logged.add("daemon", "run() { exec sh -c 'seq 1000; sleep 0.3; seq 1001 40000; sleep 1000'; }")
     logged.start("--no-boot")
-    pid, = loggers() - before
+    pid, = loggers(logged)
     os.kill(pid, signal.SIGKILL)
     assert logged.ask("start daemon") == ["ok"]
     logged.expect("daemon", b"\n40000\n")
     assert set(range(1, 40001)) <= set(map(int, re.findall(
         rb"^\d+$", read(logged.logs / "daemon"), re.MULTILINE)))
-    other, = loggers() - before
+    other, = loggers(logged)
     logged.end()
     wait_until(lambda: not is_alive(other))
 
@@ -2129,7 +2150,59 @@ def test_enable_and_disable(up):
     assert up.ask("disable it") == ["ok"] and not (up.rcd / "it").exists()
     assert up.ask("disable it") == ["ok"]
     (up.rcd / "it").symlink_to(up.folder / "victim")
-    assert up.ask("enable it")[0].startswith("error 1 ") and not (up.folder / "victim").exists()
+    assert up.ask("enable it") == ["ok"] and not (up.folder / "victim").exists()
+
+
+def test_a_failed_dependency_that_a_script_does_without_is_not_its_own_failure(up):
+    up.add("bad", "start() { return 3; }")
+    up.add("it", "depends() { dep bad || true; }", "start() { :; }",
+           f"stop() {{ {up.does('stop')}; }}")
+    assert up.ask("start it") == up.ask("restart it") == up.ask("stop it") == ["ok"]
+    assert up.status("it")["state"] == "stopped" and up.trace() == ["stop", "stop"]
+    up.add("fails", "depends() { dep bad || true; }", "start() { echo of itself; return 4; }")
+    assert up.ask("start fails") == ["error 1 fails: start ended with status 4: of itself"]
+
+
+def test_enable_and_disable_are_functions_of_the_script(up):
+    """What linitctl asks for and what a script does by hand are one."""
+    up.add("own", f"enable() {{ {up.does('enable')}; }}", f"disable() {{ {up.does('disable')}; }}")
+    up.add("broken", "enable() { echo no room >&2; return 3; }")
+    assert up.ask("enable own") == up.ask("disable own") == ["ok"]
+    assert up.trace() == ["enable", "disable"] and not list(up.rcd.iterdir())
+    assert up.ask("enable broken own") == [
+        "error 1 broken: enable ended with status 3: no room"]
+    assert up.trace()[2:] == ["enable"]
+    up.rcd.rmdir()
+    assert up.ask("enable getty@tty1")[0].startswith("error 5 ")
+    up.add("getty", "run() { exec sleep 1000; }")
+    assert up.ask("enable getty@tty1") == ["ok"] and (up.rcd / "getty@tty1").exists()
+    (up.initd / "own").chmod(0o777)
+    assert "others can write it" in up.ask("enable own")[0]
+    assert up.trace()[3:] == []
+
+
+@pytest.mark.parametrize("is_by_hand", [False, True], ids=["asked", "by hand"])
+def test_enable_has_one_result(up, is_by_hand):
+    up.add("it", "run() { exec sleep 1000; }")
+    up.add("pre", (ROOT / "initd/pre").read_text().partition("\n")[2])
+    up.add("own", 'enable() { : >"$rcd/pre/own"; }', 'disable() { rm "$rcd/pre/own"; }')
+
+    def do(verb, name):
+        if is_by_hand:
+            words = [up.folder / "rc.common", up.initd / name, verb]
+            environment = {**os.environ, "LINIT_RCD": str(up.rcd)}
+            subprocess.run(words, env=environment, check=True, timeout=20)
+        else:
+            assert up.ask(f"{verb} {name}") == ["ok"]
+        return sorted(str(path.relative_to(up.rcd)) for path in up.rcd.rglob("*"))
+
+    assert do("enable", "it") == do("enable", "it") == ["it"]
+    assert do("enable", "pre") == do("enable", "pre") == ["it", "pre"]
+    assert do("enable", "own") == ["it", "pre", "pre/own"]
+    assert do("disable", "own") == ["it", "pre"]
+    (up.initd / "it").unlink()
+    assert do("disable", "it") == do("disable", "it") == ["pre"]
+    assert do("disable", "pre") == []
 
 
 def test_what_a_service_starts_with(one):

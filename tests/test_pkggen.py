@@ -2013,7 +2013,7 @@ def test_rebuild(world):
     assert rebuild("a", "a-data", status=0)[0] == (
         "a-1-0.x86_64.lpkg: equal\na-data-1-0.x86_64.lpkg: equal\n")
     said, problem = rebuild("b", "a")
-    assert said == ("b-1-0.x86_64.lpkg: these differ: .lpkg/info.json, place\n"
+    assert said == ("b-1-0.x86_64.lpkg: these differ: .lpkg/record, place\n"
                     "a-1-0.x86_64.lpkg: equal\n")
     assert problem.endswith("not every package has the bytes that its recipe gives here\n")
     assert before == {path: path.read_bytes() for path in before}

@@ -1028,7 +1028,7 @@ def test_check_recipe(tree, author):
     tidy_recipe(tree, "bad", [f"{command} >out/bad/{name}" for name, command in seen.items()])
     status, text = author("check-recipe", "PKG=bad")
     assert status != 0, text
-    assert f"bad-1-0.{ARCH}.lpkg: these differ: .lpkg/info.json, host, jobs, month, place\n" in text
+    assert f"bad-1-0.{ARCH}.lpkg: these differ: .lpkg/record, host, jobs, month, place\n" in text
     assert "the recipe has no check:" in text
     tidy_recipe(tree, "bad", ["true"], check=["echo tested", "false"])
     status, text = author("check-recipe", "PKG=bad")
