@@ -16,7 +16,7 @@ stop() {
 	for daemon in one two slurmctld munged; do
 		kill "$(cat "$CLUSTER/$daemon.pid")" 2>/dev/null || :
 	done
-	rm -rf "$CLUSTER"
+	until rm -rf "$CLUSTER" 2>/dev/null; do sleep 0.2; done         # they write to the last
 }
 
 # Slurm resolves no address where loopback is all that there is.

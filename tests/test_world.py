@@ -1419,7 +1419,8 @@ def test_a_cluster_builds_ten_packages(tree, nodes):
         tree.recipe(f"p{number}", ["sleep 3", f"gcc --version >out/p{number}/file"])
     run_tool("pkggen", "world-mk", tree.recipes, "-o", tree.folder / "world.mk",
              env=tree.environment())
-    kill = "kill -9 $(cat $CLUSTER/one.pid) $(pgrep -f '[s]lurmstepd: ')"
+    kill = ("kill -9 $(cat $CLUSTER/one.pid) $(squeue -h -w one -o 's[l]urmstepd: .%A' | "
+            "xargs -n1 -d'\\n' pgrep -f)")
     command = (f"(sleep 8; [ {nodes} = live ] || {kill}) & make -k -j4 -f world.mk all; "
                "status=$?; cp $CLUSTER/slurmctld.log log; exit $status")
     status, text = output_of(
