@@ -1918,7 +1918,7 @@ class Root:
 
     def name(self, path: str) -> str:
         """PATH as the user would name it."""
-        return os.path.join(self.path, path)
+        return os.path.join(self.path, path) if path else self.path
 
     def place(self, path: str) -> tuple:
         """(descriptor of PATH's folder, last component)."""
