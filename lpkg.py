@@ -318,15 +318,21 @@ class JsonReader:
         """None of NaN and the infinities."""
         raise ValueError(f"{name} is no number")
 
-    def read(self, text: str) -> tuple:
-        """(value, the place after it) of the beginning of TEXT; ValueError where it is none."""
+    def read(self, text: str) -> object:
+        """The value that TEXT is; ValueError where it is none, or more than that."""
         try:
-            return self.scan(text, skip_blanks(text, 0))
+            value, end = self.scan(text, 0)
         except StopIteration as error:
             raise ValueError(f"a value should stand at character {error.value}") from None
         except SystemError:             # the scanner looks for its error in json.decoder
             import json
-            return json.JSONDecoder().raw_decode(text, skip_blanks(text, 0))
+            value, end = json.JSONDecoder().raw_decode(text)
+        if end != len(text):
+            raise ValueError("something follows the value")
+        return value
+
+
+JSON = JsonReader()
 
 
 def json_text(value: object) -> str:
@@ -338,22 +344,12 @@ def json_text(value: object) -> str:
 def parse_json(data: bytes, what: str) -> dict:
     """The JSON object in DATA; Fail for anything else, however deep, long or strange."""
     try:
-        text = data.decode()
-        value, end = JsonReader().read(text)
-        if skip_blanks(text, end) != len(text):
-            raise ValueError("something follows the object")
+        value = JSON.read(data.decode().strip(" \t\n\r"))
     except (ValueError, RecursionError) as error:
         raise Fail(f"{what}: no valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise Fail(f"{what}: not a JSON object")
     return value
-
-
-def skip_blanks(text: str, position: int) -> int:
-    """Where in TEXT, from POSITION on, JSON's white space ends."""
-    while text[position:position + 1] in (" ", "\t", "\n", "\r"):
-        position += 1
-    return position
 
 
 def has_control(text: str) -> bool:
@@ -1918,7 +1914,7 @@ class Root:
 
     def name(self, path: str) -> str:
         """PATH as the user would name it."""
-        return os.path.join(self.path, path)
+        return os.path.join(self.path, path) if path else self.path
 
     def place(self, path: str) -> tuple:
         """(descriptor of PATH's folder, last component)."""

@@ -1569,8 +1569,8 @@ def test_what_is_held_stays(world):
     assert done.status == 1
     assert "lib 1-0 stays, though lib 2-0 is available: you hold it" in done.err
     assert ("app 1-0 stays, though app 2-0 is available: you want app, app 2-0 needs lib>=2, but "
-            "lib 2-0 won't do: lib 1-0 is wanted, and there can be only one lib; it would work after "
-            "`lpkg unhold lib`") in done.err
+            "lib 2-0 won't do: lib 1-0 is wanted, and there can be only one lib; it would work "
+            "after `lpkg unhold lib`") in done.err
     assert run("--root", world.root, "list").out == "app 1-0\nbase 2-0\nlib 1-0\nother 1-0\n"
     run("--root", world.root, "unhold", "lib").ok()
     world.do("upgrade").ok()
