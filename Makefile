@@ -63,8 +63,8 @@ pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear open
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
 
-# desktop: the pc, with windows: Weston, its panel and a terminal
-desktop = $(pc) weston
+# desktop: the pc, with windows: a panel, a terminal, an editor, a browser
+desktop = $(pc) desktop
 desktop_services = $(pc_services) weston
 desktop_kernel = linux
 
@@ -293,8 +293,7 @@ bench: ## measure speed and memory, beside peers in the same run
 	@$(python) tests/bench/bench_pkggen.py
 	@$(python) tests/bench/bench_lpkg.py
 	@$(python) tests/bench/bench_linit.py
-	@$(if $(wildcard $(O)/$(ARCH)/image-base/initramfs),$(python) tests/bench/bench_boot.py, \
-		echo "boots are not measured: there are no images; make run-test makes them")
+	@$(python) tests/bench/bench_boot.py
 
 .PHONY: oracle
 oracle: ## write what a real Go 1.19 gives into the template cases

@@ -2353,9 +2353,12 @@ class Door:
         self.begin_wait(peer, "running", [self.init.services.service(name) for name in names])
 
     def request_list(self, peer: Peer, words: list) -> None:
+        """Not what is stopped and has no script any more."""
         names = {name for name in list_folder(self.init.options.initd) if is_name(name)}
+        names |= {each.name for each in self.init.services.values()
+                  if each.state != STOPPED or os.path.exists(self.init.scripts.path(each.name))}
         lines = []
-        for name in sorted(names | self.init.services.keys()):
+        for name in sorted(names):
             service = self.init.services.get(name)
             since = service.since if service else self.init.began
             state = f"{service.shown_state()} {service.shown_pid()}" if service else "stopped -"

@@ -359,6 +359,16 @@ def test_after_waits_only_for_what_was_asked_for(init):
     assert init.trace() == ["slow", "late"] and init.state("never") == "stopped"
 
 
+def test_what_is_stopped_and_has_no_script_is_not_listed(init):
+    """As that of a package which was removed; while it still runs, it is."""
+    init.add("passing", "run() { exec sleep 1000; }")
+    assert init.ask("start passing passing@two") == ["ok"]
+    (init.initd / "passing").unlink()
+    assert init.states()["passing"] == init.states()["passing@two"] == "running"
+    assert init.ask("stop passing passing@two") == ["ok"]
+    assert not {"passing", "passing@two"} & init.states().keys()
+
+
 def test_instances_share_a_script(init):
     init.add("getty", f'run() {{ echo "$instance $name" >>{init.folder}/trace; exec sleep 1000; }}')
     assert init.ask("start getty@tty1 getty@tty2") == ["ok"]

@@ -30,6 +30,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from xml.etree import ElementTree
 
 import pytest
@@ -1949,7 +1950,8 @@ def stopped_in_order(console):
 
 
 def test_boot_benchmark_prints_its_rows(index):
-    done = subprocess.run([sys.executable, ROOT / "tests/bench/bench_boot.py", "--quick"],
+    done = subprocess.run([sys.executable, ROOT / "tests/bench/bench_boot.py", "--quick",
+                           "--parts", "services"],
                           stdout=subprocess.PIPE, text=True, timeout=300, env=environment(O=BUILD))
     assert done.returncode == 0
     for peer in ("linitd", "shell"):
@@ -2640,8 +2642,10 @@ def test_boot_a_pc(everything, serve, tmp_path):
 # -- a desktop
 
 KEYS = {" ": ["spc"], "'": ["apostrophe"], "\\": ["backslash"], "[": ["bracket_left"],
-        "%": ["shift", "5"], "\n": ["ret"]}
+        "%": ["shift", "5"], "\n": ["ret"], "/": ["slash"], "-": ["minus"]}
 BACKGROUND = (0x20, 0x40, 0x60)         # as weston.ini has it
+# Where the panel has what it starts.
+TERMINAL, EDITOR, BROWSER, FILES = ((x, 16) for x in (22, 52, 84, 116))
 
 
 class Screen:
@@ -2680,15 +2684,35 @@ def desktop_shows(console, folder):
     return screen.at(screen.width - 8, screen.height // 2) == BACKGROUND
 
 
+def type_in(console, text):
+    for character in text:
+        console.press(*KEYS.get(character, [character]))
+        time.sleep(0.1)
+
+
+def is_black(*color):
+    return color == (0, 0, 0)
+
+
+def is_grey(red, green, blue):
+    """As a page is that has no color of its own."""
+    return red == green == blue > 0xb0
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("firmware, card", [("bios", "std"), ("efi", "virtio")])
-def test_boot_a_desktop(everything, tmp_path, firmware, card):
-    """A click on the panel opens a terminal; what is typed is answered on the screen, also by a
-    keyboard that is plugged in then."""
+@pytest.mark.parametrize("firmware, card, width, height", [
+    ("bios", "std", 1280, 800), ("efi", "virtio", 1280, 800), ("bios", "virtio", 1024, 600),
+    ("efi", "std", 800, 600)])
+def test_boot_a_desktop(everything, tmp_path, firmware, card, width, height):
+    """It is what the screen shows. A click on the panel opens a terminal; what is typed is answered
+    on the screen, also by a keyboard that is plugged in then. So are a browser and an editor."""
     status, text = output_of(
         "make", "image", "SYSTEM=desktop", "CONF=/dev/null", f"O={BUILD}", cwd=ROOT)
     assert status == 0, text
     shutil.copy(BUILD / ARCH / "image-desktop/disk.img", tmp_path)
+    device = {"std": "VGA", "virtio": "virtio-vga"}[card]
+    size = [word for axis, pixels in (("x", width), ("y", height))
+            for word in ("-global", f"{device}.{axis}res={pixels}")]
 
     def screen():
         return Screen(console, tmp_path / "screen.ppm")
@@ -2696,37 +2720,113 @@ def test_boot_a_desktop(everything, tmp_path, firmware, card):
     def wait_for_screen(is_so, what):
         wait_until(lambda: is_so(screen()), BOOT_LIMIT, what)
 
-    def fill(color):
-        """Have the terminal's shell paint two thousand cells in this color."""
-        for character in f"printf '\\033[4{color}m%2000s'\n":
-            console.press(*KEYS.get(character, [character]))
-            time.sleep(0.1)
+    def shows(is_so, share):
+        return lambda screen: screen.share(is_so) > share
+
+    def fill(color, is_so):
+        """Have the terminal's shell paint two thousand cells; where the machine is slow, a keyboard
+        loses keys, and one types again."""
+        def is_filled():
+            type_in(console, f"\nprintf '\\033[4{color}m%2000s'\n")
+            time.sleep(2)
+            return shows(is_so, 0.05)(screen())
+        wait_until(is_filled, BOOT_LIMIT, f"cells of color {color}")
+
+    def make_as_root(password):
+        type_in(console, "\ndoas touch /root/made\n")
+        wait_until(lambda: "doas" in console.check("ps -o comm"), what="doas, which asks")
+        time.sleep(1)
+        type_in(console, password + "\n")
+        time.sleep(2)
+        return console.run("[ -e /root/made ]")[0] == 0
 
     def log():
         return console.check("linitctl log weston")
 
-    with running(tmp_path, tmp_path, "-vga", card, SYSTEM="desktop", FIRMWARE=firmware) as console:
+    with running(tmp_path, tmp_path, "-vga", card, *size, SYSTEM="desktop",
+                 FIRMWARE=firmware) as console:
         console.expect("login: ", BOOT_LIMIT)
         console.log_in_again()
         wait_until(lambda: desktop_shows(console, tmp_path), BOOT_LIMIT, "a background")
         panel = screen()
-        assert panel.width >= 1024 and panel.at(640, 8) != BACKGROUND
+        assert (panel.width, panel.height) == (width, height)
+        assert panel.at(width // 2, 8) != BACKGROUND
         assert console.check("ps -o user,comm | grep -c '^user .*weston'").strip() > "1"
-        click(console, panel, panel.width // 2, panel.height // 2)
-        click(console, panel, 22, 16)
-        wait_for_screen(lambda screen: screen.share(lambda *color: color == (0, 0, 0)) > 0.1,
-                        "a terminal")
-        fill(2)
-        wait_for_screen(lambda screen: screen.share(
-            lambda red, green, blue: green > 2 * max(red, blue, 40)) > 0.05, "green cells")
+
+        click(console, panel, width // 2, height // 2)
+        click(console, panel, *TERMINAL)
+        wait_for_screen(shows(is_black, 0.1), "a terminal")
+        fill(2, lambda red, green, blue: green > 2 * max(red, blue, 40))
         keyboards = log().count("device is a keyboard")
         console.tell("device_add", driver="usb-kbd", id="plugged")
         wait_until(lambda: log().count("device is a keyboard") > keyboards, what="a keyboard")
-        fill(1)
-        wait_for_screen(lambda screen: screen.share(
-            lambda red, green, blue: red > 2 * max(green, blue, 40)) > 0.05, "red cells")
+        fill(1, lambda red, green, blue: red > 2 * max(green, blue, 40))
         console.tell("device_del", id="plugged")
         wait_until(lambda: "USB Keyboard: device removed" in log(), what="no keyboard")
+
+        console.check("echo user:sesam | chpasswd")
+        wait_until(lambda: make_as_root("sesam"), BOOT_LIMIT, "what root made")
+
+        click(console, panel, *BROWSER)
+        wait_for_screen(shows(is_grey, 0.8), "a browser")
+        click(console, panel, width - 12, 32 + 12)
+        wait_for_screen(lambda screen: not shows(is_grey, 0.5)(screen), "no browser")
+        click(console, panel, *EDITOR)
+        wait_until(lambda: "nano" in console.check("ps -o comm"), what="an editor")
+
+        assert console.check("cat /sys/class/tty/tty0/active") == "tty2\n"
+        console.press("ctrl", "alt", "f1")
+        wait_until(lambda: console.check("cat /sys/class/tty/tty0/active") == "tty1\n",
+                   what="the other console")
+        assert "login:" in console.check("cat /dev/vcs1")
+        console.press("ctrl", "alt", "f2")
+        wait_for_screen(lambda screen: screen.at(width - 8, height - 8) == BACKGROUND,
+                        "the desktop again")
+
+
+@pytest.mark.long
+def test_boot_a_desktop_shows_pictures_and_pages(everything, serve, tmp_path):
+    """A page of a web server with a picture in it, and files of one's own."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    (folder / "index.html").write_text('<body bgcolor="#ffff00"><img src="green.png">')
+    (folder / "green.png").write_bytes(png(400, 300, (0, 200, 0)))
+    page = from_device(serve(folder))
+    status, text = output_of(
+        "make", "image", "SYSTEM=desktop", "CONF=/dev/null", f"O={BUILD}", cwd=ROOT)
+    assert status == 0, text
+    shutil.copy(BUILD / ARCH / "image-desktop/disk.img", tmp_path)
+
+    def wait_for_green(share, what):
+        def is_there():
+            screen = Screen(console, tmp_path / "screen.ppm")
+            return screen.share(lambda red, green, blue: green > 150 > 2 * max(red, blue)) > share
+        wait_until(is_there, BOOT_LIMIT, what)
+
+    with running(tmp_path, tmp_path, SYSTEM="desktop") as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+        wait_until(lambda: desktop_shows(console, tmp_path), BOOT_LIMIT, "a background")
+        console.check("cd /home/user; export XDG_RUNTIME_DIR=/run/user/1000 HOME=/home/user "
+                      f"WAYLAND_DISPLAY=wayland-1; wget -q {page}/green.png")
+        console.check("su -m -s /bin/sh user -c 'weston-image green.png >/dev/null 2>&1 &'")
+        wait_for_green(0.08, "a picture")
+        console.check("killall weston-image")
+        console.check(f"su -m -s /bin/sh user -c 'links -g {page}/ >/dev/null 2>&1 &'")
+        time.sleep(5)
+        console.press("ret")            # it greets who sees it for the first time
+        wait_for_green(0.08, "a page with a picture")
+
+
+def png(width, height, color):
+    """A picture of one color."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(
+            ">I", zlib.crc32(kind + data))
+    rows = (b"\0" + bytes(color) * width) * height
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b""))
 
 
 @pytest.mark.long
@@ -2740,13 +2840,22 @@ def test_boot_a_pc_that_becomes_a_desktop(everything, serve, tmp_path):
     with running(tmp_path, tmp_path, SYSTEM="desktop") as console:
         console.expect("login: ", BOOT_LIMIT)
         console.log_in_again()
-        assert console.run("lpkg --yes install desktop", BOOT_LIMIT)[0] == 0
+        listing = "lpkg list; ls -A /usr/bin /usr/share /usr/lib /etc/init.d /etc/rc.d"
+        before = console.check(listing)
+        status, text = console.run("lpkg --yes install desktop", BOOT_LIMIT)
+        assert status == 0 and "linitctl enable weston" in text, text
         assert not desktop_shows(console, tmp_path)
-        console.check("linitctl start weston")
+        console.check("echo root:longer-than-eight | chpasswd")
+        console.check("linitctl enable weston && linitctl start weston")
         wait_until(lambda: desktop_shows(console, tmp_path), BOOT_LIMIT, "a desktop")
+        # The user who was made has root's password.
+        hashes = console.check("sed -n 's/^\\(root\\|user\\):\\([^:]*\\):.*/\\2/p' /etc/shadow")
+        assert len(hashes.split()) == 2 and len(set(hashes.split())) == 1 and hashes[0] == "$"
         assert console.run("lpkg --yes undo", BOOT_LIMIT)[0] == 0
         wait_until(lambda: not desktop_shows(console, tmp_path), BOOT_LIMIT, "no desktop")
-        assert "weston" not in console.check("ps; ls /usr/bin /etc/init.d")
+        left = console.check("linitctl list; ps; ls /etc/rc.d")
+        assert "weston" not in left, left
+        assert console.check(listing) == before
 
 
 # -- upgraded in place
