@@ -1570,7 +1570,7 @@ def test_more_real_sequences(sleepy):
 LINES = 2500                        # of 200 bytes: more than a log takes, less than two
 PRINTER = """run() {
 exec sh -c 'n=0; while [ $n -lt %d ]; do n=$((n + 1)); printf "%%0190d %%s\\n" $n line
-[ $((n %% 25)) != 0 ] || sleep 0.2; done; exec sleep 1000'
+[ $((n %% 25)) != 0 ] || sleep 0.2; done; exec sleep 99999'
 }"""
 
 
@@ -1601,8 +1601,8 @@ def add_load(init):
     init.add("mortal", "backoff=0.01", f"run() {{ {trace}; exec sleep 0.15; }}")
     init.add("forks", "start() { (setsid sh -c 'sleep 0.05' &); }", "stop() { :; }")
     init.add("oneshot", "depends() { dep base; }", "start() { :; }")
-    init.add("base", "run() { exec sleep 1000; }")
-    init.add("late", "depends() { dep base; }", "run() { exec sleep 1000; }")
+    init.add("base", "run() { exec sleep 99999; }")
+    init.add("late", "depends() { dep base; }", "run() { exec sleep 99999; }")
 
 
 class Sleepwalk:
