@@ -63,7 +63,7 @@ pc = $(full) linux python-ssl ca-certificates e2fsprogs dosfstools dropbear open
 pc_services = $(services) grow keyboard mdev modules dropbear
 pc_kernel = linux
 
-# desktop: the pc, with windows: a panel, a terminal, an editor, a browser
+# desktop: the pc, with windows: a terminal, an editor, a browser
 desktop = $(pc) desktop
 desktop_services = $(pc_services) weston
 desktop_kernel = linux
