@@ -229,7 +229,9 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def lpkg_offer(package: Package) -> Dict[str, object]:
-    lists: Dict[str, object] = {key: [] for key in ("provides", "conflicts", "services", "setuid")}
+    lists: Dict[str, object] = {key: [] for key in (
+        "provides", "conflicts", "replaces", "services", "scripts", "setuid", "owners",
+        "alternatives")}
     return {
         "name": package.name, "version": "1.0-0", "file": f"{package.name}-1.0-0.{ARCH}.lpkg",
         "size": OFFER_SIZE, "sha256": hashlib.sha256(package.name.encode()).hexdigest(),
