@@ -1761,7 +1761,8 @@ class Archive:
         digits = header[124:135]
         size = int(digits, 8) if digits.isdigit() else 0
         if header != tar_header(record_entry(size)) or size > INFO_LIMIT:
-            raise Fail(f"{self.what}: no package: it doesn't begin with a {RECORD} of ours")
+            raise Fail(f"{self.what}: no package, or of an older lpkg: it doesn't begin with "
+                       f"a {RECORD}; pack it anew (`make clean`, where a world made it)")
         data = self.read(size)
         self.expect(padding(size), RECORD)
         return data
