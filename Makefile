@@ -209,7 +209,7 @@ check-recipe: ## lint PKG, build it twice, compare, list what comes out
 	@PYTHON="$(python)" world/check-recipe
 
 .PHONY: reproduce
-reproduce: ## build every package again, elsewhere and later, and compare the bytes
+reproduce: ## build every package again, elsewhere, and compare the bytes
 	@PYTHON="$(python)" world/reproduce
 
 .PHONY: why
@@ -273,7 +273,7 @@ foreign = $(filter-out $(HOSTARCH),aarch64 armv7 riscv64 x86 x86_64)
 test-long: core ## build and check every recipe, and run what takes too long
 	@world/setup long
 	+@$(again) all
-	+@for arch in $(foreign); do $(again) run-test-base ARCH=$$arch || exit; done
+	+@$(foreach arch,$(foreign),$(again) run-test-base ARCH=$(arch) &&) :
 	@world/engine $(python) -m pytest $(pytest) -m long tests
 
 SECONDS ?= 600
