@@ -247,19 +247,9 @@ core:
 	+@$(again) -j2 world $(core)
 	+@$(again) image $(core) SYSTEM=base
 
-run_tests = $(python) -m pytest $(pytest) -m "not long"
-machines = tests/test_world.py tests/test_device.py
-others = tests $(addprefix --ignore ,$(machines))
-# Of the others, what makes the machines' half as long as theirs.
-shared = tests/test_linitd.py tests/test_linit_attacks.py
-
-# Two halves at once; what the others say follows.
 .PHONY: test
 test: core ## show that everything works, the core world included
-	@$(run_tests) $(others) $(addprefix --ignore ,$(shared)) >$(O)/check.log 2>&1 & \
-	others=$$!; trap 'kill $$others' INT TERM; \
-	world/engine $(run_tests) $(machines) $(shared); status=$$?; \
-	wait $$others || status=$$?; cat $(O)/check.log; exit $$status
+	@PYTHON="$(python)" world/engine world/test
 
 # For another ARCH, too.
 .PHONY: run-test-base
@@ -285,7 +275,8 @@ fuzz: ## fuzz linitd and linitctl for SECONDS, from a SEED
 .PHONY: check
 check: ## run the tests that boot and build nothing
 	@world/setup test
-	@$(run_tests) $(others)
+	@$(python) -m pytest $(pytest) -m "not long" tests --ignore tests/test_world.py \
+		--ignore tests/test_device.py
 
 .PHONY: bench
 bench: ## measure speed and memory, beside peers in the same run
