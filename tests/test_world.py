@@ -4122,8 +4122,8 @@ def contents(root):
     serials = root / load_tool("lpkg").SERIALS
     found = {**snapshot(root), "serials": serials.read_bytes() if serials.exists() else None}
     for path, what in found.items():
-        if path.startswith(load_tool("lpkg").INSTALLED + "/"):
-            found[path] = (*what[:3], re.sub(rb"(?m)^.*\brepository\b.*$", b"", what[3]))
+        if path == load_tool("lpkg").ORIGINS:       # NAME, SHA-256, repository
+            found[path] = (*what[:3], re.sub(rb"(?m)\t[^\t\n]*$", b"", what[3]))
         elif os.path.islink(root / path):
             found[path] = what[3]
     return found
