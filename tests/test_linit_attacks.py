@@ -568,7 +568,7 @@ def test_s35_a_foreign_descriptor_is_one_line(one, path, flags):
 
 def refuses(init, word, **options):
     done = subprocess.run(init.command("--resume", word), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=100, check=False, **options)
+                          stderr=subprocess.PIPE, text=True, timeout=20, check=False, **options)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("linitd: --resume ") and not init.socket.exists()
 
