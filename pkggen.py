@@ -1940,7 +1940,7 @@ def stop_build(process: subprocess.Popen, environment: Dict[str, str]) -> None:
         run_stop(environment)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
-        if time.monotonic() > deadline:
+        if process.poll() is None and time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
 
 
