@@ -1867,7 +1867,7 @@ def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: floa
     environment = {**os.environ, "BUILD": name, "IMAGE": image}
     run = functools.partial(run_once, recipe.name, tar_in, tar_out, log, usual, environment)
     status = run()
-    if "RUN" in os.environ and (
+    if os.environ.get("RUN") and (
             status != MAKE_FAILED if status else not is_whole(tar_out)):
         say(f"build   {recipe.full_name}: RUN failed (status {status}), not the build; once more")
         run_stop(environment)
