@@ -257,6 +257,8 @@ class Kinds:
         self.do("install", ["install", "--yes", *self.source, "a"], full).ok()
         (full / "etc/c").write_bytes(b"mine")
         (full / "old/mine").write_bytes(b"so this folder stays")
+        os.link(full / "bin/a", full / "held")              # which must lose its setuid
+        os.link(full / "joins/in/f", full / "held-too")
         configured = self.copy("full", self.folder / "configured")
         (configured / "etc/lpkg/keys").mkdir(parents=True, exist_ok=True)
         shutil.copy(self.world.key, configured / "etc/lpkg/keys")
@@ -267,9 +269,18 @@ class Kinds:
         (damaged / "share/moves").write_bytes(b"damage")
 
     def copy(self, name, root):
-        """A copy of the root NAME; none for "". What lpkg never changes is linked."""
+        """A copy of the root NAME, hard links kept; none for ""."""
+        copies = {}                     # inode -> its first copy
+
+        def copy_once(source, target):
+            first = copies.setdefault(os.stat(source).st_ino, target)
+            if first == target:
+                copy_file(source, target)
+            else:
+                os.link(first, target)
+
         if name:
-            shutil.copytree(self.folder / name, root, symlinks=True, copy_function=copy_file,
+            shutil.copytree(self.folder / name, root, symlinks=True, copy_function=copy_once,
                             dirs_exist_ok=True)
         return root
 
@@ -473,7 +484,7 @@ def run_shell_part(root):
     applets = root.parent / "applets"
     if not applets.exists():
         applets.mkdir()
-        for name in ("mv", "rm", "rmdir", "sync", "printf", "chown", "chmod", "mountpoint"):
+        for name in ("mv", "rm", "rmdir", "sync", "printf", "chown", "chmod", "find", "mountpoint"):
             (applets / name).symlink_to(shutil.which("busybox"))
     subprocess.run([shutil.which("busybox"), "sh", "-c", SHELL_FINISH, "sh", root], check=True,
                    env={"PATH": str(applets)}, stdout=subprocess.DEVNULL)
