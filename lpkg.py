@@ -1625,8 +1625,8 @@ def tar_header(entry: dict) -> bytes:
 
 def header_size(entry: dict) -> int:
     """The length of the header of a manifest's ENTRY."""
-    texts = (entry["path"], entry.get("target", ""))
-    is_plain = all(len(text) < 100 and text.isascii() for text in texts)
+    path, target = entry["path"], entry.get("target", "")
+    is_plain = len(path) < 100 and len(target) < 100 and (path + target).isascii()
     return BLOCK if is_plain else len(tar_header(entry))
 
 
@@ -2032,10 +2032,13 @@ class Root:
         digest = hashlib.sha256()
         descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            there = os.fstat(descriptor)
+            if not stat.S_ISREG(there.st_mode):
                 return ""
-            while data := os.read(descriptor, PIECE):
+            left = there.st_size
+            while left > 0 and (data := os.read(descriptor, min(left, PIECE))):
                 digest.update(data)
+                left -= len(data)
         finally:
             os.close(descriptor)
         return digest.hexdigest()
