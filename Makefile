@@ -115,6 +115,8 @@ help: ## list the targets and the variables
 	@SYSTEMS="$(systems)" world/help
 
 ##@ Build
+# The variable $1, where it was given on the command line.
+typed = $(if $(filter command%,$(origin $1)), $1=$($1))
 # Build the packages $1, or all recipes; an image of them is to start the services $2. The shell
 # looks for the virtual environment, which world/setup may just have made.
 build = $(if $(dry),:) env SERVICES="$2" \
@@ -126,7 +128,7 @@ world: ## build what the image needs, sign it, make the image
 	@[ -e "$(CONF)" ] || world/conf
 	+@$(if $(PKG),$(call build,$(PKG)),$(call build,$(packages) $(KERNEL),$(SERVICES)))
 	$(if $(PKG),,+@$(again) image)
-	$(if $(PKG),,@echo "next    make run$(if $(filter command%,$(origin SYSTEM)), SYSTEM=$(SYSTEM))")
+	$(if $(PKG),,@echo "next    make run$(call typed,ARCH)$(call typed,SYSTEM)")
 
 .PHONY: all
 all: ## build every recipe, and say first how long that takes
@@ -234,7 +236,8 @@ serve: ## offer the repository to devices on the network
 
 .PHONY: run-test
 run-test: core ## boot both images in QEMU, test them from their console
-	@$(python) -m pytest $(pytest) tests/test_world.py -k boot
+	@$(python) -m pytest $(pytest) -m "not long$(if $(filter x86_64,$(ARCH)),, and not bios)" \
+		tests/test_world.py -k boot
 
 ##@ Test
 pytest = -p no:cacheprovider -q

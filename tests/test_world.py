@@ -44,6 +44,8 @@ ARCH = os.environ.get("ARCH") or os.uname().machine
 BUILD = pathlib.Path(os.environ.get("O") or "build")
 BUILD = BUILD if BUILD.is_absolute() else ROOT / BUILD
 REPOSITORY = BUILD / "repo" / ARCH
+SERIAL = subprocess.run(["sh", "-c", ". world/machine; echo $console"], cwd=ROOT, check=True,
+                        stdout=subprocess.PIPE, text=True).stdout.strip()      # its first port
 BOOT_LIMIT = 120        # seconds in which a slow machine's QEMU must have booted
 # What an image holds, and its folder.
 BASE = ("basefs", "busybox", "initd")
@@ -130,10 +132,12 @@ def test_the_kernels_and_their_headers_are_of_one_source():
     assert all(recipe[key] == recipes[0][key] for recipe in recipes
                for key in ("version", "sha256"))
     assert all(recipe["sources"][0] == recipes[0]["sources"][0] for recipe in recipes)
-    tiny, linux = ((ROOT / f"recipes/kernel/{name}/{name}.config").read_text()
-                   for name in ("linux-tiny", "linux"))
+    tiny, common, x86 = (
+        (ROOT / f"recipes/kernel/{name}.config").read_text()
+        for name in ("linux-tiny/linux-tiny", "linux/linux", "linux/linux.x86_64"))
     tiny, rest = tiny.split("# Of other architectures than x86.\n")
-    assert set(tiny.splitlines()) < set(linux.splitlines()) and "CONFIG_ARCH_VIRT=y" in rest
+    assert set(tiny.splitlines()) < set((common + x86).splitlines())
+    assert "CONFIG_ARCH_VIRT=y" in rest
 
 
 # ---- every recipe of the tree --------------------------------------------------------------------
@@ -1812,6 +1816,12 @@ class Console:
         """Press KEYS of its keyboard together."""
         self.tell("send-key", keys=[{"type": "qcode", "data": key} for key in keys])
 
+    def press_ctrl_alt_delete(self):
+        if ARCH.startswith("x86"):
+            self.press("ctrl", "alt", "delete")
+        else:
+            self.send("kill -INT 1")    # what the kernel does then; the machine has no keyboard
+
     def tell(self, execute, **arguments):
         """Have QEMU do this, as its QMP has it."""
         command = {"execute": execute, "arguments": arguments}
@@ -2035,14 +2045,10 @@ def test_boot_hang_ends_with_the_console_text(base):
 
 
 def test_boot_base_ctrl_alt_del_ends_it(base):
-    console = base.check("sed 's/ .*//' /proc/consoles").strip()
-    if ARCH.startswith("x86"):
-        base.press("ctrl", "alt", "delete")
-    else:
-        base.send("kill -INT 1")        # what the kernel does then; the machine has no keyboard
+    base.press_ctrl_alt_delete()
     order = stopped_in_order(base)
     assert order.index("httpd") < order.index("network") < order.index("loopback")
-    assert f"getty@{console}" in order and "not found" not in base.text
+    assert f"getty@{SERIAL}" in order and "not found" not in base.text
 
 
 # -- with Python, linitd and lpkg
@@ -2091,7 +2097,7 @@ def test_boot_runs_every_service(device):
     seen = states(device)
     for name in [*RC_D, "loopback", "boot"]:
         assert seen[name][0] == "running"
-    for name in ("getty@ttyS0", "crond", "syslogd"):
+    for name in (f"getty@{SERIAL}", "crond", "syslogd"):
         assert device.check(f"readlink /proc/{seen[name][1]}/exe").strip() == "/bin/busybox"
     assert device.check(f"cat /proc/{seen['httpd'][1]}/comm").strip() == "httpd"
     assert "This is a Panux device" in fetch_page(device)
@@ -2303,7 +2309,7 @@ def test_s62_no_user_can_change_the_top_of_the_tree(device):
 
 def test_boot_ctrl_alt_del_ends_it(index, tmp_path):
     with booted(FULL, tmp_path) as console:
-        console.press("ctrl", "alt", "delete")
+        console.press_ctrl_alt_delete()
         order = stopped_in_order(console)
         assert "httpd" in order and order.index("network") < order.index("loopback")
 
@@ -2582,10 +2588,12 @@ def open_disk(index, tmp_path_factory):
     return folder
 
 
+@pytest.mark.bios
 def test_boot_a_disk_keeps_what_is_written(open_disk, tmp_path):
     keeps_what_is_written(tmp_path, open_disk)
 
 
+@pytest.mark.bios
 def test_boot_a_disk_whose_kernel_is_gone_takes_the_old_one(open_disk, tmp_path):
     shutil.copy(open_disk / "disk.img", tmp_path)
     assert output_of("mren", "-i", f"{tmp_path}/disk.img@@1M", "::vmlinuz", "::vmlinuz.old")[0] == 0
@@ -2595,10 +2603,11 @@ def test_boot_a_disk_whose_kernel_is_gone_takes_the_old_one(open_disk, tmp_path)
         assert "BOOT_IMAGE=/vmlinuz.old" in console.log_in_again().check("cat /proc/cmdline")
 
 
+@pytest.mark.bios
 def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
-    with running(open_disk, tmp_path, words="console=ttyS0 linit.skip=hostname") as console:
+    with running(open_disk, tmp_path, words=f"console={SERIAL} linit.skip=hostname") as console:
         console.log_in()
-        assert "console=ttyS0 linit.skip=hostname" in console.check("cat /proc/cmdline")
+        assert f"console={SERIAL} linit.skip=hostname" in console.check("cat /proc/cmdline")
         assert console.check("hostname") == "(none)\n"
 
 
@@ -2966,7 +2975,8 @@ MENUS = {"bios": ("boot: ", "old\r"), "efi": ("Panux \\(old\\)", "\033[B\r")}
 
 
 @pytest.mark.parametrize("firmware, kernel", [
-    ("bios", "linux-tiny"), pytest.param("efi", "linux", marks=pytest.mark.long)])
+    pytest.param("bios", "linux-tiny", marks=pytest.mark.bios),
+    pytest.param("efi", "linux", marks=pytest.mark.long)])
 def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmware, kernel):
     request.getfixturevalue("everything" if kernel == "linux" else "index")
     packages = [kernel if name == "linux-tiny" else name for name in DISK]
@@ -3068,7 +3078,7 @@ def expect_shell(console):
     console.expect("rescue shell", BOOT_LIMIT)
     console.expect("# ")
     console.send("echo answer $((6 * 7)) at $(tty)")
-    console.expect("answer 42 at /dev/ttyS0\n")
+    console.expect("answer 42 at /dev/" + SERIAL + "\n")
 
 
 def ends_soon(console, limit=60):
@@ -3446,7 +3456,7 @@ def test_boot_a_login_on_each_console(index, tmp_path):
         console.expect("# ")
         console.send("stty -echo; PS1=")
         seen = states(console)
-        assert [seen[f"getty@{name}"][0] for name in ("tty1", "ttyS0")] == ["running"] * 2
+        assert [seen[f"getty@{name}"][0] for name in ("tty1", SERIAL)] == ["running"] * 2
         assert console.check(f"readlink /proc/{seen['getty@tty1'][1]}/fd/0").strip() == "/dev/tty1"
 
 
