@@ -252,21 +252,31 @@ core:
 
 .PHONY: test
 test: core ## show that everything works, the core world included
+	+@$(again) run-test-base ARCH=$(firstword $(foreign))
 	@PYTHON="$(python)" world/engine world/test
 
 # For another ARCH, too.
 .PHONY: run-test-base
 run-test-base: ## boot the base of ARCH in QEMU, test it from its console
-	@world/setup test
+	@world/setup run
 	+@$(again) -j2 world $(core) SYSTEM=base
 	@$(python) -m pytest $(pytest) tests/test_world.py -k "test_boot_base or s62 and base"
 
+.PHONY: run-test-pc
+run-test-pc: ## boot the disk of ARCH in QEMU by EFI, test it from its console
+	@PACKAGES="$(pc)" world/setup test
+	+@$(again) world CONF=/dev/null SYSTEM=pc
+	@$(python) -m pytest $(pytest) tests/test_world.py -k "boot and by_efi"
+
+# `make test` boots the first one, test-long all.
 foreign = $(filter-out $(HOSTARCH),aarch64 armv7 riscv64 x86 x86_64)
 .PHONY: test-long
 test-long: core ## build and check every recipe, and run what takes too long
 	@world/setup long
 	+@$(again) all
 	+@$(foreach arch,$(foreign),$(again) run-test-base ARCH=$(arch) &&) :
+	+@$(again) run-test ARCH=aarch64
+	+@$(again) run-test-pc ARCH=aarch64
 	@world/engine $(python) -m pytest $(pytest) -m long tests
 
 SECONDS ?= 600

@@ -976,8 +976,10 @@ def test_an_interrupt_ends_the_shell_and_its_container(tree, author):
     assert make.returncode != 0
 
 
-def test_menuconfig_by_text_writes_the_recipe_s_configuration(tree, author):
-    """busybox's own oldconfig asks for the one symbol that is not there; the answer is kept."""
+@pytest.mark.parametrize("own", ["busybox.config", f"busybox.{ARCH}.config"])
+def test_menuconfig_by_text_writes_the_recipe_s_configuration(tree, author, own):
+    """busybox's own oldconfig asks for the one symbol that is not there; the answer is kept, in the
+    file of the architecture if there is one."""
     folder = tree.recipes / "busybox"
     shutil.copytree(ROOT / "recipes/core/busybox", folder)
     text = (folder / "pkgen.yaml").read_text()
@@ -986,11 +988,13 @@ def test_menuconfig_by_text_writes_the_recipe_s_configuration(tree, author):
     before = config.read_text()
     assert "CONFIG_CKSUM=y\n" in before
     config.write_text(before.replace("CONFIG_CKSUM=y\n", ""))
+    (folder / own).touch()
+    text_of_own = (folder / own).read_text()
     variables = {"SOURCES": str(BUILD / "sources"), "CONFIG": "oldconfig"}
     status, text = author("menuconfig", "PKG=busybox", typed="n\n", **variables)
-    assert status == 0 and "busybox.config: 1 lines differ" in text, text
-    assert config.read_text() == before.replace("CONFIG_CKSUM=y\n", "") + (
-        "# CONFIG_CKSUM is not set\n")
+    assert status == 0 and f"{own}: 1 lines differ" in text, text
+    assert (folder / own).read_text() == text_of_own + "# CONFIG_CKSUM is not set\n"
+    assert config.read_text().count("CKSUM") == (own == config.name)
 
 
 def test_the_author_s_targets_say_what_they_lack(tree, author):
@@ -2474,6 +2478,7 @@ def test_the_disk_is_what_the_tree_says(disk, tmp_path):
         [path for path in members if not path.startswith("boot/")]) - 1 + 1     # lost+found
 
 
+@pytest.mark.bios
 def test_the_boot_partition_has_the_kernel_and_a_menu(disk, tmp_path):
     boot = partition_of(disk, 1, tmp_path / "boot.img")
     assert output_of("/sbin/fsck.vfat", "-n", boot)[0] == 0
@@ -2609,6 +2614,34 @@ def test_boot_a_disk_with_words_for_the_kernel(open_disk, tmp_path):
         console.log_in()
         assert f"console={SERIAL} linit.skip=hostname" in console.check("cat /proc/cmdline")
         assert console.check("hostname") == "(none)\n"
+
+
+@pytest.fixture(scope="module")
+def pc():
+    """The directory of the image of a pc that has no settings."""
+    done = subprocess.run(["make", "world", "SYSTEM=pc", "CONF=/dev/null", f"O={BUILD}"], cwd=ROOT,
+                          stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-10000:]
+    return BUILD / ARCH / "image-pc"
+
+
+@pytest.mark.long
+def test_boot_a_pc_by_efi(pc, tmp_path):
+    """Its own menu, twice; then the keyboard and the screen, and what the packages brought."""
+    shutil.copy(pc / "disk.img", tmp_path)
+    keeps_what_is_written(tmp_path, tmp_path, FIRMWARE="efi")
+    with running(tmp_path, tmp_path, FIRMWARE="efi") as console:
+        console.expect("login: ", BOOT_LIMIT)
+        console.log_in_again()
+        console.check("[ -d /sys/firmware/efi ] && [ -c /dev/fb0 ]")
+        wait_until(lambda: "login:" in console.check("cat /dev/vcs1"), what="a login on the screen")
+        console.press("y")
+        wait_until(lambda: console.check("cat /dev/vcs1").rstrip()[-1] == "y", what="a y")
+        assert console.check("uname -m") == f"{ARCH}\n"
+        assert console.run("lpkg verify 2>/dev/null", BOOT_LIMIT) == (0, "")
+        console.check("python3 -c 'import ssl' && linitctl list | cat")
+        console.send("poweroff")
+        ends_soon(console)
 
 
 @pytest.mark.long
@@ -2975,10 +3008,10 @@ MENUS = {"bios": ("boot: ", "old\r"), "efi": ("Panux \\(old\\)", "\033[B\r")}
 
 
 @pytest.mark.parametrize("firmware, kernel", [
-    pytest.param("bios", "linux-tiny", marks=pytest.mark.bios),
-    pytest.param("efi", "linux", marks=pytest.mark.long)])
+    pytest.param("bios", "linux-tiny", marks=pytest.mark.bios, id="by_bios"),
+    pytest.param("efi", "linux", marks=pytest.mark.long, id="by_efi")])
 def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmware, kernel):
-    request.getfixturevalue("everything" if kernel == "linux" else "index")
+    request.getfixturevalue("pc" if kernel == "linux" else "index")
     packages = [kernel if name == "linux-tiny" else name for name in DISK]
     upgrades = Upgrades(tmp_path, packages)
     hashes = [upgrades.hash_of(kernel, "boot/vmlinuz")]
@@ -3012,6 +3045,7 @@ def test_boot_an_upgraded_kernel_and_the_old_one(request, serve, tmp_path, firmw
         assert kernels(console) == [hashes[2], hashes[0]]
 
 
+@pytest.mark.bios
 @pytest.mark.parametrize("firmware, words, said", [
     ("efi", "", "there is no image in"), ("coreboot", "", "FIRMWARE=coreboot is neither")])
 def test_qemu_says_what_it_lacks(open_disk, tmp_path, firmware, words, said):
