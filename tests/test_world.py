@@ -1768,6 +1768,12 @@ def test_setup_for_run_names_no_sources(tmp_path):
     assert status == 0 and "sources" not in text and "builder" not in text
 
 
+def test_setup_names_what_unpacks_the_boot_code_of_another_machine(tmp_path):
+    status, text = output_of(ROOT / "world/setup", "world", cwd=ROOT, env=environment(
+        O=tmp_path, APT="no", ARCH="aarch64", PACKAGES="linux"))
+    assert status == 1 and text.endswith("where apt is: world/debian systemd-boot-efi:arm64\n"), text
+
+
 def test_engine_that_does_not_answer_is_one_line(tmp_path):
     variables = environment(O=tmp_path, DOCKER_HOST="unix:///nonexistent/docker.sock")
     status, text = output_of(ROOT / "world/engine", "true", env=variables)
@@ -2582,6 +2588,21 @@ def keeps_what_is_written(folder, image, **variables):
     with running(image, folder, **variables) as console:
         console.expect("login: ", BOOT_LIMIT)
         assert console.log_in_again().check("cat /root/file") == "kept\n"
+
+
+@pytest.mark.parametrize("arch, said", [
+    ("aarch64", "the kernel is none that EFI boots; take the package linux"),
+    ("riscv64", "no disk image boots ARCH=riscv64; leave the kernel out of PACKAGES")])
+def test_a_disk_that_nothing_boots_is_one_line(tmp_path, arch, said):
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/vmlinuz").write_bytes(bytes(1000))
+    assert output_of("tar", "-cf", "tree.tar", "boot", cwd=tmp_path)[0] == 0
+    efi = tmp_path / "debian/usr/lib/systemd/boot/efi/systemd-bootaa64.efi"
+    efi.parent.mkdir(parents=True)
+    efi.touch()
+    status, text = output_of(ROOT / "world/disk", tmp_path, cwd=ROOT,
+                             env=environment(ARCH=arch, O=tmp_path))
+    assert (status, text) == (1, f"world/disk: {said}\n")
 
 
 @pytest.fixture(scope="module")
