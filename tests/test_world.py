@@ -1771,7 +1771,7 @@ def test_setup_for_run_names_no_sources(tmp_path):
 def test_setup_names_what_unpacks_the_boot_code_of_another_machine(tmp_path):
     status, text = output_of(ROOT / "world/setup", "world", cwd=ROOT, env=environment(
         O=tmp_path, APT="no", ARCH="aarch64", PACKAGES="linux"))
-    assert status == 1 and text.endswith("where apt is: world/debian systemd-boot-efi:arm64\n"), text
+    assert status == 1 and text.endswith("apt is: world/debian systemd-boot-efi:arm64\n"), text
 
 
 def test_engine_that_does_not_answer_is_one_line(tmp_path):
