@@ -10,6 +10,7 @@
 #   REPO_URL  where its lpkg finds packages (this machine, from QEMU)
 #   KERNEL    the package that has the kernel (that of SYSTEM)
 #   SIZE      what it may take at most, as in 16M
+#   BOARD     what its disk boots besides: rpi, with ARCH=aarch64
 #   FILES     a directory of your own files, which are copied over it
 #
 # Variables, as in: make world O=/var/tmp/panux
@@ -85,7 +86,7 @@ packages = $($(SYSTEM)) $(PACKAGES)
 image = $(O)/$(ARCH)/image$(patsubst %,-%,$(filter-out full,$(SYSTEM)))
 signature = $(O)/repo/$(ARCH)/index.json.minisig
 export ARCH HOSTARCH O CONF SOURCES KEYS REPO_PORT PORT PKG MAKE NAME URL CONFIG
-export SYSTEM KERNEL SERVICES HOST PASSWORD SSH_KEY REPO_URL SIZE FILES
+export SYSTEM KERNEL SERVICES HOST PASSWORD SSH_KEY REPO_URL SIZE BOARD FILES
 export IMAGE_FOLDER = $(image)
 
 ifeq ($(filter $(systems),$(SYSTEM)),)
@@ -100,7 +101,7 @@ python = $(or $(wildcard $(O)/venv/bin/python3),$(PYTHON))
 PKGGEN = $(python) -I world/pkggen
 again = $(MAKE) -s --no-print-directory
 # What the tests look at, whatever the settings are.
-core = CONF=/dev/null SYSTEM=full PACKAGES= HOST=panux PASSWORD= SSH_KEY= SIZE= FILES= \
+core = CONF=/dev/null SYSTEM=full PACKAGES= HOST=panux PASSWORD= SSH_KEY= SIZE= BOARD= FILES= \
 	'SERVICES=$(full_services)' KERNEL=linux-tiny REPO_URL=http://10.0.2.2:8000
 # Not empty for make -n, -q and -t, which run a line that begins with + all the same.
 dry = $(strip $(foreach flag,n q t,$(findstring $(flag),$(firstword -$(MAKEFLAGS)))))

@@ -1173,7 +1173,7 @@ def test_the_first_world_writes_world_conf(tree, author):
     assert conf.stat().st_mode & 0o777 == 0o600
     names = re.findall(r"^#([A-Z_]+) =", conf.read_text(), re.M)
     assert names == ["SYSTEM", "PACKAGES", "SERVICES", "HOST", "PASSWORD", "SSH_KEY", "REPO_URL",
-                     "KERNEL", "SIZE", "FILES"]
+                     "KERNEL", "SIZE", "BOARD", "FILES"]
     assert not re.search("^[^#\n]", conf.read_text(), re.M)
     conf.write_text("PACKAGES = kept\n")
     author("world", "PKG=no")
@@ -1796,8 +1796,9 @@ class Console:
         self.seen = 0
         self.port = free_port(2)        # for http and ssh
         self.monitor = folder / "qmp"
-        variables = environment(ARCH=ARCH, PORT=self.port, APPEND=words, **variables,
-                                IMAGE_FOLDER=BUILD / ARCH / IMAGES.get(packages, packages))
+        variables = environment(**{
+            "ARCH": ARCH, "PORT": self.port, "APPEND": words, **variables,
+            "IMAGE_FOLDER": BUILD / ARCH / IMAGES.get(packages, packages)})
         command = [*prefix, str(ROOT / "world/qemu"), "-qmp",
                    f"unix:{self.monitor},server=on,wait=off", *map(str, options)]
         if terminal:
@@ -2663,6 +2664,27 @@ def test_boot_a_pc_by_efi(pc, tmp_path):
         console.check("python3 -c 'import ssl' && linitctl list | cat")
         console.send("poweroff")
         ends_soon(console)
+
+
+@pytest.mark.long
+def test_boot_a_raspberry_pi(tmp_path):
+    """As far as QEMU has one: without its firmware, whose files the card has."""
+    done = subprocess.run(["make", "world", "SYSTEM=pc", "CONF=/dev/null", f"O={BUILD}",
+                           "ARCH=aarch64", "BOARD=rpi"], cwd=ROOT, stdout=subprocess.PIPE,
+                          text=True, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-10000:]
+    disk = tmp_path / "disk.img"
+    shutil.copy(BUILD / "aarch64/image-pc/disk.img", disk)
+    assert "No errors detected" in output_of("/sbin/sfdisk", "-V", disk)[1]
+    with disk.open("rb") as file:
+        table = file.read(512)[446:]
+    fat = json.loads(output_of("/sbin/sfdisk", "-J", disk)[1])["partitiontable"]["partitions"][0]
+    assert (table[4], *struct.unpack("<II", table[8:16])) == (0x0C, fat["start"], fat["size"])
+    files = set(output_of("mdir", "-b", "-i", f"{disk}@@1M", "::")[1].split())
+    assert {f"::/{name}" for name in (
+        "bootcode.bin start.elf fixup.dat start4.elf fixup4.dat config.txt cmdline.txt vmlinuz "
+        "bcm2837-rpi-3-b.dtb bcm2711-rpi-4-b.dtb").split()} <= files
+    keeps_what_is_written(tmp_path, tmp_path, ARCH="aarch64", BOARD="rpi")
 
 
 @pytest.mark.long
