@@ -18,7 +18,7 @@
 #   ARCH      x86_64, aarch64, armv7, riscv64 or x86 (this machine's)
 #   O         the directory in which everything is made (build)
 #   PORT      the port here that is `make run`'s port 80; one above, ssh (8080)
-#   FIRMWARE  efi: `make run SYSTEM=pc` boots by EFI (bios)
+#   FIRMWARE  efi, or a path: what `make run SYSTEM=pc` boots by (bios)
 #   APPEND    more words for the kernel of `make run`
 #   NETDEV    what its network is, as QEMU's -netdev has it (user)
 #   DEV       the disk that `make flash` writes to, as in DEV=/dev/sdX

@@ -2416,7 +2416,7 @@ def make_image(folder, packages, **variables):
     """(status, output) of world/image for PACKAGES; the image is in FOLDER."""
     settings = {"HOST": "box", "SERVICES": "hostname network syslogd getty", "KERNEL": "linux-tiny",
                 "REPO_URL": "http://10.0.2.2:8000", "PASSWORD": "", "SSH_KEY": "", "SIZE": "",
-                "FILES": "", "SYSTEM": "pc", "O": BUILD, **variables}
+                "BOARD": "", "FILES": "", "SYSTEM": "pc", "O": BUILD, **variables}
     return output_of(ROOT / "world/image", cwd=ROOT, env=environment(
         PYTHON=sys.executable, ARCH=ARCH, PACKAGES=" ".join(packages), IMAGE_FOLDER=folder,
         **settings))
@@ -2544,7 +2544,8 @@ def test_the_same_inputs_give_the_same_images(disk, files, tmp_path):
     ({"FILES": "clash"}, "a directory in FILES or in the packages, not in both: var/run"),
     ({"SSH_KEY": "-----BEGIN OPENSSH PRIVATE KEY-----"}, "SSH_KEY is neither a public key nor"),
     ({"SIZE": "1M"}, "more than SIZE=1M; choose what to leave out: busybox and initd 0.8 MB"),
-], ids=["service", "no-files", "files", "key", "size"])
+    ({"BOARD": "nothere"}, "BOARD=nothere is not one of: rpi (with ARCH=aarch64)"),
+], ids=["service", "no-files", "files", "key", "size", "board"])
 def test_a_wrong_setting_is_one_line(index, tmp_path, wrong, said):
     (tmp_path / "clash/var/run/x").mkdir(parents=True)
     if wrong.get("FILES") == "clash":
@@ -2666,15 +2667,30 @@ def test_boot_a_pc_by_efi(pc, tmp_path):
         ends_soon(console)
 
 
+def make_card(folder, board):
+    """The disk image of a pc of aarch64 for BOARD, in FOLDER."""
+    done = subprocess.run(["make", "world", "SYSTEM=pc", "CONF=/dev/null", f"O={BUILD}",
+                           "ARCH=aarch64", f"BOARD={board}"], cwd=ROOT, stdout=subprocess.PIPE,
+                          text=True, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-10000:]
+    return pathlib.Path(shutil.copy(BUILD / "aarch64/image-pc/disk.img", folder))
+
+
+@pytest.mark.long
+def test_boot_a_board_with_u_boot(tmp_path):
+    """Of QEMU's machine, by U-Boot's EFI."""
+    make_card(tmp_path, "")
+    status, text = output_of(ROOT / "world/debian", "u-boot-qemu:arm64",
+                             env=environment(O=tmp_path))
+    assert status == 0, text
+    keeps_what_is_written(tmp_path, tmp_path, ARCH="aarch64", BOARD="",
+                          FIRMWARE=tmp_path / "debian/usr/lib/u-boot/qemu_arm64/u-boot.bin")
+
+
 @pytest.mark.long
 def test_boot_a_raspberry_pi(tmp_path):
     """As far as QEMU has one: without its firmware, whose files the card has."""
-    done = subprocess.run(["make", "world", "SYSTEM=pc", "CONF=/dev/null", f"O={BUILD}",
-                           "ARCH=aarch64", "BOARD=rpi"], cwd=ROOT, stdout=subprocess.PIPE,
-                          text=True, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout[-10000:]
-    disk = tmp_path / "disk.img"
-    shutil.copy(BUILD / "aarch64/image-pc/disk.img", disk)
+    disk = make_card(tmp_path, "rpi")
     assert "No errors detected" in output_of("/sbin/sfdisk", "-V", disk)[1]
     with disk.open("rb") as file:
         table = file.read(512)[446:]
