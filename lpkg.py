@@ -3274,6 +3274,7 @@ def verify(tx: Transaction) -> None:
     plan_removals(tx)
     tx.mounts = mount_points(tx)
     check_fat(tx)
+    check_files(tx)
     check_room(tx)
 
 
@@ -3515,6 +3516,39 @@ def is_upgraded(tx: Transaction, path: str) -> bool:
     _, new = tx.claims.get(path, (None, None))
     return (None not in (old, new, tx.root.lstat(path))
             and entry_content(old) != entry_content(new))
+
+
+def check_files(tx: Transaction) -> None:
+    """Fail for a file that can be neither replaced nor removed, for it is immutable, on a read-only
+    file system, or something is mounted on it: after the commit it would be too late to say so."""
+    mounted = mounted_places(tx.root)
+    for path in [*tx.temporaries, *(line[1] for line in tx.removals if line[0] == "rm")]:
+        if path in mounted:
+            raise Fail(f"{tx.root.name(path)}: something is mounted on it; unmount that first")
+        there = tx.root.lstat(path)
+        if there is None or stat.S_ISDIR(there.st_mode):
+            continue
+        folder, name = tx.root.place(path)
+        try:
+            os.rmdir(name, dir_fd=folder)       # never done to a file, but allowed or not
+        except NotADirectoryError:
+            pass
+        except OSError as error:
+            error.filename = tx.root.name(path)
+            raise
+
+
+def mounted_places(root: Root) -> set:
+    """The paths in ROOT on which something is mounted, where /proc says so."""
+    try:
+        with open_file("/proc/self/mountinfo") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return set()
+    top = os.path.join(os.path.realpath(root.path), "")
+    places = (line.split(b" ")[4].replace(b"\\040", b" ").decode(errors="replace")
+              for line in lines)
+    return {place[len(top):] for place in places if place.startswith(top)}
 
 
 def check_room(tx: Transaction) -> None:
@@ -3983,19 +4017,34 @@ def carry_out(root: Root, line: list) -> None:
             remove_tree(folder, name)
         elif verb == "aside":           # while what replaces it is there
             os.stat(name, dir_fd=folder, follow_symlinks=False)
-            os.rename(line[2].rpartition("/")[2], target, src_dir_fd=folder, dst_dir_fd=folder)
+            put_aside(folder, line[2].rpartition("/")[2], target)
         elif verb == "mv":
             disarm(folder, name, target)
             os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
         else:
+            os.stat(name, dir_fd=folder, follow_symlinks=False)     # a disk may be read-only
             disarm(folder, name, name)
             os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         pass
+    except OSError as error:
+        error.filename = root.name(line[2] if verb in ("mv", "aside") else path)
+        raise
     except Fail as error:
         if verb in ("mv", "aside", "copy", "mount"):
             raise
         say(f"{path}: left alone: {error}")
+
+
+def put_aside(folder: int, name: str, target: str) -> None:
+    """Rename NAME to TARGET, which goes later. An overlay, as containers have, renames no directory
+    of its lower layer: that goes now."""
+    try:
+        os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        remove_tree(folder, name)
 
 
 def copy_file(root: Root, path: str, target: str, dropped: str) -> None:
@@ -4030,7 +4079,8 @@ def remove_folder(folder: int, name: str) -> None:
     try:
         os.rmdir(name, dir_fd=folder)
     except OSError as error:
-        passed_over = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.ENOENT)
+        passed_over = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.ENOENT,
+                       errno.EROFS, errno.EPERM)
         if error.errno not in passed_over:
             raise
 
@@ -6086,7 +6136,7 @@ def run(arguments: list) -> int:
 def explain(error: OSError) -> str:
     """An OSError as one line: where, what, and what to do."""
     forbidden = ("run it as root, or on a --root of your own" if os.geteuid() else
-                 "its file system has no owners, or forbids that to root")
+                 "it is immutable (see lsattr), or its file system has no owners")
     hints = {errno.ENOENT: "check the path", errno.ENOSPC: "make room and run it again",
              errno.EACCES: forbidden, errno.EPERM: forbidden,
              errno.EROFS: "mount it writable", errno.EIO: "the disk may be failing"}

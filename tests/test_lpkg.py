@@ -4364,6 +4364,63 @@ def mounted(folder, options="size=50%"):
         subprocess.run(["umount", folder], check=True)
 
 
+@contextlib.contextmanager
+def bound(path, *options):
+    """PATH mounted on itself, as containers have it."""
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    try:
+        if options:
+            subprocess.run(["mount", "-o", ",".join(("remount", "bind", *options)), path],
+                           check=True)
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_an_overlay_renames_no_directory_of_its_lower_layer(world):
+    """A container's usr merge."""
+    merging(world)
+    layers, lower = world.folder / "layers", world.root
+    world.root = world.folder / "merged"
+    for folder in (layers, world.root):
+        folder.mkdir()
+    with mounted(layers):
+        for name in ("upper", "work"):
+            (layers / name).mkdir()
+        options = f"lowerdir={lower},upperdir={layers}/upper,workdir={layers}/work,redirect_dir=off"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", world.root], check=True)
+        try:
+            before = snapshot(world.root)
+            world.do("upgrade").ok()
+            world.do("verify").ok()
+            assert os.readlink(world.root / "bin") == "usr/bin"
+            world.do("undo", "--repo", world.repo, "--key", world.key, "--yes").ok()
+            assert snapshot(world.root) == before
+        finally:
+            subprocess.run(["umount", world.root], check=True)
+
+
+@pytest.mark.parametrize("path, options, says", [
+    ("usr/my tool", [], "usr/my tool: something is mounted on it"),
+    ("usr", ["ro"], "usr/my tool: Read-only file system; mount it writable"),
+    ("opt", ["ro"], "opt/new: Read-only file system; mount it writable")])
+def test_what_could_not_be_finished_is_not_begun(world, path, options, says):
+    world.pack({"tool": {"usr/my tool": b"1", "etc/t": b"1", "opt": None}, "other": {"bin/o": b"1"}})
+    world.index()
+    world.do("install", "tool").ok()
+    world.pack({"tool": {"usr/my tool": b"2", "etc/t": b"2", "opt/new": b"2"}}, "2-0")
+    world.index()
+    before = snapshot(world.root)
+    with bound(world.root / path, *options):
+        world.do("upgrade").refused(says)
+        if path != "opt":
+            world.do("remove", "tool").refused(says)
+        assert snapshot(world.root) == before
+        world.do("install", "other").ok()
+    world.do("upgrade").ok()
+    world.do("verify").ok()
+
+
 def test_a_journal_waits_for_the_file_system_that_it_needs(world):
     """An empty /boot, which isn't mounted yet, looks like one where all is done."""
     boot, state = world.root / "boot", world.root / lpkg.STATE
