@@ -1418,7 +1418,8 @@ def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> 
         raw = decode_base64(lines[1], 74)
         total = decode_base64(lines[3], 64)
     except ValueError as error:
-        raise Fail(f"{what}: no minisign signature: {error}") from None
+        raise Mismatch(f"{what}: no minisign signature ({error}) but something else, perhaps a page "
+                       "to log in") from None
     algorithm, key_id, comment = raw[:2], raw[2:10], lines[2]
     if algorithm not in (b"Ed", b"ED"):
         raise Fail(f"{what}: signature of an unknown kind")
@@ -2589,7 +2590,8 @@ def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
             if other is entry:
                 continue
             if entry["type"] != "dir" or other["type"] != "dir":
-                raise Fail(f"{rival} and {package.name} both bring {path}; install only one")
+                raise Fail(f"{rival} and {package.name} both bring {path}; upgrade both, or "
+                           "install only one")
             if entry == other:
                 continue
             plain = folder_entry(path)
@@ -2953,6 +2955,7 @@ class Transaction:
                                         # the reverse
         self.previous = {}              # files on FAT that stay as NAME.old -> what makes room
         self.links = {}                 # path -> entry of an alternative's symlink that changes
+        self.strays = []                # in words, the files of no package in the way
         self.removals = []              # journal lines
         self.mounts = []                # other file systems that the journal needs
         self.claims = {}                # path -> (package, entry) of the system as it will be
@@ -2978,6 +2981,8 @@ class Transaction:
         stranger = foreign(self, path)
         if stranger:
             reason = f": {stranger} is yours" if stranger != path else ""
+            if stat.S_ISLNK(self.root.lstat(stranger).st_mode):
+                reason += ", for no symlink is followed (what is mounted there is)"
             raise Fail(f"{self.root.name(path)}: in the way of {what}{reason}; move it away")
         self.swaps.add(path)
 
@@ -3269,6 +3274,10 @@ def verify(tx: Transaction) -> None:
                 verify_file(tx, package, entry)
     for package, entry in links:
         verify_file(tx, package, entry)
+    for stray in tx.strays[:-1]:
+        say(stray)
+    if tx.strays:
+        raise Fail(tx.strays[-1])
     plan_texts(tx)
     plan_folders(tx, before)
     plan_removals(tx)
@@ -3314,8 +3323,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         choice = conffile_action(current, entry_content(old), entry_content(entry))
         remember_owner(tx, old, path)
     if choice == "replace" and old is None and current not in (None, entry_content(entry)):
-        raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
-                   "move it away")
+        tx.strays.append(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s "
+                         "differs; move it away")
     if choice == "beside" and not is_path(path + ".lpkg-new"):
         raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside it "
                    "is too long; move it away")
@@ -3878,7 +3887,8 @@ def run_queue(root: Root, again: bool = False) -> int:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
     if waiting:
-        say(f"{counted(len(waiting), 'script')} can't run here (no shell yet, another "
+        names = ", ".join(sorted({line[1] for line in waiting}))
+        say(f"{names}: {counted(len(waiting), 'script')} can't run here (no shell yet, another "
             "architecture, not root, or another user's root), but will when the root boots")
     return failed
 
@@ -4910,7 +4920,9 @@ def bootstrap_tar(state: State, plan: Plan) -> None:
     with NewFiles() as new:
         fetch_packages(plan.new, state.root, "")
         file = sys.stdout.buffer if options.tar == "-" else new.create(options.tar)
-        for piece in root_pieces(plan, texts, options.no_database):
+        content = root_pieces(plan, texts, options.no_database)
+        is_gzip = options.tar.endswith((".gz", ".tgz"))
+        for piece in gzip_pieces(content) if is_gzip else content:
             file.write(piece)
         file.flush()
 
@@ -5321,6 +5333,9 @@ def take_scripts(tar: object, tree: dict, texts: dict) -> dict:
         if member.entry["type"] != "file":
             raise Fail("stdin: .oninstall is no file")
         scripts["oninstall"] = tar.extractfile(member.source).read(SCRIPT_LIMIT + 1)
+    for name, data in scripts.items():
+        if b"\r\n" in data:
+            raise Fail(f"scripts: lines of {name} end as on Windows, which no shell runs")
     return scripts
 
 

@@ -1620,7 +1620,7 @@ def test_a_file_moves_from_one_package_to_another(world):
     world.do("install", "a", "b").ok()
     world.pack({"a": {}, "b": {"f": b"2", "g": b"2"}}, "2-0")
     world.index()
-    world.do("install", "b").refused("both bring f")
+    world.do("install", "b").refused("both bring f; upgrade both")
     world.do("install", "a", "b").ok()
     assert (world.root / "f").read_bytes() == b"2" and world.do("verify").ok()
 
@@ -1638,6 +1638,8 @@ def test_conflicts_and_strays_are_refused_before_anything_changes(world):
     world.do("install", "e").refused("both bring d")
     world.do("install", "g").refused("both bring f")
     world.do("install", "i").refused("belongs to no package")
+    done = world.do("install", "c", "i").refused("/l: belongs to no package")
+    assert "/s: belongs to no package" in done.err          # all of them are named
     assert snapshot(world.root) == before
     (world.root / "s").write_bytes(b"3")
     world.do("install", "c").ok()
@@ -2920,7 +2922,7 @@ def test_killed_between_commit_and_queue(world, shell):
 def test_scripts_wait_where_no_shell_is(world, shell):
     script_world(world, None, noting())
     done = dev(world, "install", "a").ok()
-    assert "scripts can't run here" in done.err
+    assert "a: 3 scripts can't run here" in done.err
     lines = ["waits a pre-install 1-0", "waits a post-install 1-0", "waits a oninstall install /"]
     assert waiting(world) == lines
     (world.root / "bin/sh").write_bytes(b"\x7fELF of another architecture")
@@ -3000,7 +3002,8 @@ def test_panux_s_own_oninstall(world, shell):
 
 @pytest.mark.parametrize("scripts, word", [
     ({"pre-flight": "x"}, "scripts"), ({"post-install": 5}, "no text"), ([], "no object"),
-    ({"post-install": "x" * (1 << 20)}, "scripts"), ({"../x": "x"}, "scripts")])
+    ({"post-install": "x" * (1 << 20)}, "scripts"), ({"../x": "x"}, "scripts"),
+    ({"post-install": "#!/bin/sh\r\ntrue\r\n"}, "end as on Windows")])
 def test_pack_refuses_scripts(world, scripts, word):
     (world.folder / "meta.json").write_text(json.dumps(meta_of(["a"], a={"scripts": scripts})))
     run("pack", "--meta", world.folder / "meta.json", "-o", world.packages,
@@ -3468,6 +3471,9 @@ def test_bootstrap_tar_of_local_files(world):
     with tarfile.open(fileobj=io.BytesIO(done.raw)) as tar:
         assert tar.getnames() == ["f", "g"]
     run(*arguments, files[0], "--allow-unsigned").refused("same package")
+    arguments[2] = world.folder / "root.tar.gz"
+    run(*arguments, "--allow-unsigned").ok()
+    assert gzip.decompress(arguments[2].read_bytes()) == done.raw
 
 
 def test_bootstrap_refuses_a_folder_in_use(world):
@@ -4349,6 +4355,11 @@ def test_a_directory_with_a_users_file_gives_no_way(world):
     before = snapshot(world.root)
     world.do("upgrade").refused("lib: in the way of a link of base: lib/deep/mine is yours")
     assert snapshot(world.root) == before
+    (world.root / "egg").rename(world.folder / "egg")
+    (world.root / "egg").symlink_to(world.folder)
+    world.do("upgrade").refused("egg: in the way of a directory, for no symlink is followed")
+    (world.root / "egg").unlink()
+    (world.folder / "egg").rename(world.root / "egg")
     os.unlink(world.root / "lib/deep/mine")
     world.do("upgrade").ok()
     world.do("verify").ok()
@@ -6185,6 +6196,8 @@ SERVERS = {
     "a length below nothing": (answering("200 OK", "Content-Length: -5"), 0, ""),
     "nothing at all": (answering("204 No Content"), 3, "promises"),
     "404": (answering("404 Not Found"), 3, "404"),
+    "a page to log in": (answering("200 OK", body=lambda data: b"<html>", name=".minisig"), 3,
+                         "perhaps a page to log in"),
     "503": (answering("503 Service Unavailable", "Retry-After: 5", name=".minisig"), 3, "503"),
     "no HTTP": (answering("nonsense"), 3, "try later"),
     "round and round": (answering("302 Found", "Location: busybox-1-0.x86_64.lpkg"), 3, "redirect"),
