@@ -1418,8 +1418,8 @@ def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> 
         raw = decode_base64(lines[1], 74)
         total = decode_base64(lines[3], 64)
     except ValueError as error:
-        raise Mismatch(f"{what}: no minisign signature ({error}) but something else, perhaps a page "
-                       "to log in") from None
+        raise Mismatch(f"{what}: no minisign signature ({error}); perhaps a page to log in came in "
+                       "its place") from None
     algorithm, key_id, comment = raw[:2], raw[2:10], lines[2]
     if algorithm not in (b"Ed", b"ED"):
         raise Fail(f"{what}: signature of an unknown kind")

@@ -4416,7 +4416,8 @@ def test_an_overlay_renames_no_directory_of_its_lower_layer(world):
     ("usr", ["ro"], "usr/my tool: Read-only file system; mount it writable"),
     ("opt", ["ro"], "opt/new: Read-only file system; mount it writable")])
 def test_what_could_not_be_finished_is_not_begun(world, path, options, says):
-    world.pack({"tool": {"usr/my tool": b"1", "etc/t": b"1", "opt": None}, "other": {"bin/o": b"1"}})
+    world.pack({"tool": {"usr/my tool": b"1", "etc/t": b"1", "opt": None},
+                "other": {"bin/o": b"1"}})
     world.index()
     world.do("install", "tool").ok()
     world.pack({"tool": {"usr/my tool": b"2", "etc/t": b"2", "opt/new": b"2"}}, "2-0")
