@@ -616,8 +616,9 @@ class Package:
 
     def replaces(self, other: "Package") -> bool:
         """Whether this package takes the place of OTHER, whose own name it must say."""
-        return any(relation.name == other.name and other.satisfies(relation)
-                   for relation in self.relations("replaces"))
+        return self.name != other.name and any(
+            relation.name == other.name and other.satisfies(relation)
+            for relation in self.relations("replaces"))
 
     def satisfies(self, relation: Relation) -> bool:
         """Whether this package, by its name or by what it provides, is what RELATION speaks of."""
@@ -2192,7 +2193,8 @@ def preferences_text(preferences: dict) -> bytes:
 class Repository:
     """A folder of packages for several architectures, somewhere; the KEYS that are trusted for it;
     the INDEX of what it offers for ARCH, and the HEAD of that as a cache has it, where it is to be
-    kept. OFFLINE: it isn't asked for packages; LATE: it couldn't be reached."""
+    kept. OFFLINE: it isn't asked for packages; LATE: it couldn't be reached, or what it offers was
+    refused: the exit status that this has."""
     __slots__ = ("name", "url", "arch", "keys", "index", "head", "offline", "late")
 
     def __init__(self, name: str, url: str, arch: str, index: "Index | None"):
@@ -2202,7 +2204,8 @@ class Repository:
         self.keys = []
         self.index = index
         self.head = b""
-        self.offline = self.late = False
+        self.offline = False
+        self.late = 0
 
     def is_remote(self) -> bool:
         """Whether a network is in between."""
@@ -2258,9 +2261,10 @@ def download_http(url: str) -> object:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error if hasattr(error, "code") else getattr(error, "reason", error)
         reason = getattr(reason, "strerror", None) or reason
-        raise Later(f"{url}: {reason}; check the address and the network, or try later") from None
+        kind = Mismatch if received else Later
+        raise kind(f"{url}: {reason}; check the address and the network, or try later") from None
     if received < length:
-        raise Later(f"{url}: the connection ended after {received} of {length} bytes; try again")
+        raise Mismatch(f"{url}: the connection ended after {received} of {length} bytes")
 
 
 def careful_redirects() -> type:
@@ -2283,7 +2287,7 @@ def careful_redirects() -> type:
 
 def consistent(fetch: object, is_remote: bool) -> object:
     """What FETCH() gives. Where two things don't fit, a mirror may be in the middle of its
-    synchronisation, so what IS_REMOTE is fetched once more."""
+    synchronisation, or a connection was cut, so what IS_REMOTE is fetched once more."""
     try:
         return fetch()
     except Mismatch:
@@ -2292,7 +2296,7 @@ def consistent(fetch: object, is_remote: bool) -> object:
     try:
         return fetch()
     except Mismatch as error:
-        raise Later(f"{error}, unless a mirror is being updated: try later") from None
+        raise Later(f"{error}; perhaps a mirror is being updated: try later") from None
 
 
 def fetch_bytes(url: str, limit: int) -> bytes:
@@ -2387,6 +2391,9 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     import hashlib
     import io
     what = f"{repository.url}/{repository.arch}/index.json"
+    if not repository.keys:
+        raise Fail(f"{repository.name}: no key is trusted for it; say --key FILE, or put its "
+                   f".pub file into {KEYS} as {repository.name}.pub (`lpkg key add`)")
 
     def fetch_both() -> "tuple | None":
         signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
@@ -2492,10 +2499,6 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
     """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
     if any(one.offline for one in found):
         raise Later("--offline: no index of it is here; `lpkg update` fetches one, with a network")
-    for repository in found:
-        if not repository.keys:
-            raise Fail(f"{repository.name}: no key is trusted for it; say --key FILE, or put its "
-                       f".pub file into {KEYS} as {repository.name}.pub (`lpkg key add`)")
     if found and time.time() < CLOCK_IS_SET:
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
@@ -2504,9 +2507,11 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
         known = read_cached(root, repository)[0] if listed else b""
         try:
             head = load_index(repository, serials, known)
-        except Later as error:
-            failures.append(str(error))
-            repository.late = True
+        except Fail as error:
+            repository.late = getattr(error, "status", 1)
+            if not (listed or repository.late == Later.status):
+                raise
+            failures.append(error)
             if not (listed and is_cached(root, repository, serials)):
                 repository.index = Index(b"", repository)
             continue
@@ -2515,7 +2520,7 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
         elif listed:
             repository.head = head
     if failures and len(failures) == len(found):
-        raise Later(failures[0])
+        raise failures[0]
     for failure in failures:
         say(f"{failure}; the other repositories are used meanwhile")
 
@@ -4288,7 +4293,7 @@ def cmd_upgrade(options: "Options", state: State) -> int:
     reasons = [f"{name} {package.version} stays, though {newer} is available: "
                f"{why_behind(universe, state.world, plan, package, newer)}"
                for name, (package, newer) in behind.items()]
-    late = Later.status if any(one.late for one in state.found) else 0
+    late = max(one.late for one in state.found)
     if plan.is_empty():
         reason = "nothing newer can be had now" if behind or late else NEWEST
         status = nothing_to_do(options, reason)
@@ -4347,7 +4352,7 @@ def cmd_update(options: "Options", state: State) -> int:
     for repository in state.newest().repositories:
         if not repository.late:
             say(f"{repository.name}: {repository.url}")
-    return Later.status if any(one.late for one in state.found) else 0
+    return max(one.late for one in state.found)
 
 
 def cmd_fetch(options: "Options", state: State) -> int:

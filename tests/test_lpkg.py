@@ -2703,6 +2703,13 @@ def test_hints_name_the_package_of_a_command(world):
     assert dev(world, "search", "cmd:vi").out.startswith("vim 1-0")
 
 
+def test_a_package_that_replaces_its_own_name_is_not_rebuilt_for_ever(world):
+    world.pack({"a": {"f": b"1"}}, a={"replaces": ["a", "b"]})
+    device(world)
+    dev(world, "install", "a").ok()
+    assert "nothing to do: what is installed is the newest" in dev(world, "upgrade").ok().err
+
+
 def test_replaces_in_a_root(world):
     world.pack({"old": {"bin/x": b"1", "etc/x": b"1"}}, old={"conffiles": ["etc/x"]})
     device(world)
@@ -3558,6 +3565,13 @@ def test_truncated_and_stalled_answers(world):
 
     with serving(folder_handler(world.repo, truncate)) as url:
         world.do("install", "busybox", repo=url).refused("ended after 100", status=3)
+    cut = []
+
+    def truncate_once(handler):
+        return not cut and truncate(handler) and (cut.append(1) or True)
+
+    with serving(folder_handler(world.repo, truncate_once)) as url:
+        world.do("install", "busybox", repo=url, root=world.folder / "other").ok()
 
     def stall(handler):
         if handler.path.endswith(".lpkg"):
@@ -4676,7 +4690,9 @@ def test_s53_a_key_is_trusted_for_its_repository_alone(world):
     """The genuine index of `two` at the URL of `panux`, while the key of `two` is trusted."""
     second = two_keys(world)
     serve_at(world, second)
-    dev(world, "upgrade").refused("index.json: signed by key", "not trusted here")
+    done = dev(world, "upgrade")
+    assert done.status == 1 and "index.json: signed by key" in done.err
+    assert "not trusted here; the other repositories are used meanwhile" in done.err
     assert (world.root / "etc/base").read_bytes() == b"1"
     world.do("install", "theirs", repo=second.repo).refused("not trusted here")
     run("--root", world.root, "--repo", second.repo, "--yes", "install", "theirs").ok()
@@ -5054,6 +5070,35 @@ def test_one_repository_that_is_away_does_not_stop_the_others(world):
         assert dev(world, "list").out == "a 2-0\n"
     assert dev(world, "search", "a").out.startswith("a 3-0")
     dev(world, "install", "a=3-0", "--yes").ok()
+
+
+def test_a_repository_that_is_refused_does_not_stop_the_others(world):
+    """No key is there for it, then its index has expired; what was seen of it before counts on."""
+    world.pack({"a": {"f": b"1"}})
+    world.index()
+    world.do("install", "a").ok()
+    other = world.folder / "other/x86_64"
+    other.mkdir(parents=True)
+    with open(world.root / lpkg.REPOS, "a") as file:
+        file.write(f"other {other.parent}\n")
+    world.pack({"a": {"f": b"2"}}, "2-0")
+    world.index()
+    done = dev(world, "upgrade")
+    assert done.status == 1 and "other: no key is trusted for it" in done.err
+    assert dev(world, "list").out == "a 2-0\n"
+    run("keygen", world.folder / "other").ok()
+    shutil.copy(world.folder / "other.pub", world.root / lpkg.KEYS)
+    world.pack({"o": {"o": b"1"}}, into=other)
+    sign = ("index", other, "--secret", world.folder / "other.key")
+    run(*sign).ok()
+    dev(world, "update").ok()
+    signature = other / "index.json.minisig"
+    signature.write_bytes(signature.read_bytes().replace(b"serial", b"Serial"))
+    done = dev(world, "update")
+    assert done.status == 1 and "wrong signature" in done.err
+    dev(world, "install", "o").ok()
+    (world.packages / "index.json.minisig").write_bytes(signature.read_bytes())
+    dev(world, "update").refused("not trusted here")
 
 
 @pytest.mark.parametrize("change", [
