@@ -3536,16 +3536,16 @@ def check_files(tx: Transaction) -> None:
     """Fail for a file that can be neither replaced nor removed, for it is immutable, on a read-only
     file system, or something is mounted on it: after the commit it would be too late to say so."""
     mounted = mounted_places(tx.root)
-    for path in [*tx.temporaries, *(line[1] for line in tx.removals if line[0] == "rm")]:
-        if path in mounted:
-            raise Fail(f"{tx.root.name(path)}: something is mounted on it; unmount that first")
-        there = tx.root.lstat(path)
-        if there is None or stat.S_ISDIR(there.st_mode):
+    paths = [*tx.temporaries, *(line[1] for line in tx.removals if line[0] == "rm")]
+    for path in mounted.intersection(paths):
+        raise Fail(f"{tx.root.name(path)}: something is mounted on it; unmount that first")
+    for path in paths:
+        if path in tx.swaps:
             continue
-        folder, name = tx.root.place(path)
         try:
-            os.rmdir(name, dir_fd=folder)       # never done to a file, but allowed or not
-        except NotADirectoryError:
+            folder, name = tx.root.place(path)
+            os.rmdir(name, dir_fd=folder)       # is never done to a file, but allowed or not
+        except (NotADirectoryError, FileNotFoundError):
             pass
         except OSError as error:
             error.filename = tx.root.name(path)
