@@ -201,7 +201,7 @@ def fake_package(recipe: object, package: str, work: object) -> dict:
 
 
 def make_repository(folder: pathlib.Path, shapes: List[Shape], version: str) -> None:
-    """FOLDER/VERSION: for each of SHAPES a package of one file, in need of what its recipe needs."""
+    """Make FOLDER/VERSION: of each of SHAPES a package of one file, which needs what it needs."""
     packages = {shape.name: {"summary": f"what {shape.name} is for", "depends": shape.needs}
                 for shape in shapes}
     meta = folder / f"{version}.json"
@@ -249,7 +249,8 @@ class Repository:
                         *self.source("2.0"), "--dry-run", "upgrade")
 
     def step(self, what: str, says: str, *arguments: object) -> Step:
-        return Step(f"{what}, {self.count} packages", [sys.executable, TREE / "lpkg.py", *arguments], says)
+        argv = [sys.executable, TREE / "lpkg.py", *arguments]
+        return Step(f"{what}, {self.count} packages", argv, says)
 
 
 # ---- what is measured ----------------------------------------------------------------------------
