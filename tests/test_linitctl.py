@@ -400,7 +400,9 @@ def test_list_on_a_terminal_has_a_heading_and_colours(play):
 
 def test_no_color(play):
     plain = re.sub("\033\\[[0-9]+m", "", COLOURED)
-    assert show(play(("list", lines(LIST))), "list", NO_COLOR="1") == (0, plain)
+    linitd = play(*[("list", lines(LIST))] * 2)
+    for changes in {"NO_COLOR": "1"}, {"TERM": "dumb"}:
+        assert show(linitd, "list", **changes) == (0, plain)
 
 
 def test_list_of_nothing(play):
@@ -1481,7 +1483,7 @@ def problems(write, text, **others):
     HEAD + "depends() { dep b >x 2>&1; dep \\\n b; after nothing; }\n",
     HEAD + "users=x\nuser=\nstart() { echo $users; }\n",
     HEAD + "start() {\n\t{ :; }\n\tcase x in\n\tx) y ;;\n\tesac\n\ttimeout=soon\n}\n",
-    HEAD + "start() { { timeout=soon; } }\n",
+    HEAD + "start() { { timeout=soon; } }\n", GOOD + "user=0\n",
     HEAD + "start() { x=$( (a); dep nothing ) y=`a; dep nothing` z=${x:-a; dep nothing}; }\n"])
 def test_check_of_what_is_right(scripts, text):
     assert problems(scripts, text) == []
@@ -1489,7 +1491,9 @@ def test_check_of_what_is_right(scripts, text):
 
 @pytest.mark.parametrize("text, found", [
     ("#!/bin/sh\nstart() { :; }\n", ["1: its first line must be #!/etc/rc.common"]),
-    ("#!/etc/rc.common\r\nstart() { :; }\n", ["1: its first line must be #!/etc/rc.common"]),
+    ("#!/etc/rc.common\r\nstart() { :; }\r\n", [
+        "1: its lines end with CR LF: sed -i 's/\\r//' a",
+        '3: Syntax error: end of file unexpected (expecting "}")']),
     ("", ["1: its first line must be #!/etc/rc.common"]),
     (HEAD + "stop() { :; }\n", ["1: neither start nor run nor depends"]),
     (HEAD + "start() { :; }\nrun() { exec a; }\n", ["3: start and run; a service has one of them"]),
