@@ -1768,10 +1768,10 @@ class Archive:
         return data
 
     def package(self) -> Package:
-        """The package that the record describes, checked."""
-        data = self.begin()
-        package = read_record(data, self.what)
-        check_record(package, data, self.what)
+        """The package that the record describes, which can be taken at its word. How that is
+        spelled was looked at by who signed it, or by read_local."""
+        package = read_record(self.begin(), self.what)
+        check_info(package.info, package.files(), self.what)
         return package
 
     def content(self, size: int) -> object:
@@ -1861,7 +1861,9 @@ def read_local(path: str, known: "set | None" = None) -> Package:
     KNOWN SHA-256s, and its own isn't among them."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        package = Archive(inflated(file, path), path).package()
+        data = Archive(inflated(file, path), path).begin()
+        package = read_record(data, path)
+        check_record(package, data, path)
         file.seek(0)
         package.origin, package.size, package.sha256 = path, size, sha256_of(pieces(file))
         if known is not None and package.sha256 not in known:
@@ -4407,10 +4409,10 @@ def free_space(path: str) -> "int | None":
 
 # -- history and undo
 #
-# A transaction in the history is a line of NUMBER, TIME and, in JSON, its `command` and `changes`:
-# ["+", NAME, VERSION, SHA256] came, "-" went, ["=", NAME, VERSION, SHA256, VERSION, SHA256] was
-# replaced, ["asked", RELATION] and ["unasked", RELATION] changed the world. Undoing one is a
-# transaction, too.
+# A transaction in the history is a line of NUMBER, TIME, COMMAND and, each a column of words, its
+# changes: `+ NAME VERSION SHA256` came, `-` went, `= NAME VERSION SHA256 VERSION SHA256` was
+# replaced, `asked RELATION` and `unasked RELATION` changed the world. Undoing one is a transaction,
+# too.
 
 CHANGES = {"+": 4, "-": 4, "=": 6, "asked": 2, "unasked": 2}
 
@@ -4424,14 +4426,14 @@ def history_text(before: bytes, plan: Plan, world: dict, title: str) -> bytes:
     for package in plan.new:
         old = plan.old.get(package.name)
         word = "=" if old else "+"
-        changes.append([word, package.name, *(stamp(old) if old else ()), *stamp(package)])
-    changes += [["-", package.name, *stamp(package)] for package in plan.removed()]
+        changes.append((word, package.name, *(stamp(old) if old else ()), *stamp(package)))
+    changes += [("-", package.name, *stamp(package)) for package in plan.removed()]
     asked, before_it = set(plan.world.values()), set(world.values())
-    changes += [["asked", relation] for relation in sorted(asked - before_it)]
-    changes += [["unasked", relation] for relation in sorted(before_it - asked)]
-    title = title.encode(errors="backslashreplace").decode()    # no file's name need be UTF-8
-    text = json_text({"command": title, "changes": changes})
-    lines = [*lines[1 - HISTORY_LENGTH:], f"{number}\t{int(time.time())}\t{text}".encode()]
+    changes += [("asked", relation) for relation in sorted(asked - before_it)]
+    changes += [("unasked", relation) for relation in sorted(before_it - asked)]
+    command = title.encode("unicode_escape").decode()   # a file's name may hold anything
+    columns = (str(number), str(int(time.time())), command, *map(" ".join, changes))
+    lines = [*lines[1 - HISTORY_LENGTH:], "\t".join(columns).encode()]
     return b"".join(line + b"\n" for line in lines)
 
 
@@ -4443,27 +4445,25 @@ def stamp(package: Package) -> tuple:
 def load_history(root: Root) -> list:
     """The transactions of ROOT: dicts of number, time, command and changes."""
     found = []
-    for line in root.read(HISTORY, INFO_LIMIT).split(b"\n")[:-1]:
+    for line in root.read(HISTORY, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]:
         try:
-            number, when, text = line.split(b"\t", 2)
-            one = parse_json(text, "its JSON")
-            check_fields(one, HISTORY_FIELDS, "its JSON")
-            found.append({"number": int(number[:18]), "time": int(when[:18]), **one})
+            number, when, command, *changes = line.split("\t")
+            found.append({"number": int(number[:18]), "time": int(when[:18]),
+                          "command": command.encode().decode("unicode_escape"),
+                          "changes": list(map(read_change, changes))})
         except (ValueError, Fail) as error:
-            raise Fail(f"{root.name(HISTORY)}: line {line[:60].decode(errors='replace')!r} is not "
-                       f"understood: {error}; remove the file") from None
+            raise Fail(f"{root.name(HISTORY)}: line {line[:60]!r} is not understood: {error}; "
+                       "remove the file") from None
     return found
 
 
-def is_change(value: object) -> bool:
-    """Whether VALUE is a change in the history."""
-    return (is_list(lambda one: isinstance(one, str))(value) and len(value) > 1
-            and CHANGES.get(value[0]) == len(value)
-            and (is_name(value[1]) or len(value) == 2 and is_relations(value[1:]))
-            and all(map(is_version, value[2::2])))
-
-
-HISTORY_FIELDS = {"command": lambda value: isinstance(value, str), "changes": is_list(is_change)}
+def read_change(text: str) -> list:
+    """The words of a change in the history."""
+    words = text.split(" ")
+    if (len(words) != CHANGES.get(words[0]) or not all(map(is_version, words[2::2]))
+            or not (is_name(words[1]) or len(words) == 2 and parse_relation(words[1]))):
+        raise ValueError(f"{text[:60]!r} is no change")
+    return words
 
 
 def history_line(one: dict) -> str:

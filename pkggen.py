@@ -1248,6 +1248,8 @@ export PKG_CONFIG_LIBDIR := $(SYSROOT)/usr/lib/pkgconfig:$(SYSROOT)/usr/share/pk
 export SOURCE_DATE_EPOCH := {epoch}
 export LC_ALL := C
 export TZ := UTC
+# Who packed a source is nobody here; where the engine maps users there may be no such number.
+export TAR_OPTIONS := --no-same-owner
 unexport SRCTAR TAROUT
 PACKAGES := {packages}
 BACKSLASH := $(subst ,,\\)

@@ -101,10 +101,9 @@ function is_newer(id, old, a, b) {
 }
 
 function tell(word, name, old, new) {
-	changes = changes (changes ? ", " : "") "[\"" word "\", \"" name "\""
-	if (old) changes = changes ", \"" versions[old, name] "\", \"" sums[old] "\""
-	if (new) changes = changes ", \"" versions[new, name] "\", \"" sums[new] "\""
-	changes = changes "]"
+	changes = changes "\t" word " " name
+	if (old) changes = changes " " versions[old, name] " " sums[old]
+	if (new) changes = changes " " versions[new, name] " " sums[new]
 }
 
 function called_so(relation) { sub(/[<>=~].*/, "", relation); return relation }
@@ -183,8 +182,7 @@ function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 	for (name in asked) if (!(name in asks)) tell("unasked", name)
 	if (!changes) return
 	for (i = last > 99 ? last - 98 : 1; i <= last; i++) print past[i] >(fetched "/history")
-	changes = "{\"command\": \"" command "\", \"changes\": [" changes "]}"
-	print number + 1, now, changes >(fetched "/history")
+	print number + 1, now, command changes >(fetched "/history")
 	printf "" >(fetched "/world")
 	for (name in asks) print name | ("sort >" fetched "/world")
 	for (name in final) if (id = final[name])

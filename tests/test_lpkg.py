@@ -2386,7 +2386,7 @@ def test_undo_leaves_what_is_held(world):
     dev(world, "hold", "b").ok()
     before = snapshot(world.root)
     (world.root / lpkg.HISTORY).write_text(
-        '9\t0\t{"command": "x", "changes": [["=", "a", "1-0", "-", "2-0", "-"]]}\n')
+        "9\t0\tx\t= a 1-0 - 2-0 -\n")
     dev(world, "undo").refused("b 3-0", "lpkg unhold b")
     assert snapshot(world.root) == before
 
@@ -5345,10 +5345,9 @@ def test_json_is_read_where_no_json_module_is_loaded_yet(world, python):
     script(*root, "update", python=python).ok()
     assert script(*root, "install", "--yes", "n2999", python=python).ok().out == ""
     assert script(*root, "list", python=python).ok().out == "a 1-0\nbase 1-0\n"
-    for text in ('1\t1\t{"command": "x', '1\t1\t{"command": }', "1\t1\t", "1\t1\t{} {}",
-                 '1\t1\t{"command" "x"}', "1\t1\t[1,"):
-        (world.root / lpkg.HISTORY).write_text(text + "\n")
-        script(*root, "history", python=python).refused("history: line", "is not understood")
+    for text in ('{"arch": "x', '{"arch": }', "", "{} {}", '{"arch" "x"}', "[1,"):
+        (world.root / lpkg.INSTALLED / "base").write_text(f"base\t1-0\t\t{text}\n")
+        script(*root, "info", "base", python=python).refused("installed/base: damaged")
 
 
 @pytest.mark.parametrize("change", [

@@ -169,6 +169,7 @@ def archive(path, files, top=""):
     with tarfile.open(path, "w:gz") as tar:
         for name, text in files.items():
             member = tarfile.TarInfo(top + name)
+            member.uid = member.gid = 197611
             if text.startswith("-> "):
                 member.type, member.linkname = tarfile.SYMTYPE, text[3:]
             member.size = 0 if member.issym() else len(text)
@@ -230,6 +231,7 @@ def test_unpack_loses_nothing(tmp_path, top, files):
     found = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*")
              if path.is_symlink() or not path.is_dir()}
     assert found == set(files)
+    assert {path.lstat().st_uid for path in (tmp_path / "a").rglob("*")} == {os.geteuid()}
     assert not (tmp_path / "a.new").exists() or not os.listdir(tmp_path / "a.new")
 
 
