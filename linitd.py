@@ -1101,6 +1101,7 @@ class Services(dict):
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
+            service.met = service.met or service.launched       # it has asked for nothing
         else:
             service.ended = time.monotonic()
             self.stop_binders(service)
@@ -1334,7 +1335,6 @@ class Services(dict):
         """It ended before it was ready."""
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
         if code == 0 and not service.is_daemon:     # start has executed its last program
-            service.met = service.met or service.launched
             self.post(service, "ready")
             return
         executes = service.is_daemon and service.settings["ready"] == "exec"
@@ -1918,7 +1918,6 @@ class Scripts:
         if phase == "alone":
             self.start_by_itself(service)
         elif phase == "start" and status == "0":
-            service.met = service.met or service.launched       # it has asked for nothing
             self.init.services.post(service, "ready")
         else:
             self.read_log(service)
