@@ -76,7 +76,7 @@ CHECK_LIMIT = 10.0                  # seconds that such a trial may take
 OWN_LOG = "linitd"                  # the log of linitd's own messages, and so no service's name
 # Scripts that may lie beside linit-start, where the folder of init scripts has none of that name.
 OUR_SCRIPTS = ("boot", "pre", "linit-supd")
-# What services have of the environment of who started a linitd that isn't PID 1.
+# What services have of the environment in which `linitd --user` was started, beside the PATH.
 USER_VARIABLES = ("HOME", "LANG", "LOGNAME", "SHELL", "USER", "XDG_RUNTIME_DIR")
 ALONE = (b"\nrun()", b"exec ", b"trap ")    # what has a script started in a shell of its own
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
@@ -1695,10 +1695,10 @@ class Scripts:
         )
 
     def environment(self) -> dict:
-        """What a service starts with: nothing of whoever started linitd but the PATH, and a user's
-        own HOME and the like."""
+        """What a service starts with: nothing of whoever started linitd but the PATH; with --user
+        the HOME and the like, too."""
         options = self.init.options
-        kept = () if self.init.is_first else USER_VARIABLES
+        kept = USER_VARIABLES if options.user else ()
         path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
         limit = self.descriptors
         return {
@@ -2881,8 +2881,8 @@ class Options:
 
     def words(self) -> list:
         """The command line that says where things are."""
-        return ["--initd", self.initd, "--rcd", self.rcd, "--socket", self.socket,
-                "--log", self.log]
+        return [*["--user"] * self.user, "--initd", self.initd, "--rcd", self.rcd,
+                "--socket", self.socket, "--log", self.log]
 
 
 def read_state(resume: str) -> dict:
