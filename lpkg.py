@@ -3485,7 +3485,7 @@ def mount_points(tx: Transaction) -> list:
     mounted, for in an empty /boot all looks done."""
     found = set()
     paths = [*tx.temporaries, *(line[1] for line in tx.removals)]
-    for path in {path.rpartition("/")[0] for path in paths}:
+    for path in sorted({path.rpartition("/")[0] for path in paths}):
         while path in tx.folders or path and tx.root.lstat(path) is None:
             path = path.rpartition("/")[0]
         while path and tx.root.device(path) != tx.root.device(""):
@@ -4036,10 +4036,12 @@ def carry_out(root: Root, line: list) -> None:
             os.stat(name, dir_fd=folder, follow_symlinks=False)
             put_aside(folder, line[2].rpartition("/")[2], target)
         elif verb == "mv":
-            disarm(folder, name, target)
+            try:
+                disarm(folder, name, target)
+            except FileNotFoundError:   # the target; if it is the source, that is found next
+                pass
             os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
         else:
-            os.stat(name, dir_fd=folder, follow_symlinks=False)     # a disk may be read-only
             disarm(folder, name, name)
             os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
@@ -4119,12 +4121,9 @@ def remove_tree(folder: int, name: str) -> None:
 
 def disarm(folder: int, source: str, name: str) -> None:
     """Clear setuid and setgid of the file NAME before SOURCE takes its place, or it goes: a hard
-    link that somebody made to it elsewhere would keep an old hole open for ever. Where there is no
-    SOURCE, it has taken that place already."""
-    try:
-        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return
+    link that somebody made to it elsewhere would keep an old hole open for ever. FileNotFoundError
+    where there is no NAME, or no SOURCE, which has taken that place already."""
+    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if stat.S_ISREG(mode) and mode & SETUID:
         os.stat(source, dir_fd=folder, follow_symlinks=False)
         with open_file(name, folder) as file:
