@@ -1999,8 +1999,11 @@ def test_world_order_and_second_run(world):
 
 
 def test_rebuild(world):
-    """Packages of other people's, or one's own, are built again aside and compared."""
-    world.recipe("a", packages={"a": None, "a-data": None})
+    """Packages of other people's, or one's own, are built again aside and compared, by the same
+    cross compiler if it was one."""
+    world.env["HOSTARCH"] = "aarch64"
+    world.recipe("a", script=["echo {{hostarch}} >out/a/host"],
+                 packages={"a": None, "a-data": None})
     world.recipe("b", ["a"], ["pwd >out/b/place"])
     world.make()
     before = {path: path.read_bytes() for path in world.out.rglob("*") if path.suffix != ".log"
