@@ -160,8 +160,9 @@ def duration(seconds: float) -> str:
 
 
 def coloured(state: str, text: str) -> str:
-    """TEXT in the colour of STATE, on a terminal and unless NO_COLOR is set."""
-    if state not in COLOURS or os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+    """TEXT in the colour of STATE, on a terminal that has any and unless NO_COLOR is set."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if state not in COLOURS or is_plain or not sys.stdout.isatty():
         return text
     return f"\033[{COLOURS[state]}m{text}\033[0m"
 
@@ -663,7 +664,7 @@ def signal_name(text: str) -> str:
     """TEXT as the protocol has it: TERM, also for SIGTERM, or a number."""
     name = text.upper()
     name = name[3:] if name.startswith("SIG") else name
-    if not (name.isascii() and name.isalnum()):
+    if not (name.isdecimal() or is_signal(name)):
         raise Fail(f"{text!r}: write a signal's name, as HUP, or its number", USAGE)
     return name
 
@@ -1112,7 +1113,9 @@ def check_file(script: Script, about: os.stat_result) -> None:
         script.note(1, "error", f"others than its owner may write it: chmod go-w {script.path}")
     if about.st_size > SCRIPT_LIMIT:
         script.note(1, "error", "more than 1 MiB; the rest is not read")
-    if script.text.partition("\n")[0].rstrip(" \t") != FIRST_LINE:
+    if "\r" in script.text:
+        script.note(1, "error", f"its lines end with CR LF: sed -i 's/\\r//' {script.path}")
+    elif script.text.partition("\n")[0].rstrip(" \t") != FIRST_LINE:
         script.note(1, "error", f"its first line must be {FIRST_LINE}")
 
 
@@ -1194,7 +1197,7 @@ def check_users(scripts: dict, initd: str, is_elsewhere: bool) -> None:
     passwd = f"{path[:-len(INITD)] if is_of_root else ''}/etc/passwd"
     try:
         with open(passwd, encoding="utf-8", errors="replace") as file:
-            users = {line.partition(":")[0] for line in file}
+            users = {word for line in file for word in line.split(":")[:3:2]}
     except OSError:
         return                          # it isn't there yet
     level = "warning" if is_elsewhere and not is_of_root else "error"

@@ -76,6 +76,9 @@ CHECK_LIMIT = 10.0                  # seconds that such a trial may take
 OWN_LOG = "linitd"                  # the log of linitd's own messages, and so no service's name
 # Scripts that may lie beside linit-start, where the folder of init scripts has none of that name.
 OUR_SCRIPTS = ("boot", "pre", "linit-supd")
+# What services have of the environment in which `linitd --user` was started, beside the PATH.
+USER_VARIABLES = ("HOME", "LANG", "LOGNAME", "SHELL", "USER", "XDG_RUNTIME_DIR")
+ALONE = (b"\nrun()", b"exec ", b"trap ")    # what has a script started in a shell of its own
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
@@ -1098,6 +1101,7 @@ class Services(dict):
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
+            service.met = service.met or service.launched       # it has asked for nothing
         else:
             service.ended = time.monotonic()
             self.stop_binders(service)
@@ -1191,7 +1195,10 @@ class Services(dict):
                 self.release(self[name])
 
     def stop_all(self) -> None:
-        """Stop everything, in the reverse order of `want` and `after` as well."""
+        """Stop everything, in the reverse order of `want`, `after` and `before` as well."""
+        for service in self.values():
+            for name in service.befores & self.keys():
+                self[name].afters.add(service.name)
         for service in self.values():
             for name in service.wants | service.afters:
                 self.lasts.setdefault(name, set()).add(service.name)
@@ -1245,7 +1252,9 @@ class Services(dict):
         """The time of its start, or of its stop, is over."""
         after = f"after {self[name].settings['timeout']:g} s"
         reason = f"it was not ready {after}"
-        if self.is_without_program(self[name]):
+        if not self[name].is_daemon:
+            reason += ": start has not ended; a daemon belongs in `run`"
+        elif self.is_without_program(self[name]):
             reason = f"run has executed no program {after}; write `exec PROGRAM` there, " \
                      "or for a loop `exec sh -c '...'`"
         self.post(self[name], "late", reason if self[name].state == STARTING else "")
@@ -1325,6 +1334,9 @@ class Services(dict):
     def on_early_exit(self, service: Service, status: "int | None") -> None:
         """It ended before it was ready."""
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+        if code == 0 and not service.is_daemon:     # start has executed its last program
+            self.post(service, "ready")
+            return
         executes = service.is_daemon and service.settings["ready"] == "exec"
         if executes and code not in (126, 127):
             # It was executed, and ended before anybody had looked.
@@ -1683,11 +1695,14 @@ class Scripts:
         )
 
     def environment(self) -> dict:
-        """What a service starts with: nothing of whoever started linitd but the PATH."""
+        """What a service starts with: nothing of whoever started linitd but the PATH; with --user
+        the HOME and the like, too."""
         options = self.init.options
+        kept = USER_VARIABLES if options.user else ()
         path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"
         limit = self.descriptors
         return {
+            **{name: os.environ[name] for name in kept if name in os.environ},
             "PATH": path, "LINITSOCK": options.socket, "LINIT_INITD": options.initd,
             "LINIT_RCD": options.rcd,
             # For linit-start alone:
@@ -1903,10 +1918,11 @@ class Scripts:
         if phase == "alone":
             self.start_by_itself(service)
         elif phase == "start" and status == "0":
-            service.met = service.met or service.launched       # it has asked for nothing
             self.init.services.post(service, "ready")
         else:
             self.read_log(service)
+            if b"\r\n" in read_file(self.path(service.name)):
+                phase = "its lines end with CR LF, not LF: script"
             what = "it could not become its user: that" if phase == "user" else phase
             if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
                 is_missing = status in ("126", "127")
@@ -2271,11 +2287,12 @@ class Door:
     def in_order(self, services: list) -> list:
         """SERVICES, those first whose scripts say `before`, which is read here: when their shells
         could say it, others would have begun. A script with a `run` is best started alone at once;
-        where that can't be seen here, linit-start says so."""
+        where that can't be seen here, linit-start says so. So is one that may end without a report,
+        by an `exec` or a trap: a shell of many could take its status."""
         for service in services:
             if service.is_down():
                 script = read_file(self.init.scripts.path(service.name))
-                service.alone = service.alone or b"\nrun()" in script
+                service.alone = service.alone or any(word in script for word in ALONE)
                 service.befores = befores_in(script)
                 self.init.services.firsts |= {service.name} if service.befores else set()
         return sorted(services, key=lambda each: not each.befores)
@@ -2864,8 +2881,8 @@ class Options:
 
     def words(self) -> list:
         """The command line that says where things are."""
-        return ["--initd", self.initd, "--rcd", self.rcd, "--socket", self.socket,
-                "--log", self.log]
+        return [*["--user"] * self.user, "--initd", self.initd, "--rcd", self.rcd,
+                "--socket", self.socket, "--log", self.log]
 
 
 def read_state(resume: str) -> dict:

@@ -616,8 +616,9 @@ class Package:
 
     def replaces(self, other: "Package") -> bool:
         """Whether this package takes the place of OTHER, whose own name it must say."""
-        return any(relation.name == other.name and other.satisfies(relation)
-                   for relation in self.relations("replaces"))
+        return self.name != other.name and any(
+            relation.name == other.name and other.satisfies(relation)
+            for relation in self.relations("replaces"))
 
     def satisfies(self, relation: Relation) -> bool:
         """Whether this package, by its name or by what it provides, is what RELATION speaks of."""
@@ -1418,7 +1419,8 @@ def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> 
         raw = decode_base64(lines[1], 74)
         total = decode_base64(lines[3], 64)
     except ValueError as error:
-        raise Fail(f"{what}: no minisign signature: {error}") from None
+        raise Mismatch(f"{what}: no minisign signature ({error}); perhaps a page to log in came in "
+                       "its place") from None
     algorithm, key_id, comment = raw[:2], raw[2:10], lines[2]
     if algorithm not in (b"Ed", b"ED"):
         raise Fail(f"{what}: signature of an unknown kind")
@@ -1768,10 +1770,10 @@ class Archive:
         return data
 
     def package(self) -> Package:
-        """The package that the record describes, checked."""
-        data = self.begin()
-        package = read_record(data, self.what)
-        check_record(package, data, self.what)
+        """The package that the record describes, which can be taken at its word. How that is
+        spelled was looked at by who signed it, or by read_local."""
+        package = read_record(self.begin(), self.what)
+        check_info(package.info, package.files(), self.what)
         return package
 
     def content(self, size: int) -> object:
@@ -1861,7 +1863,9 @@ def read_local(path: str, known: "set | None" = None) -> Package:
     KNOWN SHA-256s, and its own isn't among them."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        package = Archive(inflated(file, path), path).package()
+        data = Archive(inflated(file, path), path).begin()
+        package = read_record(data, path)
+        check_record(package, data, path)
         file.seek(0)
         package.origin, package.size, package.sha256 = path, size, sha256_of(pieces(file))
         if known is not None and package.sha256 not in known:
@@ -2191,7 +2195,8 @@ def preferences_text(preferences: dict) -> bytes:
 class Repository:
     """A folder of packages for several architectures, somewhere; the KEYS that are trusted for it;
     the INDEX of what it offers for ARCH, and the HEAD of that as a cache has it, where it is to be
-    kept. OFFLINE: it isn't asked for packages; LATE: it couldn't be reached."""
+    kept. OFFLINE: it isn't asked for packages; LATE: it couldn't be reached, or what it offers was
+    refused: the exit status that this has."""
     __slots__ = ("name", "url", "arch", "keys", "index", "head", "offline", "late")
 
     def __init__(self, name: str, url: str, arch: str, index: "Index | None"):
@@ -2201,7 +2206,8 @@ class Repository:
         self.keys = []
         self.index = index
         self.head = b""
-        self.offline = self.late = False
+        self.offline = False
+        self.late = 0
 
     def is_remote(self) -> bool:
         """Whether a network is in between."""
@@ -2257,9 +2263,10 @@ def download_http(url: str) -> object:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error if hasattr(error, "code") else getattr(error, "reason", error)
         reason = getattr(reason, "strerror", None) or reason
-        raise Later(f"{url}: {reason}; check the address and the network, or try later") from None
+        kind = Mismatch if received else Later
+        raise kind(f"{url}: {reason}; check the address and the network, or try later") from None
     if received < length:
-        raise Later(f"{url}: the connection ended after {received} of {length} bytes; try again")
+        raise Mismatch(f"{url}: the connection ended after {received} of {length} bytes")
 
 
 def careful_redirects() -> type:
@@ -2282,7 +2289,7 @@ def careful_redirects() -> type:
 
 def consistent(fetch: object, is_remote: bool) -> object:
     """What FETCH() gives. Where two things don't fit, a mirror may be in the middle of its
-    synchronisation, so what IS_REMOTE is fetched once more."""
+    synchronisation, or a connection was cut, so what IS_REMOTE is fetched once more."""
     try:
         return fetch()
     except Mismatch:
@@ -2291,7 +2298,7 @@ def consistent(fetch: object, is_remote: bool) -> object:
     try:
         return fetch()
     except Mismatch as error:
-        raise Later(f"{error}, unless a mirror is being updated: try later") from None
+        raise Later(f"{error}; perhaps a mirror is being updated: try later") from None
 
 
 def fetch_bytes(url: str, limit: int) -> bytes:
@@ -2386,6 +2393,9 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     import hashlib
     import io
     what = f"{repository.url}/{repository.arch}/index.json"
+    if not repository.keys:
+        raise Fail(f"{repository.name}: no key is trusted for it; say --key FILE, or put its "
+                   f".pub file into {KEYS} as {repository.name}.pub (`lpkg key add`)")
 
     def fetch_both() -> "tuple | None":
         signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
@@ -2491,10 +2501,6 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
     """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
     if any(one.offline for one in found):
         raise Later("--offline: no index of it is here; `lpkg update` fetches one, with a network")
-    for repository in found:
-        if not repository.keys:
-            raise Fail(f"{repository.name}: no key is trusted for it; say --key FILE, or put its "
-                       f".pub file into {KEYS} as {repository.name}.pub (`lpkg key add`)")
     if found and time.time() < CLOCK_IS_SET:
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
@@ -2503,9 +2509,11 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
         known = read_cached(root, repository)[0] if listed else b""
         try:
             head = load_index(repository, serials, known)
-        except Later as error:
-            failures.append(str(error))
-            repository.late = True
+        except Fail as error:
+            repository.late = getattr(error, "status", 1)
+            if not (listed or repository.late == Later.status):
+                raise
+            failures.append(error)
             if not (listed and is_cached(root, repository, serials)):
                 repository.index = Index(b"", repository)
             continue
@@ -2514,7 +2522,7 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
         elif listed:
             repository.head = head
     if failures and len(failures) == len(found):
-        raise Later(failures[0])
+        raise failures[0]
     for failure in failures:
         say(f"{failure}; the other repositories are used meanwhile")
 
@@ -2589,7 +2597,8 @@ def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
             if other is entry:
                 continue
             if entry["type"] != "dir" or other["type"] != "dir":
-                raise Fail(f"{rival} and {package.name} both bring {path}; install only one")
+                raise Fail(f"{rival} and {package.name} both bring {path}; upgrade both, or "
+                           "install only one")
             if entry == other:
                 continue
             plain = folder_entry(path)
@@ -2953,6 +2962,7 @@ class Transaction:
                                         # the reverse
         self.previous = {}              # files on FAT that stay as NAME.old -> what makes room
         self.links = {}                 # path -> entry of an alternative's symlink that changes
+        self.strays = []                # in words, the files of no package in the way
         self.removals = []              # journal lines
         self.mounts = []                # other file systems that the journal needs
         self.claims = {}                # path -> (package, entry) of the system as it will be
@@ -2978,6 +2988,8 @@ class Transaction:
         stranger = foreign(self, path)
         if stranger:
             reason = f": {stranger} is yours" if stranger != path else ""
+            if stat.S_ISLNK(self.root.lstat(stranger).st_mode):
+                reason += ", for no symlink is followed (what is mounted there is)"
             raise Fail(f"{self.root.name(path)}: in the way of {what}{reason}; move it away")
         self.swaps.add(path)
 
@@ -3269,11 +3281,16 @@ def verify(tx: Transaction) -> None:
                 verify_file(tx, package, entry)
     for package, entry in links:
         verify_file(tx, package, entry)
+    for stray in tx.strays[:-1]:
+        say(stray)
+    if tx.strays:
+        raise Fail(tx.strays[-1])
     plan_texts(tx)
     plan_folders(tx, before)
     plan_removals(tx)
     tx.mounts = mount_points(tx)
     check_fat(tx)
+    check_files(tx)
     check_room(tx)
 
 
@@ -3313,8 +3330,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         choice = conffile_action(current, entry_content(old), entry_content(entry))
         remember_owner(tx, old, path)
     if choice == "replace" and old is None and current not in (None, entry_content(entry)):
-        raise Fail(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s differs; "
-                   "move it away")
+        tx.strays.append(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s "
+                         "differs; move it away")
     if choice == "beside" and not is_path(path + ".lpkg-new"):
         raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside it "
                    "is too long; move it away")
@@ -3468,7 +3485,7 @@ def mount_points(tx: Transaction) -> list:
     mounted, for in an empty /boot all looks done."""
     found = set()
     paths = [*tx.temporaries, *(line[1] for line in tx.removals)]
-    for path in {path.rpartition("/")[0] for path in paths}:
+    for path in sorted({path.rpartition("/")[0] for path in paths}):
         while path in tx.folders or path and tx.root.lstat(path) is None:
             path = path.rpartition("/")[0]
         while path and tx.root.device(path) != tx.root.device(""):
@@ -3515,6 +3532,39 @@ def is_upgraded(tx: Transaction, path: str) -> bool:
     _, new = tx.claims.get(path, (None, None))
     return (None not in (old, new, tx.root.lstat(path))
             and entry_content(old) != entry_content(new))
+
+
+def check_files(tx: Transaction) -> None:
+    """Fail for a file that can be neither replaced nor removed, for it is immutable, on a read-only
+    file system, or something is mounted on it: after the commit it would be too late to say so."""
+    mounted = mounted_places(tx.root)
+    paths = [*tx.temporaries, *(line[1] for line in tx.removals if line[0] == "rm")]
+    for path in mounted.intersection(paths):
+        raise Fail(f"{tx.root.name(path)}: something is mounted on it; unmount that first")
+    for path in paths:
+        if path in tx.swaps:
+            continue
+        try:
+            folder, name = tx.root.place(path)
+            os.rmdir(name, dir_fd=folder)       # is never done to a file, but allowed or not
+        except (NotADirectoryError, FileNotFoundError):
+            pass
+        except OSError as error:
+            error.filename = tx.root.name(path)
+            raise
+
+
+def mounted_places(root: Root) -> set:
+    """The paths in ROOT on which something is mounted, where /proc says so."""
+    try:
+        with open_file("/proc/self/mountinfo") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return set()
+    top = os.path.join(os.path.realpath(root.path), "")
+    places = (line.split(b" ")[4].replace(b"\\040", b" ").decode(errors="replace")
+              for line in lines)
+    return {place[len(top):] for place in places if place.startswith(top)}
 
 
 def check_room(tx: Transaction) -> None:
@@ -3844,7 +3894,8 @@ def run_queue(root: Root, again: bool = False) -> int:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
     if waiting:
-        say(f"{counted(len(waiting), 'script')} can't run here (no shell yet, another "
+        names = ", ".join(sorted({line[1] for line in waiting}))
+        say(f"{names}: {counted(len(waiting), 'script')} can't run here (no shell yet, another "
             "architecture, not root, or another user's root), but will when the root boots")
     return failed
 
@@ -3983,19 +4034,36 @@ def carry_out(root: Root, line: list) -> None:
             remove_tree(folder, name)
         elif verb == "aside":           # while what replaces it is there
             os.stat(name, dir_fd=folder, follow_symlinks=False)
-            os.rename(line[2].rpartition("/")[2], target, src_dir_fd=folder, dst_dir_fd=folder)
+            put_aside(folder, line[2].rpartition("/")[2], target)
         elif verb == "mv":
-            disarm(folder, name, target)
+            try:
+                disarm(folder, name, target)
+            except FileNotFoundError:   # the target; if it is the source, that is found next
+                pass
             os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
         else:
             disarm(folder, name, name)
             os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         pass
+    except OSError as error:
+        error.filename = root.name(line[2] if verb in ("mv", "aside") else path)
+        raise
     except Fail as error:
         if verb in ("mv", "aside", "copy", "mount"):
             raise
         say(f"{path}: left alone: {error}")
+
+
+def put_aside(folder: int, name: str, target: str) -> None:
+    """Rename NAME to TARGET, which goes later. An overlay, as containers have, renames no directory
+    of its lower layer: that goes now."""
+    try:
+        os.rename(name, target, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        remove_tree(folder, name)
 
 
 def copy_file(root: Root, path: str, target: str, dropped: str) -> None:
@@ -4030,7 +4098,8 @@ def remove_folder(folder: int, name: str) -> None:
     try:
         os.rmdir(name, dir_fd=folder)
     except OSError as error:
-        passed_over = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.ENOENT)
+        passed_over = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.ENOENT,
+                       errno.EROFS, errno.EPERM)
         if error.errno not in passed_over:
             raise
 
@@ -4052,12 +4121,9 @@ def remove_tree(folder: int, name: str) -> None:
 
 def disarm(folder: int, source: str, name: str) -> None:
     """Clear setuid and setgid of the file NAME before SOURCE takes its place, or it goes: a hard
-    link that somebody made to it elsewhere would keep an old hole open for ever. Where there is no
-    SOURCE, it has taken that place already."""
-    try:
-        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return
+    link that somebody made to it elsewhere would keep an old hole open for ever. FileNotFoundError
+    where there is no NAME, or no SOURCE, which has taken that place already."""
+    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if stat.S_ISREG(mode) and mode & SETUID:
         os.stat(source, dir_fd=folder, follow_symlinks=False)
         with open_file(name, folder) as file:
@@ -4228,7 +4294,7 @@ def cmd_upgrade(options: "Options", state: State) -> int:
     reasons = [f"{name} {package.version} stays, though {newer} is available: "
                f"{why_behind(universe, state.world, plan, package, newer)}"
                for name, (package, newer) in behind.items()]
-    late = Later.status if any(one.late for one in state.found) else 0
+    late = max(one.late for one in state.found)
     if plan.is_empty():
         reason = "nothing newer can be had now" if behind or late else NEWEST
         status = nothing_to_do(options, reason)
@@ -4287,7 +4353,7 @@ def cmd_update(options: "Options", state: State) -> int:
     for repository in state.newest().repositories:
         if not repository.late:
             say(f"{repository.name}: {repository.url}")
-    return Later.status if any(one.late for one in state.found) else 0
+    return max(one.late for one in state.found)
 
 
 def cmd_fetch(options: "Options", state: State) -> int:
@@ -4407,10 +4473,10 @@ def free_space(path: str) -> "int | None":
 
 # -- history and undo
 #
-# A transaction in the history is a line of NUMBER, TIME and, in JSON, its `command` and `changes`:
-# ["+", NAME, VERSION, SHA256] came, "-" went, ["=", NAME, VERSION, SHA256, VERSION, SHA256] was
-# replaced, ["asked", RELATION] and ["unasked", RELATION] changed the world. Undoing one is a
-# transaction, too.
+# A transaction in the history is a line of NUMBER, TIME, COMMAND and, each a column of words, its
+# changes: `+ NAME VERSION SHA256` came, `-` went, `= NAME VERSION SHA256 VERSION SHA256` was
+# replaced, `asked RELATION` and `unasked RELATION` changed the world. Undoing one is a transaction,
+# too.
 
 CHANGES = {"+": 4, "-": 4, "=": 6, "asked": 2, "unasked": 2}
 
@@ -4424,14 +4490,14 @@ def history_text(before: bytes, plan: Plan, world: dict, title: str) -> bytes:
     for package in plan.new:
         old = plan.old.get(package.name)
         word = "=" if old else "+"
-        changes.append([word, package.name, *(stamp(old) if old else ()), *stamp(package)])
-    changes += [["-", package.name, *stamp(package)] for package in plan.removed()]
+        changes.append((word, package.name, *(stamp(old) if old else ()), *stamp(package)))
+    changes += [("-", package.name, *stamp(package)) for package in plan.removed()]
     asked, before_it = set(plan.world.values()), set(world.values())
-    changes += [["asked", relation] for relation in sorted(asked - before_it)]
-    changes += [["unasked", relation] for relation in sorted(before_it - asked)]
-    title = title.encode(errors="backslashreplace").decode()    # no file's name need be UTF-8
-    text = json_text({"command": title, "changes": changes})
-    lines = [*lines[1 - HISTORY_LENGTH:], f"{number}\t{int(time.time())}\t{text}".encode()]
+    changes += [("asked", relation) for relation in sorted(asked - before_it)]
+    changes += [("unasked", relation) for relation in sorted(before_it - asked)]
+    command = title.encode("unicode_escape").decode()   # a file's name may hold anything
+    columns = (str(number), str(int(time.time())), command, *map(" ".join, changes))
+    lines = [*lines[1 - HISTORY_LENGTH:], "\t".join(columns).encode()]
     return b"".join(line + b"\n" for line in lines)
 
 
@@ -4443,27 +4509,25 @@ def stamp(package: Package) -> tuple:
 def load_history(root: Root) -> list:
     """The transactions of ROOT: dicts of number, time, command and changes."""
     found = []
-    for line in root.read(HISTORY, INFO_LIMIT).split(b"\n")[:-1]:
+    for line in root.read(HISTORY, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]:
         try:
-            number, when, text = line.split(b"\t", 2)
-            one = parse_json(text, "its JSON")
-            check_fields(one, HISTORY_FIELDS, "its JSON")
-            found.append({"number": int(number[:18]), "time": int(when[:18]), **one})
+            number, when, command, *changes = line.split("\t")
+            found.append({"number": int(number[:18]), "time": int(when[:18]),
+                          "command": command.encode().decode("unicode_escape"),
+                          "changes": list(map(read_change, changes))})
         except (ValueError, Fail) as error:
-            raise Fail(f"{root.name(HISTORY)}: line {line[:60].decode(errors='replace')!r} is not "
-                       f"understood: {error}; remove the file") from None
+            raise Fail(f"{root.name(HISTORY)}: line {line[:60]!r} is not understood: {error}; "
+                       "remove the file") from None
     return found
 
 
-def is_change(value: object) -> bool:
-    """Whether VALUE is a change in the history."""
-    return (is_list(lambda one: isinstance(one, str))(value) and len(value) > 1
-            and CHANGES.get(value[0]) == len(value)
-            and (is_name(value[1]) or len(value) == 2 and is_relations(value[1:]))
-            and all(map(is_version, value[2::2])))
-
-
-HISTORY_FIELDS = {"command": lambda value: isinstance(value, str), "changes": is_list(is_change)}
+def read_change(text: str) -> list:
+    """The words of a change in the history."""
+    words = text.split(" ")
+    if (len(words) != CHANGES.get(words[0]) or not all(map(is_version, words[2::2]))
+            or not (is_name(words[1]) or len(words) == 2 and parse_relation(words[1]))):
+        raise ValueError(f"{text[:60]!r} is no change")
+    return words
 
 
 def history_line(one: dict) -> str:
@@ -4860,7 +4924,9 @@ def bootstrap_tar(state: State, plan: Plan) -> None:
     with NewFiles() as new:
         fetch_packages(plan.new, state.root, "")
         file = sys.stdout.buffer if options.tar == "-" else new.create(options.tar)
-        for piece in root_pieces(plan, texts, options.no_database):
+        content = root_pieces(plan, texts, options.no_database)
+        is_gzip = options.tar.endswith((".gz", ".tgz"))
+        for piece in gzip_pieces(content) if is_gzip else content:
             file.write(piece)
         file.flush()
 
@@ -5271,6 +5337,9 @@ def take_scripts(tar: object, tree: dict, texts: dict) -> dict:
         if member.entry["type"] != "file":
             raise Fail("stdin: .oninstall is no file")
         scripts["oninstall"] = tar.extractfile(member.source).read(SCRIPT_LIMIT + 1)
+    for name, data in scripts.items():
+        if b"\r\n" in data:
+            raise Fail(f"scripts: lines of {name} end as on Windows, which no shell runs")
     return scripts
 
 
@@ -6086,7 +6155,7 @@ def run(arguments: list) -> int:
 def explain(error: OSError) -> str:
     """An OSError as one line: where, what, and what to do."""
     forbidden = ("run it as root, or on a --root of your own" if os.geteuid() else
-                 "its file system has no owners, or forbids that to root")
+                 "it is immutable (see lsattr), or its file system has no owners")
     hints = {errno.ENOENT: "check the path", errno.ENOSPC: "make room and run it again",
              errno.EACCES: forbidden, errno.EPERM: forbidden,
              errno.EROFS: "mount it writable", errno.EIO: "the disk may be failing"}

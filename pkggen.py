@@ -1248,6 +1248,8 @@ export PKG_CONFIG_LIBDIR := $(SYSROOT)/usr/lib/pkgconfig:$(SYSROOT)/usr/share/pk
 export SOURCE_DATE_EPOCH := {epoch}
 export LC_ALL := C
 export TZ := UTC
+# Who packed a source is nobody here; where the engine maps users there may be no such number.
+export TAR_OPTIONS := --no-same-owner
 unexport SRCTAR TAROUT
 PACKAGES := {packages}
 BACKSLASH := $(subst ,,\\)
@@ -4144,7 +4146,7 @@ def cmd_rebuild(options: argparse.Namespace) -> None:
     """Build packages again from the recipes, and compare: what somebody else built, or oneself."""
     paths: Dict[str, List[str]] = {}
     infos = {path: read_package(path) for path in options.package}
-    options.arch = options.hostarch = next(iter(infos.values()))["arch"]
+    options.arch = next(iter(infos.values()))["arch"]
     tree, work = Tree(options.recipes, options), Work(options.arch)
     for path, info in infos.items():
         recipe = tree.recipes[tree.find(info["name"])]

@@ -101,10 +101,9 @@ function is_newer(id, old, a, b) {
 }
 
 function tell(word, name, old, new) {
-	changes = changes (changes ? ", " : "") "[\"" word "\", \"" name "\""
-	if (old) changes = changes ", \"" versions[old, name] "\", \"" sums[old] "\""
-	if (new) changes = changes ", \"" versions[new, name] "\", \"" sums[new] "\""
-	changes = changes "]"
+	changes = changes "\t" word " " name
+	if (old) changes = changes " " versions[old, name] " " sums[old]
+	if (new) changes = changes " " versions[new, name] " " sums[new]
 }
 
 function called_so(relation) { sub(/[<>=~].*/, "", relation); return relation }
@@ -183,8 +182,7 @@ function end_plan(count, i, j, word, found, new, old, name, kinds, foe, other) {
 	for (name in asked) if (!(name in asks)) tell("unasked", name)
 	if (!changes) return
 	for (i = last > 99 ? last - 98 : 1; i <= last; i++) print past[i] >(fetched "/history")
-	changes = "{\"command\": \"" command "\", \"changes\": [" changes "]}"
-	print number + 1, now, changes >(fetched "/history")
+	print number + 1, now, command changes >(fetched "/history")
 	printf "" >(fetched "/world")
 	for (name in asks) print name | ("sort >" fetched "/world")
 	for (name in final) if (id = final[name])
@@ -230,11 +228,13 @@ task == "manifest" && FILENAME !~ /plan$/ && FNR > 1 {
 	}
 }
 
-function end_manifest(one, pair, path, old, is_dir) {
+function end_manifest(one, pair, path, old, up) {
 	for (one in best) if (!kind[one]) {
 		split(one, pair, SUBSEP); paths[pair[2]]
 		kind[one] = "link"; has[one] = target[one]; owner[one] = "-"
 	}
+	for (path in paths) if (!kind[1, path])
+		for (up = path; sub(/\/[^\/]*$/, "", up);) way[up]
 	for (path in paths) {
 		old = kind[0, path] ? has[0, path] : "-"
 		conf = path ~ /^etc\// || path in conffiles ? "conf" : "-"
@@ -243,7 +243,7 @@ function end_manifest(one, pair, path, old, is_dir) {
 			if (old != "-" && (kind[0, path] == "dir") != (kind[1, path] == "dir"))
 				fail(path ": becomes, or was, a directory; lpkg can do that")
 			print path, "put", kind[1, path], has[1, path], old, conf, owner[1, path]
-		}
+		} else if (path in way) print path, "keep", "dir", old, old, conf, "-"
 	}
 	for (one in serves) if (split(one, pair, SUBSEP) && !((1, pair[2]) in serves))
 		print pair[2], "stop", "-", "-", "-", "-", "-"
@@ -264,6 +264,10 @@ function warn(text) { print "lpkg-get: " text >"/dev/stderr" }
 task == "journal" && FILENAME ~ /plan$/ { changed[$2] = $1 }
 task == "journal" && FILENAME ~ /enabled$/ { enabled[$1] }
 task == "journal" && FILENAME ~ /here$/ {
+	for (path = $1; sub(/\/[^\/]*$/, "", path);) if (path in away) {
+		warn($1 ": left alone: " path " is no directory here")
+		next
+	}
 	path = $1; says = $4; old = $5; now = $8; from = $3 == "link" ? says : fetched "/" $7 "/" path
 	is_dir = now == "dir" || now == "mount"
 	if (now == "mount") mounts = mounts "mount\t" path "\n"
@@ -271,7 +275,9 @@ task == "journal" && FILENAME ~ /here$/ {
 		print "stop", path
 		for (one in enabled) if (index(one "@", "etc/rc.d/" path "@") == 1) remove(one)
 	} else if ($3 == "dir") {
-		if ($2 == "drop") gone = "rmdir\t" path "\n" gone
+		if ($2 != "put" && !is_dir && now != "-") away[path]
+		else if ($2 == "drop") gone = "rmdir\t" path "\n" gone
+		else if ($2 == "keep") next
 		else if (now == "-") { print "mkdir", path, "-", says; made = "rmdir\t" path "\n" made }
 		else if (!is_dir) fail(path ": no directory, and " $7 " needs one; move it away")
 		else if (old != "-" && old != says) journal = journal "dir\t" path "\t" says "\n"

@@ -36,6 +36,9 @@ def test_bench_pkggen_prints_its_rows():
         "world-mk, 40 recipes": "pkggen.py",
         "world-mk, up to date, 40 recipes": "pkggen.py",
         "make, up to date, 40 recipes": "make",
+        "index, all new, 40 packages": "lpkg.py",
+        "index, with a page, 40 packages": "lpkg.py",
+        "upgrade plan, 40 packages": "lpkg.py",
     }
     assert not missing_rows(run_quick("bench_pkggen.py"), operations)
 

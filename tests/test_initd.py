@@ -108,7 +108,7 @@ def test_boot_starts_what_rcd_names_and_goes_on_after_a_failure(services):
     status, text = services.run("boot", "start")
     assert status == 1 and "boot: not started: it needs bad" in text
     assert services.trace() == ["good", "later"]
-    assert services.run("bad", "status") == (1, "bad is failed\n")
+    assert services.run("bad", "status") == (3, "bad is failed\n")
     assert services.run("good", "status") == (0, "good is running\n")
 
 
@@ -141,7 +141,30 @@ def test_a_daemon_is_the_process_that_is_watched(services):
     wait_until(lambda: b"sleep" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
     assert services.run("daemon", "stop")[0] == 0
     assert not is_alive(pid)
-    assert services.run("daemon", "status") == (1, "daemon is stopped\n")
+    assert services.run("daemon", "status") == (3, "daemon is stopped\n")
+
+
+def test_a_daemon_that_is_not_restarted_is_stopped(services):
+    services.add("daemon", "restart=never\nrun() { exec true; }")
+    assert services.run("daemon", "start")[0] == 0
+    wait_until(lambda: services.run("daemon", "status") == (3, "daemon is stopped\n"))
+
+
+def test_a_script_may_have_a_trap_of_its_own(services):
+    services.add("it", "start() { trap 'echo bye' EXIT; exec 3>&1; }")
+    services.add("top", "trap 'echo top' EXIT\nset --\nstart() { exec true; }")
+    assert services.run("it", "start") == (0, "bye\ninit: it is running\n")
+    assert services.run("top", "start") == (0, "init: top is running\ntop\n")
+    assert (services.state / "order").read_text() == "it\ntop\n"
+
+
+def test_a_start_that_was_killed_has_failed(services):
+    """As by Ctrl-C."""
+    services.add("it", "start() { kill -9 $$; }")
+    assert services.run("it", "start")[0] == 137
+    assert services.run("it", "status") == (3, "it is failed\n")
+    services.add("it", "start() { :; }")
+    assert services.run("it", "start") == (0, "init: it is running\n")
 
 
 def test_a_daemon_that_dies_is_started_again(services):
@@ -373,7 +396,7 @@ def test_boot_runs_the_queue_first_and_only_if_there_is_one(queue):
     queue.add("a", "post-install", "1.0-0", status=1)
     assert services.run("boot", "start")[0] == 0        # a script that fails stops no service
     assert queue.ran() == ["a post-install 1:1.0-0", "daemon"]
-    assert services.run("scripts", "status") == (1, "scripts is failed\n")
+    assert services.run("scripts", "status") == (3, "scripts is failed\n")
 
 
 def test_a_script_s_variables_may_have_any_name(services):
@@ -385,7 +408,7 @@ def test_a_script_s_variables_may_have_any_name(services):
     assert (services.state / "order").read_text().split() == ["scripts", "some"]
     status, text = services.run("some", "stop")
     assert status == 1 and "some: its stop ended with status 1" in text
-    assert services.run("some", "status") == (1, "some is stopped\n")
+    assert services.run("some", "status") == (3, "some is stopped\n")
 
 
 # ---- scripts of the original Panux, by linitd and without it -----------------------------------

@@ -661,7 +661,7 @@ def test_s37_a_fork_bomb_in_start_is_killed_at_its_timeout(up, bomb):
     client.send("start bomb")
     wait_until(lambda: len(processes_of(uid)) > 30)
     up.ok("list")
-    assert client.answer() == ["error 1 bomb: it was not ready after 1 s"]
+    assert client.answer()[0].startswith("error 1 bomb: it was not ready after 1 s")
     wait_until(lambda: not processes_of(uid))
 
 
@@ -684,7 +684,7 @@ def test_s37_a_fork_bomb_of_pid_1_among_others(first, bomb):
     first.start("--no-boot")
     client = first.connect()
     client.send("start a bomb b")
-    assert client.answer() == ["error 1 bomb: it was not ready after 1 s"]
+    assert client.answer()[0].startswith("error 1 bomb: it was not ready after 1 s")
     assert "sleep 1000" in first.left_behind().values()     # the others' are left alone
     assert first.ask("poweroff") == ["ok"]
     first.wait()

@@ -303,7 +303,8 @@ def test_the_exit_status_is_what_the_answer_says(play, code):
     ["start", "a", "--signal", "TERM"], ["stop", "a", "--signal", ""], ["wait"], ["reload"],
     ["stop", "a", "--signal", "T\nb"], ["stop", "--signal=-9", "a"], ["stop", "--", "-9", "a"],
     ["graph", "--", "-a"], ["why", ""], ["plot", "a"], ["plot", "-o"], ["blame", "a"],
-    ["signal", "a"], ["signal", "a", "HUP", "b"], ["signal", "a", ""],
+    ["signal", "a"], ["signal", "a", "HUP", "b"], ["signal", "a", ""], ["signal", "a", "NOPE"],
+    ["stop", "--signal", "NOPE", "a"],
     ["events", "a"], ["check", "a", "b"], ["reexec", "a"],
     ["status", "a", "-f"], ["list", "--socket"], ["start", "--", "-x", ""], ["start", "a b"],
     ["start", "a", "b\nstop c"], ["start", "a\tb"], ["start", ""], ["start", b"\xff"],
@@ -400,7 +401,9 @@ def test_list_on_a_terminal_has_a_heading_and_colours(play):
 
 def test_no_color(play):
     plain = re.sub("\033\\[[0-9]+m", "", COLOURED)
-    assert show(play(("list", lines(LIST))), "list", NO_COLOR="1") == (0, plain)
+    linitd = play(*[("list", lines(LIST))] * 2)
+    for changes in {"NO_COLOR": "1"}, {"TERM": "dumb"}:
+        assert show(linitd, "list", **changes) == (0, plain)
 
 
 def test_list_of_nothing(play):
@@ -1481,7 +1484,7 @@ def problems(write, text, **others):
     HEAD + "depends() { dep b >x 2>&1; dep \\\n b; after nothing; }\n",
     HEAD + "users=x\nuser=\nstart() { echo $users; }\n",
     HEAD + "start() {\n\t{ :; }\n\tcase x in\n\tx) y ;;\n\tesac\n\ttimeout=soon\n}\n",
-    HEAD + "start() { { timeout=soon; } }\n",
+    HEAD + "start() { { timeout=soon; } }\n", GOOD + "user=0\n",
     HEAD + "start() { x=$( (a); dep nothing ) y=`a; dep nothing` z=${x:-a; dep nothing}; }\n"])
 def test_check_of_what_is_right(scripts, text):
     assert problems(scripts, text) == []
@@ -1489,7 +1492,9 @@ def test_check_of_what_is_right(scripts, text):
 
 @pytest.mark.parametrize("text, found", [
     ("#!/bin/sh\nstart() { :; }\n", ["1: its first line must be #!/etc/rc.common"]),
-    ("#!/etc/rc.common\r\nstart() { :; }\n", ["1: its first line must be #!/etc/rc.common"]),
+    ("#!/etc/rc.common\r\nstart() { :; }\r\n", [
+        "1: its lines end with CR LF: sed -i 's/\\r//' a",
+        '3: Syntax error: end of file unexpected (expecting "}")']),
     ("", ["1: its first line must be #!/etc/rc.common"]),
     (HEAD + "stop() { :; }\n", ["1: neither start nor run nor depends"]),
     (HEAD + "start() { :; }\nrun() { exec a; }\n", ["3: start and run; a service has one of them"]),

@@ -401,6 +401,21 @@ def test_s02_what_is_in_the_way_is_refused(site):
     assert os.listdir(site.folder / "elsewhere") == []
 
 
+def test_s05_remove_never_deletes_through_a_symlink(site):
+    """Neither below a directory that goes nor below one that others keep."""
+    site.pack({"tool": {"opt/tool/f": b"f", "usr/share/g": b"g"}, "doc": {"usr/share/h": b"h"}})
+    site.index()
+    site.ok("update")
+    site.ok("install", "tool", "doc")
+    for path in ("opt/tool", "usr/share"):
+        shutil.move(site.root / path, site.root / path.replace("/", "-"))
+        (site.root / path).symlink_to("../" + path.replace("/", "-"))
+    output = site.ok("remove", "tool")
+    assert "opt/tool/f: left alone" in output and "usr/share/g: left alone" in output
+    assert site.text("opt-tool/f") == "f" and site.text("usr-share/g") == "g"
+    assert site.ok("list") == "base 1-0\ndoc 1-0\n"
+
+
 def test_an_alternative_gives_way_and_comes_back(site):
     box = {"box": {"usr/bin/box": (b"box", 0o755)}}
     links = [{"path": f"usr/bin/{name}", "target": "/usr/bin/box", "priority": 10}

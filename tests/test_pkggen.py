@@ -169,6 +169,7 @@ def archive(path, files, top=""):
     with tarfile.open(path, "w:gz") as tar:
         for name, text in files.items():
             member = tarfile.TarInfo(top + name)
+            member.uid = member.gid = 197611
             if text.startswith("-> "):
                 member.type, member.linkname = tarfile.SYMTYPE, text[3:]
             member.size = 0 if member.issym() else len(text)
@@ -230,6 +231,7 @@ def test_unpack_loses_nothing(tmp_path, top, files):
     found = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*")
              if path.is_symlink() or not path.is_dir()}
     assert found == set(files)
+    assert {path.lstat().st_uid for path in (tmp_path / "a").rglob("*")} == {os.geteuid()}
     assert not (tmp_path / "a.new").exists() or not os.listdir(tmp_path / "a.new")
 
 
@@ -1997,8 +1999,11 @@ def test_world_order_and_second_run(world):
 
 
 def test_rebuild(world):
-    """Packages of other people's, or one's own, are built again aside and compared."""
-    world.recipe("a", packages={"a": None, "a-data": None})
+    """Packages of other people's, or one's own, are built again aside and compared, by the same
+    cross compiler if it was one."""
+    world.env["HOSTARCH"] = "aarch64"
+    world.recipe("a", script=["echo {{hostarch}} >out/a/host"],
+                 packages={"a": None, "a-data": None})
     world.recipe("b", ["a"], ["pwd >out/b/place"])
     world.make()
     before = {path: path.read_bytes() for path in world.out.rglob("*") if path.suffix != ".log"

@@ -9,25 +9,31 @@ The tree is made from a seed, in the size and shape of a real one. Nothing is bu
 to date is said by records that pkggen's own functions write, of packages that are a few bytes each.
 
 The peer `python` is an empty start of this Python that imports yaml; `pkggen` is the installed form
-(compiled), `pkggen.py` the script as it is copied and as `make world` runs it. Needs PyYAML; make,
-from the Debian package of that name, for the last row.
+(compiled), `pkggen.py` the script as it is copied and as `make world` runs it; `lpkg.py` indexes as
+many small packages as there are recipes, and plans the upgrade of all of them. Needs PyYAML,
+PyNaCl; make, from the Debian package of that name, for a row.
 """
 import argparse
 import hashlib
 import importlib.util
+import json
 import os
 import pathlib
 import py_compile
 import random
 import sys
+import tarfile
+import tempfile
 from types import ModuleType
 from typing import Iterator, List
 
+from managers import add_member, lpkg
 from measure import (
     TREE, Peer, Samples, Step, main, measure, middle, prepare, say_where, scratch, show,
 )
 
 PKGGEN = TREE / "pkggen.py"
+PAGE = TREE / "world/page.html"
 SEED = 327
 RECIPES, LARGE, QUICK = 327, 3000, 40
 GROUPS = ("core", "devel", "libs", "network", "text", "x11")
@@ -191,6 +197,62 @@ def fake_package(recipe: object, package: str, work: object) -> dict:
     return {"file": file, "size": len(data), "sha256": digest, "depends": depends, "provides": []}
 
 
+# ---- what a repository and a device of that size have --------------------------------------------
+
+
+def make_repository(folder: pathlib.Path, shapes: List[Shape], version: str) -> None:
+    """Make FOLDER/VERSION: of each of SHAPES a package of one file, which needs what it needs."""
+    packages = {shape.name: {"summary": f"what {shape.name} is for", "depends": shape.needs}
+                for shape in shapes}
+    meta = folder / f"{version}.json"
+    meta.write_text(json.dumps(
+        {"recipe": "bench", "version": f"{version}-0", "arch": ARCH, "packages": packages}))
+    target = folder / version / ARCH
+    target.mkdir(parents=True)
+    with tempfile.TemporaryFile() as build:
+        with tarfile.open(fileobj=build, mode="w") as tar:
+            for name in packages:
+                add_member(tar, f"out/{name}/usr/share/{name}", version.encode())
+            add_member(tar, ".status", b"0\n")
+        build.seek(0)
+        lpkg("pack", "--meta", meta, "-o", target, stdin=build)
+
+
+class Repository:
+    """Two versions of COUNT packages, and a root in which all of the first are installed."""
+
+    def __init__(self, folder: pathlib.Path, count: int) -> None:
+        self.folder = folder
+        self.count = count
+        folder.mkdir()
+        shapes = make_shapes(count)
+        lpkg("keygen", folder / "bench")
+        for version in ("1.0", "2.0"):
+            make_repository(folder, shapes, version)
+            lpkg(*self.index(version))
+        names = [shape.name for shape in shapes]
+        lpkg("--root", folder / "root", *self.source("1.0"), "--yes", "install", *names)
+
+    def source(self, version: str) -> List[object]:
+        return ["--repo", self.folder / version, "--key", self.folder / "bench.pub"]
+
+    def index(self, version: str) -> List[object]:
+        return ["index", self.folder / version / ARCH, "--secret", self.folder / "bench.key"]
+
+    def steps(self) -> Iterator[Step]:
+        said = f"{self.count} packages"
+        for path in (self.folder / "1.0" / ARCH).glob("index.*"):
+            path.unlink()
+        yield self.step("index, all new", said, *self.index("1.0"))
+        yield self.step("index, with a page", said, *self.index("1.0"), "--page", PAGE)
+        yield self.step("upgrade plan", "download", "--root", self.folder / "root",
+                        *self.source("2.0"), "--dry-run", "upgrade")
+
+    def step(self, what: str, says: str, *arguments: object) -> Step:
+        argv = [sys.executable, TREE / "lpkg.py", *arguments]
+        return Step(f"{what}, {self.count} packages", argv, says)
+
+
 # ---- what is measured ----------------------------------------------------------------------------
 
 
@@ -224,6 +286,7 @@ class Benchmark:
         self.compiled = str(folder / "pkggen.pyc")
         py_compile.compile(str(PKGGEN), self.compiled, doraise=True)
         self.worlds = [World(folder / str(count), count) for count in counts]
+        self.repositories = [Repository(folder / f"repo{count}", count) for count in counts]
         shape = self.worlds[0].shapes[-1]
         self.recipe = self.worlds[0].folder / "recipes" / shape.folder
         self.script_says = f"out/{shape.name}/usr/share/doc"
@@ -247,21 +310,28 @@ class Benchmark:
         for world in self.worlds:
             yield world.step("make, up to date", "build", "", "make", "-f", "world.mk")
 
+    def lpkg(self) -> Iterator[Step]:
+        for repository in self.repositories:
+            yield from repository.steps()
+
     def peers(self) -> List[Peer]:
         return [
             Peer("python", self.python),
             Peer("pkggen", self.installed),
             Peer("pkggen.py", self.copied),
             Peer("make", self.make, ("make",), "make"),
+            Peer("lpkg.py", self.lpkg),
         ]
 
 
 def show_growth(samples: Samples, counts: List[int]) -> None:
-    """Whether world-mk is linear."""
-    for what in ("world-mk", "world-mk, up to date"):
-        walls = [middle(samples[f"{what}, {n} recipes"]["pkggen.py"]).wall for n in counts]
-        print(f"{what}: {counts[1] / counts[0]:.1f} times the recipes take "
-              f"{walls[1] / walls[0]:.1f} times as long")
+    """How much longer what is larger takes."""
+    small, large = (f", {count} " for count in counts)
+    for operation, runs in samples.items():
+        for name, taken in runs.items() if large in operation else ():
+            before = middle(samples[operation.replace(large, small)][name]).wall
+            print(f"{operation}, {name}: {counts[1] / counts[0]:.1f} times as many take "
+                  f"{middle(taken).wall / before:.1f} times as long")
 
 
 def benchmark(options: argparse.Namespace) -> None:
