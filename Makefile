@@ -129,7 +129,7 @@ world: ## build what the image needs, sign it, make the image
 	@[ -e "$(CONF)" ] || world/conf
 	+@$(if $(PKG),$(call build,$(PKG)),$(call build,$(packages) $(KERNEL),$(SERVICES)))
 	$(if $(PKG),,+@$(again) image)
-	$(if $(PKG),,@echo "next    make run$(call typed,ARCH)$(call typed,SYSTEM)")
+	$(if $(PKG),,@echo "next    make run$(call typed,ARCH)$(call typed,SYSTEM)$(call typed,BOARD)")
 
 .PHONY: all
 all: ## build every recipe, and say first how long that takes

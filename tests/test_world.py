@@ -1108,6 +1108,12 @@ def test_a_blank_is_refused_by_every_target(setting):
         assert status == 2 and text.count("\n") == 1 and "a blank is in O=" in text
 
 
+def test_the_next_command_has_what_was_typed():
+    typed = ["ARCH=aarch64", "SYSTEM=pc", "BOARD=rpi"]
+    text = output_of("make", "-n", "world", "CONF=/dev/null", *typed, cwd=ROOT)[1]
+    assert f'echo "next    make run {" ".join(typed)}"\n' in text
+
+
 @pytest.mark.parametrize("flag", ["-n", "-q", "-t"])
 def test_make_n_runs_nothing(tree, flag):
     """The shell that make is given records all that it has to run."""
