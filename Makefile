@@ -10,6 +10,7 @@
 #   REPO_URL  where its lpkg finds packages (this machine, from QEMU)
 #   KERNEL    the package that has the kernel (that of SYSTEM)
 #   SIZE      what it may take at most, as in 16M
+#   BOARD     what its disk boots besides: rpi, with ARCH=aarch64
 #   FILES     a directory of your own files, which are copied over it
 #
 # Variables, as in: make world O=/var/tmp/panux
@@ -17,7 +18,7 @@
 #   ARCH      x86_64, aarch64, armv7, riscv64 or x86 (this machine's)
 #   O         the directory in which everything is made (build)
 #   PORT      the port here that is `make run`'s port 80; one above, ssh (8080)
-#   FIRMWARE  efi: `make run SYSTEM=pc` boots by EFI (bios)
+#   FIRMWARE  efi, or a path: what `make run SYSTEM=pc` boots by (bios)
 #   APPEND    more words for the kernel of `make run`
 #   NETDEV    what its network is, as QEMU's -netdev has it (user)
 #   DEV       the disk that `make flash` writes to, as in DEV=/dev/sdX
@@ -85,7 +86,7 @@ packages = $($(SYSTEM)) $(PACKAGES)
 image = $(O)/$(ARCH)/image$(patsubst %,-%,$(filter-out full,$(SYSTEM)))
 signature = $(O)/repo/$(ARCH)/index.json.minisig
 export ARCH HOSTARCH O CONF SOURCES KEYS REPO_PORT PORT PKG MAKE NAME URL CONFIG
-export SYSTEM KERNEL SERVICES HOST PASSWORD SSH_KEY REPO_URL SIZE FILES
+export SYSTEM KERNEL SERVICES HOST PASSWORD SSH_KEY REPO_URL SIZE BOARD FILES
 export IMAGE_FOLDER = $(image)
 
 ifeq ($(filter $(systems),$(SYSTEM)),)
@@ -100,7 +101,7 @@ python = $(or $(wildcard $(O)/venv/bin/python3),$(PYTHON))
 PKGGEN = $(python) -I world/pkggen
 again = $(MAKE) -s --no-print-directory
 # What the tests look at, whatever the settings are.
-core = CONF=/dev/null SYSTEM=full PACKAGES= HOST=panux PASSWORD= SSH_KEY= SIZE= FILES= \
+core = CONF=/dev/null SYSTEM=full PACKAGES= HOST=panux PASSWORD= SSH_KEY= SIZE= BOARD= FILES= \
 	'SERVICES=$(full_services)' KERNEL=linux-tiny REPO_URL=http://10.0.2.2:8000
 # Not empty for make -n, -q and -t, which run a line that begins with + all the same.
 dry = $(strip $(foreach flag,n q t,$(findstring $(flag),$(firstword -$(MAKEFLAGS)))))
@@ -115,6 +116,8 @@ help: ## list the targets and the variables
 	@SYSTEMS="$(systems)" world/help
 
 ##@ Build
+# The variable $1, where it was given on the command line.
+typed = $(if $(filter command%,$(origin $1)), $1=$($1))
 # Build the packages $1, or all recipes; an image of them is to start the services $2. The shell
 # looks for the virtual environment, which world/setup may just have made.
 build = $(if $(dry),:) env SERVICES="$2" \
@@ -126,7 +129,7 @@ world: ## build what the image needs, sign it, make the image
 	@[ -e "$(CONF)" ] || world/conf
 	+@$(if $(PKG),$(call build,$(PKG)),$(call build,$(packages) $(KERNEL),$(SERVICES)))
 	$(if $(PKG),,+@$(again) image)
-	$(if $(PKG),,@echo "next    make run$(if $(filter command%,$(origin SYSTEM)), SYSTEM=$(SYSTEM))")
+	$(if $(PKG),,@echo "next    make run$(call typed,ARCH)$(call typed,SYSTEM)$(call typed,BOARD)")
 
 .PHONY: all
 all: ## build every recipe, and say first how long that takes
@@ -234,7 +237,8 @@ serve: ## offer the repository to devices on the network
 
 .PHONY: run-test
 run-test: core ## boot both images in QEMU, test them from their console
-	@$(python) -m pytest $(pytest) tests/test_world.py -k boot
+	@$(python) -m pytest $(pytest) -m "not long$(if $(filter x86_64,$(ARCH)),, and not bios)" \
+		tests/test_world.py -k boot
 
 ##@ Test
 pytest = -p no:cacheprovider -q
@@ -249,21 +253,31 @@ core:
 
 .PHONY: test
 test: core ## show that everything works, the core world included
+	+@$(again) run-test-base ARCH=$(firstword $(foreign))
 	@PYTHON="$(python)" world/engine world/test
 
 # For another ARCH, too.
 .PHONY: run-test-base
 run-test-base: ## boot the base of ARCH in QEMU, test it from its console
-	@world/setup test
+	@world/setup run
 	+@$(again) -j2 world $(core) SYSTEM=base
 	@$(python) -m pytest $(pytest) tests/test_world.py -k "test_boot_base or s62 and base"
 
+.PHONY: run-test-pc
+run-test-pc: ## boot the disk of ARCH in QEMU by EFI, test it from its console
+	@PACKAGES="$(pc)" world/setup test
+	+@$(again) world CONF=/dev/null SYSTEM=pc
+	@$(python) -m pytest $(pytest) tests/test_world.py -k "boot and by_efi"
+
+# `make test` boots the first one, test-long all.
 foreign = $(filter-out $(HOSTARCH),aarch64 armv7 riscv64 x86 x86_64)
 .PHONY: test-long
 test-long: core ## build and check every recipe, and run what takes too long
 	@world/setup long
 	+@$(again) all
 	+@$(foreach arch,$(foreign),$(again) run-test-base ARCH=$(arch) &&) :
+	+@$(again) run-test ARCH=aarch64
+	+@$(again) run-test-pc ARCH=aarch64
 	@world/engine $(python) -m pytest $(pytest) -m long tests
 
 SECONDS ?= 600

@@ -115,6 +115,7 @@ def serving(server):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: only `make test-long` runs it")
+    config.addinivalue_line("markers", "bios: its disk boots by BIOS, as a PC's alone does")
     # world/engine passes an interrupt on as TERM; pytest must then end as on Ctrl-C, fixtures and
     # all.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
