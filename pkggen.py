@@ -1724,7 +1724,7 @@ exit $status
 STOP_SECONDS = 10           # that a build has to end in once it is told to
 LOG_LIMIT = 1 << 26         # bytes of a build's log; what writes more has no end
 MAKE_FAILED = 2             # make's status where a command failed
-TAR_END = 10240 + 1024      # bytes of a tar's last record, and of .status
+TAR_END = 10240 + 1536      # bytes of a tar's last record, and of .status before it
 OUTPUT_LIMIT = 1 << 34      # bytes of the tar that comes out, and of any file in a container
 
 
@@ -1886,7 +1886,8 @@ def is_whole(tar_out: Any) -> bool:
     """Whether the tar of a build has its last member, .status; srun ends with 0 without it, where
     its node has died."""
     tar_out.seek(-min(tar_out.seek(0, os.SEEK_END), TAR_END), os.SEEK_END)
-    return b"\0.status\0" in tar_out.read()
+    blocks = iter(lambda: tar_out.read(tarfile.BLOCKSIZE), b"")
+    return any(block.startswith(b".status\0") for block in blocks)
 
 
 def run_once(name: str, tar_in: Any, tar_out: Any, log: str, usual: float,

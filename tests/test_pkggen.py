@@ -1998,6 +1998,16 @@ def test_world_order_and_second_run(world):
     assert done.stderr == "build   c 1-0: up to date\n"
 
 
+@pytest.mark.parametrize("size", range(0, 10240, 512))
+def test_a_builds_tar_is_whole_wherever_its_last_record_begins(tmp_path, size):
+    (tmp_path / "out").write_bytes(b"x" * size)
+    (tmp_path / ".status").write_text("0\n")
+    for names, whole in ((["out", ".status"], True), (["out"], False)):
+        with open(tmp_path / "tar", "w+b") as file:
+            subprocess.run(["tar", "-cf", "-", *names], cwd=tmp_path, stdout=file, check=True)
+            assert pkggen.is_whole(file) is whole
+
+
 def test_rebuild(world):
     """Packages of other people's, or one's own, are built again aside and compared, by the same
     cross compiler if it was one."""
