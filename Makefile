@@ -253,8 +253,8 @@ core:
 
 .PHONY: test
 test: core ## show that everything works, the core world included
-	+@$(again) run-test-base ARCH=$(firstword $(foreign))
-	@PYTHON="$(python)" world/engine world/test
+	@ARCH=$(firstword $(foreign)) world/setup run
+	@PYTHON="$(python)" FOREIGN=$(firstword $(foreign)) world/engine world/test
 
 # For another ARCH, too.
 .PHONY: run-test-base
@@ -322,7 +322,7 @@ install: ## install the tools below PREFIX, compiled
 ##@ Clean
 .PHONY: clean
 clean: ## remove what was built; sources, engine and keys stay
-	rm -rf $(O)/$(ARCH) $(O)/repo
+	rm -rf $(O)/$(ARCH) $(O)/repo $(O)/foreign
 
 .PHONY: distclean
 distclean: ## remove everything but the keys
