@@ -116,8 +116,8 @@ help: ## list the targets and the variables
 	@SYSTEMS="$(systems)" world/help
 
 ##@ Build
-# The variable $1, where it was given on the command line.
-typed = $(if $(filter command%,$(origin $1)), $1=$($1))
+# The variable $1, where the command line gave it a value.
+typed = $(if $(and $(filter command%,$(origin $1)),$($1)), $1=$($1))
 # Build the packages $1, or all recipes; an image of them is to start the services $2. The shell
 # looks for the virtual environment, which world/setup may just have made.
 build = $(if $(dry),:) env SERVICES="$2" \
@@ -253,8 +253,9 @@ core:
 
 .PHONY: test
 test: core ## show that everything works, the core world included
-	@ARCH=$(firstword $(foreign)) world/setup run
-	@PYTHON="$(python)" FOREIGN=$(firstword $(foreign)) world/engine world/test
+	+@world/engine $(again) run-test-base ARCH=$(firstword $(foreign)) \
+		O=$(O)/foreign SOURCES=$(SOURCES) PYTHON=$(python)
+	@PYTHON="$(python)" world/engine world/test
 
 # For another ARCH, too.
 .PHONY: run-test-base

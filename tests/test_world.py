@@ -1395,7 +1395,7 @@ def test_progress_on_a_terminal_has_a_line_for_each_build(builds, no_color):
             "build   bb               0:00  cc -c two.c " + "x" * 46,
             "fetch   c.tar            0:00  3.0 MB of 9.0 MB, 1.0 MB/s",
             "world   0 of 3 done, about 3 min left"] in ends, ends
-    assert any(screen[-1] == "world   2 of 3 done, about 40 s left" for screen in ends)
+    assert any(screen[-1:] == ["world   2 of 3 done, about 40 s left"] for screen in ends)
     assert last == [
         "world   3 builds, about 3 min when all change",
         "fetch   a.tar: 1.0 MB from nowhere in 1 s",
