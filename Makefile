@@ -253,8 +253,7 @@ core:
 
 .PHONY: test
 test: core ## show that everything works, the core world included
-	+@world/engine $(again) run-test-base ARCH=$(firstword $(foreign)) \
-		O=$(O)/foreign SOURCES=$(SOURCES) PYTHON=$(python)
+	+@$(if $(dry),,world/engine) $(again) run-test-base $(beside)
 	@PYTHON="$(python)" world/engine world/test
 
 # For another ARCH, too.
@@ -270,8 +269,9 @@ run-test-pc: ## boot the disk of ARCH in QEMU by EFI, test it from its console
 	+@$(again) world CONF=/dev/null SYSTEM=pc
 	@$(python) -m pytest $(pytest) tests/test_world.py -k "boot and by_efi"
 
-# `make test` boots the first one, test-long all.
+# `make test` boots the first one, in an O of its own; test-long all.
 foreign = $(filter-out $(HOSTARCH),aarch64 armv7 riscv64 x86 x86_64)
+beside = ARCH=$(firstword $(foreign)) O=$(O)/foreign SOURCES=$(SOURCES) PYTHON=$(python)
 .PHONY: test-long
 test-long: core ## build and check every recipe, and run what takes too long
 	@world/setup long
