@@ -1695,8 +1695,8 @@ class Scripts:
         )
 
     def environment(self) -> dict:
-        """What a service starts with: nothing of whoever started linitd but the PATH; with --user
-        the HOME and the like, too."""
+        """What a service starts with: of linitd's own environment the PATH alone and, with --user,
+        HOME and the like."""
         options = self.init.options
         kept = USER_VARIABLES if options.user else ()
         path = os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin"

@@ -4124,7 +4124,7 @@ def remove_tree(folder: int, name: str) -> None:
 
 def disarm(folder: int, source: str, name: str) -> None:
     """Clear setuid and setgid of the file NAME before SOURCE takes its place, or it goes: a hard
-    link that somebody made to it elsewhere would keep an old hole open for ever. FileNotFoundError
+    link to it elsewhere, which any user may have made, would keep its rights. FileNotFoundError
     where there is no NAME, or no SOURCE, which has taken that place already."""
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if stat.S_ISREG(mode) and mode & SETUID:
@@ -4529,7 +4529,7 @@ def read_change(text: str) -> list:
     words = text.split(" ")
     if (len(words) != CHANGES.get(words[0]) or not all(map(is_version, words[2::2]))
             or not (is_name(words[1]) or len(words) == 2 and parse_relation(words[1]))):
-        raise ValueError(f"{text[:60]!r} is no change")
+        raise ValueError(f"{text[:60]!r} is not a change")
     return words
 
 
