@@ -2217,10 +2217,10 @@ class Repository:
 def download(url: str, size: int) -> object:
     """The bytes of URL (http, https, file: or a path), some SIZE at most, in pieces."""
     scheme, colon, rest = url.partition(":")
-    _, at, host = rest.strip("/").partition("/")[0].rpartition("@")
-    if scheme in ("http", "https") and at:
-        raise Fail(f"{host}: a login in an address is not taken; signatures are what is trusted")
     if scheme in ("http", "https"):
+        _, at, host = rest.strip("/").partition("/")[0].rpartition("@")
+        if at:
+            raise Fail(f"{host}: a login in an address is not taken; only signatures are trusted")
         return in_time(REQUEST_SECONDS + size // SLOWEST, download_http(url), url)
     if colon and scheme == "file":
         import urllib.parse
