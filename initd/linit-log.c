@@ -50,7 +50,7 @@ enum {
     MESSAGE = 1200,                             /* bytes, at most */
     HEAD = 32,                                  /* bytes before a line, at most */
     QUIET = 3600,                               /* seconds without a reason; then it's told again */
-    REASONS = 256,
+    REASONS = 134,                              /* as many as Linux has */
 };
 struct place { char *path, *slash, *end; };   /* a file; the last `/`; where its name ends */
 
@@ -151,26 +151,26 @@ static long append(struct place *log, char kind, char *text, char *end) {
 }
 
 __attribute__((noreturn)) void begin(long *stack) {
-    char message[MESSAGE], *folder = ((char **)stack)[2], *end = folder, *text;
+    char *folder = ((char **)stack)[2], *end = folder, *text;
     unsigned told[REASONS];                     /* when each was met last */
     for (int reason = 0; reason < REASONS; reason++)
         told[reason] = 0;
     while (*end)
         end++;
-    char path[end - folder + MESSAGE];
+    char path[end - folder + MESSAGE + 1], *message = path;
+    while (folder < end)
+        *message++ = *folder++;
     for (;;) {
         long length = sys(__NR_read, 0, message, MESSAGE);
         if (length <= 0)
             sys(__NR_exit_group, 0);
-        struct place log = {path, path, path};
-        for (char *from = folder; from < end; )
-            *log.end++ = *from++;
-        log.slash = log.end;
-        *log.end++ = '/';
         for (text = message + 1; text < message + length && *text != '\n'; )
-            *log.end++ = *text++;
-        *log.end = 0;
-        long reason = -append(&log, *message, text + 1, message + length);
+            text++;
+        char kind = *message;
+        *message = '/';
+        *text = 0;
+        struct place log = {path, message, text};
+        long reason = -append(&log, kind, text + 1, message + length);
         if (reason > 0 && reason < REASONS) {
             unsigned now = seconds(CLOCK_MONOTONIC) + 1, before = told[reason];
             told[reason] = now;

@@ -80,7 +80,8 @@ class Sleeper:
         self.epoll = select.epoll()
         self.entries, self.stamps, self.closing, self.heads = [], [], [], []
         self.logger, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.writer = subprocess.Popen([compiled("linit-log"), folder / "logs"], stdin=theirs)
+        self.writer = subprocess.Popen([compiled("linit-log"), folder / "logs"], stdin=theirs,
+                                       env={})    # linitd's way
         theirs.close()
         self.commands = {"wake": self.command("wake", 0), "check": self.command("check", 0),
                          "rescue": self.command("rescue", 0)}
