@@ -27,6 +27,7 @@ if __name__ == "__main__" and not sys.flags.isolated:
     # The script's own folder comes first here: a json.py lying beside it would be run as ours.
     del sys.path[0]
 
+import _json
 import binascii
 import errno
 import fcntl
@@ -139,21 +140,6 @@ def human_size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Replace PATH by DATA: a reader, or a power cut, finds the old file or the new one whole."""
-    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
 
 
 # ---- end of the shared block ---------------------------------------------------------------------
@@ -298,13 +284,7 @@ class JsonReader:
     parse_float = float
 
     def __init__(self):
-        try:
-            from _json import make_scanner
-            self.scan = make_scanner(self)
-        except ImportError:             # another Python than CPython
-            import json
-            self.scan = json.JSONDecoder(parse_int=self.parse_int,
-                                         parse_constant=self.parse_constant).scan_once
+        self.scan = _json.make_scanner(self)
 
     @staticmethod
     def parse_int(digits: str) -> int:
@@ -707,12 +687,9 @@ def read_entries(data: bytes, what: str) -> list:
 
 def empty_values(fields: dict) -> dict:
     """The text, list or number of each of FIELDS, empty."""
-    return {key: [] if key in LIST_KEYS else 0 if test is is_count else ""
-            for key, test in fields.items()}
+    return {key: [] if test([]) else 0 if test(0) else "" for key, test in fields.items()}
 
 
-LIST_KEYS = ("depends", "provides", "conflicts", "replaces", "conffiles", "services", "setuid",
-             "owners", "alternatives", "scripts")
 EMPTY_INFO, EMPTY_OFFER = empty_values(INFO_FIELDS), empty_values(OFFER_FIELDS)
 
 
@@ -932,12 +909,9 @@ class Universe:
     def __init__(self, installed: dict, repositories: list, local: list):
         self.installed = installed
         self.repositories = repositories
-        self.near = {}                  # name -> installed and local packages that answer to it
+        self.near = by_answer([*local, *installed.values()])
         self.found = {}                 # name -> packages that answer to it
         self.owners = {}                # name -> the repository that answers for it
-        for package in [*local, *installed.values()]:
-            for name in {name for name, _ in package.names()}:
-                self.near.setdefault(name, []).append(package)
 
     def home(self, name: str) -> list:
         """The repositories that may answer for NAME, the first first."""
@@ -1362,6 +1336,11 @@ class PublicKey(Record):
         """All of it, as its file has it."""
         return encode_base64(b"Ed" + self.id + self.raw)
 
+    def file(self) -> bytes:
+        """Its file."""
+        comment = f"untrusted comment: minisign public key {key_name(self.id)}"
+        return lines_text([comment, self.text()])
+
 
 def key_name(key_id: bytes) -> str:
     """A key's id as minisign writes it."""
@@ -1403,12 +1382,6 @@ def parse_public_key(data: bytes, what: str) -> PublicKey:
         raise Fail(f"{what}: not a minisign public key: {error}; get NAME.pub from who signs the "
                    "repository") from None
     return PublicKey(raw[2:10], raw[10:])
-
-
-def public_key_text(key_id: bytes, raw: bytes) -> str:
-    """The public key file of a key."""
-    key = PublicKey(key_id, raw)
-    return f"untrusted comment: minisign public key {key_name(key_id)}\n{key.text()}\n"
 
 
 def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
@@ -1546,10 +1519,10 @@ class NewFiles:
     def __init__(self):
         self.files = []
 
-    def create(self, path: str) -> object:
+    def create(self, path: str, mode: int = 0o644) -> object:
         """A new file, open for writing, that will be PATH."""
         temporary = f"{path}.{os.urandom(6).hex()}.tmp"
-        file = open(os.open(temporary, NEW_FLAGS, 0o644), "wb")
+        file = open(os.open(temporary, NEW_FLAGS, mode), "wb")
         self.files.append((temporary, path, file))
         return file
 
@@ -1632,37 +1605,30 @@ def header_size(entry: dict) -> int:
     return BLOCK if is_plain else len(tar_header(entry))
 
 
-def record_entry(size: int) -> dict:
-    """The entry of a record of SIZE bytes in its archive."""
-    return {"path": RECORD, "type": "file", "mode": "0644", "uid": 0, "gid": 0, "size": size}
-
-
-def file_entry(path: str, data: bytes) -> dict:
-    """The manifest's entry of a file that lpkg itself writes."""
-    import hashlib
-    return {"path": path, "type": "file", "mode": "0644", "uid": 0, "gid": 0, "size": len(data),
-            "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def text_entry(path: str, data: bytes) -> dict:
-    """The entry of a file of lpkg's own, which is run if it is a script."""
-    return dict(file_entry(path, data), mode="0755" if data.startswith(b"#!") else "0644")
+def roots_entry(path: str, kind: str, mode: str, **more: object) -> dict:
+    """A manifest's entry of what is root's."""
+    return {"path": path, "type": kind, "mode": mode, "uid": 0, "gid": 0, **more}
 
 
 def folder_entry(path: str) -> dict:
     """The manifest's entry of a directory that nobody described."""
-    return {"path": path, "type": "dir", "mode": "0755", "uid": 0, "gid": 0}
+    return roots_entry(path, "dir", "0755")
 
 
-def link_entry(path: str, target: str) -> dict:
-    """The manifest's entry of a symlink."""
-    return {"path": path, "type": "link", "mode": "0777", "uid": 0, "gid": 0, "target": target}
+def record_entry(size: int) -> dict:
+    """The entry of a record of SIZE bytes in its archive."""
+    return roots_entry(RECORD, "file", "0644", size=size)
 
 
 def script_entry(script: dict) -> dict:
     """The entry of a package's SCRIPT in its archive."""
-    return {"path": f".lpkg/scripts/{script['name']}", "type": "file", "mode": "0755", "uid": 0,
-            "gid": 0, "size": script["size"], "sha256": script["sha256"]}
+    return roots_entry(f".lpkg/scripts/{script['name']}", "file", "0755", size=script["size"],
+                       sha256=script["sha256"])
+
+
+def text_entry(path: str, data: bytes) -> dict:
+    """The entry of a file of lpkg's own, which is run if it is a script."""
+    return roots_entry(path, "file", "0755" if data.startswith(b"#!") else "0644", size=len(data))
 
 
 # ---- reading a package -------------------------------------------------------------------------
@@ -1807,14 +1773,9 @@ class Archive:
             raise Fail(f"{self.what}: something follows the archive's end")
 
 
-def unpack(package: Package, content: object = None) -> object:
+def unpack(package: Package, content: object) -> object:
     """(entry, content in pieces) of the record of the fetched PACKAGE, of each script, then of each
-    file; the content must be read to its end. CONTENT is its bytes, inflated, if that is done
-    already."""
-    if content is None:
-        with package.open() as file:
-            yield from unpack(package, inflated(file, str(package)))
-        return
+    file; the content must be read to its end. CONTENT is its bytes, inflated, in pieces."""
     archive = Archive(content, str(package))
     record = archive.begin()
     yield record_entry(len(record)), (record,)
@@ -1853,9 +1814,10 @@ def unpack_all(packages: list) -> object:
 
 def read_through(package: Package) -> None:
     """Read the fetched PACKAGE to its last byte; Fail when anything in it is wrong."""
-    for _, content in unpack(package):
-        for _ in content:
-            pass
+    for _, members in unpack_all([package]):
+        for _, content in members:
+            for _ in content:
+                pass
 
 
 def read_local(path: str, known: "set | None" = None) -> Package:
@@ -1886,7 +1848,6 @@ class Root:
     def __init__(self, path: str):
         self.path = path
         self.folders = {}               # path -> descriptor of directories that were walked to
-        self.fat = {}                   # device -> whether it is a FAT file system
         self.lock = None
         self.made = []                  # directories that were made to be it, in that order
 
@@ -1929,13 +1890,6 @@ class Root:
     def device(self, path: str) -> int:
         """The file system that the directory PATH is on."""
         return os.fstat(self.folder(path)).st_dev
-
-    def is_fat(self, path: str, there: "os.stat_result") -> bool:
-        """Whether PATH, which is THERE, is on a file system without owners and modes."""
-        if there.st_dev not in self.fat:
-            folder = path if stat.S_ISDIR(there.st_mode) else path.rpartition("/")[0]
-            self.fat[there.st_dev] = is_fat(self.folder(folder))
-        return self.fat[there.st_dev]
 
     def lstat(self, path: str) -> "os.stat_result | None":
         """What PATH is; None when it isn't there."""
@@ -2004,16 +1958,19 @@ class Root:
         if durable:
             os.fsync(folder)
 
-    def replace(self, path: str, content: object, durable: bool = True) -> None:
-        """Replace PATH, a file that only lpkg writes, by CONTENT, in pieces: a reader or, if it is
-        to be DURABLE, a power cut finds the old file or the new one whole. Its directory is made if
-        need be."""
+    def draft(self, path: str, content: object) -> None:
+        """Write CONTENT, in pieces, to PATH.new, in a directory that is made if need be."""
         self.make_folder(path.rpartition("/")[0])
         self.remove(path + ".new")
+        with self.create(path + ".new", 0o644) as file:
+            for piece in content:
+                write_all(file.fileno(), piece)
+
+    def replace(self, path: str, content: object, durable: bool = True) -> None:
+        """Replace PATH, a file that only lpkg writes, by CONTENT, in pieces: a reader or, if it is
+        to be DURABLE, a power cut finds the old file or the new one whole."""
         try:
-            with self.create(path + ".new", 0o644) as file:
-                for piece in content:
-                    write_all(file.fileno(), piece)
+            self.draft(path, content)
             self.publish(path, durable)
         except BaseException:
             self.remove(path + ".new")
@@ -2199,12 +2156,12 @@ class Repository:
     refused: the exit status that this has."""
     __slots__ = ("name", "url", "arch", "keys", "index", "head", "offline", "late")
 
-    def __init__(self, name: str, url: str, arch: str, index: "Index | None"):
+    def __init__(self, name: str, url: str, arch: str):
         self.name = name
         self.url = url
         self.arch = arch
         self.keys = []
-        self.index = index
+        self.index = None
         self.head = b""
         self.offline = False
         self.late = 0
@@ -2468,18 +2425,17 @@ def load_repositories(options: "Options", root: Root, arch: str, serials: Serial
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
     pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace"))
-    listed = not options.repo
     if options.repo:
-        names = {full_url(url): name for name, url in pairs}
+        names = {full_url(url): name for name, url in known}
         pairs = [(names.get(full_url(url), url), url) for url in options.repo]
-    found = [Repository(name, url.rstrip("/"), arch, None) for name, url in pairs]
+    found = [Repository(name, url.rstrip("/"), arch) for name, url in pairs]
     for number, repository in enumerate(found):
         repository.offline = options.offline and repository.is_remote()
         given = given_keys(options, number) if options.repo else []
         same = [name for name, url in known if full_url(url) == full_url(repository.url)]
         repository.keys = given or trusted_keys(root, {repository.name, *same})
-    if not (listed and not fresh and all(is_cached(root, one, serials) for one in found)):
-        ask_repositories(options, root, found, serials, listed)
+    if options.repo or fresh or not all(is_cached(root, one, serials) for one in found):
+        ask_repositories(root, found, serials, listed=not options.repo)
     return found
 
 
@@ -2499,8 +2455,7 @@ def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
         return False
 
 
-def ask_repositories(options: "Options", root: Root, found: list, serials: Serials,
-                     listed: bool) -> None:
+def ask_repositories(root: Root, found: list, serials: Serials, listed: bool) -> None:
     """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
     if any(one.offline for one in found):
         raise Later("--offline: no index of it is here; `lpkg update` fetches one, with a network")
@@ -2512,6 +2467,10 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
         known = read_cached(root, repository)[0] if listed else b""
         try:
             head = load_index(repository, serials, known)
+            if head == known:
+                load_cached(root, repository, serials)
+            elif listed:
+                repository.head = head
         except Fail as error:
             repository.late = getattr(error, "status", 1)
             if not (listed or repository.late == Later.status):
@@ -2519,11 +2478,6 @@ def ask_repositories(options: "Options", root: Root, found: list, serials: Seria
             failures.append(error)
             if not (listed and is_cached(root, repository, serials)):
                 repository.index = Index(b"", repository)
-            continue
-        if head == known:
-            load_cached(root, repository, serials)
-        elif listed:
-            repository.head = head
     if failures and len(failures) == len(found):
         raise failures[0]
     for failure in failures:
@@ -2587,7 +2541,7 @@ def machine() -> str:
 # ---- what a change means, path by path ---------------------------------------------------------
 
 def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
-    """PATH -> (package's name, entry) of PACKAGES together, for each of PATHS, in bytes, or all;
+    """PATH -> (package, entry) of PACKAGES together, for each of PATHS, in bytes, or all;
     Fail when two claim one file.
 
     Directories are shared. A directory of mode 0755 and root's is one nobody thought about: any
@@ -2596,19 +2550,20 @@ def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
     for package in packages:
         for entry in package.files() if paths is None else package.entries(paths):
             path = entry["path"]
-            rival, other = claims.setdefault(path, (package.name, entry))
+            rival, other = claims.setdefault(path, (package, entry))
             if other is entry:
                 continue
             if entry["type"] != "dir" or other["type"] != "dir":
-                raise Fail(f"{rival} and {package.name} both bring {path}; upgrade both, or "
+                raise Fail(f"{rival.name} and {package.name} both bring {path}; upgrade both, or "
                            "install only one")
             if entry == other:
                 continue
             plain = folder_entry(path)
             if plain not in (entry, other):
-                raise Fail(f"{rival} and {package.name} give {path} different modes or owners")
+                raise Fail(f"{rival.name} and {package.name} give {path} different modes or "
+                           "owners")
             if other == plain:
-                claims[path] = (package.name, entry)
+                claims[path] = (package, entry)
     return claims
 
 
@@ -2622,17 +2577,13 @@ def winners(packages: list, preferences: dict) -> dict:
             path = one["path"]
             rank = (preferences.get(path) == package.name, one["priority"])
             if path not in best or rank > best[path][0]:
-                best[path] = (rank, package, link_entry(path, one["target"]))
+                entry = roots_entry(path, "link", "0777", target=one["target"])
+                best[path] = (rank, package, entry)
     paths = {path.encode() for path in best}
     for package in packages if best else ():
         for entry in package.entries(paths):
             best.pop(entry["path"], None)
     return {path: (package, entry) for path, (_, package, entry) in best.items()}
-
-
-def add_winners(claims: dict, won: dict) -> None:
-    """Add the symlinks of WON to the CLAIMS of the files."""
-    claims.update((path, (package.name, entry)) for path, (package, entry) in won.items())
 
 
 def is_conffile(package: Package, path: str) -> bool:
@@ -2843,7 +2794,7 @@ def unmet(packages: list) -> object:
                 yield package, relation
 
 
-def plan_lines(plan: Plan, free: "int | None" = None, preferences: "dict | None" = None) -> list:
+def plan_lines(plan: Plan, free: "int | None", preferences: dict) -> list:
     """The plan, as a person reads it: packages, cost, what grows in risk, what is left to do; FREE
     is what the root's file system has left, in bytes, PREFERENCES the user's among alternatives."""
     rows = [package_row(package, plan.old.get(package.name)) for package in plan.new]
@@ -2860,7 +2811,7 @@ def plan_lines(plan: Plan, free: "int | None" = None, preferences: "dict | None"
     lines += [f"service  {service} is stopped, and not started at boot any more"
               for service in lost_services(plan)]
     return lines + [f"path     /{path} is {after}'s then, and was {before}'s"
-                    for path, before, after in changed_hands(plan, preferences or {})]
+                    for path, before, after in changed_hands(plan, preferences)]
 
 
 def changed_hands(plan: Plan, preferences: dict) -> list:
@@ -2910,8 +2861,7 @@ def risk_lines(package: Package, old: "Package | None") -> list:
     """What grows in risk with PACKAGE, compared with the OLD one, and what it leaves to do."""
     ours = (package.info if "setuid" in package.info
             else offered(package.info, package.files()))
-    theirs = (offered(old.info, old.files()) if old
-              else {"setuid": [], "owners": [], "scripts": [], "services": []})
+    theirs = offered(old.info, old.files()) if old else EMPTY_OFFER
 
     def grown(key: str) -> list:
         return [one for one in ours[key] if one not in theirs[key]]
@@ -2950,11 +2900,11 @@ def risk_lines(package: Package, old: "Package | None") -> list:
 class Transaction:
     """One change of a root, from its plan to its end."""
 
-    def __init__(self, root: Root, plan: Plan, texts: dict):
+    def __init__(self, root: Root, plan: Plan, texts: dict, preferences: dict):
         self.root = root
         self.plan = plan
         self.texts = texts              # final path -> bytes of what lpkg itself writes
-        self.preferences = load_preferences(root)       # of alternatives, as they will be
+        self.preferences = preferences  # among alternatives, as they will be
         self.token = os.urandom(8).hex()
         self.temporaries = {}           # final path -> number of its temporary
         self.folders = {}               # directory to make -> where it is staged; parents first
@@ -3082,7 +3032,7 @@ def remove_bare(tx: Transaction) -> None:
     """Remove TX's packages on a disk that is too full for a journal: of each, the record serves as
     one, under another name, until its files are gone. What needs room is written after that."""
     for package in needed_first(tx.plan.removed())[::-1]:
-        prepare(Transaction(tx.root, settle({package.name: package}, {}, {}), {}))
+        prepare(Transaction(tx.root, settle({package.name: package}, {}, {}), {}, {}))
         tx.root.leave()
         folder, name = tx.root.place(REMOVING)
         os.rename(f"installed/{package.name}", name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -3097,7 +3047,7 @@ def finish_removal(root: Root) -> None:
     package = read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING))
     left = load_installed(root)
     plan = settle({**left, package.name: package}, left, load_world(root))
-    tx = Transaction(root, plan, {})
+    tx = Transaction(root, plan, {}, load_preferences(root))
     verify(tx)
     for line in tx.removals:
         carry_out(root, line)
@@ -3167,7 +3117,8 @@ def drop_fetched(root: Root) -> None:
 def fetch_packages(packages: list, root: Root, folder: str) -> None:
     """Have the bytes of PACKAGES in FOLDER of ROOT, and read what each says of itself. What is
     there already is used, if it is unaltered."""
-    meter = Meter(f"fetching {how_many(packages)}", sum(package.size for package in packages))
+    meter = Meter(f"fetching {counted(len(packages), 'package')}",
+                  sum(package.size for package in packages))
     for package in packages:
         meter.item = str(package)
         path = f"{folder}/{fetched_name(package)}".lstrip("/")
@@ -3219,11 +3170,6 @@ def promised(package: Package, content: object, what: str) -> object:
     if left or digest.hexdigest() != package.sha256:
         raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
                        "refused; if the repository has changed, `lpkg update` and try again")
-
-
-def how_many(packages: list) -> str:
-    """The number of PACKAGES."""
-    return counted(len(packages), "package")
 
 
 def package_url(package: Package) -> str:
@@ -3302,10 +3248,11 @@ def plan_alternatives(tx: Transaction) -> list:
     made, among which are those of new packages that are not as they were."""
     before = winners([*tx.plan.stay, *tx.plan.old.values()], load_preferences(tx.root))
     after = winners([*tx.plan.stay, *tx.plan.new], tx.preferences)
-    add_winners(tx.claims, after)
+    tx.claims.update(after)
     new = set(tx.plan.new)
     for path in sorted(before.keys() & tx.claims.keys() - after.keys()):
-        say(f"/{path} is a file of {tx.claims[path][0]} then, and was {before[path][0].name}'s")
+        heir, loser = tx.claims[path][0].name, before[path][0].name
+        say(f"/{path} is a file of {heir} then, and was {loser}'s")
     tx.gone.update(before)
     for path, (package, entry) in after.items():
         if (before.get(path, (None, None))[1] != entry
@@ -3403,7 +3350,7 @@ def plan_folders(tx: Transaction, before: dict) -> None:
     folders = {entry["path"] for package in [*tx.plan.new, *tx.plan.old.values()]
                for entry in package.files() if entry["type"] == "dir"}
     for path in sorted(folders & tx.claims.keys() - tx.folders.keys()):
-        name, entry = tx.claims[path]
+        package, entry = tx.claims[path]
         was = before.get(path, folder_entry(path))
         wrong = differences(tx.root, entry) if entry["type"] == "dir" else []
         if not {"mode", "owner"}.intersection(wrong) or was == entry and not tx.plan.repair:
@@ -3412,7 +3359,7 @@ def plan_folders(tx: Transaction, before: dict) -> None:
             tx.removals.append(["dir", path, ownership(entry)])
         else:
             say(f"{tx.root.name(path)}: its owner or mode was changed here and stays; "
-                f"`lpkg fix {name}` makes it {ownership(entry)}")
+                f"`lpkg fix {package.name}` makes it {ownership(entry)}")
 
 
 def plan_removals(tx: Transaction) -> None:
@@ -3508,12 +3455,13 @@ def check_fat(tx: Transaction) -> None:
     for path, (package, entry) in merge_manifests(packages).items():
         if path.startswith(tops):
             if entry["type"] == "link":
-                raise Fail(f"{tx.root.name(path)}: {package} brings a symlink, which a FAT file "
-                           "system can't hold; leave the package out, or mount another one there")
+                raise Fail(f"{tx.root.name(path)}: {package.name} brings a symlink, which a FAT "
+                           "file system can't hold; leave the package out, or mount another one "
+                           "there")
             other = names.setdefault(path.lower(), path)
             if other != path:
-                raise Fail(f"{tx.root.name(path)}: {package} brings it, and on a FAT file system "
-                           f"it is the same as {other}; leave the package out")
+                raise Fail(f"{tx.root.name(path)}: {package.name} brings it, and on a FAT file "
+                           f"system it is the same as {other}; leave the package out")
     tx.removals = [line for line in tx.removals
                    if line[0] != "rm" or line[1].lower() not in names]
     tx.removals = [["rm", path + ".old"] for verb, path, *_ in tx.removals
@@ -3548,6 +3496,9 @@ def check_files(tx: Transaction) -> None:
         if path in tx.swaps:
             continue
         try:
+            there = tx.root.lstat(path)
+            if there and stat.S_ISDIR(there.st_mode):
+                raise Fail(f"{tx.root.name(path)}: a directory in the way of a file; move it away")
             folder, name = tx.root.place(path)
             os.rmdir(name, dir_fd=folder)       # is never done to a file, but allowed or not
         except (NotADirectoryError, FileNotFoundError):
@@ -3620,8 +3571,8 @@ def stage(tx: Transaction) -> None:
     for path, entry in tx.links.items():
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
-        write_text(tx.root, tx.staged(final), data)
-    write_text(tx.root, JOURNAL + ".new", journal_text(finishing_lines(tx)))
+        stage_entry(tx, final, text_entry(final, data), (data,))
+    tx.root.draft(JOURNAL, [journal_text(finishing_lines(tx))])
 
 
 def undoing_lines(tx: Transaction) -> object:
@@ -3665,16 +3616,12 @@ def runs_by(root: Root, path: str) -> bool:
 
 def stage_packages(tx: Transaction) -> None:
     """Write the files of the new packages under their temporary names."""
-    meter = Meter(f"writing {how_many(tx.plan.new)}",
+    meter = Meter(f"writing {counted(len(tx.plan.new), 'package')}",
                   sum(package.info["size"] for package in tx.plan.new))
     for package, members in unpack_all(tx.plan.new):
         for entry, content in members:
             path = meter.item = final_path(package, entry)
-            try:
-                stage_entry(tx, path, entry, meter.count(content))
-            except OSError as error:
-                error.filename = tx.root.name(path)     # not that of the temporary
-                raise
+            stage_entry(tx, path, entry, meter.count(content))
 
 
 def final_path(package: Package, entry: dict) -> str:
@@ -3685,13 +3632,6 @@ def final_path(package: Package, entry: dict) -> str:
     if path.startswith(".lpkg/"):
         return script_path(package.name, path.rpartition("/")[2])
     return path
-
-
-def write_text(root: Root, path: str, data: bytes) -> None:
-    """Make the file PATH of lpkg's own; it is synced with all others."""
-    with root.create(path) as file:
-        write_all(file.fileno(), data)
-        own(file.fileno(), text_entry(path, data))
 
 
 def mode_here(entry: dict) -> int:
@@ -3725,20 +3665,29 @@ def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> Non
     """Make the temporary of ENTRY, which will be PATH; the CONTENT of a conffile that isn't wanted
     is checked too."""
     temporary = tx.written(path + ".lpkg-new" if path in tx.beside else path)
-    if entry["type"] == "dir" or path in tx.left:
-        for _ in content:
-            pass
-    elif entry["type"] == "link":
-        stage_link(tx.root, temporary, entry)
-    else:
-        folder, name = tx.root.place(temporary)
-        descriptor = os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)
-        try:
-            for piece in content:
-                write_all(descriptor, piece)
-            own(descriptor, tx.owners.get(path, entry))
-        finally:
-            os.close(descriptor)
+    try:
+        if entry["type"] == "dir" or path in tx.left:
+            for _ in content:
+                pass
+        elif entry["type"] == "link":
+            stage_link(tx.root, temporary, entry)
+        else:
+            stage_file(tx.root, temporary, tx.owners.get(path, entry), content)
+    except OSError as error:
+        error.filename = tx.root.name(path)     # not that of the temporary
+        raise
+
+
+def stage_file(root: Root, temporary: str, entry: dict, content: object) -> None:
+    """Make the file of ENTRY, which has this CONTENT, in pieces."""
+    folder, name = root.place(temporary)
+    descriptor = os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)
+    try:
+        for piece in content:
+            write_all(descriptor, piece)
+        own(descriptor, entry)
+    finally:
+        os.close(descriptor)
 
 
 def stage_link(root: Root, temporary: str, entry: dict) -> None:
@@ -4146,18 +4095,17 @@ class State:
         self.world = {name: relation for name, relation in load_world(self.root).items()
                       if name in self.installed}
         self.serials = Serials(self.root.read(SERIALS))
-        self.found = []                 # the repositories, once they are asked
         self.is_new = not (self.installed or self.root.names(KEYS) or self.root.read(REPOS))
 
     def repositories(self, local: list = (), fresh: bool = False) -> list:
         """The repositories; LOCAL packages may say for which architecture."""
         arch = choose_arch(self.options, self.installed, local)
-        self.found = load_repositories(self.options, self.root, arch, self.serials, fresh)
+        found = load_repositories(self.options, self.root, arch, self.serials, fresh)
         if self.is_new:
-            name_repositories(self.options, self.found)
+            name_repositories(self.options, found)
         if self.root.lock is not None:
-            save_indexes(self.root, self.found, self.serials)
-        return self.found
+            save_indexes(self.root, found, self.serials)
+        return found
 
     def universe(self, local: list = (), fresh: bool = False) -> Universe:
         """All that may be chosen, with LOCAL packages; FRESH: the repositories are asked anew."""
@@ -4167,7 +4115,7 @@ class State:
         """All that may be chosen; the repositories are asked anew, unless --offline; Fail where
         there is none."""
         universe = self.universe(fresh=not self.options.offline)
-        if not self.found:
+        if not universe.repositories:
             raise Fail(NO_REPOSITORY)
         return universe
 
@@ -4218,8 +4166,8 @@ def read_locals(options: "Options", words: list) -> list:
 
 def choose_arch(options: "Options", installed: dict, local: list) -> str:
     """The architecture: of --arch, of what is installed, of the local files, of this machine."""
-    known = [package.info["arch"] for package in [*installed.values(), *local]]
-    arch = options.arch or (known[0] if known else machine())
+    known = next(iter([*installed.values(), *local]), None)
+    arch = options.arch or (known.info["arch"] if known else machine())
     if not is_name(arch):
         raise Usage(f"--arch {arch}: no name of an architecture")
     for package in local:
@@ -4297,7 +4245,7 @@ def cmd_upgrade(options: "Options", state: State) -> int:
     reasons = [f"{name} {package.version} stays, though {newer} is available: "
                f"{why_behind(universe, state.world, plan, package, newer)}"
                for name, (package, newer) in behind.items()]
-    late = max(one.late for one in state.found)
+    late = max(one.late for one in universe.repositories)
     if plan.is_empty():
         reason = "nothing newer can be had now" if behind or late else NEWEST
         status = nothing_to_do(options, reason)
@@ -4353,10 +4301,11 @@ def why_behind(universe: Universe, world: dict, plan: Plan, package: Package,
 
 def cmd_update(options: "Options", state: State) -> int:
     """Fetch the indexes of the repositories anew."""
-    for repository in state.newest().repositories:
+    found = state.newest().repositories
+    for repository in found:
         if not repository.late:
             say(f"{repository.name}: {repository.url}")
-    return max(one.late for one in state.found)
+    return max(one.late for one in found)
 
 
 def cmd_fetch(options: "Options", state: State) -> int:
@@ -4367,7 +4316,7 @@ def cmd_fetch(options: "Options", state: State) -> int:
         plan = plan_upgrade(state.newest(), state.world, list(state.installed))
     state.root.make_folder(CACHE)
     fetch_packages(plan.new, state.root, CACHE)
-    say(f"{how_many(plan.new)} in {state.root.name(CACHE)}")
+    say(f"{counted(len(plan.new), 'package')} in {state.root.name(CACHE)}")
     return 0
 
 
@@ -4409,28 +4358,25 @@ def cmd_autoremove(options: "Options", state: State) -> int:
     return change_root(state, plan)
 
 
-def change_root(state: State, plan: Plan, texts: "dict | None" = None,
-                preferences: "dict | None" = None, record: bool = True) -> int:
-    """Show PLAN, ask, and carry it out, with TEXTS (path -> bytes) to be written besides: in a new
-    root when there is none yet, which vanishes again if that fails."""
+def change_root(state: State, plan: Plan, preferences: "dict | None" = None) -> int:
+    """Show PLAN, ask, and carry it out, with PREFERENCES among alternatives that are other ones
+    than now: in a new root when there is none yet, which vanishes again if that fails."""
     options, root = state.options, state.root
-    texts = dict(texts or {})
-    chosen = load_preferences(root) if preferences is None else preferences
-    show_plan(options, plan, free_space(options.root), chosen)
+    preferences = load_preferences(root) if preferences is None else preferences
+    show_plan(options, plan, free_space(options.root), preferences)
     if options.dry_run:
         return 0
     confirm(options.yes)
     if root.lock is None:
         create_root(root)
-    if state.is_new:
-        texts = texts or root_texts(options)
+    texts = root_texts(options) if state.is_new else {}
     if state.serials.text() != root.read(SERIALS):
         texts[SERIALS] = state.serials.text()
-    if record:
+    changes_packages = not (plan.is_empty() and plan.world == state.world)
+    if changes_packages and not plan.repair:    # a repair would be what undo undoes
         texts[HISTORY] = history_text(root.read(HISTORY, INFO_LIMIT), plan, state.world,
-                                      options.title())
-    tx = Transaction(root, plan, texts)
-    tx.preferences = tx.preferences if preferences is None else preferences
+                                      " ".join([options.verb, *options.words]))
+    tx = Transaction(root, plan, texts, preferences)
     try:
         run_transaction(tx)
     except BaseException:
@@ -4576,7 +4522,7 @@ def plan_undo(state: State, changes: list) -> Plan:
     for package in back:                # to name a transaction is to name what it changed
         if package.name in world and not package.satisfies(parse_relation(world[package.name])):
             world[package.name] = package.name
-    return plan_change(Universe(state.installed, state.found, back), world,
+    return plan_change(Universe(state.installed, universe.repositories, back), world,
                        [want(package.name, "you undo to", package, asked=True) for package in back],
                        came)
 
@@ -4585,7 +4531,7 @@ def find_old(state: State, universe: Universe, name: str, version: str, sha256: 
              exact: bool = False) -> Package:
     """The package that was there once, a repository's or the cache's, of EXACTly those bytes or, if
     none has them, of that version."""
-    found = [package for one in state.found for package in one.index.find(name)[0]
+    found = [package for one in universe.repositories for package in one.index.find(name)[0]
              if package.sha256 == sha256 or package.version == version and universe.owns(package)]
     found.sort(key=lambda package: package.sha256 != sha256)
     cached = f"{CACHE}/{name}-{version}.{sha256[:16]}.lpkg"
@@ -4636,8 +4582,7 @@ def cmd_fix(options: "Options", state: State) -> int:
         return show_fixes(options, state)
     failed = 0 if options.dry_run else run_queue(state.root, again=True)
     if options.words:
-        plan = plan_repair(state, options.words)    # in the history it would be what undo undoes
-        return change_root(state, plan, record=False) or bool(failed)
+        return change_root(state, plan_repair(state, options.words)) or bool(failed)
     for one in conffile_states(state.root, list(state.installed.values())):
         if one["what"] == "new version":
             fix_conffile(options, state.root, one["path"])
@@ -4712,18 +4657,9 @@ def cmd_alternatives_list(options: "Options", state: State) -> int:
 
 
 def cmd_alternatives_set(options: "Options", state: State) -> int:
-    """Choose the package that has a path."""
-    return choose_alternative(state, *options.words)
-
-
-def cmd_alternatives_auto(options: "Options", state: State) -> int:
-    """Let the priorities choose the package that has a path."""
-    return choose_alternative(state, options.words[0], None)
-
-
-def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
-    """Have the package CHOSEN, or the one of the highest priority, have the path WORD."""
-    path = os.path.normpath("/" + word.lstrip("/"))[1:]
+    """Choose the package that has a path, or let the priorities choose when none is named."""
+    word, *chosen = options.words
+    path = path_in_root(word)
     rivals = [one for one in alternative_objects(state) if one["path"] == path]
     if not rivals:
         raise Fail(f"/{path}: no alternatives are installed for it; `lpkg alternatives` lists all")
@@ -4731,18 +4667,18 @@ def choose_alternative(state: State, word: str, chosen: "str | None") -> int:
         raise Fail(f"/{path}: a package has it as a file; `lpkg owner /{path}` says which")
     preferences = load_preferences(state.root)
     preferences.pop(path, None)
-    if chosen is not None:
+    for name in chosen:
         names = [one["package"] for one in rivals]
-        if chosen not in names:
-            raise Fail(f"/{path}: {chosen} is no alternative; there are {', '.join(names)}")
-        preferences[path] = chosen
-    if state.options.dry_run:
+        if name not in names:
+            raise Fail(f"/{path}: {name} is no alternative; there are {', '.join(names)}")
+        preferences[path] = name
+    if options.dry_run:
         package, entry = winners(list(state.installed.values()), preferences)[path]
         show(f"{path} -> {entry['target']}  {package.name}")
         return 0
-    state.options.yes = True            # it was said which
+    options.yes = True                  # it was said which
     plan = settle(state.installed, state.installed, state.world)
-    return change_root(state, plan, preferences=preferences, record=False)
+    return change_root(state, plan, preferences)
 
 
 def alternative_objects(state: State) -> list:
@@ -4829,7 +4765,7 @@ def cmd_key_add(options: "Options", state: State) -> int:
     say(f"whoever has the secret half of {key_name(key.id)} will decide what is installed here "
         f"from the repository {name.partition('.')[0]}")
     confirm(options.yes)
-    state.root.replace(f"{KEYS}/{name}.pub", [public_key_text(key.id, key.raw).encode()])
+    state.root.replace(f"{KEYS}/{name}.pub", [key.file()])
     return 0
 
 
@@ -4906,7 +4842,7 @@ def root_texts(options: "Options") -> dict:
     for number, (name, _) in enumerate(pairs):
         for more, key in enumerate(given_keys(options, number)):
             place = f"{name}.{more + 1}" if more else name
-            texts[f"{KEYS}/{place}.pub"] = public_key_text(key.id, key.raw).encode()
+            texts[f"{KEYS}/{place}.pub"] = key.file()
     lines = []
     for name, url in new_repositories(options):
         if options.verb != "bootstrap" or not full_url(url).startswith("/"):
@@ -4939,14 +4875,14 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     alternatives, lpkg's own."""
     claims = merge_manifests(plan.new)
     won = winners(plan.new, {})
-    add_winners(claims, won)
     texts.update(database_texts(plan, [], False))      # all scripts wait for its first boot
     texts = {path: data for path, data in sorted(texts.items())
              if not (no_database and path.startswith(STATE + "/"))}
     archived = [] if no_database else archived_texts(plan.new)
     for _, entry in sorted(tar_folders(claims, [*texts, *archived]).items()):
         yield tar_header(entry)
-    meter = Meter(f"writing {how_many(plan.new)}", sum(p.info["size"] for p in plan.new))
+    meter = Meter(f"writing {counted(len(plan.new), 'package')}",
+                  sum(package.info["size"] for package in plan.new))
     for package, members in unpack_all(plan.new):
         for entry, content in members:
             path = final_path(package, entry)
@@ -5051,25 +4987,26 @@ def cmd_files(options: "Options") -> int:
     return 0
 
 
+def path_in_root(word: str) -> str:
+    """The path that the user calls WORD, relative to the root."""
+    return os.path.normpath("/" + word.lstrip("/"))[1:]
+
+
 def cmd_owner(options: "Options", state: State) -> int:
     """Which package brought a path."""
     found = []
     for word in options.words:
-        path = os.path.normpath("/" + word.lstrip("/"))[1:]
+        path = path_in_root(word)
         line = b"\n" + os.fsencode(path) + b"\t"
         owners = [name for name, package in state.installed.items()
-                  if line in b"\n" + package.listing] or alternative(state, path)
+                  if line in b"\n" + package.listing]
+        owners = owners or [package.name for one, (package, _) in state.winners().items()
+                            if one == path]
         if not owners:
             raise Fail(f"/{path}: no package has brought it")
         found += [{"path": path, "package": name} for name in owners]
     print_all(options, found, lambda one: f"{one['path']}: {one['package']}")
     return 0
-
-
-def alternative(state: State, path: str) -> list:
-    """The name of the package whose alternative PATH is, if it is one."""
-    won = state.winners()
-    return [won[path][0].name] if path in won else []
 
 
 def cmd_why(options: "Options", state: State) -> int:
@@ -5109,8 +5046,8 @@ def find_faults(state: State, packages: list) -> list:
     everything = state.packages([])
     folders = folder_opinions(everything)
     won = state.winners()
-    meter = Meter(f"verifying {how_many(packages)}", sum(map(Package.installed_size, packages)),
-                  announce=False)
+    meter = Meter(f"verifying {counted(len(packages), 'package')}",
+                  sum(map(Package.installed_size, packages)), announce=False)
 
     def verify_package(package: Package) -> list:
         entries = package.files() + [entry for winner, entry in won.values() if winner is package]
@@ -5162,7 +5099,8 @@ def differences(root: Root, entry: dict) -> list:
         found.append("mode")
     if os.geteuid() == 0 and (there.st_uid, there.st_gid) != (entry["uid"], entry["gid"]):
         found.append("owner")
-    if found and root.is_fat(path, there):
+    folder = path if entry["type"] == "dir" else path.rpartition("/")[0]
+    if found and is_fat(root.folder(folder)):
         found = []
     if entry["type"] != "dir" and root.content(path, there) != entry_content(entry):
         found.append("target" if entry["type"] == "link" else "content")
@@ -5173,9 +5111,10 @@ def cmd_search(options: "Options", state: State) -> int:
     """Search the repositories for a word in names and summaries."""
     word = options.words[0]
     found = {}
-    if not state.repositories():
+    repositories = state.repositories()
+    if not repositories:
         raise Fail(NO_REPOSITORY)
-    for repository in state.found:
+    for repository in repositories:
         for line in repository.index.search(word):
             found.setdefault(line.partition(b"\t")[0], (repository, line))
     found = sorted(found.values(), key=lambda pair: pair[1])
@@ -5503,8 +5442,8 @@ def read_meta(path: str) -> dict:
 
 def cmd_pack(options: "Options") -> int:
     """Turn a build's output on stdin into packages."""
-    meta = read_meta(options.need("meta"))
-    folder = options.need("output")
+    meta = read_meta(options.need("--meta"))
+    folder = options.need("-o")
     lines = []
     with spool_stdin(folder) as spool, NewFiles() as new:
         tar, trees = read_build(spool, list(meta["packages"]))
@@ -5640,8 +5579,10 @@ def cmd_keygen(options: "Options") -> int:
     password = ask_password(secret_path) if options.encrypt else None
     key = signing.SigningKey.generate()
     key_id, public = os.urandom(8), bytes(key.verify_key)
-    write_atomic(secret_path, secret_key_text(key_id + bytes(key) + public, password), 0o600)
-    write_atomic(public_path, public_key_text(key_id, public).encode())
+    with NewFiles() as new:
+        secret = secret_key_text(key_id + bytes(key) + public, password)
+        new.create(secret_path, 0o600).write(secret)
+        new.create(public_path).write(PublicKey(key_id, public).file())
     if password is None:
         say(f"{secret_path} is NOT encrypted: whoever can read it can sign (see --encrypt)")
     show(secret_path)
@@ -5664,8 +5605,9 @@ def cmd_sign(options: "Options") -> int:
     with open_file(path) as file:
         for piece in pieces(file):
             digest.update(piece)
-    secret = read_secret_key(options.need("secret"))
-    write_atomic(path + ".minisig", sign_hash(digest.digest(), comment, secret))
+    secret = read_secret_key(options.need("--secret"))
+    with NewFiles() as new:
+        new.create(path + ".minisig").write(sign_hash(digest.digest(), comment, secret))
     show(path + ".minisig")
     return 0
 
@@ -5702,12 +5644,6 @@ def scan_packages(folder: str, arch: str, known: set) -> tuple:
     return sorted(newest, key=lambda offer: offer["name"]), files
 
 
-def name_what_is_missing(offers: list) -> None:
-    """Say what the packages of OFFERS need and none of them is."""
-    for package, relation in unmet([Package(offer, None) for offer in offers]):
-        say(f"{package} needs {relation.text}, which is not here")
-
-
 def next_serial(folder: str, serial_file: str, now: int) -> int:
     """A serial above all that are known to be used: in SERIAL_FILE, in FOLDER's present index."""
     used = [now - 1]
@@ -5737,10 +5673,11 @@ def cmd_index(options: "Options") -> int:
     folder = os.path.realpath(options.words[0])
     arch = options.arch or os.path.basename(folder)
     template = read_file(options.page).decode() if options.page else None
-    secret = read_secret_key(options.need("secret"))
+    secret = read_secret_key(options.need("--secret"))
     known = known_packages(os.path.join(folder, "index.json"), public_half(secret))
     packages, files = scan_packages(folder, arch, known)
-    name_what_is_missing(packages)
+    for package, relation in unmet([Package(offer, None) for offer in packages]):
+        say(f"{package} needs {relation.text}, which is not here")
     return write_index(options, folder, arch, packages, secret,
                        template and (lambda index: page_text(template, index, files)))
 
@@ -5779,7 +5716,7 @@ def write_index(options: "Options", folder: str, arch: str, packages: list, secr
     between the last two does the signature not fit; a run that is cut just there is put right by
     the next one, and until then clients refuse the index and keep what they have."""
     import hashlib
-    keys = os.path.dirname(options.need("secret"))
+    keys = os.path.dirname(options.need("--secret"))
     serial_file = options.serial_file or os.path.join(keys, f"serial-{arch}")
     created = int(time.time())
     expires = index_expiry(options.expires or "365", created)
@@ -5788,14 +5725,15 @@ def write_index(options: "Options", folder: str, arch: str, packages: list, secr
              "packages": packages}
     data = index_json(index)
     signature = sign_hash(hashlib.blake2b(data).digest(), f"index {arch} serial {serial}", secret)
-    write_atomic(serial_file, b"%d\n" % serial)
+    with NewFiles() as new:
+        new.create(serial_file).write(b"%d\n" % serial)
     base = os.path.join(folder, "index.json")
     with NewFiles() as new:
         if page:
             new.create(os.path.join(folder, "index.html")).write(page(index))
         new.create(base + ".minisig").write(signature)
         new.create(base).write(data)
-    say(f"{os.path.relpath(folder)}: {how_many(packages)}, serial {serial}")
+    say(f"{os.path.relpath(folder)}: {counted(len(packages), 'package')}, serial {serial}")
     return 0
 
 
@@ -5803,7 +5741,7 @@ def renew_index(options: "Options") -> int:
     """Sign an index.json anew, as it stands, with a new serial and a new time to expire: its
     present signature must be good, by this key or by one of --key."""
     path = os.path.realpath(options.words[0])
-    secret = read_secret_key(options.need("secret"))
+    secret = read_secret_key(options.need("--secret"))
     others = [parse_public_key(read_file(name), name) for name in options.key]
     index = read_signed(path, [public_half(secret), *others])
     return write_index(options, os.path.dirname(path), index["arch"], index["packages"], secret)
@@ -5901,13 +5839,13 @@ def self_checks() -> object:
     for what, data, word in (("minisign's signature", b"index", ""),
                              ("of another file", b"indeX", "wrong signature")):
         yield what, word, lambda: check_signature(data, MINISIGN_OF_INDEX, [key], "it")
-    file = file_entry("f", b"data")
+    digest = sha256_of([b"data"])
     for what, path, mode, data, word in (
             ("a package", "f", "0644", b"data", ""),
             ("a file ../f", "../f", "0644", b"data", "path is not valid"),
             ("a setuid bit that isn't declared", "f", "4755", b"data", "says at f"),
             ("another content", "f", "0644", b"DATA", "another content")):
-        entry = dict(file, path=path)
+        entry = roots_entry(path, "file", "0644", size=4, sha256=digest)
         body = tar_header(dict(entry, mode=mode)) + data + padding(len(data))
         yield what, word, lambda: read_sample(entry, body)
 
@@ -5933,9 +5871,13 @@ def read_sample(entry: dict, body: bytes) -> None:
 # ---- the command line --------------------------------------------------------------------------
 
 class Option(Record):
-    """An option: its FLAG, the attribute of Options that it sets, what the help calls its VALUE
-    ("" for none), its HELP, and whether it may be given several times."""
-    __slots__ = ("flag", "attribute", "value", "help", "many")
+    """An option: its FLAG, what the help calls its VALUE ("" for none), its HELP, and whether it
+    may be given several times."""
+    __slots__ = ("flag", "value", "help", "many")
+
+    def attribute(self) -> str:
+        """The attribute of Options that it sets."""
+        return self.flag.strip("-").replace("-", "_")
 
 
 class Verb(Record):
@@ -5946,47 +5888,47 @@ class Verb(Record):
 
 ANY = 1 << 30
 FROM = "--root --repo --key --arch --offline "
-CHANGE = "--yes --dry-run --json "
+PLANS = "--yes --dry-run --json "
 
 OPTIONS = [
-    Option("--root", "root", "DIR", "the root to work on (default /)", False),
-    Option("--repo", "repo", "URL", "a repository, the folder above ARCH/", True),
-    Option("--key", "key", "FILE", "a public key to trust, for --repo", True),
-    Option("--arch", "arch", "ARCH", "the architecture (the root's, this machine's)", False),
-    Option("--yes", "yes", "", "don't ask", False),
-    Option("--dry-run", "dry_run", "", "show the plan on stdout and stop", False),
-    Option("--json", "json", "", "print an array of objects", False),
-    Option("--offline", "offline", "", "ask no network: only what was fetched before", False),
-    Option("--allow-unsigned", "allow_unsigned", "", "take unsigned .lpkg files", False),
-    Option("--take", "take", "", "take the new version of conffiles", False),
-    Option("--keep", "keep", "", "keep conffiles as they are", False),
-    Option("--meta", "meta", "FILE", "what the packages are (pkggen.py meta)", False),
-    Option("-o", "output", "DIR", "where the packages go", False),
-    Option("--secret", "secret", "KEY", "the secret key to sign with", False),
-    Option("--comment", "comment", "TEXT", "the trusted comment", False),
-    Option("--renew", "renew", "", "sign an index.json with a new serial and expiry", False),
-    Option("--encrypt", "encrypt", "", "ask for a password (or take LPKG_PASSWORD)", False),
-    Option("--expires", "expires", "DAYS", "until it expires, or never (default 365)", False),
-    Option("--serial-file", "serial_file", "FILE", "default: serial-ARCH beside KEY", False),
-    Option("--page", "page", "FILE", "a template to fill as index.html (world/page.html)", False),
-    Option("--tar", "tar", "FILE", "write a tar, - for stdout, with all owners and modes", False),
-    Option("--no-database", "no_database", "", "leave lpkg's database out of the tar", False),
-    Option("--repo-url", "repo_url", "URL", "what the new root has in etc/lpkg/repos", False),
-    Option("--version", "version", "", "print the version", False),
-    Option("--help", "help", "", "print this", False),
+    Option("--root", "DIR", "the root to work on (default /)", False),
+    Option("--repo", "URL", "a repository, the folder above ARCH/", True),
+    Option("--key", "FILE", "a public key to trust, for --repo", True),
+    Option("--arch", "ARCH", "the architecture (the root's, this machine's)", False),
+    Option("--yes", "", "don't ask", False),
+    Option("--dry-run", "", "show the plan on stdout and stop", False),
+    Option("--json", "", "print an array of objects", False),
+    Option("--offline", "", "ask no network: only what was fetched before", False),
+    Option("--allow-unsigned", "", "take unsigned .lpkg files", False),
+    Option("--take", "", "take the new version of conffiles", False),
+    Option("--keep", "", "keep conffiles as they are", False),
+    Option("--meta", "FILE", "what the packages are (pkggen.py meta)", False),
+    Option("-o", "DIR", "where the packages go", False),
+    Option("--secret", "KEY", "the secret key to sign with", False),
+    Option("--comment", "TEXT", "the trusted comment", False),
+    Option("--renew", "", "sign an index.json with a new serial and expiry", False),
+    Option("--encrypt", "", "ask for a password (or take LPKG_PASSWORD)", False),
+    Option("--expires", "DAYS", "until it expires, or never (default 365)", False),
+    Option("--serial-file", "FILE", "default: serial-ARCH beside KEY", False),
+    Option("--page", "FILE", "a template to fill as index.html (world/page.html)", False),
+    Option("--tar", "FILE", "write a tar, - for stdout, with all owners and modes", False),
+    Option("--no-database", "", "leave lpkg's database out of the tar", False),
+    Option("--repo-url", "URL", "what the new root has in etc/lpkg/repos", False),
+    Option("--version", "", "print the version", False),
+    Option("--help", "", "print this", False),
 ]
 
 VERBS = {
     "install": Verb(cmd_install, MAKE, 1, ANY, "NAME[=VERSION][@REPO]|FILE...",
-                    FROM + CHANGE + "--allow-unsigned", "install or upgrade packages"),
-    "upgrade": Verb(cmd_upgrade, CHANGE, 0, ANY, "[NAME...]", FROM + CHANGE,
+                    FROM + PLANS + "--allow-unsigned", "install or upgrade packages"),
+    "upgrade": Verb(cmd_upgrade, CHANGE, 0, ANY, "[NAME...]", FROM + PLANS,
                     "upgrade packages, all of them when none is named"),
-    "downgrade": Verb(cmd_downgrade, CHANGE, 1, ANY, "NAME[=VERSION]...", FROM + CHANGE,
+    "downgrade": Verb(cmd_downgrade, CHANGE, 1, ANY, "NAME[=VERSION]...", FROM + PLANS,
                       "go back to an older version"),
-    "remove": Verb(cmd_remove, CHANGE, 1, ANY, "NAME...", "--root " + CHANGE, "remove packages"),
-    "autoremove": Verb(cmd_autoremove, CHANGE, 0, 0, "", "--root " + CHANGE,
+    "remove": Verb(cmd_remove, CHANGE, 1, ANY, "NAME...", "--root " + PLANS, "remove packages"),
+    "autoremove": Verb(cmd_autoremove, CHANGE, 0, 0, "", "--root " + PLANS,
                        "remove what nobody needs any more"),
-    "undo": Verb(cmd_undo, CHANGE, 0, 1, "[NUMBER]", FROM + CHANGE, "take a transaction back"),
+    "undo": Verb(cmd_undo, CHANGE, 0, 1, "[NUMBER]", FROM + PLANS, "take a transaction back"),
     "history": Verb(cmd_history, READ, 0, 0, "", "--root --json", "list what was changed"),
     "update": Verb(cmd_update, CHANGE, 0, 0, "", "--root --key --arch", "fetch the indexes anew"),
     "fetch": Verb(cmd_fetch, CHANGE, 0, ANY, "[NAME...]", FROM, "fetch packages into the cache"),
@@ -6004,13 +5946,13 @@ VERBS = {
     "verify": Verb(cmd_verify, READ, 0, ANY, "[NAME...]", "--root --json",
                    "compare files and database"),
     "audit": Verb(cmd_audit, READ, 0, ANY, "[NAME...]", "--root --json", "list changed conffiles"),
-    "fix": Verb(cmd_fix, CHANGE, 0, ANY, "[NAME...]", FROM + CHANGE + "--take --keep",
+    "fix": Verb(cmd_fix, CHANGE, 0, ANY, "[NAME...]", FROM + PLANS + "--take --keep",
                 "finish what waits, merge conffiles; repair packages"),
     "alternatives list": Verb(cmd_alternatives_list, READ, 0, 0, "", "--root --json",
                               "the paths that several packages offer"),
     "alternatives set": Verb(cmd_alternatives_set, CHANGE, 2, 2, "PATH PACKAGE", "--root --dry-run",
                              "choose the package that has one"),
-    "alternatives auto": Verb(cmd_alternatives_auto, CHANGE, 1, 1, "PATH", "--root --dry-run",
+    "alternatives auto": Verb(cmd_alternatives_set, CHANGE, 1, 1, "PATH", "--root --dry-run",
                               "let the priorities choose"),
     "repo list": Verb(cmd_repo_list, READ, 0, 0, "", "--root --json", "the repositories"),
     "repo add": Verb(cmd_repo_add, CHANGE, 2, 2, "NAME URL", "--root", "know a repository"),
@@ -6044,17 +5986,12 @@ class Options:
         self.words = []
         for option in OPTIONS:
             value = [] if option.many else None if option.value else False
-            setattr(self, option.attribute, value)
+            setattr(self, option.attribute(), value)
 
-    def title(self) -> str:
-        """The command, as the history names it."""
-        return " ".join([self.verb or "", *self.words])
-
-    def need(self, attribute: str) -> str:
-        """The value of an option; Usage when it was not given."""
-        value = getattr(self, attribute)
+    def need(self, flag: str) -> str:
+        """The value of the option FLAG; Usage when it was not given."""
+        value = getattr(self, flag.strip("-"))
         if value is None:
-            flag = next(option.flag for option in OPTIONS if option.attribute == attribute)
             raise Usage(f"{flag} is needed")
         return value
 
@@ -6101,9 +6038,9 @@ def set_option(options: Options, option: Option, values: list, attached: bool) -
     if option.value and not values:
         raise Usage(f"{option.flag} needs a value: {option.flag} {option.value}")
     if option.many:
-        getattr(options, option.attribute).append(values.pop(0))
+        getattr(options, option.attribute()).append(values.pop(0))
     else:
-        setattr(options, option.attribute, values.pop(0) if option.value else True)
+        setattr(options, option.attribute(), values.pop(0) if option.value else True)
 
 
 def check_arguments(verb: "str | None", options: Options, given: list) -> None:

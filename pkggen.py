@@ -145,6 +145,9 @@ def human_size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+# ---- end of the shared block ---------------------------------------------------------------------
+
+
 def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
     """Replace PATH by DATA: a reader, or a power cut, finds the old file or the new one whole."""
     temporary = f"{path}.{os.urandom(6).hex()}.tmp"
@@ -158,9 +161,6 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
         if os.path.lexists(temporary):
             os.unlink(temporary)
         raise
-
-
-# ---- end of the shared block ---------------------------------------------------------------------
 
 
 # ==== The schema of a recipe ======================================================================

@@ -276,7 +276,8 @@ def directory(path, mode="0755"):
 
 
 def regular(path, data=b"x", mode="0644"):
-    return dict(lpkg.file_entry(path, data), mode=mode)
+    return lpkg.roots_entry(path, "file", mode, size=len(data),
+                            sha256=hashlib.sha256(data).hexdigest())
 
 
 def symlink(path, target):
@@ -429,7 +430,7 @@ def offered_by(repository):
 
 def offering(name, infos):
     """A repository that offers packages with these INFOS."""
-    repository = lpkg.Repository(name, "", "", None)
+    repository = lpkg.Repository(name, "", "")
     offers = [offer_of(info, "", b"") for info in infos]
     repository.index = lpkg.Index(lpkg.index_lines(offers), repository)
     return repository
@@ -4325,6 +4326,21 @@ def test_a_new_version_beside_a_conffile_counts_while_it_is_the_installed_one(wo
     assert sorted(os.listdir(world.root / "etc")) == ["c", "lpkg"]
 
 
+def test_a_directory_where_a_new_version_would_lie_is_the_user_s(world):
+    world.pack({"a": {"etc/c": b"1"}})
+    world.index()
+    world.do("install", "a").ok()
+    (world.root / "etc/c").write_bytes(b"mine")
+    (world.root / "etc/c.lpkg-new").mkdir()
+    world.pack({"a": {"etc/c": b"2"}}, "2-0")
+    world.index()
+    before = snapshot(world.root)
+    world.do("upgrade").refused("etc/c.lpkg-new: a directory in the way of a file; move it away")
+    assert snapshot(world.root) == before
+    (world.root / "etc/c.lpkg-new").rmdir()
+    world.do("upgrade").ok()
+
+
 def test_fix_brings_a_deleted_conffile_back_and_leaves_a_symlink(world):
     world.pack({"a": {"etc/c": b"1", "etc/d": b"1", "usr/x": b"1"}})
     world.index()
@@ -4726,7 +4742,7 @@ def test_s53_a_key_that_has_another_one_s_id_is_another_key(world):
     raw = lpkg.public_half((key_id, seed)).raw
     with open(second.secret, "wb") as file:
         file.write(lpkg.secret_key_text(key_id + seed + raw, None))
-    (world.root / "etc/lpkg/keys/two.pub").write_text(lpkg.public_key_text(key_id, raw))
+    (world.root / "etc/lpkg/keys/two.pub").write_bytes(lpkg.PublicKey(key_id, raw).file())
     second.sign_index([], serial=lpkg.COUNT_LIMIT - 1, created=1 << 40, expires=1 << 41)
     dev(world, "update").ok()
     world.index()
@@ -5095,9 +5111,11 @@ def test_a_repository_that_is_refused_does_not_stop_the_others(world):
     run("keygen", world.folder / "other").ok()
     shutil.copy(world.folder / "other.pub", world.root / lpkg.KEYS)
     world.pack({"o": {"o": b"1"}}, into=other)
-    sign = ("index", other, "--secret", world.folder / "other.key")
-    run(*sign).ok()
+    run("index", other, "--secret", world.folder / "other.key", "--expires", "5").ok()
     dev(world, "update").ok()
+    done = dev(world, "update", before=at_time(time.time() + 6 * 86400))
+    assert done.status == 1 and "other: the index that update fetched: expired on" in done.err
+    assert "the other repositories are used meanwhile" in done.err
     signature = other / "index.json.minisig"
     signature.write_bytes(signature.read_bytes().replace(b"serial", b"Serial"))
     done = dev(world, "update")
