@@ -417,21 +417,20 @@ SCRIPT_FIELDS = {
     "size": is_int(SCRIPT_LIMIT), "sha256": is_sha256,
 }
 ALTERNATIVE_FIELDS = {"path": is_path, "target": is_target, "priority": is_count}
-INFO_FIELDS = {
-    "name": is_name, "version": is_version, "arch": is_name, "summary": is_text,
-    "license": is_text, "url": is_text, "recipe": is_text, "depends": is_relations,
-    "provides": is_list(is_provided), "conflicts": is_relations, "replaces": is_relations,
-    "conffiles": is_paths, "services": is_names, "size": is_count,
+SAID_FIELDS = {                     # of a package in its record, and in an index
+    "summary": is_text, "license": is_text, "url": is_text, "recipe": is_text,
+    "depends": is_relations, "provides": is_list(is_provided), "conflicts": is_relations,
+    "replaces": is_relations, "services": is_names,
     "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
-    "scripts": is_list(is_record(SCRIPT_FIELDS)),
 }
-OFFER_FIELDS = {                    # of a package in an index
+INFO_FIELDS = {
+    "name": is_name, "version": is_version, "arch": is_name, **SAID_FIELDS, "conffiles": is_paths,
+    "size": is_count, "scripts": is_list(is_record(SCRIPT_FIELDS)),
+}
+OFFER_FIELDS = {
     "name": is_name, "version": is_version, "file": is_text, "size": is_count, "sha256": is_sha256,
-    "installed_size": is_count, "summary": is_text, "depends": is_relations,
-    "provides": is_relations, "conflicts": is_relations, "replaces": is_relations,
-    "license": is_text, "url": is_text, "recipe": is_text, "services": is_names,
-    "scripts": is_list(lambda value: value in SCRIPT_NAMES), "setuid": is_paths,
-    "owners": is_list(is_owner), "alternatives": is_list(is_record(ALTERNATIVE_FIELDS)),
+    "installed_size": is_count, **SAID_FIELDS, "setuid": is_paths, "owners": is_list(is_owner),
+    "scripts": is_list(lambda value: value in SCRIPT_NAMES),
 }
 INDEX_FIELDS = {
     "serial": is_count, "created": is_count, "arch": is_name,
@@ -1454,13 +1453,17 @@ def show_json(objects: list) -> None:
 
 def confirm(yes: bool) -> None:
     """Ask whether to go on; Fail when the answer isn't yes or there is nobody to ask."""
-    if yes:
-        return
-    if not sys.stdin or not sys.stdin.isatty():
-        raise Fail("nothing was changed: stdin is no terminal to ask at; say --yes")
-    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    nobody = "nothing was changed: stdin is no terminal to ask at; say --yes"
+    if not yes and ask("Go on? [y/N] ", nobody) not in ("y", "yes"):
         raise Fail("nothing was changed")
+
+
+def ask(question: str, nobody: str) -> str:
+    """The user's answer, in small letters; Fail, which says NOBODY, where there is none to ask."""
+    if not sys.stdin or not sys.stdin.isatty():
+        raise Fail(nobody)
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower()
 
 
 # ---- files anywhere ----------------------------------------------------------------------------
@@ -2104,10 +2107,10 @@ def load_installed(root: Root) -> dict:
         path = f"{INSTALLED}/{name}"
         installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
     for line in root.read(ORIGINS, INFO_LIMIT).decode(errors="replace").splitlines():
-        name, sha256, *repository = line.split("\t")[:3]
+        name, sha256, repository, *_ = (line + "\t\t").split("\t")
         if name in installed:
             installed[name].sha256 = sha256
-            installed[name].repository = "".join(repository) or None
+            installed[name].repository = repository or None
     return installed
 
 
@@ -2151,10 +2154,9 @@ def preferences_text(preferences: dict) -> bytes:
 
 class Repository:
     """A folder of packages for several architectures, somewhere; the KEYS that are trusted for it;
-    the INDEX of what it offers for ARCH, and the HEAD of that as a cache has it, where it is to be
-    kept. OFFLINE: it isn't asked for packages; LATE: it couldn't be reached, or what it offers was
-    refused: the exit status that this has."""
-    __slots__ = ("name", "url", "arch", "keys", "index", "head", "offline", "late")
+    the INDEX of what it offers for ARCH. OFFLINE: it isn't asked for packages; LATE: it couldn't be
+    reached, or what it offers was refused: the exit status that this has."""
+    __slots__ = ("name", "url", "arch", "keys", "index", "offline", "late")
 
     def __init__(self, name: str, url: str, arch: str):
         self.name = name
@@ -2162,7 +2164,6 @@ class Repository:
         self.arch = arch
         self.keys = []
         self.index = None
-        self.head = b""
         self.offline = False
         self.late = 0
 
@@ -2456,21 +2457,20 @@ def is_cached(root: Root, repository: Repository, serials: Serials) -> bool:
 
 
 def ask_repositories(root: Root, found: list, serials: Serials, listed: bool) -> None:
-    """Fetch the indexes of the repositories FOUND, which are LISTED in the root, or not."""
+    """Fetch the indexes of the repositories FOUND. Of those that are LISTED in the root they are
+    kept, if it is locked, with what was seen of their keys."""
     if any(one.offline for one in found):
         raise Later("--offline: no index of it is here; `lpkg update` fetches one, with a network")
     if found and time.time() < CLOCK_IS_SET:
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
-    failures = []
+    failures, kept = [], False
     for repository in found:
         known = read_cached(root, repository)[0] if listed else b""
         try:
             head = load_index(repository, serials, known)
             if head == known:
                 load_cached(root, repository, serials)
-            elif listed:
-                repository.head = head
         except Fail as error:
             repository.late = getattr(error, "status", 1)
             if not (listed or repository.late == Later.status):
@@ -2478,6 +2478,13 @@ def ask_repositories(root: Root, found: list, serials: Serials, listed: bool) ->
             failures.append(error)
             if not (listed and is_cached(root, repository, serials)):
                 repository.index = Index(b"", repository)
+        else:
+            if listed and head != known and root.lock is not None:
+                lines = [head, b"\n", repository.index.data]
+                root.replace(f"{INDEXES}/{repository.name}", lines)
+                kept = True
+    if kept:
+        root.replace(SERIALS, [serials.text()])
     if failures and len(failures) == len(found):
         raise failures[0]
     for failure in failures:
@@ -2520,16 +2527,6 @@ def load_cached(root: Root, repository: Repository, serials: Serials) -> bool:
                  serials.now(key), f"{repository.name}: the index that update fetched")
     repository.index = Index(lines, repository)
     return True
-
-
-def save_indexes(root: Root, found: list, serials: Serials) -> None:
-    """Keep what was fetched of the repositories FOUND, and what was seen of their keys."""
-    fresh = [one for one in found if one.head]
-    for repository in fresh:
-        root.replace(f"{INDEXES}/{repository.name}",
-                     [repository.head, b"\n", repository.index.data])
-    if fresh:
-        root.replace(SERIALS, [serials.text()])
 
 
 def machine() -> str:
@@ -3121,7 +3118,8 @@ def fetch_packages(packages: list, root: Root, folder: str) -> None:
                   sum(package.size for package in packages))
     for package in packages:
         meter.item = str(package)
-        path = f"{folder}/{fetched_name(package)}".lstrip("/")
+        name = fetched_name(package.name, package.version, package.sha256)
+        path = f"{folder}/{name}".lstrip("/")
         package.open = lambda path=path: root.open(path)
         if not is_fetched(root, path, package):
             fetch_package(package, root, path, meter)
@@ -3129,9 +3127,9 @@ def fetch_packages(packages: list, root: Root, folder: str) -> None:
     progress("")
 
 
-def fetched_name(package: Package) -> str:
-    """What the file of PACKAGE is called here: by its bytes, so that a rebuilt one is another."""
-    return f"{package.name}-{package.version}.{package.sha256[:16]}.lpkg"
+def fetched_name(name: str, version: str, sha256: str) -> str:
+    """What the file of a package is called here: by its bytes, so that a rebuilt one is another."""
+    return f"{name}-{version}.{sha256[:16]}.lpkg"
 
 
 def is_fetched(root: Root, path: str, package: Package) -> bool:
@@ -3828,20 +3826,17 @@ def run_queue(root: Root, again: bool = False) -> int:
             if sys.stderr.isatty():
                 say(f"{name}: {script}")    # a line of its own: what the script prints comes below
             status = run_script(root, path, arguments)
-        if status == 0:
-            if root.lstat(f"{INSTALLED}/{name}") is None:
-                root.remove(path)
-            root.replace(QUEUE, [queue_text(left + queue[number + 1:])])
-            continue
-        if status is not None:
+        if status == 0 and root.lstat(f"{INSTALLED}/{name}") is None:
+            root.remove(path)
+        if status:
             say(f"{name}: its script {script} ended with status {status}; mend what it says, and "
                 "`lpkg fix` runs it again")
             line[0] = "failed"
             failed += 1
-        left.append(line)
-    progress("")
-    if failed:
-        root.replace(QUEUE, [queue_text(left)])
+        if status != 0:
+            left.append(line)
+        if status is not None:
+            root.replace(QUEUE, [queue_text(left + queue[number + 1:])])
     if not left:
         root.remove(QUEUE)
     waiting = [line for line in left if line[0] == "waits"]
@@ -4103,8 +4098,6 @@ class State:
         found = load_repositories(self.options, self.root, arch, self.serials, fresh)
         if self.is_new:
             name_repositories(self.options, found)
-        if self.root.lock is not None:
-            save_indexes(self.root, found, self.serials)
         return found
 
     def universe(self, local: list = (), fresh: bool = False) -> Universe:
@@ -4534,7 +4527,7 @@ def find_old(state: State, universe: Universe, name: str, version: str, sha256: 
     found = [package for one in universe.repositories for package in one.index.find(name)[0]
              if package.sha256 == sha256 or package.version == version and universe.owns(package)]
     found.sort(key=lambda package: package.sha256 != sha256)
-    cached = f"{CACHE}/{name}-{version}.{sha256[:16]}.lpkg"
+    cached = f"{CACHE}/{fetched_name(name, version, sha256)}"
     known = is_sha256(sha256)
     if found and not (exact and known and found[0].sha256 != sha256):
         return found[0]
@@ -4620,7 +4613,9 @@ def fix_conffile(options: "Options", root: Root, path: str) -> None:
     texts = [conffile_lines(root, name) for name in (path, path + ".lpkg-new")]
     for line in difflib.unified_diff(*texts, path, path + ".lpkg-new", lineterm=""):
         say(line)
-    answer = "t" if options.take else "k" if options.keep else ask_conffile(root, path)
+    answer = "t" if options.take else "k" if options.keep else ask(
+        "[t]ake the new one, [k]eep this one, anything else: later? ",
+        f"{root.name(path)}: a new version lies beside it; say --take or --keep")[:1]
     if answer == "t":
         folder, name = root.place(path)
         os.rename(name + ".lpkg-new", name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -4636,15 +4631,6 @@ def conffile_lines(root: Root, path: str) -> list:
     if there is not None and stat.S_ISLNK(there.st_mode):
         return [root.content(path, there)]
     return root.read(path, INFO_LIMIT).decode(errors="replace").splitlines()
-
-
-def ask_conffile(root: Root, path: str) -> str:
-    """t, k or nothing: what to do with the new version of the conffile PATH."""
-    if not sys.stdin or not sys.stdin.isatty():
-        raise Fail(f"{root.name(path)}: a new version lies beside it; say --take or --keep")
-    print("[t]ake the new one, [k]eep this one, anything else: later? ", end="", file=sys.stderr,
-          flush=True)
-    return sys.stdin.readline().strip().lower()[:1]
 
 
 # -- alternatives, repositories, keys
