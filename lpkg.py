@@ -873,6 +873,13 @@ class Want(Record):
     __slots__ = ("relation", "who", "fixed", "source", "asked", "staying", "homes", "soft",
                  "parent", "needer")
 
+    def __init__(self, relation: str, who: str, fixed: "Package | None" = None,
+                 source: "str | None" = None, asked: bool = False,
+                 staying: "Package | None" = None, homes: list = (), soft: bool = False,
+                 parent: "Want | None" = None, needer: "Package | None" = None):
+        super().__init__(parse_relation(relation), who, fixed, source, asked, staying, homes, soft,
+                         parent, needer)
+
     def is_held(self) -> bool:
         """Whether it is that a package stays, in some versions only."""
         return bool(self.staying and self.relation.operator)
@@ -887,15 +894,6 @@ class Want(Record):
             return package.satisfies(self.relation)
         return not self.is_held() and package.replaces(self.staying) and (
             not isinstance(package.origin, Repository) or package.origin in self.homes)
-
-
-def want(relation: object, who: str, fixed: "Package | None" = None, source: "str | None" = None,
-         asked: bool = False, staying: "Package | None" = None, homes: list = (),
-         soft: bool = False, parent: "Want | None" = None,
-         needer: "Package | None" = None) -> Want:
-    """A Want; RELATION may be text."""
-    parsed = relation if isinstance(relation, Relation) else parse_relation(relation)
-    return Want(parsed, who, fixed, source, asked, staying, homes, soft, parent, needer)
 
 
 class Universe:
@@ -1144,7 +1142,7 @@ def advance(decisions: list, agenda: list, universe: Universe, system: System) -
                 decision.name = package.name
                 system.add(package, len(decisions) - 1)
                 parent = agenda[decision.position]
-                agenda.extend(want(relation, f"{package} needs", parent=parent, needer=package)
+                agenda.extend(Want(relation.text, f"{package} needs", parent=parent, needer=package)
                               for relation in package.relations("depends"))
             return decision.position + 1
         decisions.pop()
@@ -1167,10 +1165,10 @@ def take_back(decision: Decision, system: System) -> None:
 def stays(universe: Universe, package: Package, world: dict, asked: bool = False) -> Want:
     """The want that an installed PACKAGE stays, as the WORLD has it; see Want. What came along with
     others may go if nothing needs it and something is in its way."""
-    relation = parse_relation(world.get(package.name, package.name))
-    who = ("you hold" if relation.operator else "you want" if asked
+    relation = world.get(package.name, package.name)
+    who = ("you hold" if relation != package.name else "you want" if asked
            else "you have asked for" if package.name in world else "what is installed needs")
-    return want(relation, who, asked=asked, staying=package, homes=universe.home(package.name),
+    return Want(relation, who, asked=asked, staying=package, homes=universe.home(package.name),
                 soft=package.name not in world)
 
 
@@ -2114,12 +2112,6 @@ def load_installed(root: Root) -> dict:
     return installed
 
 
-def origins_text(packages: list) -> bytes:
-    """The file that says where PACKAGES came from."""
-    return lines_text(f"{package.name}\t{package.sha256}\t{package.source() or ''}"
-                      for package in sorted(packages, key=lambda package: package.name))
-
-
 def load_world(root: Root) -> dict:
     """NAME -> relation (text) of what was asked for: `zlib`, or `zlib=1.2.12`, which holds it."""
     words = root.read(WORLD, INFO_LIMIT).decode(errors="replace").split()
@@ -2134,20 +2126,10 @@ def lines_text(lines: object) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def world_text(world: dict) -> bytes:
-    """The file of a WORLD."""
-    return lines_text(sorted(world.values()))
-
-
 def load_preferences(root: Root) -> dict:
     """PATH -> name of the package that the user chose among its alternatives."""
     lines = root.read(PREFERENCES, INFO_LIMIT).decode(errors="replace").split("\n")
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
-
-
-def preferences_text(preferences: dict) -> bytes:
-    """The file of what was chosen."""
-    return lines_text(f"{path}\t{name}" for path, name in sorted(preferences.items()))
 
 
 # ---- the network -------------------------------------------------------------------------------
@@ -2721,14 +2703,14 @@ def parse_words(words: list, repositories: list) -> list:
             raise Usage(f"{word}: to be rid of a package, say `lpkg remove {relation.name}`")
         if at and source not in [one.name for one in repositories]:
             raise Fail(f"{word}: no repository is called {source}; `lpkg repo list` shows them")
-        wants.append(want(relation, "you want", source=source or None, asked=True))
+        wants.append(Want(text, "you want", source=source or None, asked=True))
     return wants
 
 
 def plan_install(universe: Universe, world: dict, words: list, local: list = ()) -> Plan:
     """The plan that brings WORDS (relations) and LOCAL (packages): whoever names a package that is
     held says anew which versions of it the WORLD shall have."""
-    wants = [want(package.name, "you want", package, asked=True) for package in local]
+    wants = [Want(package.name, "you want", package, asked=True) for package in local]
     wants += parse_words(words, universe.repositories)
     said = {one.relation.name: one.relation.text for one in wants}
     freed = {name: name for name in said if name in world}
@@ -3021,7 +3003,8 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
             for name in root.names(folder) if name.endswith(".new")]
     for path in left:
         root.remove(path)
-    drop_fetched(root)
+    if root.lstat(FETCHED) is not None:
+        remove_tree(*root.place(FETCHED))
     root.leave()                        # some of the folders are gone
 
 
@@ -3103,12 +3086,6 @@ def fetch(tx: Transaction) -> None:
     if tx.root.lstat(CACHE) is None:
         tx.root.make_folder(folder := FETCHED)
     fetch_packages(tx.plan.new, tx.root, folder)
-
-
-def drop_fetched(root: Root) -> None:
-    """Remove the packages that were fetched for one transaction."""
-    if root.lstat(FETCHED) is not None:
-        remove_tree(*root.place(FETCHED))
 
 
 def fetch_packages(packages: list, root: Root, folder: str) -> None:
@@ -3309,7 +3286,7 @@ def plan_texts(tx: Transaction) -> None:
     """The database as it will be."""
     tx.texts.update(database_texts(tx.plan, load_queue(tx.root), can_run(tx)))
     if tx.preferences != load_preferences(tx.root):
-        tx.texts[PREFERENCES] = preferences_text(tx.preferences)
+        tx.texts[PREFERENCES] = lines_text(map("\t".join, sorted(tx.preferences.items())))
     for path in [*tx.texts, *archived_texts(tx.plan.new)]:
         tx.add_folder(path.rpartition("/")[0])
         tx.add_file(path)
@@ -3318,7 +3295,10 @@ def plan_texts(tx: Transaction) -> None:
 def database_texts(plan: Plan, queue: list, ready: bool) -> dict:
     """PATH -> bytes of what the database has after PLAN, but for what the packages bring of it,
     where this QUEUE was before; READY: scripts can run before the change."""
-    texts = {WORLD: world_text(plan.world), ORIGINS: origins_text(plan.stay + plan.new)}
+    origins = sorted((package.name, package.sha256, package.source() or "")
+                     for package in plan.stay + plan.new)
+    texts = {WORLD: lines_text(sorted(plan.world.values())),
+             ORIGINS: lines_text(map("\t".join, origins))}
     later = queue_after(plan, queue, ready)
     if later != queue:
         texts[QUEUE] = queue_text(later)
@@ -4045,9 +4025,8 @@ def remove_folder(folder: int, name: str) -> None:
     try:
         os.rmdir(name, dir_fd=folder)
     except OSError as error:
-        passed_over = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.ENOENT,
-                       errno.EROFS, errno.EPERM)
-        if error.errno not in passed_over:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY,
+                               errno.EROFS, errno.EPERM):
             raise
 
 
@@ -4281,8 +4260,8 @@ def why_behind(universe: Universe, world: dict, plan: Plan, package: Package,
     """Why PLAN has PACKAGE and not the NEWER one, and what would help."""
     if is_held_back(world, package, newer):
         return f"you hold it; `lpkg unhold {package.name}` ends that"
-    it = [want(newer.name, "you want", newer, asked=True)]
-    rest = [want(other.name, "the upgrade brings", other) for other in plan.new
+    it = [Want(newer.name, "you want", newer, asked=True)]
+    rest = [Want(other.name, "the upgrade brings", other) for other in plan.new
             if other.name != newer.name]
     try:
         plan_change(universe, world, it)
@@ -4516,7 +4495,7 @@ def plan_undo(state: State, changes: list) -> Plan:
         if package.name in world and not package.satisfies(parse_relation(world[package.name])):
             world[package.name] = package.name
     return plan_change(Universe(state.installed, universe.repositories, back), world,
-                       [want(package.name, "you undo to", package, asked=True) for package in back],
+                       [Want(package.name, "you undo to", package, asked=True) for package in back],
                        came)
 
 
@@ -4806,35 +4785,32 @@ def name_repositories(options: "Options", found: list) -> None:
 
 
 def new_repositories(options: "Options") -> list:
-    """(name, URL) of the repositories of a new root: that of --repo-url, else those of --repo; the
-    first is called as its key is."""
-    name = key_file_name(options.key[0]) if options.key else ""
-    name = name if is_name(name) else "panux"
+    """(name, URL) of the repositories of a new root: that of --repo-url, else those of --repo."""
+    name = first_name(options)
     urls = [options.repo_url] if options.repo_url else options.repo
-    return [(name if number == 1 else f"{name}-{number}", url)
+    return [(name if number == 1 else f"{name}-{number}", full_url(url))
             for number, url in enumerate(urls, 1)]
 
 
-def key_file_name(path: str) -> str:
-    """The repository that the key in the file PATH is for, by its name."""
-    return os.path.basename(path).partition(".")[0]
+def first_name(options: "Options") -> str:
+    """What a new root calls its first repository: as the key of that is called."""
+    name = os.path.basename(options.key[0]).partition(".")[0] if options.key else ""
+    return name if is_name(name) else "panux"
 
 
 def root_texts(options: "Options") -> dict:
     """PATH -> bytes of the configuration of a new root: the keys and the repositories that it was
     made from. A bootstrapped one may be for another machine, which has no folders of this one."""
     texts = {}
-    pairs = new_repositories(options) or [(key_file_name(path), "") for path in options.key[:1]]
-    for number, (name, _) in enumerate(pairs):
+    repositories = new_repositories(options)
+    for number, (name, _) in enumerate(repositories or [(first_name(options), "")]):
         for more, key in enumerate(given_keys(options, number)):
             place = f"{name}.{more + 1}" if more else name
             texts[f"{KEYS}/{place}.pub"] = key.file()
-    lines = []
-    for name, url in new_repositories(options):
-        if options.verb != "bootstrap" or not full_url(url).startswith("/"):
-            lines.append(f"{name} {full_url(url)}\n")
-    if lines and len("".join(lines).split()) == 2 * len(lines):
-        texts[REPOS] = "".join(lines).encode()
+    lines = [f"{name} {url}" for name, url in repositories
+             if len(url.split()) == 1 and not (options.verb == "bootstrap" and url.startswith("/"))]
+    if lines:
+        texts[REPOS] = lines_text(lines)
     return texts
 
 
