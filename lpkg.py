@@ -71,10 +71,10 @@ RECORD = ".lpkg/record"             # in an archive: what is installed/NAME in a
 PIECE = 1 << 18                     # bytes that are read, inflated or hashed at a time
 WORTH_A_THREAD = 1 << 20            # bytes of packages from which a second thread is of use
 OPEN_FOLDERS = 400                  # that many are kept open while a root is worked on
-INDEX_LIMIT = 64 << 20              # bytes of an index.json
+INDEX_LIMIT = 64 << 20              # bytes of an index.json, and of any file that is read whole
 OFFER_LIMIT = 256 << 10             # bytes of a package in it
 LINES_LIMIT = 500_000               # names that an index has or provides, each with its package
-SMALL_LIMIT = 64 << 10              # bytes of a key, a signature, a list of repositories
+SIGNATURE_LIMIT = 64 << 10          # bytes of a signature
 INFO_LIMIT = 32 << 20               # bytes of a record: some 200,000 files
 NETWORK_TIMEOUT = 30                # seconds without a byte
 REQUEST_SECONDS = 120               # that a whole request may take, and, of its body,
@@ -1477,15 +1477,16 @@ def open_file(path: str, folder: "int | None" = None, shown: str = "") -> object
     raise Fail(f"{shown or path}: not a regular file")
 
 
-def read_all(descriptor: int, limit: int, what: str) -> bytes:
+def read_all(descriptor: int, what: str) -> bytes:
     """The bytes of the regular file that is open as DESCRIPTOR, which is closed; Fail for more than
-    LIMIT. Not by a file object: a root has hundreds of records."""
+    INDEX_LIMIT. Not by a file object: a root has hundreds of records."""
     try:
         there = os.fstat(descriptor)
         if not stat.S_ISREG(there.st_mode):
             raise Fail(f"{what}: not a regular file")
-        if there.st_size > limit:
-            raise Fail(f"{what}: larger than {human_size(limit)}, which is the most that is read")
+        if there.st_size > INDEX_LIMIT:
+            raise Fail(f"{what}: larger than {human_size(INDEX_LIMIT)}, which is the most that is "
+                       "read")
         data = os.read(descriptor, there.st_size)
         while len(data) < there.st_size and (more := os.read(descriptor, PIECE)):
             data += more
@@ -1494,9 +1495,9 @@ def read_all(descriptor: int, limit: int, what: str) -> bytes:
         os.close(descriptor)
 
 
-def read_file(path: str, limit: int = SMALL_LIMIT) -> bytes:
-    """The bytes of the regular file PATH, at most LIMIT."""
-    return read_all(os.open(path, READ_FLAGS & ~os.O_NOFOLLOW), limit, path)
+def read_file(path: str) -> bytes:
+    """The bytes of the regular file PATH."""
+    return read_all(os.open(path, READ_FLAGS & ~os.O_NOFOLLOW), path)
 
 
 def pieces(file: object) -> object:
@@ -1794,8 +1795,8 @@ def unpack(package: Package, content: object) -> object:
 
 
 def unpack_all(packages: list) -> object:
-    """(package, what unpack gives of it) of the fetched PACKAGES; another thread inflates what
-    comes next."""
+    """(package, entry, content) of all that unpack gives of the fetched PACKAGES; another thread
+    inflates what comes next."""
     def inflate_all() -> object:
         for package in packages:
             with package.open() as file:
@@ -1807,18 +1808,18 @@ def unpack_all(packages: list) -> object:
             and len(os.sched_getaffinity(0)) > 1):
         pieces = made_ahead(pieces)
     for package in packages:
-        content = iter(lambda: next(pieces, b""), b"")
-        yield package, unpack(package, content)
-        for _ in content:
+        archive = iter(lambda: next(pieces, b""), b"")
+        for entry, content in unpack(package, archive):
+            yield package, entry, content
+        for _ in archive:
             pass
 
 
 def read_through(package: Package) -> None:
     """Read the fetched PACKAGE to its last byte; Fail when anything in it is wrong."""
-    for _, members in unpack_all([package]):
-        for _, content in members:
-            for _ in content:
-                pass
+    for _, _, content in unpack_all([package]):
+        for _ in content:
+            pass
 
 
 def read_local(path: str, known: "set | None" = None) -> Package:
@@ -1905,14 +1906,19 @@ class Root:
         folder, name = self.place(path)
         return open_file(name, folder, self.name(path))
 
-    def read(self, path: str, limit: int = SMALL_LIMIT) -> bytes:
-        """The bytes of PATH, at most LIMIT; nothing when it isn't there."""
+    def read(self, path: str) -> bytes:
+        """The bytes of PATH; nothing when it isn't there."""
         try:
             folder, name = self.place(path)
             descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return b""
-        return read_all(descriptor, limit, self.name(path))
+        return read_all(descriptor, self.name(path))
+
+    def lines(self, path: str) -> list:
+        """The lines of the text PATH; none when it isn't there."""
+        lines = self.read(path).decode(errors="replace").split("\n")
+        return lines if lines[-1] else lines[:-1]
 
     def names(self, path: str) -> list:
         """The names in the folder PATH, sorted; none when it isn't there."""
@@ -2103,8 +2109,8 @@ def load_installed(root: Root) -> dict:
     installed = {}
     for name in filter(is_name, root.names(INSTALLED)):
         path = f"{INSTALLED}/{name}"
-        installed[name] = read_record(root.read(path, INFO_LIMIT), root.name(path))
-    for line in root.read(ORIGINS, INFO_LIMIT).decode(errors="replace").splitlines():
+        installed[name] = read_record(root.read(path), root.name(path))
+    for line in root.lines(ORIGINS):
         name, sha256, repository, *_ = (line + "\t\t").split("\t")
         if name in installed:
             installed[name].sha256 = sha256
@@ -2114,7 +2120,7 @@ def load_installed(root: Root) -> dict:
 
 def load_world(root: Root) -> dict:
     """NAME -> relation (text) of what was asked for: `zlib`, or `zlib=1.2.12`, which holds it."""
-    words = root.read(WORLD, INFO_LIMIT).decode(errors="replace").split()
+    words = root.read(WORLD).decode(errors="replace").split()
     try:
         return {parse_relation(word).name: word for word in words}
     except Fail as error:
@@ -2128,8 +2134,7 @@ def lines_text(lines: object) -> bytes:
 
 def load_preferences(root: Root) -> dict:
     """PATH -> name of the package that the user chose among its alternatives."""
-    lines = root.read(PREFERENCES, INFO_LIMIT).decode(errors="replace").split("\n")
-    return dict(line.split("\t", 1) for line in lines if "\t" in line)
+    return dict(line.split("\t", 1) for line in root.lines(PREFERENCES) if "\t" in line)
 
 
 # ---- the network -------------------------------------------------------------------------------
@@ -2272,9 +2277,9 @@ def fetch_bytes(url: str, limit: int) -> bytes:
 class Serials:
     """What was seen of each key's indexes: (key, arch) -> (serial, created, sha256)."""
 
-    def __init__(self, data: bytes):
+    def __init__(self, lines: list):
         self.seen = {}
-        for line in data.decode(errors="replace").splitlines():
+        for line in lines:
             words = line.split()
             if len(words) != 5 or not all(one.isdecimal() and len(one) < 20
                                           for one in words[2:4]):
@@ -2341,7 +2346,7 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
                    f".pub file into {KEYS} as {repository.name}.pub (`lpkg key add`)")
 
     def fetch_both() -> "tuple | None":
-        signature = fetch_bytes(what + ".minisig", SMALL_LIMIT)
+        signature = fetch_bytes(what + ".minisig", SIGNATURE_LIMIT)
         seal = hashlib.sha256(signature).hexdigest()
         if known and seal == known.split(b"\t")[-1].decode():
             return None
@@ -2404,10 +2409,10 @@ def read_index(source: object, arch: str, what: str) -> tuple:
 
 
 def load_repositories(options: "Options", root: Root, arch: str, serials: Serials,
-                      fresh: bool = False) -> list:
+                      fresh: bool) -> list:
     """The repositories of --repo, which are asked each time; else those of the root: as update saw
     them last or, where it never did or FRESH is wanted, asked now."""
-    pairs = known = parse_repositories(root.read(REPOS).decode(errors="replace"))
+    pairs = known = parse_repositories(root.lines(REPOS))
     if options.repo:
         names = {full_url(url): name for name, url in known}
         pairs = [(names.get(full_url(url), url), url) for url in options.repo]
@@ -2491,7 +2496,7 @@ def trusted_keys(root: Root, names: set) -> list:
 def read_cached(root: Root, repository: Repository) -> tuple:
     """(first line, other lines) of the cached index of REPOSITORY; nothing where there is none of
     its URL and of a key that is trusted for it, or a damaged one."""
-    line, _, lines = root.read(f"{INDEXES}/{repository.name}", INDEX_LIMIT).partition(b"\n")
+    line, _, lines = root.read(f"{INDEXES}/{repository.name}").partition(b"\n")
     places = [f"#lpkg\t{repository.url}\t{repository.arch}\t{key.text()}\t".encode()
               for key in repository.keys]
     sound = (line.startswith(tuple(places))
@@ -2632,9 +2637,9 @@ def journal_text(lines: object) -> bytes:
     return text
 
 
-def parse_repositories(text: str) -> list:
-    """The (name, url) pairs of a file of `NAME URL` lines, where # begins a comment line."""
-    pairs = [line.split() for line in text.split("\n") if line.strip() and line.strip()[0] != "#"]
+def parse_repositories(lines: list) -> list:
+    """The (name, url) pairs of `NAME URL` LINES, where # begins a comment line."""
+    pairs = [line.split() for line in lines if line.strip() and line.strip()[0] != "#"]
     for pair in pairs:
         if len(pair) != 2 or not is_name(pair[0]) or "." in pair[0]:
             raise Fail(f"{REPOS}: {' '.join(pair)}: write NAME URL, the NAME without dots")
@@ -2988,11 +2993,11 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
     if "journal" in names:
         say(f"{root.path}: finishing what an earlier lpkg had begun")
         load_modules()
-        check_journal(root.read(JOURNAL, INFO_LIMIT), root.name(JOURNAL))
+        check_journal(root.read(JOURNAL), root.name(JOURNAL))
         finish(root)
     elif "staged" in names:
         say(f"{root.path}: {undoing}")
-        data = root.read(STAGED, INFO_LIMIT)
+        data = root.read(STAGED)
         check_journal(data, root.name(STAGED))
         apply(root, data)
         forget(root)
@@ -3024,7 +3029,7 @@ def remove_bare(tx: Transaction) -> None:
 
 def finish_removal(root: Root) -> None:
     """Remove the package whose record is at REMOVING. May be done twice."""
-    package = read_record(root.read(REMOVING, INFO_LIMIT), root.name(REMOVING))
+    package = read_record(root.read(REMOVING), root.name(REMOVING))
     left = load_installed(root)
     plan = settle({**left, package.name: package}, left, load_world(root))
     tx = Transaction(root, plan, {}, load_preferences(root))
@@ -3067,7 +3072,7 @@ def load_modules() -> None:
 def finish(root: Root) -> None:
     """Carry out the journal of ROOT, and forget it."""
     try:
-        apply(root, root.read(JOURNAL, INFO_LIMIT))
+        apply(root, root.read(JOURNAL))
         forget(root)
     except (Fail, OSError) as error:
         reason = explain(error) if isinstance(error, OSError) else error
@@ -3081,7 +3086,7 @@ def fetch(tx: Transaction) -> None:
     if not tx.plan.new:
         return
     download = sum(package.size for package in tx.plan.new)
-    check_space(os.fstatvfs(tx.root.folder(STATE)), download, tx.root.name(STATE))
+    check_space(tx.root, STATE, download)
     folder = CACHE
     if tx.root.lstat(CACHE) is None:
         tx.root.make_folder(folder := FETCHED)
@@ -3247,11 +3252,9 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
         return
     owner, old = tx.gone.get(path, (None, None))
     choice = "replace"
-    if path in tx.links:
-        pass
-    elif tx.plan.repair and current is None:
-        pass                            # what the user has deleted comes back
-    elif is_conffile(package, path) or owner and is_conffile(owner, path):
+    comes_back = tx.plan.repair and current is None     # though the user has deleted it
+    if path not in tx.links and not comes_back and (
+            is_conffile(package, path) or owner and is_conffile(owner, path)):
         choice = conffile_action(current, entry_content(old), entry_content(entry))
         remember_owner(tx, old, path)
     if choice == "replace" and old is None and current not in (None, entry_content(entry)):
@@ -3523,12 +3526,13 @@ def check_room(tx: Transaction) -> None:
         size, files, _ = needed.get(device := tx.root.device(folder), (0, 0, ""))
         needed[device] = (size + more[0], files + more[1], folder)
     for size, files, folder in needed.values():
-        check_space(os.fstatvfs(tx.root.folder(folder)), size, tx.root.name(folder), files)
+        check_space(tx.root, folder, size, files)
 
 
-def check_space(file_system: object, size: int, what: str, files: int = 0) -> None:
-    """Fail unless SIZE bytes in so many new FILES fit on FILE_SYSTEM (without blocks, or inodes, it
-    has no limit)."""
+def check_space(root: Root, folder: str, size: int, files: int = 0) -> None:
+    """Fail unless SIZE bytes in so many new FILES fit on FOLDER's file system (without blocks, or
+    inodes, it has no limit)."""
+    file_system, what = os.fstatvfs(root.folder(folder)), root.name(folder)
     free = file_system.f_bavail * file_system.f_frsize
     if file_system.f_blocks and free < size:
         raise Fail(f"{what}: {human_size(size)} needed, {human_size(free)} free; make room first")
@@ -3544,8 +3548,8 @@ def stage(tx: Transaction) -> None:
     tx.root.replace(STAGED, [journal_text(undoing_lines(tx))])
     for path, staged in tx.folders.items():
         stage_folder(tx, path, staged)
-    stage_packages(tx)
-    progress("")
+    for path, entry, content in final_members(tx.plan.new):
+        stage_entry(tx, path, entry, content)
     for path, entry in tx.links.items():
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
@@ -3592,14 +3596,15 @@ def runs_by(root: Root, path: str) -> bool:
         return False
 
 
-def stage_packages(tx: Transaction) -> None:
-    """Write the files of the new packages under their temporary names."""
-    meter = Meter(f"writing {counted(len(tx.plan.new), 'package')}",
-                  sum(package.info["size"] for package in tx.plan.new))
-    for package, members in unpack_all(tx.plan.new):
-        for entry, content in members:
-            path = meter.item = final_path(package, entry)
-            stage_entry(tx, path, entry, meter.count(content))
+def final_members(packages: list) -> object:
+    """(path, entry, content in pieces) of all that the PACKAGES bring to a root; the content must
+    be read to its end."""
+    meter = Meter(f"writing {counted(len(packages), 'package')}",
+                  sum(package.info["size"] for package in packages))
+    for package, entry, content in unpack_all(packages):
+        meter.item = final_path(package, entry)
+        yield meter.item, entry, meter.count(content)
+    progress("")
 
 
 def final_path(package: Package, entry: dict) -> str:
@@ -3778,8 +3783,7 @@ def needed_first(packages: list) -> list:
 
 def load_queue(root: Root) -> list:
     """The scripts that are still to be run, as queue_after has them."""
-    lines = root.read(QUEUE, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]
-    queue = [line.split("\t") for line in lines]
+    queue = [line.split("\t") for line in root.lines(QUEUE)]
     for line in queue:
         if len(line) < 3 or not is_name(line[1]) or line[2] not in SCRIPT_NAMES:
             raise Fail(f"{root.name(QUEUE)}: line {line!r} is not understood; remove it")
@@ -4068,7 +4072,7 @@ class State:
         self.installed = load_installed(self.root)
         self.world = {name: relation for name, relation in load_world(self.root).items()
                       if name in self.installed}
-        self.serials = Serials(self.root.read(SERIALS))
+        self.serials = Serials(self.root.lines(SERIALS))
         self.is_new = not (self.installed or self.root.names(KEYS) or self.root.read(REPOS))
 
     def repositories(self, local: list = (), fresh: bool = False) -> list:
@@ -4294,8 +4298,7 @@ def cmd_fetch(options: "Options", state: State) -> int:
 
 def cmd_clean(options: "Options", state: State) -> int:
     """Remove the packages that were fetched, and the indexes of repositories that are gone."""
-    text = state.root.read(REPOS).decode(errors="replace")
-    known = {name for name, _ in parse_repositories(text)}
+    known = dict(parse_repositories(state.root.lines(REPOS)))
     paths = [f"{CACHE}/{name}" for name in state.root.names(CACHE)]
     paths += [f"{INDEXES}/{name}" for name in state.root.names(INDEXES) if name not in known]
     size = sum(state.root.lstat(path).st_size for path in paths)
@@ -4346,7 +4349,7 @@ def change_root(state: State, plan: Plan, preferences: "dict | None" = None) -> 
         texts[SERIALS] = state.serials.text()
     changes_packages = not (plan.is_empty() and plan.world == state.world)
     if changes_packages and not plan.repair:    # a repair would be what undo undoes
-        texts[HISTORY] = history_text(root.read(HISTORY, INFO_LIMIT), plan, state.world,
+        texts[HISTORY] = history_text(root.read(HISTORY), plan, state.world,
                                       " ".join([options.verb, *options.words]))
     tx = Transaction(root, plan, texts, preferences)
     try:
@@ -4430,7 +4433,7 @@ def stamp(package: Package) -> tuple:
 def load_history(root: Root) -> list:
     """The transactions of ROOT: dicts of number, time, command and changes."""
     found = []
-    for line in root.read(HISTORY, INFO_LIMIT).decode(errors="replace").split("\n")[:-1]:
+    for line in root.lines(HISTORY):
         try:
             number, when, command, *changes = line.split("\t")
             found.append({"number": int(number[:18]), "time": int(when[:18]),
@@ -4609,7 +4612,7 @@ def conffile_lines(root: Root, path: str) -> list:
     there = root.lstat(path)
     if there is not None and stat.S_ISLNK(there.st_mode):
         return [root.content(path, there)]
-    return root.read(path, INFO_LIMIT).decode(errors="replace").splitlines()
+    return root.lines(path)
 
 
 # -- alternatives, repositories, keys
@@ -4657,7 +4660,7 @@ def alternative_objects(state: State) -> list:
 
 def cmd_repo_list(options: "Options", state: State) -> int:
     """List the repositories."""
-    pairs = parse_repositories(state.root.read(REPOS).decode(errors="replace"))
+    pairs = parse_repositories(state.root.lines(REPOS))
     print_all(options, [{"name": name, "url": url} for name, url in pairs],
               lambda one: f"{one['name']} {one['url']}")
     return 0
@@ -4665,20 +4668,20 @@ def cmd_repo_list(options: "Options", state: State) -> int:
 
 def cmd_repo_add(options: "Options", state: State) -> int:
     """Add a repository."""
-    text = state.root.read(REPOS).decode(errors="replace")
+    lines = state.root.lines(REPOS)
     name = options.words[0]
-    if name in dict(parse_repositories(text)):
+    if name in dict(parse_repositories(lines)):
         raise Fail(f"{name}: is there already; `lpkg repo list` shows them")
     line = " ".join(options.words)
-    if parse_repositories(line) != [options.words]:
+    if parse_repositories([line]) != [options.words]:
         raise Fail(f"{line}: write NAME URL")
-    state.root.replace(REPOS, [lines_text([*text.splitlines(), line])])
+    state.root.replace(REPOS, [lines_text([*lines, line])])
     return 0
 
 
 def cmd_repo_remove(options: "Options", state: State) -> int:
     """Remove a repository."""
-    lines = state.root.read(REPOS).decode(errors="replace").splitlines()
+    lines = state.root.lines(REPOS)
     left = [line for line in lines if line.split()[:1] != options.words]
     if left == lines:
         raise Fail(f"{options.words[0]}: is no repository of it; `lpkg repo list` shows them")
@@ -4843,19 +4846,14 @@ def root_pieces(plan: Plan, texts: dict, no_database: bool) -> object:
     archived = [] if no_database else archived_texts(plan.new)
     for _, entry in sorted(tar_folders(claims, [*texts, *archived]).items()):
         yield tar_header(entry)
-    meter = Meter(f"writing {counted(len(plan.new), 'package')}",
-                  sum(package.info["size"] for package in plan.new))
-    for package, members in unpack_all(plan.new):
-        for entry, content in members:
-            path = final_path(package, entry)
-            if entry["type"] == "dir" or no_database and path.startswith(STATE + "/"):
-                for _ in content:
-                    pass
-                continue
-            yield tar_header(dict(entry, path=path))
-            yield from meter.count(content)
-            yield padding(entry.get("size", 0))
-    progress("")
+    for path, entry, content in final_members(plan.new):
+        if entry["type"] == "dir" or no_database and path.startswith(STATE + "/"):
+            for _ in content:
+                pass
+            continue
+        yield tar_header(dict(entry, path=path))
+        yield from content
+        yield padding(entry.get("size", 0))
     for _, (_, entry) in sorted(won.items()):
         yield tar_header(entry)
     for path, data in texts.items():
@@ -5389,7 +5387,7 @@ def gzip_pieces(content: object) -> object:
 
 def read_meta(path: str) -> dict:
     """The META file of `pack`."""
-    meta = parse_json(read_file(path, INFO_LIMIT), path)
+    meta = parse_json(read_file(path), path)
     packages = meta.get("packages")
     if not isinstance(packages, dict) or not packages or not all(map(is_name, packages)):
         raise Fail(f"{path}: packages is no object of names")
@@ -5616,7 +5614,7 @@ def next_serial(folder: str, serial_file: str, now: int) -> int:
         used.append(int(text))
     index_file = os.path.join(folder, "index.json")
     if os.path.exists(index_file):
-        serial = parse_json(read_file(index_file, INDEX_LIMIT), index_file).get("serial")
+        serial = parse_json(read_file(index_file), index_file).get("serial")
         used.append(serial if is_count(serial) else 0)
     return max(used) + 1
 
@@ -5661,7 +5659,7 @@ def known_packages(path: str, key: PublicKey) -> set:
 def read_signed(path: str, keys: list) -> dict:
     """The index.json PATH, signed by one of KEYS."""
     import io
-    data = read_file(path, INDEX_LIMIT)
+    data = read_file(path)
     _, comment = check_signature(data, read_file(path + ".minisig"), keys, path)
     index = parse_json(data, path)
     read_index(io.BytesIO(data), str(index.get("arch")), path)
@@ -5958,8 +5956,8 @@ class Options:
         return value
 
 
-def parse_arguments(arguments: list) -> tuple:
-    """(verb or None, Options); options may stand before and after the verb, `--` ends them."""
+def parse_arguments(arguments: list) -> Options:
+    """The command line; options may stand before and after the verb, `--` ends them."""
     options = Options()
     flags = {option.flag: option for option in OPTIONS}
     given = []
@@ -5986,11 +5984,11 @@ def parse_arguments(arguments: list) -> tuple:
         verb = f"{verb} {second}"
     options.verb = verb
     if not options.help and not options.version and (verb or given):
-        check_arguments(verb, options, given)
+        check_arguments(options, given)
     if options.root == "":
         raise Usage("--root: an empty name is not a directory; the root is /")
     options.root = options.root or "/"
-    return verb, options
+    return options
 
 
 def set_option(options: Options, option: Option, values: list, attached: bool) -> None:
@@ -6005,8 +6003,9 @@ def set_option(options: Options, option: Option, values: list, attached: bool) -
         setattr(options, option.attribute(), values.pop(0) if option.value else True)
 
 
-def check_arguments(verb: "str | None", options: Options, given: list) -> None:
-    """Usage unless VERB exists, and takes the options that were GIVEN and so many words."""
+def check_arguments(options: Options, given: list) -> None:
+    """Usage unless the verb exists, and takes the options that were GIVEN and so many words."""
+    verb = options.verb
     if verb not in VERBS:
         known = nearest(verb, VERBS) if verb else ""
         raise Usage(f"{verb}: no such verb{known}" if verb else "no verb; see lpkg --help")
@@ -6038,7 +6037,8 @@ def help_text(names: object, flags: object) -> str:
 
 def run(arguments: list) -> int:
     """Carry out the command line."""
-    verb, options = parse_arguments(arguments)
+    options = parse_arguments(arguments)
+    verb = options.verb
     if options.version:
         print(f"lpkg {VERSION}")
     elif options.help and verb in VERBS:
