@@ -239,7 +239,7 @@ def read_relation(text: object) -> Relation:
     """What parse_relation remembers."""
     if is_name(text):                   # as most are
         return Relation(text, text, "", "", False)
-    body = str(text)[1:] if str(text).startswith("!") else str(text)
+    body = str(text).removeprefix("!")
     end = 0
     while end < len(body) and body[end] not in "<>=~":
         end += 1
@@ -2324,9 +2324,8 @@ def day_text(when: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(min(when, 1 << 37)))
 
 
-def check_expiry(index: dict, repository: Repository, now: float, what: str) -> None:
+def check_expiry(expires: "int | None", repository: Repository, now: float, what: str) -> None:
     """Rule 4."""
-    expires = index["expires"]
     if expires is None and repository.is_remote():
         raise Fail(f"{what}: never expires, as only a folder's may; make it with --expires DAYS")
     if expires is not None and expires < now:
@@ -2364,7 +2363,8 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
     del data, fetched                   # megabytes, on a device that has 32
     index, lines = read_index(source, repository.arch, what)
     check_comment(comment, index, what)
-    check_expiry(index, repository, max(serials.now(key.text()), index["created"]), what)
+    now = max(serials.now(key.text()), index["created"])
+    check_expiry(index["expires"], repository, now, what)
     serials.accept(key.text(), index, sha256, what)
     repository.index = Index(lines, repository)
     expires = "never" if index["expires"] is None else index["expires"]
@@ -2420,8 +2420,10 @@ def load_repositories(options: "Options", root: Root, arch: str, serials: Serial
     for number, repository in enumerate(found):
         repository.offline = options.offline and repository.is_remote()
         given = given_keys(options, number) if options.repo else []
-        same = [name for name, url in known if full_url(url) == full_url(repository.url)]
-        repository.keys = given or trusted_keys(root, {repository.name, *same})
+        names = [name for name, url in known if full_url(url) == full_url(repository.url)]
+        names.append(repository.name)
+        repository.keys = given or [key for name, key in all_keys(root).items()
+                                    if name.partition(".")[0] in names]
     if options.repo or fresh or not all(is_cached(root, one, serials) for one in found):
         ask_repositories(root, found, serials, listed=not options.repo)
     return found
@@ -2487,12 +2489,6 @@ def given_keys(options: "Options", number: int) -> list:
     return [parse_public_key(read_file(path), path) for path in paths]
 
 
-def trusted_keys(root: Root, names: set) -> list:
-    """The keys that ROOT trusts for the repository that has these NAMES: NAME.pub, and
-    NAME.MORE.pub while they change."""
-    return [key for name, key in all_keys(root).items() if name.partition(".")[0] in names]
-
-
 def read_cached(root: Root, repository: Repository) -> tuple:
     """(first line, other lines) of the cached index of REPOSITORY; nothing where there is none of
     its URL and of a key that is trusted for it, or a damaged one."""
@@ -2510,8 +2506,8 @@ def load_cached(root: Root, repository: Repository, serials: Serials) -> bool:
     _, _, _, key, expires, *_ = line.decode().split("\t") if line else 5 * [""]
     if expires != "never" and not expires.isdecimal():
         return False
-    check_expiry({"expires": None if expires == "never" else int(expires[:18])}, repository,
-                 serials.now(key), f"{repository.name}: the index that update fetched")
+    check_expiry(None if expires == "never" else int(expires[:18]), repository, serials.now(key),
+                 f"{repository.name}: the index that update fetched")
     repository.index = Index(lines, repository)
     return True
 
@@ -2898,7 +2894,7 @@ class Transaction:
         self.swaps = set()              # paths where a directory becomes a file or a symlink, or
                                         # the reverse
         self.previous = {}              # files on FAT that stay as NAME.old -> what makes room
-        self.links = {}                 # path -> entry of an alternative's symlink that changes
+        self.links = {}                 # path -> (package, entry) of an alternative that changes
         self.strays = []                # in words, the files of no package in the way
         self.removals = []              # journal lines
         self.mounts = []                # other file systems that the journal needs
@@ -3016,8 +3012,9 @@ def recover(root: Root, undoing: str = "undoing what an earlier lpkg had not fin
 def remove_bare(tx: Transaction) -> None:
     """Remove TX's packages on a disk that is too full for a journal: of each, the record serves as
     one, under another name, until its files are gone. What needs room is written after that."""
+    prepare(tx)
+    stop_services(tx)
     for package in needed_first(tx.plan.removed())[::-1]:
-        prepare(Transaction(tx.root, settle({package.name: package}, {}, {}), {}, {}))
         tx.root.leave()
         folder, name = tx.root.place(REMOVING)
         os.rename(f"installed/{package.name}", name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -3036,7 +3033,7 @@ def finish_removal(root: Root) -> None:
     verify(tx)
     for line in tx.removals:
         carry_out(root, line)
-    for path, entry in tx.links.items():
+    for path, (_, entry) in tx.links.items():
         root.remove(path)
         stage_link(root, path, entry)
     for path, data in tx.texts.items():
@@ -3201,14 +3198,14 @@ def verify(tx: Transaction) -> None:
     paths = {entry["path"].encode() for package in changing for entry in package.files()}
     tx.claims = merge_manifests([*tx.plan.stay, *tx.plan.new], paths)
     before = folder_opinions([*tx.plan.stay, *tx.plan.old.values()])
-    links = plan_alternatives(tx)
+    plan_alternatives(tx)
     for package in tx.plan.new:
         for entry in package.files():
             if entry["type"] == "dir":
                 tx.add_folder(entry["path"])
             else:
                 verify_file(tx, package, entry)
-    for package, entry in links:
+    for package, entry in tx.links.values():
         verify_file(tx, package, entry)
     for stray in tx.strays[:-1]:
         say(stray)
@@ -3223,9 +3220,9 @@ def verify(tx: Transaction) -> None:
     check_room(tx)
 
 
-def plan_alternatives(tx: Transaction) -> list:
-    """Decide which symlinks of alternatives come, change or go: (package, entry) of those to be
-    made, among which are those of new packages that are not as they were."""
+def plan_alternatives(tx: Transaction) -> None:
+    """Decide which symlinks of alternatives come, change or go; among those to be made are those of
+    new packages that are not as they were."""
     before = winners([*tx.plan.stay, *tx.plan.old.values()], load_preferences(tx.root))
     after = winners([*tx.plan.stay, *tx.plan.new], tx.preferences)
     tx.claims.update(after)
@@ -3237,8 +3234,7 @@ def plan_alternatives(tx: Transaction) -> list:
     for path, (package, entry) in after.items():
         if (before.get(path, (None, None))[1] != entry
                 or package in new and tx.root.content(path) != entry_content(entry)):
-            tx.links[path] = entry
-    return [after[path] for path in tx.links]
+            tx.links[path] = (package, entry)
 
 
 def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
@@ -3550,7 +3546,7 @@ def stage(tx: Transaction) -> None:
         stage_folder(tx, path, staged)
     for path, entry, content in final_members(tx.plan.new):
         stage_entry(tx, path, entry, content)
-    for path, entry in tx.links.items():
+    for path, (_, entry) in tx.links.items():
         stage_link(tx.root, tx.staged(path), entry)
     for final, data in tx.texts.items():
         stage_entry(tx, final, text_entry(final, data), (data,))
@@ -4367,7 +4363,7 @@ def show_plan(options: "Options", plan: Plan, free: "int | None", preferences: d
         show_json([plan_object(package, plan) for package in [*plan.new, *plan.removed()]])
         return
     for line in plan_lines(plan, free, preferences):
-        print(printable(line), file=sys.stdout if options.dry_run else sys.stderr)
+        (show if options.dry_run else say)(line)
 
 
 def nothing_to_do(options: "Options", reason: str) -> int:
@@ -4691,7 +4687,8 @@ def cmd_repo_remove(options: "Options", state: State) -> int:
 
 
 def all_keys(root: Root) -> dict:
-    """NAME -> key of the files NAME.pub of ROOT."""
+    """NAME -> key of the files NAME.pub of ROOT, for the repository NAME; and of NAME.MORE.pub,
+    while keys change."""
     return {name[:-4]: parse_public_key(root.read(f"{KEYS}/{name}"), root.name(f"{KEYS}/{name}"))
             for name in root.names(KEYS) if name.endswith(".pub")}
 
@@ -5003,8 +5000,7 @@ def find_faults(state: State, packages: list) -> list:
     """Where the root differs from what PACKAGES have brought, conffiles aside: dicts of path, what
     and package."""
     root = state.root
-    everything = state.packages([])
-    folders = folder_opinions(everything)
+    folders = folder_opinions(list(state.installed.values()))
     won = state.winners()
     meter = Meter(f"verifying {counted(len(packages), 'package')}",
                   sum(map(Package.installed_size, packages)), announce=False)
