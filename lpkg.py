@@ -3473,7 +3473,8 @@ def check_files(tx: Transaction) -> None:
         if path in tx.swaps:
             continue
         try:
-            there = tx.root.lstat(path)
+            is_known = path in tx.claims or path in tx.gone     # and was looked at before
+            there = None if is_known else tx.root.lstat(path)
             if there and stat.S_ISDIR(there.st_mode):
                 raise Fail(f"{tx.root.name(path)}: a directory in the way of a file; move it away")
             folder, name = tx.root.place(path)
