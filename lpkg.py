@@ -510,13 +510,6 @@ def foreign_owners(files: list) -> list:
     return [f"{uid}:{gid}" for uid, gid in sorted(owners - {(0, 0)})]
 
 
-def offered(info: dict, files: list) -> dict:
-    """What an index says of a package that has this INFO and FILES: these summed up."""
-    return dict(info, setuid=setuid_paths(files), owners=foreign_owners(files),
-                scripts=[script["name"] for script in info["scripts"]],
-                installed_size=info["size"])
-
-
 class Package:
     """A package: installed, offered by a repository, or in a local file. What is said of it, and
     its files, are read when they are asked for."""
@@ -547,6 +540,15 @@ class Package:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
+
+    def offer(self) -> dict:
+        """What an index says of it, and perhaps more: of a record, its files are summed up."""
+        if "setuid" in self.info:
+            return self.info
+        files = self.files()
+        return dict(self.info, setuid=setuid_paths(files), owners=foreign_owners(files),
+                    scripts=[script["name"] for script in self.info["scripts"]],
+                    installed_size=self.info["size"])
 
     def version_key(self) -> tuple:
         """The key of its version, which is made once."""
@@ -2839,9 +2841,7 @@ def package_row(package: Package, old: "Package | None") -> tuple:
 
 def risk_lines(package: Package, old: "Package | None") -> list:
     """What grows in risk with PACKAGE, compared with the OLD one, and what it leaves to do."""
-    ours = (package.info if "setuid" in package.info
-            else offered(package.info, package.files()))
-    theirs = offered(old.info, old.files()) if old else EMPTY_OFFER
+    ours, theirs = package.offer(), old.offer() if old else EMPTY_OFFER
 
     def grown(key: str) -> list:
         return [one for one in ours[key] if one not in theirs[key]]
@@ -3177,7 +3177,7 @@ def read_manifest(package: Package) -> None:
     with package.open() as file:
         record = Archive(inflated(file, str(package)), str(package)).package()
     if isinstance(package.origin, Repository):
-        said = offered(record.info, record.files())
+        said = record.offer()
         offer = dict(package.info, arch=package.origin.arch)
         for key in ("name", "version", "arch", "depends", "provides", "conflicts", "replaces",
                     "services", "setuid", "scripts", "owners", "alternatives"):
@@ -4227,7 +4227,7 @@ def cmd_upgrade(options: "Options", state: State) -> int:
     for reason in reasons:
         say(reason)
     for name, (package, newer) in behind.items():
-        if name in options.words or not is_held_back(state.world, package, newer):
+        if name in options.words or not is_held_back(universe, state.world, package, newer):
             status = 1
     return status or late
 
@@ -4250,16 +4250,16 @@ def left_behind(universe: Universe, plan: Plan, names: list) -> dict:
     return behind
 
 
-def is_held_back(world: dict, package: Package, newer: Package) -> bool:
+def is_held_back(universe: Universe, world: dict, package: Package, newer: Package) -> bool:
     """Whether it is the WORLD's relation for PACKAGE that NEWER doesn't fit."""
-    relation = parse_relation(world.get(package.name, package.name))
-    return bool(relation.operator) and not newer.satisfies(relation)
+    it = stays(universe, package, world)
+    return it.is_held() and not it.met_by(newer)
 
 
 def why_behind(universe: Universe, world: dict, plan: Plan, package: Package,
                newer: Package) -> str:
     """Why PLAN has PACKAGE and not the NEWER one, and what would help."""
-    if is_held_back(world, package, newer):
+    if is_held_back(universe, world, package, newer):
         return f"you hold it; `lpkg unhold {package.name}` ends that"
     it = [Want(newer.name, "you want", newer, asked=True)]
     rest = [Want(other.name, "the upgrade brings", other) for other in plan.new
@@ -5572,8 +5572,8 @@ def cmd_sign(options: "Options") -> int:
 def make_offer(package: Package, file_name: str) -> dict:
     """The entry of PACKAGE in an index."""
     import urllib.parse
-    said = dict(offered(package.info, package.files()), file=urllib.parse.quote(file_name),
-                size=package.size, sha256=package.sha256)
+    said = dict(package.offer(), file=urllib.parse.quote(file_name), size=package.size,
+                sha256=package.sha256)
     return {key: said[key] for key in OFFER_FIELDS}
 
 

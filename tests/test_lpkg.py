@@ -1783,7 +1783,8 @@ def test_the_cached_index_keeps_every_text():
     rng = random.Random(13)
     for _ in range(300):
         info = odd_info(rng)
-        offer = dict(lpkg.offered(info, info["files"]), file="f", size=1, sha256="0" * 64)
+        package = lpkg.Package(info, None, listing=info["files"])
+        offer = dict(package.offer(), file="f", size=1, sha256="0" * 64)
         offer["setuid"] = [odd_path(rng) for _ in range(2)]
         offer["owners"] = ["1:2", "3:4"]
         data = lpkg.index_lines([offer])
@@ -5293,6 +5294,31 @@ def test_a_script_before_removal_that_fails_has_a_way_out_that_works(world, shel
     os.unlink(done.err.strip().rpartition("remove ")[2])
     done = world.do("remove", "a").ok()
     assert "its script pre-remove can't run here and is passed over" in done.err
+
+
+def test_scripts_and_services_of_what_is_removed_on_a_full_disk(world, shell):
+    init = b"#!/bin/sh\necho \"s $1\" >> /log\n"
+    world.pack({"a": {"f": b"1"}, "b": {"etc/init.d/s": (init, 0o755)}},
+               a={"scripts": {"pre-remove": "[ -e /mended ]"}},
+               b={"scripts": {"pre-remove": "echo b >> /log"}, "services": ["s"]})
+    world.index()
+    add_shell(world.root, shell)
+    (world.root / lpkg.INSTALLED).mkdir(parents=True)
+    (world.root / "run/linit").mkdir(parents=True)
+    world.do("install", "a", "b").ok()
+
+    def full():
+        def stage(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        lpkg.stage = stage
+
+    before = snapshot(world.root)
+    done = world.do("remove", "a", "b", before=full)
+    done.refused("a 1-0: its script pre-remove ended with status 1; nothing was changed")
+    assert log(world) == [] and snapshot(world.root) == before
+    (world.root / "mended").write_text("")
+    world.do("remove", "a", "b", before=full).ok()
+    assert log(world) == ["b", "s stop"] and not os.listdir(world.root / lpkg.INSTALLED)
 
 
 def test_a_new_root_knows_where_it_came_from(world, tmp_path):
