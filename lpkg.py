@@ -504,12 +504,6 @@ def setuid_paths(files: list) -> list:
             if entry["type"] == "file" and int(entry["mode"], 8) & SETUID]
 
 
-def foreign_owners(files: list) -> list:
-    """The owners of FILES that aren't root, as UID:GID."""
-    owners = {(entry["uid"], entry["gid"]) for entry in files}
-    return [f"{uid}:{gid}" for uid, gid in sorted(owners - {(0, 0)})]
-
-
 class Package:
     """A package: installed, offered by a repository, or in a local file. What is said of it, and
     its files, are read when they are asked for."""
@@ -546,7 +540,9 @@ class Package:
         if "setuid" in self.info:
             return self.info
         files = self.files()
-        return dict(self.info, setuid=setuid_paths(files), owners=foreign_owners(files),
+        owners = {(entry["uid"], entry["gid"]) for entry in files} - {(0, 0)}
+        return dict(self.info, setuid=setuid_paths(files),
+                    owners=[f"{uid}:{gid}" for uid, gid in sorted(owners)],
                     scripts=[script["name"] for script in self.info["scripts"]],
                     installed_size=self.info["size"])
 
@@ -1731,7 +1727,7 @@ class Archive:
         """The bytes of the record; what comes next is the first entry's header."""
         header = self.read(BLOCK)
         digits = header[124:135]
-        size = int(digits, 8) if digits.isdigit() else 0
+        size = 0 if digits.strip(b"01234567") else int(digits, 8)
         if header != tar_header(record_entry(size)) or size > INFO_LIMIT:
             raise Fail(f"{self.what}: no package, or of an older lpkg: it doesn't begin with "
                        f"a {RECORD}; pack it anew (`make clean`, where a world made it)")
@@ -3114,8 +3110,8 @@ def fetched_name(name: str, version: str, sha256: str) -> str:
 def is_fetched(root: Root, path: str, package: Package) -> bool:
     """Whether PATH has the bytes of PACKAGE."""
     there = root.lstat(path)
-    return (there is not None and stat.S_ISREG(there.st_mode) and there.st_size == package.size
-            and root.content(path, there) == package.sha256)
+    return bool(there and there.st_size == package.size
+                and root.content(path, there) == package.sha256)
 
 
 def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None:

@@ -3971,6 +3971,13 @@ def test_s08_a_file_that_changes_after_it_was_verified(world):
     assert (world.root / "f").read_bytes() == b"good"
 
 
+@pytest.mark.parametrize("size", [b"00000001799", b"\xb2" * 11, b" " * 11, b"-0000000001"])
+def test_s03_a_record_whose_size_is_no_octal_number(tmp_path, size):
+    head = lpkg.tar_header(lpkg.record_entry(1000))
+    (tmp_path / "a.lpkg").write_bytes(gzip.compress(head[:124] + size + head[135:] + bytes(4096)))
+    run("info", tmp_path / "a.lpkg").refused("no package, or of an older lpkg")
+
+
 def limit_memory():
     """Let this process have no more than 600 MB of addresses."""
     import resource
