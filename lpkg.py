@@ -2616,8 +2616,7 @@ def read_ownership(text: str) -> "dict | None":
 
 def is_journal_path(path: str) -> bool:
     """Whether PATH may stand in a journal: it stays in the root, lpkg's own files included."""
-    prefix = STATE + "/"
-    return is_path(path[len(prefix):] if path.startswith(prefix) else path, PATH_LIMIT + 100)
+    return is_path(path.removeprefix(STATE + "/"), PATH_LIMIT + 100)
 
 
 def journal_text(lines: object) -> bytes:
@@ -4340,8 +4339,8 @@ def change_root(state: State, plan: Plan, preferences: "dict | None" = None) -> 
     texts = root_texts(options) if state.is_new else {}
     if state.serials.text() != root.read(SERIALS):
         texts[SERIALS] = state.serials.text()
-    changes_packages = not (plan.is_empty() and plan.world == state.world)
-    if changes_packages and not plan.repair:    # a repair would be what undo undoes
+    is_preference = plan.is_empty() and plan.world == state.world
+    if not (is_preference or plan.repair):      # which would be what undo undoes
         texts[HISTORY] = history_text(root.read(HISTORY), plan, state.world,
                                       " ".join([options.verb, *options.words]))
     tx = Transaction(root, plan, texts, preferences)
@@ -5131,8 +5130,7 @@ def read_build(file: object, names: list) -> tuple:
 
 def add_member(tar: object, member: object, trees: dict) -> None:
     """Put MEMBER into the tree of its package."""
-    name = member.name.rstrip("/")      # Python 3.9 leaves it on GNU tar's long names
-    name = name[2:] if name.startswith("./") else name
+    name = member.name.rstrip("/").removeprefix("./")   # Python 3.9 leaves a slash on long names
     top, _, rest = name.partition("/")
     package, _, path = rest.partition("/")
     if name in (".", ""):
@@ -5179,7 +5177,7 @@ def linked(tar: object, member: object) -> object:
     """MEMBER, or the member of the build's output that it is a hard link to."""
     if not member.islnk():
         return member
-    name = member.linkname[2:] if member.linkname.startswith("./") else member.linkname
+    name = member.linkname.removeprefix("./")
     if not name.startswith("out/") or ".." in name.split("/"):
         raise Fail(f"stdin: {member.name} is a hard link to {name}, outside of out/")
     return tar.getmember(member.linkname)
