@@ -1464,7 +1464,7 @@ def ask(question: str, nobody: str) -> str:
 
 # ---- files anywhere ----------------------------------------------------------------------------
 
-def open_file(path: str, folder: "int | None" = None, shown: str = "") -> object:
+def open_file(path: str, folder: "int | None" = None) -> object:
     """The regular file PATH, open to be read: relative to FOLDER, where no symlink is followed, or
     anywhere. Never waits for a fifo."""
     flags = READ_FLAGS if folder is not None else READ_FLAGS & ~os.O_NOFOLLOW
@@ -1472,7 +1472,7 @@ def open_file(path: str, folder: "int | None" = None, shown: str = "") -> object
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
-    raise Fail(f"{shown or path}: not a regular file")
+    raise Fail(f"{path}: not a regular file")
 
 
 def read_all(descriptor: int, what: str) -> bytes:
@@ -1501,6 +1501,14 @@ def read_file(path: str) -> bytes:
 def pieces(file: object) -> object:
     """FILE's bytes, a piece at a time."""
     return iter(lambda: file.read(PIECE), b"")
+
+
+def write_all(descriptor: int, content: object) -> None:
+    """Write CONTENT, in pieces, all of it."""
+    for piece in content:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view):]
 
 
 def sha256_of(content: object) -> str:
@@ -1902,7 +1910,7 @@ class Root:
     def open(self, path: str) -> object:
         """The regular file PATH, open to be read."""
         folder, name = self.place(path)
-        return open_file(name, folder, self.name(path))
+        return open_file(name, folder)
 
     def read(self, path: str) -> bytes:
         """The bytes of PATH; nothing when it isn't there."""
@@ -1925,11 +1933,11 @@ class Root:
         except FileNotFoundError:
             return []
 
-    def create(self, path: str, mode: int = 0o600) -> object:
+    def create(self, path: str) -> object:
         """The new file PATH, open for writing; nothing may be there."""
         folder, name = self.place(path)
         try:
-            return open(os.open(name, NEW_FLAGS, mode, dir_fd=folder), "w+b", buffering=0)
+            return open(os.open(name, NEW_FLAGS, 0o644, dir_fd=folder), "w+b", buffering=0)
         except OSError as error:
             error.filename = self.name(path)
             raise
@@ -1967,9 +1975,8 @@ class Root:
         """Write CONTENT, in pieces, to PATH.new, in a directory that is made if need be."""
         self.make_folder(path.rpartition("/")[0])
         self.remove(path + ".new")
-        with self.create(path + ".new", 0o644) as file:
-            for piece in content:
-                write_all(file.fileno(), piece)
+        with self.create(path + ".new") as file:
+            write_all(file.fileno(), content)
 
     def replace(self, path: str, content: object, durable: bool = True) -> None:
         """Replace PATH, a file that only lpkg writes, by CONTENT, in pieces: a reader or, if it is
@@ -3160,13 +3167,6 @@ def package_url(package: Package) -> str:
     return f"{url}/{package.origin.arch}/{quoted if is_url else plain}"
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write DATA, all of it."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view):]
-
-
 def read_manifest(package: Package) -> None:
     """Let the record of a fetched PACKAGE replace the index's entry, if the two agree."""
     with package.open() as file:
@@ -3658,8 +3658,7 @@ def stage_file(root: Root, temporary: str, entry: dict, content: object) -> None
     folder, name = root.place(temporary)
     descriptor = os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)
     try:
-        for piece in content:
-            write_all(descriptor, piece)
+        write_all(descriptor, content)
         own(descriptor, entry)
     finally:
         os.close(descriptor)
@@ -3995,8 +3994,7 @@ def copy_file(root: Root, path: str, target: str, dropped: str) -> None:
         root.remove(dropped)
         root.remove(target)
         with root.create(target) as copy:
-            for piece in pieces(file):
-                write_all(copy.fileno(), piece)
+            write_all(copy.fileno(), pieces(file))
             os.fsync(copy.fileno())
     os.fsync(root.place(target)[0])
     root.remove(path)
