@@ -3248,23 +3248,22 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
             is_conffile(package, path) or owner and is_conffile(owner, path)):
         choice = conffile_action(current, entry_content(old), entry_content(entry))
         remember_owner(tx, old, path)
-    if choice == "replace" and old is None and current not in (None, entry_content(entry)):
-        tx.strays.append(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s "
-                         "differs; move it away")
-    if choice == "beside" and not is_path(path + ".lpkg-new"):
-        raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside it "
-                   "is too long; move it away")
-    if choice == "beside":
+    if choice == "leave":
+        tx.left.add(path)
+    elif choice == "replace":
+        if old is None and current not in (None, entry_content(entry)):
+            tx.strays.append(f"{tx.root.name(path)}: belongs to no package, and {package.name}'s "
+                             "differs; move it away")
+        tx.add_file(path)
+    else:
+        if not is_path(path + ".lpkg-new"):
+            raise Fail(f"{tx.root.name(path)}: was changed here, and the name of a new one beside "
+                       "it is too long; move it away")
         done = "removed here and stays away" if current is None else "changed here and stays"
         say(f"{tx.root.name(path)}: was {done}; the new one is {path}.lpkg-new; "
             "`lpkg fix` shows how they differ")
-    if choice == "leave":
-        tx.left.add(path)
-    elif choice == "beside":
         tx.beside.add(path)
         tx.add_file(path + ".lpkg-new")
-    else:
-        tx.add_file(path)
 
 
 def remember_owner(tx: Transaction, old: "dict | None", path: str) -> None:
