@@ -2458,7 +2458,7 @@ def ask_repositories(root: Root, found: list, serials: Serials, listed: bool) ->
     if found and time.time() < CLOCK_IS_SET:
         say(f"the clock says {day_text(time.time())}, so it isn't set; an index counts as expired "
             "only by the newest date that was seen; set it with date")
-    failures, kept = [], False
+    failures = []
     for repository in found:
         known = read_cached(root, repository)[0] if listed else b""
         try:
@@ -2474,11 +2474,9 @@ def ask_repositories(root: Root, found: list, serials: Serials, listed: bool) ->
                 repository.index = Index(b"", repository)
         else:
             if listed and head != known and root.lock is not None:
-                lines = [head, b"\n", repository.index.data]
-                root.replace(f"{INDEXES}/{repository.name}", lines)
-                kept = True
-    if kept:
-        root.replace(SERIALS, [serials.text()])
+                root.replace(SERIALS, [serials.text()])
+                root.replace(f"{INDEXES}/{repository.name}",
+                             [head, b"\n", repository.index.data])
     if failures and len(failures) == len(found):
         raise failures[0]
     for failure in failures:
@@ -5048,7 +5046,9 @@ def differences(root: Root, entry: dict) -> list:
         found.append("mode")
     if os.geteuid() == 0 and (there.st_uid, there.st_gid) != (entry["uid"], entry["gid"]):
         found.append("owner")
-    folder = path if entry["type"] == "dir" else path.rpartition("/")[0]
+    folder = path.rpartition("/")[0]
+    if found and entry["type"] == "dir" and there.st_dev != root.device(folder):
+        folder = path                   # something is mounted there
     if found and is_fat(root.folder(folder)):
         found = []
     if entry["type"] != "dir" and root.content(path, there) != entry_content(entry):
