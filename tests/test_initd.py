@@ -272,10 +272,34 @@ def test_enable_and_disable(services):
     assert not (services.rcd / "some").exists()
 
 
+def test_a_script_may_be_named_by_a_relative_path(services):
+    folder = services.folder / "elsewhere"
+    folder.mkdir()
+    services.add("elsewhere/it", f"start() {{ {trace(services, 'it')}; }}")
+    for path in ("./it", "../elsewhere/it"):
+        subprocess.run([path, "restart"], cwd=folder, env=services.environment(), check=True,
+                       timeout=30)
+    assert services.trace() == ["it", "it"]
+
+
+def test_what_is_stopped_is_not_reloaded(services):
+    services.add("it", f"start() {{ {trace(services, '+')}; }}")
+    assert services.run("it", "reload") == (7, "it: it isn't running\n")
+    assert services.trace() == []
+
+
+def test_a_script_that_exits_outside_of_its_functions_is_told_so(services):
+    services.add("it", "start() { :; }\nexit 0")
+    assert services.run("it", "start") == (1, "it: not started: status of script:0\n")
+
+
 def test_an_unknown_verb_is_a_usage_error(services):
     services.add("some", "start() { :; }")
     status, text = services.run("some", "explode")
     assert status == 2 and text.startswith("usage: ")
+    done = subprocess.run([services.folder / "linit-alone", "explode", "some"], check=False,
+                          env=services.environment(), stderr=subprocess.PIPE, timeout=30)
+    assert done.returncode == 2 and done.stderr.startswith(b"usage: ")
 
 
 # ---- the scripts of packages that wait for a root's first boot ---------------------------------
