@@ -272,6 +272,17 @@ def test_enable_and_disable(services):
     assert not (services.rcd / "some").exists()
 
 
+@pytest.mark.parametrize("user, status, text", [
+    ("root", 1, "it: user=root: only root can run it as another user\n"),
+    ("nobody", 0, "it runs\n")])
+def test_only_root_runs_a_daemon_as_another_user(services, user, status, text):
+    services.folder.chmod(0o755)
+    program = f". ./rc.common; linit_name=it user={user}; linit_become echo it runs"
+    done = subprocess.run(["./sh", "-c", program], cwd=services.folder, user="nobody", timeout=30,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, text)
+
+
 def test_a_script_may_be_named_by_a_relative_path(services):
     folder = services.folder / "elsewhere"
     folder.mkdir()
