@@ -1941,7 +1941,8 @@ class Scripts:
             reason = self.init.services.blame(service, f"{what} ended with status {status}")
             if phase == "depends" and peer.refusal:
                 reason = peer.refusal
-            self.init.services.post(service, "fail", reason)
+            is_tried_again = service.restarts and phase in ("run", "user")
+            self.init.services.post(service, "die" if is_tried_again else "fail", reason)
 
     def start_by_itself(self, service: Service) -> None:
         """It is a daemon, and was run together with others: now it has a shell of its own."""
@@ -2293,6 +2294,7 @@ class Door:
         services = self.in_order([self.init.services.service(name) for name in names])
         for service in services:
             if service.state == WAITING:        # nobody who asks for it waits for the pause
+                service.restarts = 0            # and if it fails now they are told
                 self.init.services.start_again(service.name)
             self.init.services.post(service, "start")
         self.begin_wait(peer, "up", services)

@@ -751,6 +751,21 @@ def test_the_pause_doubles(init):
     wait_until(lambda: re.findall(r"restarting in (\S+) s", init.console())[4:5] == ["0.1"])
 
 
+def test_a_daemon_whose_program_is_away_for_a_moment_comes_back(init):
+    program = init.bin / "program"
+    init.add_program("program", "exec sleep 1000")
+    init.add("daemon", "backoff=0.1", f"run() {{ exec {program}; }}")
+    assert init.ask("start daemon") == ["ok"]
+    program.rename(init.bin / "aside")
+    os.kill(init.pid("daemon"), signal.SIGKILL)
+    wait_until(lambda: "daemon: it ended with status 127" in init.console())
+    assert init.state("daemon") == "starting"
+    answer = init.ask("start daemon")[0]
+    assert answer.startswith("error 1 daemon: it ended with status 127")
+    (init.bin / "aside").rename(program)
+    assert init.ask("start daemon") == ["ok"]
+
+
 def test_a_start_during_the_pause_does_not_wait_for_its_end(init):
     init.add("daemon", "backoff=1000", f"run() {{ {init.does('run')}; exec sh -c 'exit 1'; }}")
     init.ask("start daemon")
