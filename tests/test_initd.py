@@ -144,6 +144,27 @@ def test_a_daemon_is_the_process_that_is_watched(services):
     assert services.run("daemon", "status") == (3, "daemon is stopped\n")
 
 
+def test_a_daemon_that_was_killed_with_its_supervisor_has_failed(services):
+    services.add("it", "run() { exec sleep 1000; }")
+    services.run("it", "start")
+    wait_until(lambda: is_alive(services.pid("it")))
+    supervisor = int((services.state / "it.supervisor").read_text())
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not is_alive(supervisor))
+    assert services.run("it", "status") == (0, "it is running\n")
+    os.kill(services.pid("it"), signal.SIGKILL)
+    wait_until(lambda: services.run("it", "status") == (3, "it is failed\n"))
+    assert services.run("it", "start")[0] == 0
+    wait_until(lambda: is_alive(services.pid("it")))
+
+
+def test_a_daemon_that_says_that_it_is_ready_can_do_so(services):
+    services.add("it", f"ready=fd\nrun() {{ exec sh -c 'echo >&3 && {trace(services, 'ready')}; "
+                       "exec sleep 1000'; }")
+    assert services.run("it", "start")[0] == 0
+    wait_until(lambda: services.trace() == ["ready"])
+
+
 def test_a_daemon_that_is_not_restarted_is_stopped(services):
     services.add("daemon", "restart=never\nrun() { exec true; }")
     assert services.run("daemon", "start")[0] == 0
