@@ -325,6 +325,24 @@ def test_a_script_that_exits_outside_of_its_functions_is_told_so(services):
     assert services.run("it", "start") == (1, "it: not started: status of script:0\n")
 
 
+def test_the_desktop_waits_for_a_screen_and_needs_no_keyboard(services):
+    text = (ROOT / "recipes/desktop/weston/weston.init").read_text()
+    services.add("weston", text.replace(". /etc/default/weston", "owner=root terminal=null"))
+    programs = services.folder / "bin"
+    programs.mkdir()
+    for name, command in (("su", "echo starts"), ("chgrp", 'test -e "$3"')):
+        (programs / name).write_text(f"#!/bin/sh\n{command}\n")
+        (programs / name).chmod(0o755)
+    setup = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mount -t tmpfs none /run; " \
+            "{ sleep 0.5; mkdir /dev/dri; } & exec linit-alone run weston"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", setup], stdout=subprocess.PIPE, text=True, timeout=30,
+        stderr=subprocess.STDOUT, check=False,
+        env={**services.environment(), "LINIT_INITD": str(services.folder),
+             "PATH": f"{programs}:{services.folder}:{os.environ['PATH']}"})
+    assert (done.returncode, done.stdout) == (0, "starts\n")
+
+
 def test_an_unknown_verb_is_a_usage_error(services):
     services.add("some", "start() { :; }")
     status, text = services.run("some", "explode")
