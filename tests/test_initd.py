@@ -158,6 +158,15 @@ def test_a_daemon_that_was_killed_with_its_supervisor_has_failed(services):
     wait_until(lambda: is_alive(services.pid("it")))
 
 
+def test_a_daemon_that_waits_to_be_started_again_is_stopped_at_once(services):
+    services.add("it", "run() { exit 1; }")
+    assert services.run("it", "start")[0] == 0
+    wait_until(lambda: not services.pid("it"))
+    began = time.monotonic()
+    assert services.run("it", "stop")[0] == 0
+    assert time.monotonic() - began < 4
+
+
 def test_a_daemon_that_says_that_it_is_ready_can_do_so(services):
     services.add("it", f"ready=fd\nrun() {{ exec sh -c 'echo >&3 && {trace(services, 'ready')}; "
                        "exec sleep 1000'; }")
@@ -312,6 +321,20 @@ def test_a_script_may_be_named_by_a_relative_path(services):
         subprocess.run([path, "restart"], cwd=folder, env=services.environment(), check=True,
                        timeout=30)
     assert services.trace() == ["it", "it"]
+
+
+def test_a_reload_by_linitctl_needs_no_linitctl(services):
+    services.add("it", f"run() {{ exec sh -c 'trap \"{trace(services, 'hup')}\" HUP; "
+                       f"{trace(services, 'up')}; while :; do sleep 0.1; done'; }}\n"
+                       "reload() { linitctl signal it HUP; }\nstop_signal=KILL")
+    services.run("it", "start")
+    wait_until(lambda: services.trace() == ["up"])
+    assert services.run("it", "reload") == (0, "")
+    wait_until(lambda: services.trace() == ["up", "hup"])
+    services.run("it", "stop")
+    services.add("stopped", "start() { linitctl signal it HUP; }")
+    assert services.run("stopped", "start") == (
+        1, "it: it has no process\nstopped: not started: status of start:1\n")
 
 
 def test_what_is_stopped_is_not_reloaded(services):
