@@ -664,7 +664,7 @@ def signal_name(text: str) -> str:
     """TEXT as the protocol has it: TERM, also for SIGTERM, or a number."""
     name = text.upper()
     name = name[3:] if name.startswith("SIG") else name
-    if not (name.isdecimal() or is_signal(name)):
+    if not is_signal(name):
         raise Fail(f"{text!r}: write a signal's name, as HUP, or its number", USAGE)
     return name
 
@@ -1020,6 +1020,8 @@ def is_seconds(text: str) -> bool:
 
 def is_signal(text: str) -> bool:
     import _signal
+    if text.isascii() and text.isdecimal():
+        return 0 < int(text[:9]) < _signal.NSIG
     name = text if text.startswith("SIG") else "SIG" + text
     return isinstance(getattr(_signal, name, None), int) and not name.startswith("SIG_")
 
@@ -1040,7 +1042,7 @@ def fits(pattern: str):
 SETTINGS = {
     "restart": (fits("yes|always|on-failure|never"), "yes, always, on-failure or never"),
     "backoff": (is_seconds, f"seconds, at most {LONGEST}"),
-    "ready": (fits("exec|fd|file:/.*"), "exec, fd or file:/PATH"),
+    "ready": (fits(r"exec|fd|file:/\S*"), "exec, fd or file:/PATH"),
     "stop_signal": (is_signal, "a signal's name, as TERM"),
     "timeout": (is_seconds, f"seconds, at most {LONGEST}"),
     "log_times": (fits("yes|no"), "yes or no"),
@@ -1158,6 +1160,8 @@ def read_commands(script: Script) -> None:
             settings.append((line, *words.pop(0).split("=", 1)))
         if not words and depth == 0:
             script.settings += settings
+        if words[:1] == ["exit"] and depth == 0 and text[at - 1] == "\n":
+            script.note(line, "error", "an exit outside of its functions: none of them is called")
         if words and words[0] in ASKING:
             script.asks += [(line, words[0], word) for word in words[1:]]
         script.execs = script.execs or words[:1] in (["exec"], ["."], ["eval"])

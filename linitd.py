@@ -259,6 +259,7 @@ class Service:
         "calls",                    # function of its script: the shell that runs that
         "problems",                 # such a function: why it failed when it was called last, or ""
         "ask", "log", "tail",       # its requests' descriptor; its output's; the end of that
+        "has_printed",              # whether it has printed anything since it was started
         "needs", "binds", "wants", "afters",    # names: what it asked for in `depends`
         "dependents",               # names: who needs it
         "befores",                  # names: what comes after it where both are started
@@ -280,7 +281,7 @@ class Service:
         self.calls, self.problems = {}, {}
         self.again = self.keeps_trying = self.alone = False
         self.group, self.told, self.guests = None, 0.0, set()
-        self.tail = b""
+        self.tail, self.has_printed = b"", False
         self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
         self.dependents, self.waiting, self.waiters, self.befores = set(), set(), set(), set()
         self.pause, self.restarts, self.kills, self.signal = 0.0, 0, 0, 0
@@ -309,6 +310,10 @@ class Service:
     def cannot_start(self) -> bool:
         """Whether its last start has failed, or is given up."""
         return self.state in (FAILED, HELD, STOPPING) and bool(self.failure) and not self.came_up()
+
+    def last_words(self) -> list:
+        """The last line that it has printed since it was started, which mostly says why."""
+        return last_lines(self.tail, 1) if self.has_printed else []
 
     def grace(self) -> float:
         """Seconds that what its main process has left may take to end."""
@@ -762,8 +767,11 @@ def copied_output(table: int, offset: int) -> bytes:
 
 def wanted_signals() -> list:
     """The signals that linitd does something about. Any has it look for its socket."""
-    mine = [*PID_1_SIGNALS, _signal.SIGHUP] if os.getpid() == 1 else USER_SIGNALS
-    return [_signal.SIGCHLD, *mine]
+    if os.getpid() == 1:
+        return [_signal.SIGCHLD, _signal.SIGHUP, *PID_1_SIGNALS]
+    under_nohup = _signal.getsignal(_signal.SIGHUP) == _signal.SIG_IGN
+    return [_signal.SIGCHLD, *(number for number in USER_SIGNALS
+                               if number != _signal.SIGHUP or not under_nohup)]
 
 
 def block_signals(how: int) -> None:
@@ -1059,6 +1067,7 @@ class Services(dict):
         service.group, service.told, service.guests = None, 0.0, set()
         service.again = False
         service.failure = ""
+        service.has_printed = False
         service.kills = service.signal = 0
         service.settings = DEFAULTS
         self.init.scripts.hang_up(service)      # what its last life asks is no matter any more
@@ -1359,9 +1368,8 @@ class Services(dict):
         self.post(service, event, self.blame(service, text))
 
     def blame(self, service: Service, text: str) -> str:
-        """TEXT with the last line that the service printed, which mostly says why."""
-        lines = last_lines(service.tail, 1)
-        return ": ".join([text, *lines])
+        """TEXT with the last words of the service."""
+        return ": ".join([text, *service.last_words()])
 
     def forget_needs(self, service: Service) -> None:
         for name in service.needs:
@@ -1809,6 +1817,7 @@ class Scripts:
             service.log = None
             return
         service.tail = (service.tail + data)[-TAIL_LIMIT:]
+        service.has_printed = True
         self.init.logs.write(service.log_kind(), service.name, data)
 
     def read_rest(self, service: Service) -> None:
@@ -1924,13 +1933,16 @@ class Scripts:
             if b"\r\n" in read_file(self.path(service.name)):
                 phase = "its lines end with CR LF, not LF: script"
             what = "it could not become its user: that" if phase == "user" else phase
+            if phase == "script" and status == "0":
+                what = "an exit outside of its functions: script"
             if phase == "run":          # a shell's exec of what isn't there ends with 126 or 127
                 is_missing = status in ("126", "127")
                 what = "it" if is_missing else "run came back, it must exec its program; it"
             reason = self.init.services.blame(service, f"{what} ended with status {status}")
             if phase == "depends" and peer.refusal:
                 reason = peer.refusal
-            self.init.services.post(service, "fail", reason)
+            is_tried_again = service.restarts and phase in ("run", "user")
+            self.init.services.post(service, "die" if is_tried_again else "fail", reason)
 
     def start_by_itself(self, service: Service) -> None:
         """It is a daemon, and was run together with others: now it has a shell of its own."""
@@ -2281,6 +2293,9 @@ class Door:
         self.init.refuse_at_the_end()
         services = self.in_order([self.init.services.service(name) for name in names])
         for service in services:
+            if service.state == WAITING:        # nobody who asks for it waits for the pause
+                service.restarts = 0            # and if it fails now they are told
+                self.init.services.start_again(service.name)
             self.init.services.post(service, "start")
         self.begin_wait(peer, "up", services)
 
@@ -2590,6 +2605,7 @@ class Sleep:
         if service.log in self.copied:
             copied = copied_output(self.table, self.copied[service.log])
             service.tail = (service.tail + copied)[-TAIL_LIMIT:]
+            service.has_printed = service.has_printed or bool(copied)
 
     def own_command(self, *words: str) -> list:
         """The command line of this linitd, with WORDS."""
@@ -2731,7 +2747,7 @@ class Init:
                 if self.services.is_without_program(each):
                     pid += ", run has executed no program yet"
                 text = f"{each.name} has been starting for {seconds:.0f} s{pid}"
-                self.say(": ".join([text, *last_lines(each.tail, 1)]), is_routine=True)
+                self.say(": ".join([text, *each.last_words()]), is_routine=True)
         blocked = sum(bool(each.waiting) for each in starting)
         if blocked:
             self.say(f"{blocked} more waiting; see `linitctl why`",
@@ -2959,7 +2975,8 @@ def warn_of_host(init: Init) -> None:
 def start_boot(init: Init) -> None:
     """Start what the kernel's command line says, or `boot`."""
     try:
-        if init.boot != "boot" and not os.path.exists(init.scripts.path(init.boot)):
+        if init.boot != "boot" and not (is_name(init.boot)
+                                        and os.path.exists(init.scripts.path(init.boot))):
             init.say(f"linit.boot={init.boot}: there is no such service")
             init.boot = "boot"
         init.services.post(init.services.service(init.boot), "start")

@@ -144,6 +144,36 @@ def test_a_daemon_is_the_process_that_is_watched(services):
     assert services.run("daemon", "status") == (3, "daemon is stopped\n")
 
 
+def test_a_daemon_that_was_killed_with_its_supervisor_has_failed(services):
+    services.add("it", "run() { exec sleep 1000; }")
+    services.run("it", "start")
+    wait_until(lambda: is_alive(services.pid("it")))
+    supervisor = int((services.state / "it.supervisor").read_text())
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not is_alive(supervisor))
+    assert services.run("it", "status") == (0, "it is running\n")
+    os.kill(services.pid("it"), signal.SIGKILL)
+    wait_until(lambda: services.run("it", "status") == (3, "it is failed\n"))
+    assert services.run("it", "start")[0] == 0
+    wait_until(lambda: is_alive(services.pid("it")))
+
+
+def test_a_daemon_that_waits_to_be_started_again_is_stopped_at_once(services):
+    services.add("it", "run() { exit 1; }")
+    assert services.run("it", "start")[0] == 0
+    wait_until(lambda: not services.pid("it"))
+    began = time.monotonic()
+    assert services.run("it", "stop")[0] == 0
+    assert time.monotonic() - began < 4
+
+
+def test_a_daemon_that_says_that_it_is_ready_can_do_so(services):
+    services.add("it", f"ready=fd\nrun() {{ exec sh -c 'echo >&3 && {trace(services, 'ready')}; "
+                       "exec sleep 1000'; }")
+    assert services.run("it", "start")[0] == 0
+    wait_until(lambda: services.trace() == ["ready"])
+
+
 def test_a_daemon_that_is_not_restarted_is_stopped(services):
     services.add("daemon", "restart=never\nrun() { exec true; }")
     assert services.run("daemon", "start")[0] == 0
@@ -272,10 +302,77 @@ def test_enable_and_disable(services):
     assert not (services.rcd / "some").exists()
 
 
+@pytest.mark.parametrize("user, status, text", [
+    ("root", 1, "it: user=root: only root can run it as another user\n"),
+    ("nobody", 0, "it runs\n")])
+def test_only_root_runs_a_daemon_as_another_user(services, user, status, text):
+    services.folder.chmod(0o755)
+    program = f". ./rc.common; linit_name=it user={user}; linit_become echo it runs"
+    done = subprocess.run(["./sh", "-c", program], cwd=services.folder, user="nobody", timeout=30,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, text)
+
+
+def test_a_script_may_be_named_by_a_relative_path(services):
+    folder = services.folder / "elsewhere"
+    folder.mkdir()
+    services.add("elsewhere/it", f"start() {{ {trace(services, 'it')}; }}")
+    for path in ("./it", "../elsewhere/it"):
+        subprocess.run([path, "restart"], cwd=folder, env=services.environment(), check=True,
+                       timeout=30)
+    assert services.trace() == ["it", "it"]
+
+
+def test_a_reload_by_linitctl_needs_no_linitctl(services):
+    services.add("it", f"run() {{ exec sh -c 'trap \"{trace(services, 'hup')}\" HUP; "
+                       f"{trace(services, 'up')}; while :; do sleep 0.1; done'; }}\n"
+                       "reload() { linitctl signal it HUP; }\nstop_signal=KILL")
+    services.run("it", "start")
+    wait_until(lambda: services.trace() == ["up"])
+    assert services.run("it", "reload") == (0, "")
+    wait_until(lambda: services.trace() == ["up", "hup"])
+    services.run("it", "stop")
+    services.add("stopped", "start() { linitctl signal it HUP; }")
+    assert services.run("stopped", "start") == (
+        1, "it: it has no process\nstopped: not started: status of start:1\n")
+
+
+def test_what_is_stopped_is_not_reloaded(services):
+    services.add("it", f"start() {{ {trace(services, '+')}; }}")
+    assert services.run("it", "reload") == (7, "it: it isn't running\n")
+    assert services.trace() == []
+
+
+def test_a_script_that_exits_outside_of_its_functions_is_told_so(services):
+    services.add("it", "start() { :; }\nexit 0")
+    assert services.run("it", "start") == (1, "it: not started: status of script:0\n")
+
+
+def test_the_desktop_waits_for_a_screen_and_needs_no_keyboard(services):
+    text = (ROOT / "recipes/desktop/weston/weston.init").read_text()
+    services.add("weston", text.replace(". /etc/default/weston", "owner=root terminal=null"))
+    programs = services.folder / "bin"
+    programs.mkdir()
+    for name, command in (("su", "echo starts"), ("chgrp", 'test -e "$3"')):
+        (programs / name).write_text(f"#!/bin/sh\n{command}\n")
+        (programs / name).chmod(0o755)
+    setup = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mount -t tmpfs none /run; " \
+            "{ sleep 0.5; mkdir /dev/dri; } & exec linit-alone run weston"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", setup], stdout=subprocess.PIPE, text=True, timeout=30,
+        stderr=subprocess.STDOUT, check=False,
+        env={**services.environment(), "LINIT_INITD": str(services.folder),
+             "PATH": f"{programs}:{services.folder}:{os.environ['PATH']}"})
+    assert (done.returncode, done.stdout) == (0, "starts\n")
+
+
 def test_an_unknown_verb_is_a_usage_error(services):
     services.add("some", "start() { :; }")
     status, text = services.run("some", "explode")
     assert status == 2 and text.startswith("usage: ")
+    done = subprocess.run([services.folder / "linit-alone", "explode", "some"], check=False,
+                          env=services.environment(), stderr=subprocess.PIPE, timeout=30)
+    assert done.returncode == 2 and done.stderr.startswith(b"usage: ")
 
 
 # ---- the scripts of packages that wait for a root's first boot ---------------------------------

@@ -295,6 +295,12 @@ def test_boot_starts_what_rcd_names_and_goes_on_after_a_failure(cold):
         assert text in reason
 
 
+def test_boot_may_be_enabled_itself(init):
+    init.add("a", "start() { :; }")
+    init.add_boot("a", "boot")
+    assert init.ask("start boot") == ["ok"]
+
+
 def test_services_that_do_not_wait_for_each_other_start_at_once(cold):
     for name in ("one", "two", "three"):
         cold.add(name, "start() { sleep 1; }")
@@ -598,6 +604,20 @@ def test_a_script_may_have_an_ifs_and_words_of_its_own(init):
     assert init.status("it")["needs"] == "a b"
 
 
+def test_a_failure_is_not_explained_by_what_an_earlier_life_said(init):
+    init.add("a", f"start() {{ [ ! -e {init.folder}/x ] || exit 3; : >{init.folder}/x; "
+             "echo no disk; exit 2; }")
+    assert init.ask("start a") == ["error 1 a: start ended with status 2: no disk"]
+    assert init.ask("start a") == ["error 1 a: start ended with status 3"]
+    assert init.status("a")["tail"] == ["no disk"]
+
+
+def test_a_script_that_exits_outside_of_its_functions_is_told_so(init):
+    init.add("a", "start() { :; }", "exit 0")
+    assert init.ask("start a") == [
+        "error 1 a: an exit outside of its functions: script ended with status 0"]
+
+
 def test_a_start_that_takes_too_long_is_killed_with_its_children(init):
     init.add("slow", "timeout=0.3", "start() { trap '' TERM; sleep 99.125 & sleep 99.125; }")
     reason = "it was not ready after 0.3 s: start has not ended; a daemon belongs in `run`"
@@ -729,6 +749,29 @@ def test_the_pause_doubles(init):
     assert init.ask("stop daemon") == ["ok"]
     assert init.ask("start daemon") == ["ok"]
     wait_until(lambda: re.findall(r"restarting in (\S+) s", init.console())[4:5] == ["0.1"])
+
+
+def test_a_daemon_whose_program_is_away_for_a_moment_comes_back(init):
+    program = init.bin / "program"
+    init.add_program("program", "exec sleep 1000")
+    init.add("daemon", "backoff=0.1", f"run() {{ exec {program}; }}")
+    assert init.ask("start daemon") == ["ok"]
+    program.rename(init.bin / "aside")
+    os.kill(init.pid("daemon"), signal.SIGKILL)
+    wait_until(lambda: "daemon: it ended with status 127" in init.console())
+    assert init.state("daemon") == "starting"
+    answer = init.ask("start daemon")[0]
+    assert answer.startswith("error 1 daemon: it ended with status 127")
+    (init.bin / "aside").rename(program)
+    assert init.ask("start daemon") == ["ok"]
+
+
+def test_a_start_during_the_pause_does_not_wait_for_its_end(init):
+    init.add("daemon", "backoff=1000", f"run() {{ {init.does('run')}; exec sh -c 'exit 1'; }}")
+    init.ask("start daemon")
+    wait_until(lambda: "restarting in 1000 s" in init.console())
+    assert init.ask("start daemon") == ["ok"] and init.trace() == ["run", "run"]
+    wait_until(lambda: "restarting in 60 s" in init.console())      # and the pause isn't forgotten
 
 
 def test_the_pause_doubles_also_where_a_daemon_is_never_ready_again(one):
@@ -2150,6 +2193,13 @@ def test_a_stale_socket_is_replaced(one):
     assert one.ask("list") == ["ok"]
 
 
+def test_nohup_keeps_it_running(one):
+    one.start("--no-boot", before=["nohup"])
+    one.process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert one.ask("list") == ["ok"]
+
+
 def test_a_file_in_the_place_of_the_socket_stays(one):
     one.socket.write_text("mine")
     status, _, text = run(one, "--no-boot")
@@ -2380,6 +2430,8 @@ def test_pid_1_goes_by_requests(first, verb):
 @pytest.mark.parametrize("word, running", [
     ("linit.boot=rescue", {"boot": "stopped", "it": "stopped", "rescue": "running"}),
     ("linit.boot=absent", {"boot": "running", "it": "running", "rescue": "stopped"}),
+    ("linit.boot=", {"boot": "running", "it": "running", "rescue": "stopped"}),
+    ("linit.boot=../init.d/rescue", {"boot": "running", "it": "running", "rescue": "stopped"}),
     ("linit.skip=it", {"boot": "running", "it": "stopped", "rescue": "stopped"})])
 def test_words_of_the_kernel_s_command_line(first, word, running):
     (first.folder / "cmdline").write_text(f"quiet {word} panic=10\n")
@@ -2388,7 +2440,7 @@ def test_words_of_the_kernel_s_command_line(first, word, running):
     first.add_boot("it")
     first.start()
     wait_until(lambda: first.states() == running)
-    assert ("linit.boot=absent: there is no such service" in first.screen()) == ("absent" in word)
+    assert (f"{word}: there is no such service" in first.screen()) == (running["it"] == "running")
 
 
 @pytest.mark.parametrize("verb", ["want", "after"])
