@@ -233,7 +233,7 @@ def parse_settings(words: list) -> dict:
 # ---- what is remembered --------------------------------------------------------------------------
 
 def plain(thing: object) -> dict:
-    """The fields of a Service, Peer or Batch, which are plain data."""
+    """The fields of a Service or Peer, which are plain data."""
     return {key: getattr(thing, key) for key in thing.__slots__}
 
 
@@ -376,19 +376,6 @@ class Peer:
         self.problems, self.remarks, self.refusal = [], [], ""
         self.at_end = self.gone = self.notifies = False
         self.mask = select.EPOLLIN
-
-
-class Batch:
-    """A shell that forks one for each of the scripts `names`, what it has printed, and whom it has
-    forked: name and pid."""
-    __slots__ = ("fd", "pid", "names", "text", "forked")
-
-    def __init__(self, fd: int, pid: int, names: list):
-        self.fd = fd
-        self.pid = pid
-        self.names = names
-        self.text = b""
-        self.forked = {}
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -621,15 +608,6 @@ def kill_families(leaders: set, sessions: set) -> None:
         stopped |= found
     for pid in stopped:
         send_signal(pid, _signal.SIGKILL)
-
-
-def is_child(pid: int) -> bool:
-    """Whether PID is a child of this process, be it a zombie."""
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def has_ended(pid: int) -> bool:
@@ -1242,7 +1220,7 @@ class Services(dict):
         if self.init.scripts.to_launch.pop(service.name, None):
             self.init.scripts.close_fifos(service)      # nobody will open them
         if service.batch:
-            return                  # its shell is being forked: on_batch_line comes here again
+            return                  # its shell is being forked: end_batch comes here again
         if not service.told:
             self.init.processes.tell_to_end(service)
         if service.pid is None and not self.init.processes.is_left(service):
@@ -1450,23 +1428,29 @@ class Processes:
 
     def reap(self) -> None:
         """Take leave of every child that ended, orphans that came to PID 1 among them."""
-        for batch in list(self.init.scripts.batches.values()):
-            if is_ready(batch.fd):
-                self.init.scripts.on_batch(batch)        # whose children they are
         while True:
             try:
-                # Its number stays taken until waitpid: until then its group can't be another's.
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
             if ended is None:
                 return
-            service = self.init.services.get(self.names.pop(ended.si_pid, None))
-            if service:
-                self.init.scripts.read_rest(service)     # its settings may be among that
-            status = os.waitpid(ended.si_pid, 0)[1]
-            if service:
-                self.init.services.on_exit(service, ended.si_pid, status)
+            is_known = ended.si_pid in self.names
+            if is_known or not self.init.scripts.end_batches():     # whose children may be ours now
+                self.bury(ended.si_pid)
+
+    def bury(self, pid: int) -> None:
+        """A process has ended. Its number stays taken until waitpid: until then its group can't be
+        another's."""
+        service = self.init.services.get(self.names.pop(pid, None))
+        if service:
+            self.init.scripts.read_rest(service)     # its settings may be among that
+        try:
+            status = os.waitpid(pid, 0)[1]
+        except ChildProcessError:
+            status = None               # the shell that has forked it knew, and has ended
+        if service:
+            self.init.services.on_exit(service, pid, status)
 
     def tell_to_end(self, service: Service) -> None:
         """Send a daemon's process group its signal, or TERM to all that its start has begun; then
@@ -1584,7 +1568,7 @@ class Scripts:
         self.linit_start = find_linit_start()
         self.fifos = init.options.socket + ".d"
         self.descriptors = raise_limit_of_descriptors()
-        self.batches = {}           # descriptor: Batch
+        self.shells = {}            # pid of one that forks many: its output, their names
         self.to_launch = {}         # names of services whose shells are started at the turn's end
 
     def path(self, name: str) -> str:
@@ -1734,58 +1718,46 @@ class Scripts:
                 raise
             finally:
                 os.close(writer)
+            self.shells[pid] = (reader, [each.name for each in services])
             for each in services:
                 each.batch = pid
-            self.add_batch(Batch(reader, pid, [each.name for each in services]))
 
-    def add_batch(self, batch: Batch) -> None:
-        self.batches[batch.fd] = batch
-        self.init.loop.watch(batch.fd, select.EPOLLIN, lambda mask: self.on_batch(batch))
+    def end_batches(self) -> bool:
+        """Whether shells that fork others have ended."""
+        ended = [pid for pid in self.shells if has_ended(pid)]
+        for pid in ended:
+            self.end_batch(pid, *self.shells.pop(pid))
+        return bool(ended)
 
-    def on_batch(self, batch: Batch) -> None:
-        """A shell that forks others says their numbers, or what is the matter."""
-        try:
-            data = os.read(batch.fd, READ_SIZE)
-        except BlockingIOError:
-            return
-        batch.text = (batch.text + data)[-READ_SIZE:]
-        *lines, batch.text = batch.text.split(b"\n")
-        for line in lines:
-            self.on_batch_line(batch, line.decode(errors="replace").split())
-        if not data and has_ended(batch.pid):
-            self.on_batch_end(batch)
-
-    def on_batch_line(self, batch: Batch, words: list) -> None:
-        if words[:1] != ["pids"] or len(words) != 1 + len(batch.names):
-            self.init.say("linit-start: " + " ".join(words))
-            return
-        for name, word in zip(batch.names, words[1:]):
-            service = self.init.services[name]
-            if service.batch == batch.pid and word.isdecimal():
+    def end_batch(self, pid: int, output: int, names: list) -> None:
+        """It has said the numbers of those that it has forked, or what was the matter. They are
+        children of this process now, but those that had ended before it."""
+        text = os.read(output, READ_SIZE) if is_ready(output) else b""
+        os.close(output)
+        forked = {}
+        for line in text.decode(errors="replace").splitlines():
+            word, *numbers = line.split() or [""]
+            if word == "pids":
+                forked = dict(zip(names, map(int, numbers)))
+            else:
+                self.init.say(f"linit-start: {line}")
+        for service in [self.init.services[name] for name in names]:
+            if service.batch == pid:
                 service.batch = None
-                service.pid = batch.forked[name] = int(word)
-                self.init.processes.names[service.pid] = name
-                if service.state == STOPPING:
-                    self.init.services.end_processes(service)
+                self.begin_life(service, forked.get(service.name))
 
-    def on_batch_end(self, batch: Batch) -> None:
-        """The shell has ended: what it has forked are children of this process, but those that had
-        ended before it."""
-        names = self.init.processes.names
-        del self.batches[batch.fd]
-        self.init.loop.forget(batch.fd)
-        for name in batch.names:
-            service = self.init.services[name]
-            if service.batch == batch.pid:
-                service.batch = None
-                self.init.services.post(service, "fail",
-                                        "it could not be run: no process could be made")
-            elif service.pid and service.pid == batch.forked.get(name) \
-                    and names.get(service.pid) == name and not is_child(service.pid):
-                pid = service.pid           # what is read may start another
-                del names[pid]
-                self.read_rest(service)
-                self.init.services.on_exit(service, pid, None)
+    def begin_life(self, service: Service, pid: "int | None") -> None:
+        """The shell of SERVICE is known now."""
+        if pid is None:
+            self.init.services.post(service, "fail",
+                                    "it could not be run: no process could be made")
+            return
+        service.pid = pid
+        self.init.processes.names[pid] = service.name
+        if has_ended(pid):
+            self.init.processes.bury(pid)
+        elif service.state == STOPPING:
+            self.init.services.end_processes(service)
 
     def on_output(self, service: Service) -> None:
         """A service printed something: it is read if linit-log takes it, and after its settings,
@@ -2165,10 +2137,6 @@ class Door:
                 self.flush(peer)
                 self.to_serve[peer.fd] = None
 
-    def answer_descriptors(self) -> list:
-        return [peer.writes_to for peer in self.peers.values()
-                if peer.service and peer.writes_to is not None]
-
     def carry_out(self, peer: Peer, line: bytes) -> None:
         """Do what a request says."""
         if peer.notifies:
@@ -2509,15 +2477,17 @@ class Sleep:
     def become(self, command) -> None:
         """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
         block_signals(_signal.SIG_BLOCK)
-        if is_ready(self.init.signals):          # one came just before
-            self.init.pending = os.read(self.init.signals, READ_SIZE)
-        state = os.memfd_create("linitd")
-        kept = [*self.init.loop.handlers, state, *self.init.door.answer_descriptors()]
+        if is_ready(self.init.signals):         # those that came just before come again
+            for number in set(os.read(self.init.signals, READ_SIZE)):
+                os.kill(os.getpid(), number)
+        memfd, kept = os.memfd_create("linitd"), set()
         try:
-            words = command(state)
-            os.write(state, marshal.dumps(self.state(), 4))
+            words = command(memfd)
+            state = self.state()
+            os.write(memfd, marshal.dumps(state, 4))
+            kept = descriptors_of(state) - {None} | {memfd}
             for fd in kept:
-                os.set_inheritable(fd, fd != self.init.signals)
+                os.set_inheritable(fd, True)
             os.execv(words[0], words)
         except OSError as error:
             self.program = ""
@@ -2526,10 +2496,9 @@ class Sleep:
             self.init.loop.worked_at = time.monotonic()
         for fd in kept:                     # services get none of them
             os.set_inheritable(fd, False)
-        os.close(state)
+        os.close(memfd)
         self.drop_table()
         block_signals(_signal.SIG_UNBLOCK)
-        self.init.handle_signals()
 
     def state(self) -> dict:
         """All that the next linitd has to know."""
@@ -2538,7 +2507,6 @@ class Sleep:
             "logger": self.init.logs.fd,
             "services": [plain(each) for each in self.init.services.values()],
             "peers": [plain(each) for each in self.init.door.peers.values()],
-            "batches": [plain(each) for each in self.init.scripts.batches.values()],
         }
 
     def kept(self) -> list:
@@ -2562,9 +2530,6 @@ class Sleep:
         for fields in state["peers"]:
             peer = Peer(fields["fd"], fields["uid"], fields["service"])
             self.init.door.watch_peer(fill(peer, fields))
-        for fields in state["batches"]:
-            batch = Batch(fields["fd"], fields["pid"], fields["names"])
-            self.init.scripts.add_batch(fill(batch, fields))
         if self.init.door.listener is not None:
             self.init.door.add_listener(self.init.door.listener)
         self.drop_table()
@@ -2611,14 +2576,12 @@ class Sleep:
             self.idle_epoll.register(fd, peer.mask if peer else select.EPOLLIN)
         rescue = find_program("linit-rescue") if self.init.is_first else ""
         table, self.copied = idle_table(
-            rows, self.init.logs.fd, 0 if self.init.pending else -1 if deadline is None
-            else int(1e9 * deadline), self.loaded,
+            rows, self.init.logs.fd, -1 if deadline is None else int(1e9 * deadline), self.loaded,
             self.own_command("--resume", str(state)),
             self.check_command(), [rescue] if rescue else [])
         self.table = os.memfd_create("linit-idle")
         os.write(self.table, table)
-        for fd in (self.table, self.idle_epoll.fileno()):
-            os.set_inheritable(fd, True)
+        os.set_inheritable(self.idle_epoll.fileno(), True)
         return [self.program, str(self.table), str(self.idle_epoll.fileno())]
 
 
@@ -2639,7 +2602,6 @@ class Init:
         self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
         self.has_ended = False
         self.signals = None         # the descriptor of a pipe whose bytes are their numbers
-        self.pending = b""          # those that came, and weren't heeded yet
         self.loop = Loop(self)
         self.logs = Logs(self)
         self.services = Services(self)
@@ -2703,11 +2665,7 @@ class Init:
 
     def on_signal(self, fd: int) -> None:
         """The numbers of the signals that came are the bytes of a pipe."""
-        self.pending = os.read(fd, READ_SIZE)
-        self.handle_signals()
-
-    def handle_signals(self) -> None:
-        numbers, self.pending = set(self.pending), b""
+        numbers = set(os.read(fd, READ_SIZE))
         self.door.keep_socket()
         if _signal.SIGCHLD in numbers:
             self.processes.reap()
@@ -2771,13 +2729,13 @@ class Init:
         self.has_ended = True
 
 
-# What goes from one linitd to the next, besides services, connections and batches.
+# What goes from one linitd to the next, besides services and connections.
 STATE = {
-    "init": ("began", "boot", "has_booted", "stuck_for", "ending", "pending"),
+    "init": ("began", "boot", "has_booted", "stuck_for", "ending"),
     "loop": ("timers",),
     "logs": ("is_there", "waiting", "size"),
     "services": ("firsts", "lasts", "skipped"),
-    "scripts": ("fifos", "descriptors"),
+    "scripts": ("fifos", "descriptors", "shells"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),
 }
@@ -2902,10 +2860,10 @@ def read_state(resume: str) -> dict:
 
 def descriptors_of(state: dict) -> set:
     """Those that the next linitd takes over."""
-    services, peers, batches = state["services"], state["peers"], state["batches"]
-    found = {each["log"] for each in services} | {each["writes_to"] for each in peers}
-    found |= {state.get("logger"), state.get("table")}
-    return found | {each["fd"] for each in peers + batches} | {state["listener"]}
+    services, peers = state["services"], state["peers"]
+    found = {each["log"] for each in services} | {fd for fd, _ in dict(state.get("shells", ())).values()}
+    found |= {each[key] for each in peers for key in ("fd", "writes_to")}
+    return found | {state["listener"], state.get("logger"), state.get("table")}
 
 
 def close_descriptors(kept: set) -> None:
@@ -3018,7 +2976,6 @@ def started(options: Options) -> Init:
     if state:
         init.sleep.resume(state)
         block_signals(_signal.SIG_UNBLOCK)
-        init.loop.attempt(init.handle_signals)
     else:
         begin(init)
     init.loop.attempt(init.processes.reap)

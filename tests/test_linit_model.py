@@ -328,6 +328,8 @@ class Kernel:
         return self.wait_for(self.chance.choice(ended), options) if ended else None
 
     def waitpid(self, pid, options):
+        if pid not in [each.pid for each in self.children()]:
+            raise ChildProcessError
         return pid, self.wait_for(self.processes[pid], options).status
 
     def posix_spawn(self, path, words, environment, file_actions, **_):
@@ -1005,7 +1007,8 @@ class World:
         for process in self.kernel.processes.values():
             self.kernel.end(process, 0)
         init = self.awake()
-        for fd in [*init.loop.handlers, self.signals, *init.door.answer_descriptors()]:
+        kept = self.linitd.descriptors_of(init.sleep.state()) - {None, init.logs.fd}
+        for fd in {*init.loop.handlers, self.signals, *kept}:
             os.close(fd)
         init.loop.epoll.close()
 
@@ -1320,15 +1323,15 @@ def test_a_batch_that_ends_is_no_end_of_the_next_life(world):
     """Its scripts may have been started again by another shell, whose children they still are."""
     init = world.init
     reader, writer = os.pipe()
+    os.write(writer, b"pids 75\n")
     os.close(writer)
     service = init.services.service("a")
     service.state = "starting"
     service.pid = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
     init.processes.names[service.pid] = "a"
-    batch = world.linitd.Batch(reader, 76, ["a"])
-    init.scripts.add_batch(batch)
-    init.scripts.on_batch(batch)
-    assert service.state == "starting" and not init.scripts.batches
+    init.scripts.shells[76] = (reader, ["a"])
+    assert init.scripts.end_batches()
+    assert service.state == "starting" and not init.scripts.shells
     world.kernel.kill(service.pid, signal.SIGKILL)
 
 
@@ -1336,16 +1339,14 @@ def test_what_a_batch_leaves_to_read_may_start_a_shell_whose_end_it_is_not(world
     """The last that its script said: that it wants a shell of its own."""
     init = world.init
     reader, writer = os.pipe()
+    os.write(writer, b"pids 75\n")                      # no child any more
     os.close(writer)
     service = init.services.service("a")
-    service.state, service.pid = "starting", 75         # no child any more
-    init.processes.names[75] = "a"
-    batch = world.linitd.Batch(reader, 76, ["a"])
-    batch.forked["a"] = 75
+    service.state, service.batch = "starting", 76
     own = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
     init.scripts.read_rest = lambda each: setattr(each, "pid", own)
-    init.scripts.add_batch(batch)
-    init.scripts.on_batch(batch)
+    init.scripts.shells[76] = (reader, ["a"])
+    assert init.scripts.end_batches()
     assert service.state == "starting" and service.pid == own
     service.pid = None
     world.kernel.kill(own, signal.SIGKILL)
