@@ -142,7 +142,7 @@ def check_name(text: str) -> None:
 def exit_text(status: "int | None") -> str:
     """What a wait status says: `ended with status 1`, `was killed by signal 9`."""
     if status is None:
-        return "ended"
+        return "was killed"
     if os.WIFSIGNALED(status):
         return f"was killed by signal {os.WTERMSIG(status)}"
     return f"ended with status {os.WEXITSTATUS(status)}"
@@ -269,22 +269,29 @@ class Service:
         "kills",                    # KILLs sent while stopping
     )
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, since: float = 0.0):
         self.name = name
         self.state = STOPPED
-        self.since = time.monotonic()
-        self.launched = self.met = self.became_ready = self.ended = 0.0
-        self.settings = DEFAULTS
-        self.failure = ""
-        self.pid = self.batch = self.ask = self.log = None
+        self.since = since
+        self.became_ready = 0.0
+        self.ask = self.log = None
         self.calls, self.problems = {}, {}
-        self.again = self.keeps_trying = self.alone = False
-        self.group, self.told, self.guests = None, 0.0, set()
+        self.keeps_trying = self.alone = False
         self.tail = b""
-        self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
-        self.dependents, self.waiting, self.waiters, self.befores = set(), set(), set(), set()
-        self.pause, self.restarts, self.kills, self.signal = 0.0, 0, 0, 0
+        self.dependents, self.befores, self.waiters = set(), set(), set()
+        self.pause, self.restarts = 0.0, 0
         self.ready_stamp = ()
+        self.begin_life(0.0)
+
+    def begin_life(self, now: float) -> None:
+        """Forget its last life: it is started NOW."""
+        self.launched, self.met, self.ended = now, 0.0, 0.0
+        self.settings, self.failure = DEFAULTS, ""
+        self.pid = self.batch = self.group = None
+        self.again = False
+        self.told, self.guests, self.kills, self.signal = 0.0, set(), 0, 0
+        self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
+        self.waiting = set()
 
     @property
     def is_daemon(self) -> bool:
@@ -309,10 +316,6 @@ class Service:
     def cannot_start(self) -> bool:
         """Whether its last start has failed, or is given up."""
         return self.state in (FAILED, HELD, STOPPING) and bool(self.failure) and not self.came_up()
-
-    def grace(self) -> float:
-        """Seconds that what its main process has left may take to end."""
-        return self.settings["timeout"] or DEFAULTS["timeout"]
 
     def log_kind(self) -> str:
         """How linit-log writes what it prints."""
@@ -340,6 +343,7 @@ GOALS = {
     "up": (Service.is_up, problem_of_start),
     "down": (Service.is_down, problem_of_stop),
     "running": (Service.is_decided, problem_of_start),
+    "settled": (Service.is_up, lambda service: ""),         # whatever becomes of it
 }
 # Functions of a script that clients may have called, and what its log says then.
 CALLS = {"reload": "was reloaded", "enable": "was enabled", "disable": "was disabled"}
@@ -356,13 +360,11 @@ class Peer:
         "fd", "uid", "service",
         "writes_to",                # where answers go
         "input", "output",
-        "goal", "left", "soft",     # what it waits for, of which services, whatever becomes of them
-        "problems",                 # of those for which it has waited
+        "goal", "left",             # what it waits for, and of which services still
+        "problems",                 # of those for which it has waited last
         "remarks",                  # what it is told although all is well
-        "refusal",                  # of a script: what it was told when what it needs failed
         "at_end",                   # it sends no more
         "gone",                     # it takes no more
-        "notifies",                 # a newline says that the daemon is ready
         "mask",                     # what epoll looks for
     )
 
@@ -372,9 +374,9 @@ class Peer:
         self.service = service
         self.writes_to = None if service else fd
         self.input = self.output = b""
-        self.goal, self.left, self.soft = "", set(), False
-        self.problems, self.remarks, self.refusal = [], [], ""
-        self.at_end = self.gone = self.notifies = False
+        self.goal, self.left = "", set()
+        self.problems, self.remarks = [], []
+        self.at_end = self.gone = False
         self.mask = select.EPOLLIN
 
 
@@ -438,11 +440,8 @@ def remove_file(path: str) -> None:
 
 def make_fifo(path: str) -> None:
     """A FIFO that nobody holds."""
-    try:
-        os.mkfifo(path, 0o600)
-    except FileExistsError:
-        os.unlink(path)
-        os.mkfifo(path, 0o600)
+    remove_file(path)
+    os.mkfifo(path, 0o600)
 
 
 def make_private_folder(path: str) -> None:
@@ -479,42 +478,11 @@ def read_file(path: str) -> bytes:
         os.close(fd)
 
 
-def write_file(path: str, data: bytes) -> bool:
-    """Write a small file that is there, or say that it can't be."""
-    try:
-        fd = os.open(path, os.O_WRONLY)
-    except OSError:
-        return False
-    try:
-        os.write(fd, data)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:
-        return False
-
-
 def is_ready(fd: int, event: int = select.POLLIN, seconds: float = 0) -> bool:
     """Whether something, or the end, can be read from FD, or EVENT is true of it, in SECONDS."""
     poll = select.poll()
     poll.register(fd, event)
     return bool(poll.poll(1000 * seconds))
-
-
-def file_stamp(path: str) -> tuple:
-    """What changes when PATH is made or written anew, wherever the clock may stand."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def kernel_values(key: str) -> list:
@@ -524,13 +492,12 @@ def kernel_values(key: str) -> list:
 
 
 def places_of(name: str) -> list:
-    """Where a program of linitd's own may be."""
     here = os.path.dirname(PROGRAM)
     return [f"{here}/{name}", f"{here}/initd/{name}", f"/sbin/{name}"]
 
 
 def find_program(name: str) -> str:
-    """The path of linit-idle or linit-rescue; empty when it is nowhere."""
+    """The path of a program of linitd's own; empty when it is nowhere."""
     return next((path for path in places_of(name) if os.access(path, os.X_OK)), "")
 
 
@@ -545,6 +512,12 @@ def find_linit_start() -> str:
 
 # ---- processes -----------------------------------------------------------------------------------
 
+def spawn(words: list, environment: dict, actions: "list | tuple" = ()) -> int:
+    """Run a program in a session of its own, with no signal blocked or ignored; its pid."""
+    return os.posix_spawn(words[0], words, environment, file_actions=actions, setsid=True,
+                          setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+
+
 def peer_user(fd: int) -> int:
     """The user at the other end of a unix socket, as the kernel knows it: struct ucred has pid,
     uid and gid, 32 bits each (unix(7))."""
@@ -554,17 +527,10 @@ def peer_user(fd: int) -> int:
     return int.from_bytes(credentials[4:8], sys.byteorder)
 
 
-def send_signal(pid: int, number: int) -> None:
+def send_signal(pid: int, number: int) -> bool:
+    """Send it to a process, or to a process group as -GROUP; whether that exists. 0 only asks."""
     try:
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def send_signal_to_group(group: int, number: int) -> bool:
-    """Whether there is such a process group; signal 0 only asks."""
-    try:
-        os.killpg(group, number)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -644,8 +610,7 @@ def make_groups() -> str:
 def runs_well(command: list) -> bool:
     """Whether COMMAND ends with status 0, and soon; else it is killed."""
     try:
-        pid = os.posix_spawn(command[0], command, os.environ, setsigmask=(),
-                             setsigdef=DEFAULT_SIGNALS)
+        pid = spawn(command, os.environ)
     except OSError:
         return False
     limit = time.monotonic() + CHECK_LIMIT
@@ -683,7 +648,8 @@ def mapped_files() -> list:
 
 
 def file_numbers(path: str) -> tuple:
-    """By which a file is known to be the same; nothing where it is gone."""
+    """By which a file is known to be the same: its inode, seconds and nanoseconds of its change;
+    nothing where it is gone."""
     try:
         status = os.stat(path)
     except OSError:
@@ -697,8 +663,7 @@ def remember_good_start(loaded: dict) -> None:
     lines = [" ".join(map(str, (*numbers[:2], path))) for path, numbers in loaded.items()]
     script = 'mkdir -p "${1%/*}" && printf "%s\\n" "$2" >"$1.new" && mv "$1.new" "$1"'
     try:
-        os.posix_spawn("/bin/sh", ["sh", "-c", script, "sh", GOOD_START, "\n".join(lines)],
-                       os.environ, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        spawn(["/bin/sh", "-c", script, "sh", GOOD_START, "\n".join(lines)], os.environ)
     except OSError:
         pass
 
@@ -780,7 +745,7 @@ class Loop:
     def attempt(self, act, *arguments) -> object:
         """Call ACT. PID 1 lives, whatever its author has forgotten; a slow loop tells of it."""
         try:
-            return act(*arguments) if act else None
+            return act(*arguments)
         except Exception as error:
             try:
                 self.init.say(f"this should not happen: {error!r}")
@@ -848,7 +813,7 @@ class Logs:
     def __init__(self, init: "Init"):
         self.init = init
         self.folder = init.options.log
-        self.fd = None              # a socket, whose messages docs/protocol.md has
+        self.logger = None          # its socket, whose messages docs/protocol.md has
         self.is_there = True        # a program, or one that will be started again
         self.waiting = []           # messages that it hasn't taken yet
         self.size = 0               # their bytes
@@ -864,19 +829,18 @@ class Logs:
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
         try:
-            os.posix_spawn(words[0], [*words, self.folder], {}, file_actions=actions, setsid=True,
-                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+            spawn([*words, self.folder], {}, actions)
         except OSError as error:
             self.is_there = False
             self.init.say(f"linit-log: {error.strerror}; what services say is lost")
         else:
-            self.fd = ours.detach()
+            self.logger = ours.detach()
             self.watch()
         theirs.close()
 
     def watch(self) -> None:
-        self.init.loop.watch(self.fd, select.EPOLLIN, self.on_event)
-        self.init.loop.outputs.add(self.fd)
+        self.init.loop.watch(self.logger, select.EPOLLIN, self.on_event)
+        self.init.loop.outputs.add(self.logger)
         self.is_full = False
 
     def write(self, kind: str, name: str, data: bytes) -> None:
@@ -901,24 +865,24 @@ class Logs:
         """Send what it takes; the rest when it takes more."""
         count = 0
         try:
-            while self.fd is not None and count < len(self.waiting):
-                self.size -= os.write(self.fd, self.waiting[count])
+            while self.logger is not None and count < len(self.waiting):
+                self.size -= os.write(self.logger, self.waiting[count])
                 count += 1
         except OSError:
             pass                    # it takes no more now, or has ended, which on_event sees
         del self.waiting[:count]
         if not self.waiting:
             self.init.loop.resume_paused()
-        if self.fd is not None and self.is_full != bool(self.waiting):
+        if self.logger is not None and self.is_full != bool(self.waiting):
             self.is_full = not self.is_full
             more = select.EPOLLOUT if self.is_full else 0
-            self.init.loop.epoll.modify(self.fd, select.EPOLLIN | more)
+            self.init.loop.epoll.modify(self.logger, select.EPOLLIN | more)
 
     def on_event(self, mask: int) -> None:
         """linit-log takes more, or has lost something, or has ended."""
         if mask & ~select.EPOLLOUT and not self.receive():
-            self.init.loop.forget(self.fd)
-            self.fd = None
+            self.init.loop.forget(self.logger)
+            self.logger = None
             self.init.loop.set_timer("logger", "", LOG_PAUSE)
         else:
             self.flush()
@@ -926,7 +890,7 @@ class Logs:
     def receive(self) -> bool:
         """Tell what it has lost; whether it is still there."""
         try:
-            data = os.read(self.fd, READ_SIZE)
+            data = os.read(self.logger, READ_SIZE)
         except OSError:
             return False
         if data:
@@ -937,11 +901,11 @@ class Logs:
     def end(self) -> None:
         """Let it write what it has, as long as that doesn't take too long."""
         limit = time.monotonic() + LAST_GRACE
-        while self.waiting and self.fd is not None and time.monotonic() < limit:
-            is_ready(self.fd, select.POLLOUT, limit - time.monotonic())
+        while self.waiting and self.logger is not None and time.monotonic() < limit:
+            is_ready(self.logger, select.POLLOUT, limit - time.monotonic())
             self.flush()
-        if self.fd is not None:
-            socket = _socket.socket(fileno=self.fd)
+        if self.logger is not None:
+            socket = _socket.socket(fileno=self.logger)
             socket.shutdown(_socket.SHUT_WR)
             is_ready(socket.fileno(), select.POLLIN, max(0.0, limit - time.monotonic()))
 
@@ -978,9 +942,7 @@ class Services(dict):
         check_name(name)
         if not os.path.exists(self.init.scripts.path(name)):
             raise Fail(f"{name}: there is no such service", 5)
-        service = Service(name)
-        service.since = self.init.began
-        return service
+        return Service(name, self.init.began)
 
     def post(self, service: Service, event: str, reason: str = "") -> None:
         """EVENT happens to SERVICE, for a REASON if it is a bad one, at once or after what is being
@@ -1007,7 +969,7 @@ class Services(dict):
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
-            for kind in ("late", "again"):              # those are of the state that is over
+            for kind in ("late", "again", "file"):      # those are of the state that is over
                 self.init.loop.drop_timer(kind, service.name)
             self.init.watch_progress()
         action(self, service)
@@ -1031,17 +993,11 @@ class Services(dict):
     def run_script(self, service: Service) -> None:
         """Run linit-start for it. What its script had left of itself when it failed ends."""
         self.init.processes.kill([service])
-        service.pid = service.batch = None      # their ends are no news any more
         service.calls.pop("stop", None)
-        self.forget_needs(service)
-        service.group, service.told, service.guests = None, 0.0, set()
-        service.again = False
-        service.failure = ""
-        service.kills = service.signal = 0
-        service.settings = DEFAULTS
+        for name in service.needs:
+            self[name].dependents.discard(service.name)
+        service.begin_life(time.monotonic())
         self.init.scripts.hang_up(service)      # what its last life asks is no matter any more
-        service.launched = time.monotonic()
-        service.met = service.ended = 0.0
         service.waiting = {each.name for each in map(self.get, self.firsts)
                            if service.name in each.befores and each.state == STARTING
                            and not self.cycle(service, each)}
@@ -1108,7 +1064,6 @@ class Services(dict):
 
     def clear_failure(self, service: Service) -> None:
         """It had failed. What a script says of its end need not be true."""
-        service.keeps_trying = False
         self.init.processes.kill([service])
         self.settle(service)
 
@@ -1244,8 +1199,7 @@ class Services(dict):
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
         service.kills += 1
-        if service.kills > 2 or not (service.pid or "stop" in service.calls or service.batch
-                                     or self.init.processes.is_left(service)):
+        if service.kills > 2:
             service.again = False
             self.post(service, "fail", "its processes could not be killed")
             return
@@ -1322,7 +1276,7 @@ class Services(dict):
             self.on_daemon_exit(service, status)
             return
         what = "" if not service.is_daemon else "it " if executes else "before it was ready it "
-        text = (what or "start ") + ("was killed" if status is None else exit_text(status))
+        text = (what or "start ") + exit_text(status)
         self.post(service, "die" if service.restarts else "fail", self.blame(service, text))
 
     def on_daemon_exit(self, service: Service, status: int) -> None:
@@ -1340,11 +1294,6 @@ class Services(dict):
         """TEXT with the last line that the service printed, which mostly says why."""
         lines = last_lines(service.tail, 1)
         return ": ".join([text, *lines])
-
-    def forget_needs(self, service: Service) -> None:
-        for name in service.needs:
-            self[name].dependents.discard(service.name)
-        service.needs, service.binds, service.wants, service.afters = set(), set(), set(), set()
 
     def cycle(self, service: Service, other: Service) -> list:
         """The names on the way from OTHER to SERVICE, if OTHER waits for it; else none."""
@@ -1458,13 +1407,14 @@ class Processes:
         have left it hear of that as well, as long as what it needs is there."""
         service.told = time.monotonic()
         is_daemon = service.is_daemon and service.came_up()
-        number = service.settings["stop_signal"] if is_daemon else _signal.SIGTERM
+        number = service.signal or (service.settings["stop_signal"] if is_daemon
+                                    else _signal.SIGTERM)
         others = self.family_of(service) if self.init.ending or not is_daemon else set()
         if service.group:
-            send_signal_to_group(service.group, service.signal or number)
-            send_signal_to_group(service.group, _signal.SIGCONT)
+            send_signal(-service.group, number)
+            send_signal(-service.group, _signal.SIGCONT)
         for pid in others:
-            send_signal(pid, not is_daemon and service.signal or _signal.SIGTERM)
+            send_signal(pid, _signal.SIGTERM if is_daemon else number)
             send_signal(pid, _signal.SIGCONT)
             if self.table.get(pid, (0, 0, 0, 0))[3]:
                 send_signal(pid, _signal.SIGHUP)    # an interactive shell ignores TERM
@@ -1485,7 +1435,7 @@ class Processes:
     def is_left(self, service: Service) -> bool:
         """Whether, its main process having ended, others of its group or its sessions are there;
         look_for_groups tells when not any more."""
-        if service.group and not send_signal_to_group(service.group, 0):
+        if service.group and not send_signal(-service.group, 0):
             service.group = None
         if service.group or service.guests:
             self.init.loop.set_timer("groups", "", GROUP_POLL)
@@ -1501,7 +1451,8 @@ class Processes:
                 service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
                 if service.state == STOPPING and "stop" not in service.calls:
                     self.init.services.end_processes(service)
-                elif self.is_left(service) and now > service.told + service.grace():
+                elif self.is_left(service) and now > service.told + (
+                        service.settings["timeout"] or DEFAULTS["timeout"]):
                     self.kill([service])
 
     def end_rest(self, service: Service) -> None:
@@ -1511,8 +1462,8 @@ class Processes:
             service.group = None
         elif service.group:
             service.told = time.monotonic()
-            send_signal_to_group(service.group, _signal.SIGTERM)
-            send_signal_to_group(service.group, _signal.SIGCONT)
+            send_signal(-service.group, _signal.SIGTERM)
+            send_signal(-service.group, _signal.SIGCONT)
             self.is_left(service)
 
     def kill_late(self) -> None:
@@ -1531,10 +1482,10 @@ class Processes:
         for service in services:
             if service.pid is None:
                 if service.group:
-                    send_signal_to_group(service.group, _signal.SIGKILL)
+                    send_signal(-service.group, _signal.SIGKILL)
             elif not (self.groups and self.kill_group(service) and service.came_up()):
                 leaders.add(service.pid)
-                sessions |= {service.pid} if service.alone else set()
+                sessions.add(service.group)
         kill_families(leaders, sessions)
 
     def make_group(self, service: Service) -> None:
@@ -1546,7 +1497,12 @@ class Processes:
 
     def kill_group(self, service: Service) -> bool:
         """End all that is in its cgroup; whether that could be done."""
-        return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
+        try:
+            with open(f"{self.groups}/{service.name}/cgroup.kill", "wb", 0) as file:
+                file.write(b"1")
+        except OSError:
+            return False
+        return True
 
     def end_calls(self, name: str) -> None:
         """The time of what clients have called is over."""
@@ -1593,13 +1549,12 @@ class Scripts:
         else:
             self.start_shell(service)
 
-    def make_folder(self, path: str) -> None:
+    def make_folder(self) -> None:
         """The folder of FIFOs beside the socket. PID 1 can't end where a foreign one is there."""
         try:
             make_private_folder(self.fifos)
         except Fail as error:
             if not self.init.is_first:
-                remove_file(path)
                 raise
             self.init.say(str(error))
             self.fifos += "." + os.urandom(6).hex()
@@ -1611,11 +1566,12 @@ class Scripts:
         path = f"{self.fifos}/{service.name}"
         self.hang_up(service)
         if not os.path.isdir(self.fifos):       # removed
-            self.make_folder(self.init.options.socket)
+            self.make_folder()
         make_fifo(path + ".ask")
         make_fifo(path + ".answer")
         service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
-        peer = self.init.door.add_peer(service.ask, self.init.owner, service.name)
+        peer = Peer(service.ask, self.init.owner, service.name)
+        self.init.door.watch_peer(peer)
         # For reading as well: an answer stays there until the shell has opened it.
         peer.writes_to = os.open(path + ".answer", os.O_RDWR | os.O_NONBLOCK)
         # The kernel gives the lowest number that is free.
@@ -1665,18 +1621,12 @@ class Scripts:
         self.init.processes.names[pid] = service.name
         return pid
 
-    def start_process(self, words: list, output: "str | int") -> int:
-        """Run linit-start in a session of its own, printing to a path or a descriptor."""
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
-        if isinstance(output, str):
-            actions.append((os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0))
-        else:
-            actions.append((os.POSIX_SPAWN_DUP2, output, 1))
-        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-        return os.posix_spawn(
-            self.linit_start, [self.linit_start, *words], self.environment(),
-            file_actions=actions, setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
-        )
+    def start_process(self, words: list, output: str) -> int:
+        """Run linit-start, printing to the file OUTPUT."""
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                   (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0),
+                   (os.POSIX_SPAWN_DUP2, 1, 2)]
+        return spawn([self.linit_start, *words], self.environment(), actions)
 
     def environment(self) -> dict:
         """What a service starts with: of linitd's own environment the PATH alone and, with --user,
@@ -1712,7 +1662,8 @@ class Scripts:
         else:
             reader, writer = os.pipe()
             try:
-                pid = self.start_process([each.name for each in services], writer)
+                pid = self.start_process([each.name for each in services],
+                                         f"/proc/self/fd/{writer}")
             except OSError:
                 os.close(reader)
                 raise
@@ -1742,22 +1693,18 @@ class Scripts:
             else:
                 self.init.say(f"linit-start: {line}")
         for service in [self.init.services[name] for name in names]:
-            if service.batch == pid:
-                service.batch = None
-                self.begin_life(service, forked.get(service.name))
-
-    def begin_life(self, service: Service, pid: "int | None") -> None:
-        """The shell of SERVICE is known now."""
-        if pid is None:
-            self.init.services.post(service, "fail",
-                                    "it could not be run: no process could be made")
-            return
-        service.pid = pid
-        self.init.processes.names[pid] = service.name
-        if has_ended(pid):
-            self.init.processes.bury(pid)
-        elif service.state == STOPPING:
-            self.init.services.end_processes(service)
+            if service.batch != pid:
+                continue                # it has been started again
+            service.batch, service.pid = None, forked.get(service.name)
+            if service.pid is None:
+                self.init.services.post(service, "fail",
+                                        "it could not be run: no process could be made")
+                continue
+            self.init.processes.names[service.pid] = service.name
+            if has_ended(service.pid):
+                self.init.processes.bury(service.pid)
+            elif service.state == STOPPING:
+                self.init.services.end_processes(service)
 
     def on_output(self, service: Service) -> None:
         """A service printed something: it is read if linit-log takes it, and after its settings,
@@ -1797,20 +1744,19 @@ class Scripts:
                 break
             self.read_output(service)
 
-    def script_dep(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, self.init.services[peer.service].needs)
+    def script_dep(self, peer: Peer, service: Service, names: list) -> None:
+        self.depend(peer, service, names, service.needs)
 
-    def script_binds(self, peer: Peer, names: list) -> None:
-        service = self.init.services[peer.service]
+    def script_binds(self, peer: Peer, service: Service, names: list) -> None:
         service.binds.update(filter(is_name, names))
-        self.depend(peer, names, service.needs)
+        self.depend(peer, service, names, service.needs)
 
-    def script_want(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, self.init.services[peer.service].wants, soft=True)
+    def script_want(self, peer: Peer, service: Service, names: list) -> None:
+        self.depend(peer, service, names, service.wants, "settled")
 
-    def depend(self, peer: Peer, names: list, noted: set, soft: bool = False) -> None:
-        """Start what is needed, all at once, and wait for it; its names are NOTED."""
-        service = self.init.services[peer.service]
+    def depend(self, peer: Peer, service: Service, names: list, noted: set,
+               goal: str = "up") -> None:
+        """Start what SERVICE needs, all at once, and wait for it; its names are NOTED."""
         services, problems = [], []
         for name in names:
             try:
@@ -1818,16 +1764,16 @@ class Scripts:
                 if name not in self.init.services.skipped:
                     services.append(self.needed(service, self.init.services.service(name)))
             except Fail as error:
-                problems.append(str(error))
+                problems.append(f"it needs {error}")
         for each in self.init.door.in_order(services):
             noted.add(each.name)
             # It isn't undone and done again when one of all that it starts is.
-            if not soft and service.name != self.init.boot:
+            if goal == "up" and service.name != self.init.boot:
                 each.dependents.add(service.name)
             # What has failed since this one was started would only fail again.
             if not each.cannot_start() or each.since < service.launched:
                 self.init.services.post(each, "start")
-        self.init.door.begin_wait(peer, "up", services, soft, problems)
+        self.init.door.begin_wait(peer, goal, services, problems if goal == "up" else ())
 
     def needed(self, service: Service, other: Service) -> Service:
         """OTHER, which SERVICE needs; Fail for a cycle."""
@@ -1837,54 +1783,40 @@ class Scripts:
             raise Fail(f"{other.name}: a cycle: {', '.join([service.name, *cycle])}")
         return other
 
-    def script_after(self, peer: Peer, names: list) -> None:
-        service = self.init.services[peer.service]
+    def script_after(self, peer: Peer, service: Service, names: list) -> None:
         services = [self.init.services[name] for name in names if name in self.init.services]
         services = [each for each in services if not self.init.services.cycle(service, each)]
         service.afters |= {each.name for each in services}
-        self.init.door.begin_wait(peer, "up", services, soft=True)
+        self.init.door.begin_wait(peer, "settled", services)
 
-    def script_settings(self, peer: Peer, words: list) -> None:
-        service = self.init.services[peer.service]
+    def script_settings(self, peer: Peer, service: Service, words: list) -> None:
         try:
             service.settings = parse_settings(words)
         except Fail as error:
-            self.reject(service, error)
+            self.init.services.post(service, "wrong", str(error))
             return
         service.met = service.met or service.launched       # it has asked for nothing
-        if service.state == STARTING:
-            self.init.services.set_deadline(service)
+        self.init.services.set_deadline(service)
         service.keeps_trying = service.is_daemon and service.settings["restart"] == "always"
         ready = service.settings["ready"]
-        peer.notifies = service.is_daemon and ready == "fd"
         if service.is_daemon and ready.startswith("file:"):
-            self.await_file(service, ready[len("file:"):])
+            # Its shell waits until linitd has looked at what is there now.
+            service.ready_stamp = file_numbers(ready[len("file:"):])
+            self.init.loop.set_timer("file", service.name, FILE_POLL)
             self.init.door.answer(peer, "ok")
 
-    def reject(self, service: Service, error: Fail) -> None:
-        """Its script said what can't be."""
-        if service.state == STARTING:
-            self.init.services.post(service, "wrong", str(error))
-
-    def await_file(self, service: Service, path: str) -> None:
-        """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
-        at what is there now."""
-        service.ready_stamp = file_stamp(path)
-        self.look_for_file(service.name)
-
     def look_for_file(self, name: str) -> None:
+        """It is ready when its file is made, or written anew."""
         service = self.init.services[name]
-        ready = service.settings["ready"]
-        if service.state == STARTING and ready.startswith("file:"):
-            if file_stamp(ready[len("file:"):]) not in (service.ready_stamp, ()):
-                self.init.services.post(service, "ready")
-            else:
-                self.init.loop.set_timer("file", name, FILE_POLL)
+        path = service.settings["ready"][len("file:"):]
+        if file_numbers(path) in (service.ready_stamp, ()):
+            self.init.loop.set_timer("file", name, FILE_POLL)
+        else:
+            self.init.services.post(service, "ready")
 
-    def script_end(self, peer: Peer, words: list) -> None:
+    def script_end(self, peer: Peer, service: Service, words: list) -> None:
         """The shell reports how far it came, with which status, and its `restart` if it has a
         `run`: `end start 0`, `end depends 1 always`."""
-        service = self.init.services[peer.service]
         phase, status, restart = (*words, "", "")[:3]
         service.keeps_trying = service.keeps_trying or restart == "always"
         if phase == "alone":
@@ -1900,21 +1832,16 @@ class Scripts:
                 is_missing = status in ("126", "127")
                 what = "it" if is_missing else "run came back, it must exec its program; it"
             reason = self.init.services.blame(service, f"{what} ended with status {status}")
-            if phase == "depends" and peer.refusal:
-                reason = peer.refusal
+            if phase == "depends" and peer.problems:
+                reason = "; ".join(peer.problems)
             self.init.services.post(service, "fail", reason)
 
     def start_by_itself(self, service: Service) -> None:
         """It is a daemon, and was run together with others: now it has a shell of its own."""
-        if service.state != STARTING or service.alone:
-            return
-        service.alone = True
-        service.batch = service.pid = None
-        try:
-            self.open_fifos(service)
-            self.start_shell(service)
-        except OSError as error:
-            self.init.services.fail_to_run(service, error)
+        if not service.alone:
+            service.alone = True
+            service.batch = service.pid = None
+            self.init.services.begin(service)
 
     def on_script_end(self, service: Service) -> None:
         """The last descriptor of its FIFO was closed: by executing a daemon, or by ending; or by
@@ -1923,8 +1850,9 @@ class Scripts:
             return
         if service.settings["ready"] == "exec":
             self.init.services.post(service, "ready")
-        elif service.settings["ready"] == "fd" and service.state == STARTING:
-            self.reject(service, Fail("it closed descriptor 3 and wrote no newline to it"))
+        elif service.settings["ready"] == "fd":
+            self.init.services.post(service, "wrong",
+                                    "it closed descriptor 3 and wrote no newline to it")
 
 
 # ---- the door ------------------------------------------------------------------------------------
@@ -1940,8 +1868,9 @@ class Door:
         self.to_serve = {}          # descriptors of peers whose next request may be there, in order
         self.denied = set()         # users that were told no
 
-    def listen(self, path: str) -> None:
+    def listen(self) -> None:
         """Make the socket; Fail when another linitd has it, or the folder can't take it."""
+        path = self.init.options.socket
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             listener.connect(path)
@@ -1950,7 +1879,7 @@ class Door:
             pass
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            if is_socket(path):
+            if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
             listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             listener.bind(path)
@@ -1966,7 +1895,7 @@ class Door:
             self.init.loop.forget(self.listener)
             self.listener = None
             try:
-                self.listen(self.init.options.socket)
+                self.listen()
             except Fail as error:
                 self.init.say(str(error))
 
@@ -1975,34 +1904,25 @@ class Door:
         self.init.loop.watch(fd, select.EPOLLIN, self.on_connect)
 
     def on_connect(self, mask: int) -> None:
-        """Take what connections there are; root's may be behind those of others."""
-        for _ in range(USER_CLIENTS):
-            if not self.take_connection():
-                break
-
-    def take_connection(self) -> bool:
-        """Whether there was one; where descriptors have run out, none is taken for a while."""
+        """Take what connections there are; root's may be behind those of others. Where descriptors
+        have run out, none is taken for a while."""
         listener = _socket.socket(fileno=self.listener)
         try:
-            fd, _ = listener._accept()
+            for _ in range(USER_CLIENTS):
+                fd, _ = listener._accept()
+                uid = peer_user(fd)
+                if self.is_crowded(uid):
+                    os.close(fd)
+                else:
+                    self.watch_peer(Peer(fd, uid))
         except BlockingIOError:
-            return False
+            pass
         except OSError as error:
             self.init.say(f"can't accept a connection: {error.strerror}")
             self.init.loop.epoll.modify(self.listener, 0)
             self.init.loop.set_timer("accept", "", ACCEPT_PAUSE)
-            return False
         finally:
             listener.detach()
-        uid = peer_user(fd)
-        if self.is_crowded(uid):
-            os.close(fd)
-        else:
-            self.add_peer(fd, uid)
-        return True
-
-    def accept_again(self) -> None:
-        self.init.loop.epoll.modify(self.listener, select.EPOLLIN)
 
     def is_crowded(self, uid: int) -> bool:
         """Whether UID has all the connections that it may have."""
@@ -2014,11 +1934,6 @@ class Door:
 
     def is_owner(self, uid: int) -> bool:
         return uid in (0, self.init.owner)
-
-    def add_peer(self, fd: int, uid: int, service: str = "") -> Peer:
-        peer = Peer(fd, uid, service)
-        self.watch_peer(peer)
-        return peer
 
     def watch_peer(self, peer: Peer) -> None:
         self.peers[peer.fd] = peer
@@ -2099,7 +2014,7 @@ class Door:
             error = Fail(f"a request of more than {LINE_LIMIT} bytes", 2)
             self.refuse(peer, error)
             if peer.service:
-                self.init.scripts.reject(self.init.services[peer.service], error)
+                self.init.services.post(self.init.services[peer.service], "wrong", str(error))
         is_idle = not peer.goal and not peer.output and b"\n" not in peer.input
         if peer.at_end and (is_idle or peer.fd in self.followers):
             self.drop(peer)
@@ -2123,12 +2038,12 @@ class Door:
         try:
             sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
         except BlockingIOError:
-            if peer.service:
-                self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
-            return
+            sent = 0
         except OSError:
             peer.gone = True
-        peer.output = b"" if peer.gone or peer.service else peer.output[sent:]
+        peer.output = b"" if peer.gone else peer.output[sent:]
+        if peer.output and peer.service:
+            self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
 
     def answer_again(self) -> None:
         """Go on with scripts that had asked much before they read an answer."""
@@ -2139,29 +2054,30 @@ class Door:
 
     def carry_out(self, peer: Peer, line: bytes) -> None:
         """Do what a request says."""
-        if peer.notifies:
-            peer.input = b""
-            peer.goal = "silence"       # it has no more to say, and isn't read until it ends
-            self.init.services.post(self.init.services[peer.service], "ready")
-            return
-        room, table = self, CLIENT_REQUESTS
-        if peer.service:
-            room, table = self.init.scripts, SCRIPT_REQUESTS
+        table, context = CLIENT_REQUESTS, (self, peer)
+        service = self.init.services.get(peer.service)
+        if service:
+            table, context = SCRIPT_REQUESTS, (self.init.scripts, peer, service)
+            if service.is_daemon and service.settings["ready"] == "fd":
+                peer.input = b""
+                peer.goal = "silence"   # it has no more to say, and isn't read until it ends
+                self.init.services.post(service, "ready")
+                return
         try:
             verb, *words = self.words(line)
             if verb not in table:
                 raise Fail(f"{verb[:NAME_LIMIT]}: no such request", 2)
             request, needs_owner, least = table[verb]
-            if peer.gone and not peer.service and not needs_owner:
+            if peer.gone and not service and not needs_owner:
                 self.to_serve[peer.fd] = None       # nobody looks at what it would show
                 return
             if needs_owner and not self.is_owner(peer.uid):
                 self.deny(peer.uid, verb)
             if len(words) < least:
                 raise Fail(f"{verb}: it needs the name of a service", 2)
-            if peer.service and self.init.services[peer.service].state != STARTING:
+            if service and service.state != STARTING:
                 raise Fail(f"{verb}: it isn't starting")
-            request(room, peer, words)
+            request(*context, words)
         except Fail as error:
             self.refuse(peer, error)
 
@@ -2180,13 +2096,12 @@ class Door:
             self.init.say(f"user {uid} may not {verb}, nor change any state; said once")
         raise Fail(f"{verb}: only root and the owner of this linitd may", 4)
 
-    def begin_wait(self, peer: Peer, goal: str, services: list, soft: bool = False,
-                   problems: "list | None" = None) -> None:
-        """Let PEER wait until SERVICES have come to GOAL, or answer it at once."""
-        peer.goal, peer.soft, peer.problems, peer.remarks = goal, soft, problems or [], []
-        is_settled, problem = GOALS[goal]
+    def begin_wait(self, peer: Peer, goal: str, services: list, problems: tuple = ()) -> None:
+        """Let PEER wait until SERVICES have come to GOAL, or answer it at once; there are PROBLEMS
+        already."""
+        peer.goal, peer.problems, peer.remarks = goal, list(problems), []
         for service in services:
-            if is_settled(service):
+            if GOALS[goal][0](service):
                 self.note_problem(peer, service)
             else:
                 peer.left.add(service.name)
@@ -2216,7 +2131,8 @@ class Door:
     def note_problem(self, peer: Peer, service: Service) -> None:
         problem = GOALS[peer.goal][1](service)
         if problem:
-            peer.problems.append(f"{service.name}: {problem}")
+            how = "it needs " if peer.service else ""
+            peer.problems.append(f"{how}{service.name}: {problem}")
 
     def forget_wait(self, peer: Peer) -> None:
         for name in peer.left:
@@ -2230,20 +2146,18 @@ class Door:
 
     def end_wait(self, peer: Peer) -> None:
         peer.goal = ""
-        remarks, peer.remarks = peer.remarks, []
-        problems = [] if peer.soft else sorted(peer.problems)
+        peer.problems.sort()
+        problem, remarks = "; ".join(peer.problems), peer.remarks
         if peer.service:
+            problem, remarks = problem[:REASON_LIMIT], []
             service = self.init.services[peer.service]
-            service.waiting = set()
             service.met = time.monotonic()
             if service.state == STARTING:
                 self.init.services.set_deadline(service)
-            peer.refusal = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
-            problems = [peer.refusal] if problems else []
-        if problems:
-            self.refuse(peer, Fail("; ".join(problems)))
+        if problem:
+            self.refuse(peer, Fail(problem))
         else:
-            self.answer(peer, *([] if peer.service else remarks), "ok")
+            self.answer(peer, *remarks, "ok")
 
     def request_start(self, peer: Peer, names: list) -> None:
         self.init.refuse_at_the_end()
@@ -2327,7 +2241,7 @@ class Door:
             except Fail as error:
                 problems.append(f"{service.name}: {error}")
         services = [service for service in services if function in service.calls]
-        self.begin_wait(peer, function, services, problems=problems)
+        self.begin_wait(peer, function, services, problems)
 
     def request_wait(self, peer: Peer, names: list) -> None:
         """Others than the owner wait for what is known alone: else they could fill the memory."""
@@ -2373,10 +2287,10 @@ class Door:
                      "ended": service.ended}
             shown = {key: f"{when - self.init.began:.3f}" if when else "-"
                      for key, when in times.items()}
-            names = {key: ",".join(sorted(getattr(service, field))) for key, field in
-                     (("needs", "needs"), ("binds", "binds"), ("wants", "wants"),
-                      ("afters", "afters"), ("waits", "waiting"))}
-            values = {"state": service.shown_state(), "pid": service.shown_pid(), **shown, **names}
+            names = {"needs": service.needs, "binds": service.binds, "wants": service.wants,
+                     "afters": service.afters, "waits": service.waiting}
+            values = {"state": service.shown_state(), "pid": service.shown_pid(), **shown,
+                      **{key: ",".join(sorted(each)) for key, each in names.items()}}
             lines.append(f" {service.name} " + " ".join(f"{k}={v}" for k, v in values.items()))
         self.answer(peer, *lines, "ok")
 
@@ -2447,11 +2361,11 @@ class Sleep:
         is_busy = self.init.ending or self.init.logs.waiting
         return None if not self.program or is_near or is_busy else when
 
-    def is_bedtime(self) -> bool:
-        when = self.bedtime()
-        return when is not None and when <= time.monotonic()
-
     def fall_asleep(self) -> None:
+        """Become linit-idle, if it is time for that."""
+        when = self.bedtime()
+        if when is None or when > time.monotonic():
+            return
         if all(each.state != STARTING for each in self.init.services.values()):
             self.init.loop.drop_timer("stuck", "")      # it would wake for nothing
             self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
@@ -2504,7 +2418,6 @@ class Sleep:
         """All that the next linitd has to know."""
         return {
             **{key: getattr(room, key) for room, key in self.kept()},
-            "logger": self.init.logs.fd,
             "services": [plain(each) for each in self.init.services.values()],
             "peers": [plain(each) for each in self.init.door.peers.values()],
         }
@@ -2518,8 +2431,7 @@ class Sleep:
         """Go on where another linitd was."""
         for room, key in self.kept():
             setattr(room, key, state.get(key, getattr(room, key)))
-        self.init.logs.fd = state.get("logger")
-        if self.init.logs.fd is None:
+        if self.init.logs.logger is None:
             self.init.logs.start()
         else:
             self.init.logs.watch()
@@ -2528,16 +2440,15 @@ class Sleep:
             service = self.init.services[fields["name"]] = fill(Service(fields["name"]), fields)
             self.take_up(service)
         for fields in state["peers"]:
-            peer = Peer(fields["fd"], fields["uid"], fields["service"])
-            self.init.door.watch_peer(fill(peer, fields))
-        if self.init.door.listener is not None:
-            self.init.door.add_listener(self.init.door.listener)
-        self.drop_table()
-        for peer in self.init.door.peers.values():
+            peer = fill(Peer(0, 0), fields)
+            self.init.door.watch_peer(peer)
             self.init.door.to_serve[peer.fd] = None
             if peer.goal == "reexec":
                 peer.goal = ""
                 self.init.door.answer(peer, "ok")
+        if self.init.door.listener is not None:
+            self.init.door.add_listener(self.init.door.listener)
+        self.drop_table()
 
     def drop_table(self) -> None:
         if self.table is not None:
@@ -2548,8 +2459,6 @@ class Sleep:
         service.settings = {**DEFAULTS, **service.settings}     # an earlier version knew less
         for pid in {service.pid, *service.calls.values()} - {None}:
             self.init.processes.names[pid] = service.name
-        if service.alone and service.group is None:
-            service.group = service.pid         # as the linitd of an earlier version left it
         if service.log is not None:
             self.init.scripts.watch_log(service)
         if service.log in self.copied:
@@ -2567,7 +2476,8 @@ class Sleep:
     def idle_command(self, state: int, deadline: "float | None") -> list:
         """linit-idle, with its table and what it waits in."""
         self.idle_epoll = select.epoll()        # which would be closed with its object
-        services = self.init.services.values() if self.init.logs.fd is not None else ()
+        logger = self.init.logs.logger
+        services = self.init.services.values() if logger is not None else ()
         heads = {each.log: log_head(each.log_kind(), each.name) for each in services}
         descriptors = self.init.loop.handlers.keys() - {self.init.signals}
         rows = {fd: heads.get(fd, b"") for fd in descriptors}
@@ -2576,9 +2486,9 @@ class Sleep:
             self.idle_epoll.register(fd, peer.mask if peer else select.EPOLLIN)
         rescue = find_program("linit-rescue") if self.init.is_first else ""
         table, self.copied = idle_table(
-            rows, self.init.logs.fd, -1 if deadline is None else int(1e9 * deadline), self.loaded,
-            self.own_command("--resume", str(state)),
-            self.check_command(), [rescue] if rescue else [])
+            rows, logger, -1 if deadline is None else int(1e9 * deadline), self.loaded,
+            self.own_command("--resume", str(state)), self.check_command(),
+            [rescue] if rescue else [])
         self.table = os.memfd_create("linit-idle")
         os.write(self.table, table)
         os.set_inheritable(self.idle_epoll.fileno(), True)
@@ -2629,7 +2539,6 @@ class Init:
 
     def run(self) -> None:
         """Serve until the end."""
-        self.loop.attempt(self.scripts.start_batches)
         while not self.has_ended:
             self.loop.attempt(self.turn)
 
@@ -2654,11 +2563,11 @@ class Init:
             self.loop.attempt(self.services.look_for_circles)
         elif self.sleep.is_to_reexec:
             self.loop.attempt(self.sleep.reexec)
-        elif self.sleep.is_bedtime():
+        else:
             self.loop.attempt(self.sleep.fall_asleep)
 
     def time_left(self) -> "float | None":
-        if self.door.to_serve or self.has_ended or self.sleep.is_to_reexec:
+        if self.door.to_serve or self.scripts.to_launch or self.sleep.is_to_reexec:
             return 0
         when = self.sleep.bedtime() or self.loop.soonest
         return None if when is None else max(0.0, when - time.monotonic())
@@ -2703,8 +2612,7 @@ class Init:
         if not self.is_first or self.ending or not program:
             return
         try:
-            os.posix_spawn(program, [program, "shell"], self.scripts.environment(), setsid=True,
-                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+            spawn([program, "shell"], self.scripts.environment())
         except OSError as error:
             self.say(f"{program}: {error.strerror}")
 
@@ -2733,8 +2641,8 @@ class Init:
 STATE = {
     "init": ("began", "boot", "has_booted", "stuck_for", "ending"),
     "loop": ("timers",),
-    "logs": ("is_there", "waiting", "size"),
-    "services": ("firsts", "lasts", "skipped"),
+    "logs": ("logger", "is_there", "waiting", "size"),
+    "services": ("firsts", "lasts"),
     "scripts": ("fifos", "descriptors", "shells"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),
@@ -2745,7 +2653,7 @@ TIMERS = {
     "late": lambda init, name: init.services.on_late(name),
     "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
-    "accept": lambda init, _: init.door.accept_again(),
+    "accept": lambda init, _: init.loop.epoll.modify(init.door.listener, select.EPOLLIN),
     "answer": lambda init, _: init.door.answer_again(),
     "stuck": lambda init, _: init.on_stuck(),
     "call": lambda init, name: init.processes.end_calls(name),
@@ -2861,8 +2769,9 @@ def read_state(resume: str) -> dict:
 def descriptors_of(state: dict) -> set:
     """Those that the next linitd takes over."""
     services, peers = state["services"], state["peers"]
-    found = {each["log"] for each in services} | {fd for fd, _ in dict(state.get("shells", ())).values()}
+    found = {each["log"] for each in services}
     found |= {each[key] for each in peers for key in ("fd", "writes_to")}
+    found |= {output for output, _ in dict(state.get("shells", ())).values()}
     return found | {state["listener"], state.get("logger"), state.get("table")}
 
 
@@ -2892,16 +2801,17 @@ def catch_signals(init: Init) -> None:
 
 def begin(init: Init) -> None:
     """Make what the daemon needs outside, and start `boot`."""
-    options = init.options
     init.logs.start()
     for make in (init.door.listen, init.scripts.make_folder):
         try:
-            make(options.socket)
+            make()
         except Fail as error:
             if not init.is_first:
+                if init.door.listener is not None:
+                    remove_file(init.options.socket)
                 raise
             init.say(str(error))
-    if not options.no_boot:
+    if not init.options.no_boot:
         warn_of_host(init)
         start_boot(init)
 
@@ -2956,8 +2866,7 @@ def main(argv: "list | None" = None) -> int:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
     init.run()
-    init.processes.kill([each for each in init.services.values() if each.alone],
-                        init.processes.names.keys())
+    init.processes.kill(list(init.services.values()), init.processes.names.keys())
     init.logs.end()
     if init.door.listener is not None:
         init.loop.attempt(remove_file, options.socket)

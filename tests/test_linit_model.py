@@ -300,6 +300,8 @@ class Kernel:
         return "/bin/x"
 
     def kill(self, pid, number):
+        if pid < 0:
+            return self.kill_group(-pid, number)
         if pid not in self.processes:
             raise ProcessLookupError
         process = self.processes[pid]
@@ -309,7 +311,7 @@ class Kernel:
         elif number == signal.SIGKILL or self.specs[process.name].obeys:
             self.end(process, number)
 
-    def killpg(self, group, number):
+    def kill_group(self, group, number):
         """A process group is a session here."""
         members = [each for each in self.processes.values() if each.session == group]
         if not members:
@@ -622,7 +624,7 @@ class World:
         linitd.os = linitd.time = self.kernel
         self.kernel.strftime, self.kernel.sleep = lambda _: "now", lambda _: None
         linitd.process_table = self.kernel.process_table
-        linitd.file_stamp = lambda path: self.kernel.stamps.get(path, ())
+        linitd.file_numbers = lambda path: self.kernel.stamps.get(path, ())
         linitd.idle_table = self.keep_table
         self.kernel.on_kill = self.check_kill
         self.said = []
@@ -648,7 +650,7 @@ class World:
         self.init.say = lambda text, is_routine=False: self.said.append(text)
         # Its logs are not of this world.
         self.init.logs.start = self.init.logs.watch = lambda: None
-        self.init.logs.is_there, self.init.logs.fd = False, -1
+        self.init.logs.is_there, self.init.logs.logger = False, -1
         self.init.loop.epoll = Epoll(self.init.loop.epoll)
         reader, self.signals = os.pipe()
         self.init.signals = reader
@@ -1007,7 +1009,7 @@ class World:
         for process in self.kernel.processes.values():
             self.kernel.end(process, 0)
         init = self.awake()
-        kept = self.linitd.descriptors_of(init.sleep.state()) - {None, init.logs.fd}
+        kept = self.linitd.descriptors_of(init.sleep.state()) - {None, init.logs.logger}
         for fd in {*init.loop.handlers, self.signals, *kept}:
             os.close(fd)
         init.loop.epoll.close()

@@ -2029,7 +2029,7 @@ def test_lines_of_one_turn_are_one_message_to_linit_log(tmp_path, monkeypatch):
     monkeypatch.setattr(linitd, "PROGRAM", str(ROOT / "linitd.py"))
     init = linitd.Init(linitd.Options(["--log", str(tmp_path)]))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    init.logs.fd = ours.fileno()
+    init.logs.logger = ours.fileno()
     init.logs.watch()
     for kind, name, data in (("+", "it", b"a\n"), ("+", "it", b"b\n"), ("-", "it", b"c\n"),
                              ("-", "other", b"x" * 1000), ("-", "other", b"y" * 30)):
