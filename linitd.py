@@ -440,8 +440,11 @@ def remove_file(path: str) -> None:
 
 def make_fifo(path: str) -> None:
     """A FIFO that nobody holds."""
-    remove_file(path)
-    os.mkfifo(path, 0o600)
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
+        os.unlink(path)
+        os.mkfifo(path, 0o600)
 
 
 def make_private_folder(path: str) -> None:
@@ -1108,7 +1111,6 @@ class Services(dict):
 
     def hold(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped."""
-        service.told = 0.0
         for name in sorted(service.dependents):
             self.post(self[name], "stop")
         self.release(service)

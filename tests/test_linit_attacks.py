@@ -414,6 +414,19 @@ def test_s33_a_planted_folder_of_fifos_is_not_used(one, plant):
     assert not (one.folder / "nowhere").exists()
 
 
+def test_s33_a_folder_that_is_planted_later_stops_scripts_alone(one):
+    """The socket stays, by which somebody can ask why."""
+    one.add("it", "start() { :; }")
+    one.start("--no-boot")
+    path = one.folder / "socket.d"
+    path.rmdir()
+    path.touch()
+    [answer] = one.ask("start it")
+    assert answer.startswith(f"error 1 it: {path}: ") and one.socket.exists()
+    path.unlink()
+    assert one.ask("start it") == ["ok"]
+
+
 @pytest.mark.parametrize("plant", PLANTED)
 def test_s33_pid_1_takes_another_folder_in_its_place(first, plant):
     """It can't end, and must not use that one."""

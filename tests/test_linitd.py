@@ -2188,6 +2188,15 @@ def test_the_entry_pre_is_a_folder(up):
     assert not (up.rcd / "pre").exists()
 
 
+def test_a_signal_that_comes_just_before_it_executes_another_is_heeded(one):
+    """Nobody has read its number from the pipe, which ends then."""
+    block = "        block_signals(_signal.SIG_BLOCK)\n"
+    one.alter(block, f"        os.kill(os.getpid(), _signal.SIGTERM)\n{block}")
+    one.start("--no-boot")
+    one.connect().send("reexec")
+    assert one.wait() == 0 and "exit: stopping all services" in one.console()
+
+
 def test_what_was_removed_comes_back(up):
     """The socket by any signal, or by a start; folders by a start."""
     up.add("daemon", "run() { exec sh -c 'echo said; exec sleep 1000'; }",
