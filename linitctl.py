@@ -464,13 +464,6 @@ class Plot:
         self.text(self.x(node["settled"]) + 6, y + 14, f"{node['own']:.3f} s{outcome(node)}")
 
 
-def plot_kind(node: dict, path: list) -> str:
-    """What colours the bar of a service."""
-    if outcome(node) == ", failed":
-        return "failed"
-    return "critical" if node in path else "starts"
-
-
 def plot_svg(nodes: dict, path: list) -> str:
     """The boot as a drawing."""
     nodes = sorted(nodes.values(), key=lambda node: (node["began"], node["settled"]))
@@ -482,7 +475,8 @@ def plot_svg(nodes: dict, path: list) -> str:
         plot.text(32 + 180 * place, 51, text)
     plot.axis()
     for number, node in enumerate(nodes):
-        plot.row(TOP + ROW * number, node, plot_kind(node, path))
+        kind = "critical" if node in path else "starts"
+        plot.row(TOP + ROW * number, node, "failed" if outcome(node) == ", failed" else kind)
     middles = {node["name"]: TOP + ROW * number + 10 for number, node in enumerate(nodes)}
     for node, other in zip(path, path[1:]):
         plot.line(plot.x(other["settled"]), middles[other["name"]], middles[node["name"]],
@@ -594,11 +588,6 @@ def ask_graph(connection: Connection) -> dict:
     """NAME -> service of `graph`."""
     nodes = [parse_node(line) for line in connection.ask("graph")]
     return {node["name"]: node for node in nodes}
-
-
-def ask_time(path: str) -> float:
-    """What time it is, in seconds since the linitd at PATH began."""
-    return parse_event(next(Connection(path).events()))["time"]
 
 
 # ---- verbs -------------------------------------------------------------------------------------
@@ -808,12 +797,14 @@ def cmd_plot(command: "Command") -> int:
 
 
 def ask_launched(command: "Command") -> dict:
-    """NAME -> service of `graph`, measured, of those that were launched. linitd's clock is only
-    asked for while one of them is starting."""
+    """NAME -> service of `graph`, measured, of those that were launched. While one of them is
+    starting, it is linitd's clock, which stands before events, that says until when."""
     graph = ask_graph(Connection(command.socket))
     nodes = {name: node for name, node in graph.items() if node["launched"] is not None}
-    is_over = all(node["ready"] is not None or node["ended"] is not None for node in nodes.values())
-    return measure(nodes, 0.0 if is_over else ask_time(command.socket))
+    now = 0.0
+    if any(node["ready"] is None and node["ended"] is None for node in nodes.values()):
+        now = parse_event(next(Connection(command.socket).events()))["time"]
+    return measure(nodes, now)
 
 
 # ---- why ---------------------------------------------------------------------------------------

@@ -1527,7 +1527,7 @@ class Scripts:
         self.fifos = init.options.socket + ".d"
         self.descriptors = raise_limit_of_descriptors()
         self.shells = {}            # pid of one that forks many: its output, their names
-        self.to_launch = {}         # names of services whose shells are started at the turn's end
+        self.to_launch = {}         # services whose shells are started at the turn's end, by name
 
     def path(self, name: str) -> str:
         """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
@@ -1547,7 +1547,7 @@ class Scripts:
         if self.init.processes.groups:
             self.init.processes.make_group(service)
         if is_for_batch:
-            self.to_launch[service.name] = True
+            self.to_launch[service.name] = service
         else:
             self.start_shell(service)
 
@@ -1649,9 +1649,7 @@ class Scripts:
     def start_batches(self) -> None:
         """Start the shells of all that this turn launches."""
         while self.to_launch:
-            services = [self.init.services[name] for name in list(self.to_launch)[:BATCH]]
-            for each in services:
-                del self.to_launch[each.name]
+            services = [self.to_launch.pop(name) for name in list(self.to_launch)[:BATCH]]
             try:
                 self.start_batch(services)
             except OSError as error:
@@ -1662,16 +1660,14 @@ class Scripts:
         if len(services) == 1:
             self.start_shell(services[0])
         else:
-            reader, writer = os.pipe()
+            names = [each.name for each in services]
+            output = os.memfd_create("pids")
             try:
-                pid = self.start_process([each.name for each in services],
-                                         f"/proc/self/fd/{writer}")
+                pid = self.start_process(names, f"/proc/self/fd/{output}")
             except OSError:
-                os.close(reader)
+                os.close(output)
                 raise
-            finally:
-                os.close(writer)
-            self.shells[pid] = (reader, [each.name for each in services])
+            self.shells[pid] = (output, names)
             for each in services:
                 each.batch = pid
 
@@ -1685,7 +1681,7 @@ class Scripts:
     def end_batch(self, pid: int, output: int, names: list) -> None:
         """It has said the numbers of those that it has forked, or what was the matter. They are
         children of this process now, but those that had ended before it."""
-        text = os.read(output, READ_SIZE) if is_ready(output) else b""
+        text = os.pread(output, READ_SIZE, 0)
         os.close(output)
         forked = {}
         for line in text.decode(errors="replace").splitlines():
@@ -2555,10 +2551,9 @@ class Init:
         is_due = self.loop.attempt(self.loop.run_timers)
         if is_due or self.door.to_serve or any(fd not in self.loop.outputs for fd, _ in events):
             self.loop.worked_at = time.monotonic()
-        self.loop.attempt(self.door.serve_peers)
-        self.loop.attempt(self.processes.kill_late)
-        self.loop.attempt(self.scripts.start_batches)
-        self.loop.attempt(self.logs.flush)
+        for act in (self.door.serve_peers, self.processes.kill_late, self.scripts.start_batches,
+                    self.logs.flush):
+            self.loop.attempt(act)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
         elif self.ending:

@@ -1324,14 +1324,13 @@ def test_what_a_process_has_left_is_read_before_its_end_is_heeded(world):
 def test_a_batch_that_ends_is_no_end_of_the_next_life(world):
     """Its scripts may have been started again by another shell, whose children they still are."""
     init = world.init
-    reader, writer = os.pipe()
-    os.write(writer, b"pids 75\n")
-    os.close(writer)
+    output = os.memfd_create("pids")
+    os.write(output, b"pids 75\n")
     service = init.services.service("a")
     service.state = "starting"
     service.pid = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
     init.processes.names[service.pid] = "a"
-    init.scripts.shells[76] = (reader, ["a"])
+    init.scripts.shells[76] = (output, ["a"])
     assert init.scripts.end_batches()
     assert service.state == "starting" and not init.scripts.shells
     world.kernel.kill(service.pid, signal.SIGKILL)
@@ -1340,14 +1339,13 @@ def test_a_batch_that_ends_is_no_end_of_the_next_life(world):
 def test_what_a_batch_leaves_to_read_may_start_a_shell_whose_end_it_is_not(world):
     """The last that its script said: that it wants a shell of its own."""
     init = world.init
-    reader, writer = os.pipe()
-    os.write(writer, b"pids 75\n")                      # no child any more
-    os.close(writer)
+    output = os.memfd_create("pids")
+    os.write(output, b"pids 75\n")                      # no child any more
     service = init.services.service("a")
     service.state, service.batch = "starting", 76
     own = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
     init.scripts.read_rest = lambda each: setattr(each, "pid", own)
-    init.scripts.shells[76] = (reader, ["a"])
+    init.scripts.shells[76] = (output, ["a"])
     assert init.scripts.end_batches()
     assert service.state == "starting" and service.pid == own
     service.pid = None
