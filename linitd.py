@@ -91,11 +91,7 @@ PID_1_SIGNALS = {_signal.SIGUSR2: "poweroff", _signal.SIGUSR1: "halt", _signal.S
                  _signal.SIGINT: "reboot"}
 USER_SIGNALS = {_signal.SIGTERM: "exit", _signal.SIGINT: "exit", _signal.SIGHUP: "exit"}
 # What a service starts with at its default, whatever linitd or who started it has done to them.
-DEFAULT_SIGNALS = (
-    _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGPIPE, _signal.SIGTERM,
-    _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGCHLD, _signal.SIGTSTP, _signal.SIGTTIN,
-    _signal.SIGTTOU, _signal.SIGXFSZ,
-)
+DEFAULT_SIGNALS = _signal.valid_signals()
 
 # A service's states. What other programs see of WAITING, between two starts of a daemon that
 # ended, is `starting`; of HELD, to be stopped when what depends on it has stopped, `stopping`.
