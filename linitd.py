@@ -1384,9 +1384,9 @@ class Processes:
                 return
             is_known = ended.si_pid in self.names
             if is_known or not self.init.scripts.end_batches():     # whose children may be ours now
-                self.bury(ended.si_pid)
+                self.reap_one(ended.si_pid)
 
-    def bury(self, pid: int) -> None:
+    def reap_one(self, pid: int) -> None:
         """A process has ended. Its number stays taken until waitpid: until then its group can't be
         another's."""
         service = self.init.services.get(self.names.pop(pid, None))
@@ -1696,7 +1696,7 @@ class Scripts:
                 continue
             self.init.processes.names[service.pid] = service.name
             if has_ended(service.pid):
-                self.init.processes.bury(service.pid)
+                self.init.processes.reap_one(service.pid)
             elif service.state == STOPPING:
                 self.init.services.end_processes(service)
 
@@ -2252,10 +2252,9 @@ class Door:
                   if each.state != STOPPED or os.path.exists(self.init.scripts.path(each.name))}
         lines = []
         for name in sorted(names):
-            service = self.init.services.get(name)
-            since = service.since if service else self.init.began
-            state = f"{service.shown_state()} {service.shown_pid()}" if service else "stopped -"
-            lines.append(f" {name} {state} {time.monotonic() - since:.1f}")
+            service = self.init.services.get(name) or Service(name, self.init.began)
+            lines.append(f" {name} {service.shown_state()} {service.shown_pid()} "
+                         f"{time.monotonic() - service.since:.1f}")
         self.answer(peer, *lines, "ok")
 
     def request_status(self, peer: Peer, names: list) -> None:
@@ -2531,11 +2530,6 @@ class Init:
         self.scripts.read_log(service)
         self.logs.write("-", service.name, f"{printable(text)}\n".encode())
 
-    def run(self) -> None:
-        """Serve until the end."""
-        while not self.has_ended:
-            self.loop.attempt(self.turn)
-
     def turn(self) -> None:
         """Wait for what comes next, and do it."""
         self.processes.table = None
@@ -2560,7 +2554,7 @@ class Init:
             self.loop.attempt(self.sleep.fall_asleep)
 
     def time_left(self) -> "float | None":
-        if self.door.to_serve or self.scripts.to_launch or self.sleep.is_to_reexec:
+        if self.door.to_serve or self.scripts.to_launch:
             return 0
         when = self.sleep.bedtime() or self.loop.soonest
         return None if when is None else max(0.0, when - time.monotonic())
@@ -2594,8 +2588,7 @@ class Init:
                 self.say(": ".join([text, *last_lines(each.tail, 1)]), is_routine=True)
         blocked = sum(bool(each.waiting) for each in starting)
         if blocked:
-            self.say(f"{blocked} more waiting; see `linitctl why`",
-                     is_routine=True)
+            self.say(f"{blocked} more waiting; see `linitctl why`", is_routine=True)
         self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
         self.loop.set_timer("stuck", "", self.stuck_for)
 
@@ -2858,7 +2851,8 @@ def main(argv: "list | None" = None) -> int:
     except Fail as error:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
-    init.run()
+    while not init.has_ended:
+        init.loop.attempt(init.turn)
     init.processes.kill(list(init.services.values()), init.processes.names.keys())
     init.logs.end()
     if init.door.listener is not None:

@@ -2056,13 +2056,12 @@ def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch
         init.loop.forget(second)
         opened.extend(os.pipe())
         init.loop.watch(opened[0], linitd.select.EPOLLIN, called.append)
-        init.has_ended = True
 
     init.loop.watch(first, linitd.select.EPOLLIN, replace_second)
     init.loop.watch(second, linitd.select.EPOLLIN, called.append)
     os.write(to_first, b"x")
     os.write(to_second, b"x")
-    init.run()
+    init.turn()
     assert opened[0] == second and called == []
     init.loop.epoll.close()
     for fd in (first, to_first, to_second, *opened):
