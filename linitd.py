@@ -2091,42 +2091,40 @@ class Door:
         raise Fail(f"{verb}: only root and the owner of this linitd may", 4)
 
     def begin_wait(self, peer: Peer, goal: str, services: list, problems: tuple = ()) -> None:
-        """Let PEER wait until SERVICES have come to GOAL, or answer it at once; there are PROBLEMS
-        already."""
+        """Let PEER wait until SERVICES have come to GOAL; there are PROBLEMS already."""
         peer.goal, peer.problems, peer.remarks = goal, list(problems), []
-        for service in services:
-            if GOALS[goal][0](service):
-                self.note_problem(peer, service)
-            else:
-                peer.left.add(service.name)
-                service.waiters.add(peer.fd)
-        if not peer.left:
-            self.end_wait(peer)
-        elif peer.service:
-            asker = self.init.services[peer.service]
-            asker.waiting |= peer.left
+        peer.left = {service.name for service in services}
+        asker = self.init.services.get(peer.service)
+        if asker:
+            asker.waiting = set(peer.left)
             if asker.state == STARTING:
-                # Others' time is not its own.
-                self.init.loop.drop_timer("late", asker.name)
+                self.init.loop.drop_timer("late", asker.name)       # others' time is not its own
+        for service in services:
+            service.waiters.add(peer.fd)
+        for service in services:
+            self.tell(peer, service)
+        if not services:
+            self.end_wait(peer)
 
     def tell_waiters(self, service: Service) -> None:
-        """SERVICE has changed: answer those for whom it was the last that they waited for."""
-        for fd in list(service.waiters):
-            peer = self.peers.get(fd)
-            if peer and service.name in peer.left and GOALS[peer.goal][0](service):
-                peer.left.discard(service.name)
-                service.waiters.discard(fd)
-                if peer.service:
-                    self.init.services[peer.service].waiting.discard(service.name)
-                self.note_problem(peer, service)
-                if not peer.left:
-                    self.end_wait(peer)
+        for fd in service.waiters & self.peers.keys():
+            self.tell(self.peers[fd], service)
 
-    def note_problem(self, peer: Peer, service: Service) -> None:
+    def tell(self, peer: Peer, service: Service) -> None:
+        """SERVICE may have come where PEER wants it; if that was the last, PEER is answered."""
+        if service.name not in peer.left or not GOALS[peer.goal][0](service):
+            return
+        peer.left.discard(service.name)
+        service.waiters.discard(peer.fd)
         problem = GOALS[peer.goal][1](service)
+        asker = self.init.services.get(peer.service)
+        if asker:
+            asker.waiting.discard(service.name)
         if problem:
-            how = "it needs " if peer.service else ""
+            how = "it needs " if asker else ""
             peer.problems.append(f"{how}{service.name}: {problem}")
+        if not peer.left:
+            self.end_wait(peer)
 
     def forget_wait(self, peer: Peer) -> None:
         for name in peer.left:
