@@ -927,7 +927,6 @@ class Services(dict):
         self.queue = []             # (Service, event, reason): what happens next
         self.is_working = False     # through the queue
         self.firsts = set()         # names of services that said `before`
-        self.lasts = {}             # at the end: name: names that came after it, and stop before it
         self.skipped = set(kernel_values("linit.skip"))
 
     def service(self, name: str) -> Service:
@@ -1115,8 +1114,7 @@ class Services(dict):
         """Go on with the stop of what is held, unless a dependent is still there. One that has
         stopped, is started again and waits for this one holds it up no more."""
         if service.state == HELD and all(each.is_down() or service.name in each.waiting
-                                         for each in map(self.get, service.dependents)) \
-                and all(self[name].is_down() for name in self.lasts.get(service.name, ())):
+                                         for each in map(self.get, service.dependents)):
             self.post(service, "free")
 
     def release_needs(self, service: Service) -> None:
@@ -1126,13 +1124,13 @@ class Services(dict):
                 self.release(self[name])
 
     def stop_all(self) -> None:
-        """Stop everything, in the reverse order of `want`, `after` and `before` as well."""
+        """Stop everything: what wanted another, or came after it, depends on that one now."""
         for service in self.values():
             for name in service.befores & self.keys():
                 self[name].afters.add(service.name)
         for service in self.values():
-            for name in service.wants | service.afters:
-                self.lasts.setdefault(name, set()).add(service.name)
+            for name in (service.wants | service.afters) & self.keys():
+                self[name].dependents.add(service.name)
         for service in self.values():
             service.again = False
             self.init.loop.drop_timer("again", service.name)
@@ -1142,8 +1140,10 @@ class Services(dict):
     def look_for_circles(self) -> None:
         """At the end nothing stops any more: `want` and `after` may go round in circles."""
         states = [service.state for service in self.values()]
-        if self.lasts and HELD in states and STOPPING not in states:
-            self.lasts = {}
+        if HELD in states and STOPPING not in states:
+            for service in self.values():
+                service.dependents = {each.name for each in self.values()
+                                      if service.name in each.needs}
             for service in self.values():
                 self.release(service)
 
@@ -2626,7 +2626,7 @@ STATE = {
     "init": ("began", "boot", "has_booted", "stuck_for", "ending"),
     "loop": ("timers",),
     "logs": ("logger", "is_there", "waiting", "size"),
-    "services": ("firsts", "lasts"),
+    "services": ("firsts",),
     "scripts": ("fifos", "descriptors", "shells"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),
