@@ -1003,6 +1003,7 @@ class Services(dict):
             self.begin(service)
 
     def begin(self, service: Service) -> None:
+        service.met = time.monotonic()          # it hasn't asked for anything yet
         try:
             check_script(self.init.scripts.path(service.name))
             self.init.scripts.prepare(service)
@@ -1033,7 +1034,6 @@ class Services(dict):
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
-            service.met = service.met or service.launched       # it has asked for nothing
         else:
             service.ended = time.monotonic()
             self.stop_binders(service)
@@ -1789,7 +1789,6 @@ class Scripts:
         except Fail as error:
             self.init.services.post(service, "wrong", str(error))
             return
-        service.met = service.met or service.launched       # it has asked for nothing
         self.init.services.set_deadline(service)
         service.keeps_trying = service.is_daemon and service.settings["restart"] == "always"
         ready = service.settings["ready"]
@@ -2096,7 +2095,7 @@ class Door:
         peer.left = {service.name for service in services}
         asker = self.init.services.get(peer.service)
         if asker:
-            asker.waiting = set(peer.left)
+            asker.waiting, asker.met = set(peer.left), 0.0
             if asker.state == STARTING:
                 self.init.loop.drop_timer("late", asker.name)       # others' time is not its own
         for service in services:
