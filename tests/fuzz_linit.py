@@ -229,8 +229,9 @@ def fuzz_commands(rng, victim):
     run_command(command, victim.init)
 
 
-def run_command(command, init, seconds=1.5):
-    """It ends with a status that is documented, or waits, as it may; it never has a traceback."""
+def run_command(command, init, seconds=1.5, answer=b""):
+    """It ends with a status that is documented, or waits, as it may; it never has a traceback, and
+    says no more than 20 lines beside those of linitd's ANSWER."""
     process = subprocess.Popen(command, cwd=init.folder, env=init.environment(),
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
@@ -241,7 +242,7 @@ def run_command(command, init, seconds=1.5):
         process.terminate()
         _, errors = process.communicate(timeout=20)
     assert b"Traceback" not in errors and b"should not" not in errors, (command, errors.decode())
-    assert errors.count(b"\n") <= 20, errors.decode(errors="replace")
+    assert errors.count(b"\n") <= 20 + answer.count(b"\n"), errors.decode(errors="replace")
 
 
 class FakeLinitd:
@@ -285,7 +286,7 @@ def fuzz_answers(rng, victim):
     fake = FakeLinitd(path, random.Random(rng.random()), data)
     try:
         run_command([sys.executable, "-I", "-S", ROOT / "linitctl.py", "--socket", path, *verb],
-                    victim.init)
+                    victim.init, answer=data)
     finally:
         fake.close()
         path.unlink()
