@@ -496,6 +496,16 @@ def test_what_waits_for_another_before_can_be_stopped(init):
     assert init.state("early") == "running" and init.trace() == []
 
 
+def test_the_time_of_another_before_is_not_its_own(init):
+    """What it needs is there when its shell begins."""
+    init.add("early", "before late", "start() { sleep 0.5; }")
+    init.add("late", "start() { :; }")
+    assert init.ask("start late early") == ["ok"]
+    late = next(line for line in init.ok("graph") if line.startswith(" late "))
+    values = dict(word.split("=") for word in late.split()[1:])
+    assert float(values["met"]) - float(values["launched"]) > 0.4
+
+
 # ---- failures ------------------------------------------------------------------------------------
 
 def test_a_failed_dependency_fails_all_above_it_with_the_reason(init):
