@@ -8,6 +8,7 @@ import marshal
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -173,6 +174,21 @@ def test_s29_a_daemon_that_writes_to_its_descriptor_for_ever_costs_nothing(up, b
     assert up.ask("stop flood") == ["ok"]
     before.states["flood"] = "stopped"
     before.check()
+
+
+def test_s30_who_reads_no_events_is_dropped(one):
+    one.alter("EVENTS_LIMIT = 256 << 10", "EVENTS_LIMIT = 1000")
+    one.add("it", "start() { :; }")
+    one.start("--no-boot")
+    client = one.connect()
+    client.send("events")
+    poll = select.poll()
+    poll.register(client.socket, select.POLLHUP)
+    for _ in range(1000):
+        if poll.poll(0):
+            break
+        assert one.ask("restart it") == one.ask("start it") == ["ok"]
+    assert poll.poll(0) and one.ask("start it") == ["ok"]
 
 
 # ---- 30: no descriptors while scripts are started ------------------------------------------------

@@ -907,6 +907,17 @@ def test_a_signal_for_once(init):
     assert init.ask("stop -HUP") == ["error 2 stop: it needs the name of a service"]
 
 
+def test_another_signal_while_it_stops(init):
+    init.add("daemon", "run() { exec sh -c 'trap \"\" TERM; "
+             f"trap \"{init.does('hup')}; exit\" HUP; echo up; while :; do sleep 0.05; done'; }}")
+    assert init.ask("start daemon") == ["ok"]
+    wait_until(lambda: init.status("daemon")["tail"] == ["up"])
+    client = init.connect()
+    client.send("stop daemon")
+    wait_until(lambda: init.state("daemon") == "stopping")
+    assert init.ask("stop -HUP daemon") == ["ok"] == client.answer() and init.trace() == ["hup"]
+
+
 def test_a_signal_for_what_runs(init):
     init.add("daemon", f"run() {{ exec sh -c 'trap \"{init.does('hup')}\" HUP; echo up; "
              "while :; do sleep 0.02; done'; }")
