@@ -307,7 +307,7 @@ class Service:
 
     def is_decided(self) -> bool:
         """Whether it runs or has failed: what `wait` waits for."""
-        return self.state == RUNNING or self.state == FAILED and not self.again
+        return self.is_up() and self.state != STOPPED
 
     def cannot_start(self) -> bool:
         """Whether its last start has failed, or is given up."""
@@ -1668,7 +1668,7 @@ class Scripts:
                 each.batch = pid
 
     def end_batches(self) -> bool:
-        """Whether shells that fork others have ended."""
+        """Take what those shells have said that fork others, and have ended; whether any has."""
         ended = [pid for pid in self.shells if has_ended(pid)]
         for pid in ended:
             self.end_batch(pid, *self.shells.pop(pid))
@@ -2089,7 +2089,8 @@ class Door:
             self.init.say(f"user {uid} may not {verb}, nor change any state; said once")
         raise Fail(f"{verb}: only root and the owner of this linitd may", 4)
 
-    def begin_wait(self, peer: Peer, goal: str, services: list, problems: tuple = ()) -> None:
+    def begin_wait(self, peer: Peer, goal: str, services: list,
+                   problems: "list | tuple" = ()) -> None:
         """Let PEER wait until SERVICES have come to GOAL; there are PROBLEMS already."""
         peer.goal, peer.problems, peer.remarks = goal, list(problems), []
         peer.left = {service.name for service in services}
