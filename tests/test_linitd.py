@@ -2395,6 +2395,24 @@ def test_pid_1_goes_by_signals(first, number, program):
     assert f"linitd: {program}: stopping all services\n" in first.screen()
 
 
+def test_the_numbers_of_scripts_are_known_to_the_linitd_that_comes_meanwhile(first):
+    """Here the shell that forks them says them after a reexec."""
+    path = first.folder / "linit-start"
+    text = path.read_text()
+    assert text.count('\techo "pids') == 1
+    path.write_text(text.replace('\techo "pids', '\tsleep 1; echo "pids'))
+    for name in "ab":
+        first.add(name, "start() { sleep 1000; }")
+    first.start("--no-boot")
+    first.connect().send("start a b")
+    wait_until(lambda: first.states() == {"a": "starting", "b": "starting"})
+    assert first.ask("reexec") == ["ok"] and first.status("a")["pid"] == "-"
+    wait_until(lambda: first.status("a")["pid"] != "-" != first.status("b")["pid"])
+    assert first.ask("stop a b") == ["ok"]
+    children = f"/proc/{first.first}/task/{first.first}/children"
+    wait_until(lambda: len(read(children).split()) == 1)        # linit-log
+
+
 @pytest.mark.parametrize("verb", ["poweroff", "reboot", "halt"])
 def test_pid_1_goes_by_requests(first, verb):
     """In a container, whose file systems are another's, it unmounts none."""
