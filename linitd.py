@@ -490,22 +490,19 @@ def kernel_values(key: str) -> list:
     return [word[len(key) + 1:] for word in words if word.startswith(key + "=")]
 
 
-def places_of(name: str) -> list:
-    here = os.path.dirname(PROGRAM)
-    return [f"{here}/{name}", f"{here}/initd/{name}", f"/sbin/{name}"]
-
-
 def find_program(name: str) -> str:
     """The path of a program of linitd's own; empty when it is nowhere."""
-    return next((path for path in places_of(name) if os.access(path, os.X_OK)), "")
+    here = os.path.dirname(PROGRAM)
+    paths = (f"{here}/{name}", f"{here}/initd/{name}", f"/sbin/{name}")
+    return next((path for path in paths if os.access(path, os.X_OK)), "")
 
 
 def find_linit_start() -> str:
     """The path of linit-start; Fail when it is nowhere."""
     path = find_program("linit-start")
     if not path:
-        places = ", ".join(places_of("linit-start"))
-        raise Fail(f"linit-start is at none of {places}; copy it beside linitd")
+        here = os.path.dirname(PROGRAM)
+        raise Fail(f"linit-start is at none of {here}, {here}/initd, /sbin; copy it beside linitd")
     return path
 
 
