@@ -186,27 +186,26 @@ def parse_ready(text: str) -> str:
     return text
 
 
-def one_of(*words: str):
-    """A parser that takes WORDS and nothing else."""
+def one_of(*words: str) -> tuple:
+    """How one of WORDS is read, and what it must be."""
     def parse(text: str) -> str:
         if text not in words:
             raise ValueError(text)
         return text
-    return parse
+    return parse, f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 # Setting: its default, how it is read, what it must be. A script that has a `start`, no `stop` and
 # the default timeout says nothing.
 SETTINGS = {
-    "type": ("start", one_of("start", "run"), "start or run"),
-    "stop": ("no", one_of("yes", "no"), "yes or no"),
-    "restart": ("yes", one_of("yes", "always", "on-failure", "never"),
-                "yes, always, on-failure or never"),
+    "type": ("start", *one_of("start", "run")),
+    "stop": ("no", *one_of("yes", "no")),
+    "restart": ("yes", *one_of("yes", "always", "on-failure", "never")),
     "backoff": (0.5, parse_seconds, "seconds"),
     "ready": ("exec", parse_ready, "exec, fd or file:/PATH"),
     "stop_signal": (_signal.SIGTERM, parse_signal, "a signal's name"),
     "timeout": (60.0, parse_seconds, "seconds"),     # 0: it may take as long as it likes
-    "log_times": ("no", one_of("yes", "no"), "yes or no"),
+    "log_times": ("no", *one_of("yes", "no")),
 }
 DEFAULTS = {key: default for key, (default, _, _) in SETTINGS.items()}
 
