@@ -326,24 +326,19 @@ def graph_line(nodes: dict, path: list, name: str, is_again: bool) -> str:
 # own, and so on, down to a service that waited for nothing. Making one of these faster makes the
 # boot faster; making any other faster doesn't.
 
-def settled(node: dict, now: float) -> float:
-    """When it was ready, or had failed; NOW when it is still starting."""
-    moments = (node["ready"], node["ended"], now)
-    return next(moment for moment in moments if moment is not None)
-
-
-def begun(node: dict, now: float) -> float:
-    """When its own work began: when what it depends on was there, or, where it had nothing to wait
-    for, when it was launched. When it settled, if it waited until then."""
-    if node["met"] is not None:
-        return node["met"]
-    has_waited = node["waits"] or (node["state"] == "failed" and relations(node))
-    return settled(node, now) if has_waited else node["launched"]
-
-
-def own_seconds(node: dict, now: float) -> float:
-    """How long its own start took, without the waiting for others."""
-    return max(0.0, settled(node, now) - begun(node, now))
+def measure(nodes: dict, now: float) -> dict:
+    """NODES, each with the moments at which its own work `began` (when what it depends on was
+    there, or, where it had nothing to wait for, when it was launched) and was `settled` (when it
+    was ready, or had failed; NOW when it is still starting), and the seconds between (`own`)."""
+    for node in nodes.values():
+        moments = (node["ready"], node["ended"], now)
+        node["settled"] = next(moment for moment in moments if moment is not None)
+        has_waited = node["waits"] or (node["state"] == "failed" and relations(node))
+        node["began"] = node["settled"] if has_waited else node["launched"]
+        if node["met"] is not None:
+            node["began"] = node["met"]
+        node["own"] = max(0.0, node["settled"] - node["began"])
+    return nodes
 
 
 def outcome(node: dict) -> str:
@@ -355,50 +350,28 @@ def outcome(node: dict) -> str:
 
 def of_boot(nodes: dict) -> dict:
     """Those of NODES that were launched before `boot` was ready: the rest has been started, or
-    started again, since. Without a boot that is ready, all that were launched."""
+    started again, since. Without a boot that is ready, all."""
     boot = nodes.get("boot")
     end = boot["ready"] if boot and boot["ready"] is not None else float("inf")
-    return {name: node for name, node in nodes.items()
-            if node["launched"] is not None and node["launched"] <= end}
+    return {name: node for name, node in nodes.items() if node["launched"] <= end}
 
 
-def decisive(node: dict, nodes: dict, now: float) -> "dict | None":
+def decisive(node: dict, nodes: dict) -> "dict | None":
     """What NODE waited for last, or waits for now, or None where it found all there."""
     others = [nodes[name] for name in relations(node) if name in nodes]
     others = [other for other in others
-              if node["launched"] < settled(other, now) <= begun(node, now) + ROUNDING]
-    return max(others, key=lambda other: settled(other, now), default=None)
+              if node["launched"] < other["settled"] <= node["began"] + ROUNDING]
+    return max(others, key=lambda other: other["settled"], default=None)
 
 
-def critical_path(nodes: dict, now: float) -> list:
+def critical_path(nodes: dict) -> list:
     """The chain that decided when the last of NODES was ready, from that one down."""
     path = []
-    node = max(nodes.values(), key=lambda node: (settled(node, now), -node["launched"]),
-               default=None)
+    node = max(nodes.values(), key=lambda node: (node["settled"], -node["launched"]), default=None)
     while node and node not in path:
         path.append(node)
-        node = decisive(node, nodes, now)
+        node = decisive(node, nodes)
     return path
-
-
-def print_blame(nodes: dict, path: list, now: float) -> None:
-    """Services by how long their own start took, and the critical path."""
-    for node in sorted(nodes.values(), key=lambda node: -own_seconds(node, now)):
-        print(f"{own_seconds(node, now):9.3f} s {printable(node['name'])}{outcome(node)}")
-    if path:
-        print(f"\nthe critical path, {settled(path[0], now):.3f} s; each waited for the next:")
-    for node in path:
-        own = f"(its own {own_seconds(node, now):.3f} s)"
-        print(f"{settled(node, now):9.3f} s {printable(node['name'])} {own}")
-
-
-def timed(nodes: dict, path: list, now: float) -> list:
-    """What `blame` prints as JSON, the slowest first."""
-    objects = [{"name": node["name"], "state": node["state"],
-                "seconds": round(own_seconds(node, now), 3),
-                **{key: node[key] for key in TIMES}, "critical": node in path}
-               for node in nodes.values()]
-    return sorted(objects, key=lambda each: -each["seconds"])
 
 
 # ---- the plot ----------------------------------------------------------------------------------
@@ -446,10 +419,10 @@ class Plot:
     """The drawing of a boot: its elements, and where a time and a row are."""
     __slots__ = ("elements", "left", "begin", "span", "bottom")
 
-    def __init__(self, nodes: list, now: float):
+    def __init__(self, nodes: list):
         self.left = 24 + LETTER * max(len(printable(node["name"])) for node in nodes)
         first = min(node["launched"] for node in nodes)
-        end = max(settled(node, now) for node in nodes)
+        end = max(node["settled"] for node in nodes)
         # From when linitd began, unless that was long before the first.
         self.begin = first if first > end / 2 else 0.0
         # All at one moment is no division by zero, however late that is.
@@ -483,26 +456,18 @@ class Plot:
             for y in TOP - 10, self.bottom + 18:
                 self.text(x, y, f"{round(count * step, 4)} s", "tick")
 
-    def row(self, y: int, node: dict, kind: str, now: float) -> None:
+    def row(self, y: int, node: dict, kind: str) -> None:
         """A service: its name, its waiting, its own work, and how long that took."""
-        begin, end = begun(node, now), settled(node, now)
         self.text(12, y + 14, node["name"], kind)
-        self.bar(y + 7, 6, node["launched"], begin, "waits")
-        self.bar(y + 3, 14, begin, end, kind)
-        self.text(self.x(end) + 6, y + 14, f"{own_seconds(node, now):.3f} s{outcome(node)}")
+        self.bar(y + 7, 6, node["launched"], node["began"], "waits")
+        self.bar(y + 3, 14, node["began"], node["settled"], kind)
+        self.text(self.x(node["settled"]) + 6, y + 14, f"{node['own']:.3f} s{outcome(node)}")
 
 
-def plot_kind(node: dict, path: list) -> str:
-    """What colours the bar of a service."""
-    if outcome(node) == ", failed":
-        return "failed"
-    return "critical" if node in path else "starts"
-
-
-def plot_svg(nodes: dict, path: list, now: float) -> str:
+def plot_svg(nodes: dict, path: list) -> str:
     """The boot as a drawing."""
-    nodes = sorted(nodes.values(), key=lambda node: (begun(node, now), settled(node, now)))
-    plot = Plot(nodes, now)
+    nodes = sorted(nodes.values(), key=lambda node: (node["began"], node["settled"]))
+    plot = Plot(nodes)
     plot.text(12, 28, f"Boot: {plot.span:.3f} s, {counted(len(nodes), 'service')}", "title")
     for place, (kind, text) in enumerate(LEGEND):
         plot.elements.append(f'<rect x="{12 + 180 * place}" y="41" width="14" height="12" '
@@ -510,10 +475,11 @@ def plot_svg(nodes: dict, path: list, now: float) -> str:
         plot.text(32 + 180 * place, 51, text)
     plot.axis()
     for number, node in enumerate(nodes):
-        plot.row(TOP + ROW * number, node, plot_kind(node, path), now)
+        kind = "critical" if node in path else "starts"
+        plot.row(TOP + ROW * number, node, "failed" if outcome(node) == ", failed" else kind)
     middles = {node["name"]: TOP + ROW * number + 10 for number, node in enumerate(nodes)}
     for node, other in zip(path, path[1:]):
-        plot.line(plot.x(settled(other, now)), middles[other["name"]], middles[node["name"]],
+        plot.line(plot.x(other["settled"]), middles[other["name"]], middles[node["name"]],
                   "path")
     size = f'width="{plot.left + CHART + RIGHT:.0f}" height="{plot.bottom + 40}"'
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
@@ -622,11 +588,6 @@ def ask_graph(connection: Connection) -> dict:
     """NAME -> service of `graph`."""
     nodes = [parse_node(line) for line in connection.ask("graph")]
     return {node["name"]: node for node in nodes}
-
-
-def ask_time(path: str) -> float:
-    """What time it is, in seconds since the linitd at PATH began."""
-    return parse_event(next(Connection(path).events()))["time"]
 
 
 # ---- verbs -------------------------------------------------------------------------------------
@@ -803,24 +764,30 @@ def cmd_events(command: "Command") -> int:
 
 def cmd_blame(command: "Command") -> int:
     """Show which services took how long to start, and which of them decided when all was there."""
-    nodes = {name: node for name, node in ask_graph(Connection(command.socket)).items()
-             if node["launched"] is not None}
-    now = time_now(command, nodes)
-    path = critical_path(of_boot(nodes), now)
+    nodes = ask_launched(command)
+    path = critical_path(of_boot(nodes))
+    slowest = sorted(nodes.values(), key=lambda node: -node["own"])
     if command.json:
-        print_array(timed(nodes, path, now))
-    else:
-        print_blame(nodes, path, now)
+        print_array([{"name": node["name"], "state": node["state"],
+                      "seconds": round(node["own"], 3), **{key: node[key] for key in TIMES},
+                      "critical": node in path} for node in slowest])
+        return 0
+    for node in slowest:
+        print(f"{node['own']:9.3f} s {printable(node['name'])}{outcome(node)}")
+    if path:
+        print(f"\nthe critical path, {path[0]['settled']:.3f} s; each waited for the next:")
+    for node in path:
+        own = f"(its own {node['own']:.3f} s)"
+        print(f"{node['settled']:9.3f} s {printable(node['name'])} {own}")
     return 0
 
 
 def cmd_plot(command: "Command") -> int:
     """Draw the boot, to a file or to stdout."""
-    nodes = of_boot(ask_graph(Connection(command.socket)))
+    nodes = of_boot(ask_launched(command))
     if not nodes:
         raise Fail("no service has been started yet; there is nothing to draw")
-    now = time_now(command, nodes)
-    text = plot_svg(nodes, critical_path(nodes, now), now)
+    text = plot_svg(nodes, critical_path(nodes))
     if "-o" not in command.options:
         print(text, end="")
         return 0
@@ -829,11 +796,15 @@ def cmd_plot(command: "Command") -> int:
     return 0
 
 
-def time_now(command: "Command", nodes: dict) -> float:
-    """Now, by linitd's clock; only asked for while a service of NODES is starting."""
+def ask_launched(command: "Command") -> dict:
+    """NAME -> service of `graph`, measured, of those that were launched. While one of them is
+    starting, it is linitd's clock, which stands before events, that says until when."""
+    graph = ask_graph(Connection(command.socket))
+    nodes = {name: node for name, node in graph.items() if node["launched"] is not None}
+    now = 0.0
     if any(node["ready"] is None and node["ended"] is None for node in nodes.values()):
-        return ask_time(command.socket)
-    return 0.0
+        now = parse_event(next(Connection(command.socket).events()))["time"]
+    return measure(nodes, now)
 
 
 # ---- why ---------------------------------------------------------------------------------------

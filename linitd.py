@@ -91,11 +91,7 @@ PID_1_SIGNALS = {_signal.SIGUSR2: "poweroff", _signal.SIGUSR1: "halt", _signal.S
                  _signal.SIGINT: "reboot"}
 USER_SIGNALS = {_signal.SIGTERM: "exit", _signal.SIGINT: "exit", _signal.SIGHUP: "exit"}
 # What a service starts with at its default, whatever linitd or who started it has done to them.
-DEFAULT_SIGNALS = (
-    _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGPIPE, _signal.SIGTERM,
-    _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGCHLD, _signal.SIGTSTP, _signal.SIGTTIN,
-    _signal.SIGTTOU, _signal.SIGXFSZ,
-)
+DEFAULT_SIGNALS = _signal.valid_signals()
 
 # A service's states. What other programs see of WAITING, between two starts of a daemon that
 # ended, is `starting`; of HELD, to be stopped when what depends on it has stopped, `stopping`.
@@ -142,7 +138,7 @@ def check_name(text: str) -> None:
 def exit_text(status: "int | None") -> str:
     """What a wait status says: `ended with status 1`, `was killed by signal 9`."""
     if status is None:
-        return "ended"
+        return "was killed"
     if os.WIFSIGNALED(status):
         return f"was killed by signal {os.WTERMSIG(status)}"
     return f"ended with status {os.WEXITSTATUS(status)}"
@@ -190,27 +186,26 @@ def parse_ready(text: str) -> str:
     return text
 
 
-def one_of(*words: str):
-    """A parser that takes WORDS and nothing else."""
+def one_of(*words: str) -> tuple:
+    """How one of WORDS is read, and what it must be."""
     def parse(text: str) -> str:
         if text not in words:
             raise ValueError(text)
         return text
-    return parse
+    return parse, f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 # Setting: its default, how it is read, what it must be. A script that has a `start`, no `stop` and
 # the default timeout says nothing.
 SETTINGS = {
-    "type": ("start", one_of("start", "run"), "start or run"),
-    "stop": ("no", one_of("yes", "no"), "yes or no"),
-    "restart": ("yes", one_of("yes", "always", "on-failure", "never"),
-                "yes, always, on-failure or never"),
+    "type": ("start", *one_of("start", "run")),
+    "stop": ("no", *one_of("yes", "no")),
+    "restart": ("yes", *one_of("yes", "always", "on-failure", "never")),
     "backoff": (0.5, parse_seconds, "seconds"),
     "ready": ("exec", parse_ready, "exec, fd or file:/PATH"),
     "stop_signal": (_signal.SIGTERM, parse_signal, "a signal's name"),
     "timeout": (60.0, parse_seconds, "seconds"),     # 0: it may take as long as it likes
-    "log_times": ("no", one_of("yes", "no"), "yes or no"),
+    "log_times": ("no", *one_of("yes", "no")),
 }
 DEFAULTS = {key: default for key, (default, _, _) in SETTINGS.items()}
 
@@ -233,7 +228,7 @@ def parse_settings(words: list) -> dict:
 # ---- what is remembered --------------------------------------------------------------------------
 
 def plain(thing: object) -> dict:
-    """The fields of a Service, Peer or Batch, which are plain data."""
+    """The fields of a Service or Peer, which are plain data."""
     return {key: getattr(thing, key) for key in thing.__slots__}
 
 
@@ -270,22 +265,29 @@ class Service:
         "kills",                    # KILLs sent while stopping
     )
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, since: float = 0.0):
         self.name = name
         self.state = STOPPED
-        self.since = time.monotonic()
-        self.launched = self.met = self.became_ready = self.ended = 0.0
-        self.settings = DEFAULTS
-        self.failure = ""
-        self.pid = self.batch = self.ask = self.log = None
+        self.since = since
+        self.became_ready = 0.0
+        self.ask = self.log = None
         self.calls, self.problems = {}, {}
-        self.again = self.keeps_trying = self.alone = False
-        self.group, self.told, self.guests = None, 0.0, set()
-        self.tail, self.has_printed = b"", False
-        self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
-        self.dependents, self.waiting, self.waiters, self.befores = set(), set(), set(), set()
-        self.pause, self.restarts, self.kills, self.signal = 0.0, 0, 0, 0
+        self.keeps_trying = self.alone = False
+        self.tail = b""
+        self.dependents, self.befores, self.waiters = set(), set(), set()
+        self.pause, self.restarts = 0.0, 0
         self.ready_stamp = ()
+        self.begin_life(0.0)
+
+    def begin_life(self, now: float) -> None:
+        """Forget its last life: it is started NOW."""
+        self.launched, self.met, self.ended = now, 0.0, 0.0
+        self.settings, self.failure = DEFAULTS, ""
+        self.pid = self.batch = self.group = None
+        self.again = self.has_printed = False
+        self.told, self.guests, self.kills, self.signal = 0.0, set(), 0, 0
+        self.needs, self.binds, self.wants, self.afters = set(), set(), set(), set()
+        self.waiting = set()
 
     @property
     def is_daemon(self) -> bool:
@@ -305,7 +307,7 @@ class Service:
 
     def is_decided(self) -> bool:
         """Whether it runs or has failed: what `wait` waits for."""
-        return self.state == RUNNING or self.state == FAILED and not self.again
+        return self.is_up() and self.state != STOPPED
 
     def cannot_start(self) -> bool:
         """Whether its last start has failed, or is given up."""
@@ -314,10 +316,6 @@ class Service:
     def last_words(self) -> list:
         """The last line that it has printed since it was started, which mostly says why."""
         return last_lines(self.tail, 1) if self.has_printed else []
-
-    def grace(self) -> float:
-        """Seconds that what its main process has left may take to end."""
-        return self.settings["timeout"] or DEFAULTS["timeout"]
 
     def log_kind(self) -> str:
         """How linit-log writes what it prints."""
@@ -345,6 +343,7 @@ GOALS = {
     "up": (Service.is_up, problem_of_start),
     "down": (Service.is_down, problem_of_stop),
     "running": (Service.is_decided, problem_of_start),
+    "settled": (Service.is_up, lambda service: ""),         # whatever becomes of it
 }
 # Functions of a script that clients may have called, and what its log says then.
 CALLS = {"reload": "was reloaded", "enable": "was enabled", "disable": "was disabled"}
@@ -361,13 +360,11 @@ class Peer:
         "fd", "uid", "service",
         "writes_to",                # where answers go
         "input", "output",
-        "goal", "left", "soft",     # what it waits for, of which services, whatever becomes of them
-        "problems",                 # of those for which it has waited
+        "goal", "left",             # what it waits for, and of which services still
+        "problems",                 # of those for which it has waited last
         "remarks",                  # what it is told although all is well
-        "refusal",                  # of a script: what it was told when what it needs failed
         "at_end",                   # it sends no more
         "gone",                     # it takes no more
-        "notifies",                 # a newline says that the daemon is ready
         "mask",                     # what epoll looks for
     )
 
@@ -377,23 +374,10 @@ class Peer:
         self.service = service
         self.writes_to = None if service else fd
         self.input = self.output = b""
-        self.goal, self.left, self.soft = "", set(), False
-        self.problems, self.remarks, self.refusal = [], [], ""
-        self.at_end = self.gone = self.notifies = False
+        self.goal, self.left = "", set()
+        self.problems, self.remarks = [], []
+        self.at_end = self.gone = False
         self.mask = select.EPOLLIN
-
-
-class Batch:
-    """A shell that forks one for each of the scripts `names`, what it has printed, and whom it has
-    forked: name and pid."""
-    __slots__ = ("fd", "pid", "names", "text", "forked")
-
-    def __init__(self, fd: int, pid: int, names: list):
-        self.fd = fd
-        self.pid = pid
-        self.names = names
-        self.text = b""
-        self.forked = {}
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -497,42 +481,11 @@ def read_file(path: str) -> bytes:
         os.close(fd)
 
 
-def write_file(path: str, data: bytes) -> bool:
-    """Write a small file that is there, or say that it can't be."""
-    try:
-        fd = os.open(path, os.O_WRONLY)
-    except OSError:
-        return False
-    try:
-        os.write(fd, data)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:
-        return False
-
-
 def is_ready(fd: int, event: int = select.POLLIN, seconds: float = 0) -> bool:
     """Whether something, or the end, can be read from FD, or EVENT is true of it, in SECONDS."""
     poll = select.poll()
     poll.register(fd, event)
     return bool(poll.poll(1000 * seconds))
-
-
-def file_stamp(path: str) -> tuple:
-    """What changes when PATH is made or written anew, wherever the clock may stand."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def kernel_values(key: str) -> list:
@@ -541,27 +494,29 @@ def kernel_values(key: str) -> list:
     return [word[len(key) + 1:] for word in words if word.startswith(key + "=")]
 
 
-def places_of(name: str) -> list:
-    """Where a program of linitd's own may be."""
-    here = os.path.dirname(PROGRAM)
-    return [f"{here}/{name}", f"{here}/initd/{name}", f"/sbin/{name}"]
-
-
 def find_program(name: str) -> str:
-    """The path of linit-idle or linit-rescue; empty when it is nowhere."""
-    return next((path for path in places_of(name) if os.access(path, os.X_OK)), "")
+    """The path of a program of linitd's own; empty when it is nowhere."""
+    here = os.path.dirname(PROGRAM)
+    paths = (f"{here}/{name}", f"{here}/initd/{name}", f"/sbin/{name}")
+    return next((path for path in paths if os.access(path, os.X_OK)), "")
 
 
 def find_linit_start() -> str:
     """The path of linit-start; Fail when it is nowhere."""
     path = find_program("linit-start")
     if not path:
-        places = ", ".join(places_of("linit-start"))
-        raise Fail(f"linit-start is at none of {places}; copy it beside linitd")
+        here = os.path.dirname(PROGRAM)
+        raise Fail(f"linit-start is at none of {here}, {here}/initd, /sbin; copy it beside linitd")
     return path
 
 
 # ---- processes -----------------------------------------------------------------------------------
+
+def spawn(words: list, environment: dict, actions: "list | tuple" = ()) -> int:
+    """Run a program in a session of its own, with no signal blocked or ignored; its pid."""
+    return os.posix_spawn(words[0], words, environment, file_actions=actions, setsid=True,
+                          setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+
 
 def peer_user(fd: int) -> int:
     """The user at the other end of a unix socket, as the kernel knows it: struct ucred has pid,
@@ -572,17 +527,10 @@ def peer_user(fd: int) -> int:
     return int.from_bytes(credentials[4:8], sys.byteorder)
 
 
-def send_signal(pid: int, number: int) -> None:
+def send_signal(pid: int, number: int) -> bool:
+    """Send it to a process, or to a process group as -GROUP; whether that exists. 0 only asks."""
     try:
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def send_signal_to_group(group: int, number: int) -> bool:
-    """Whether there is such a process group; signal 0 only asks."""
-    try:
-        os.killpg(group, number)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -628,15 +576,6 @@ def kill_families(leaders: set, sessions: set) -> None:
         send_signal(pid, _signal.SIGKILL)
 
 
-def is_child(pid: int) -> bool:
-    """Whether PID is a child of this process, be it a zombie."""
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
 def has_ended(pid: int) -> bool:
     """Whether the child PID is a zombie, or gone. A process closes its files before that, and only
     then do its children become init's."""
@@ -671,8 +610,7 @@ def make_groups() -> str:
 def runs_well(command: list) -> bool:
     """Whether COMMAND ends with status 0, and soon; else it is killed."""
     try:
-        pid = os.posix_spawn(command[0], command, os.environ, setsigmask=(),
-                             setsigdef=DEFAULT_SIGNALS)
+        pid = spawn(command, os.environ)
     except OSError:
         return False
     limit = time.monotonic() + CHECK_LIMIT
@@ -710,7 +648,8 @@ def mapped_files() -> list:
 
 
 def file_numbers(path: str) -> tuple:
-    """By which a file is known to be the same; nothing where it is gone."""
+    """By which a file is known to be the same: its inode, seconds and nanoseconds of its change;
+    nothing where it is gone."""
     try:
         status = os.stat(path)
     except OSError:
@@ -724,8 +663,7 @@ def remember_good_start(loaded: dict) -> None:
     lines = [" ".join(map(str, (*numbers[:2], path))) for path, numbers in loaded.items()]
     script = 'mkdir -p "${1%/*}" && printf "%s\\n" "$2" >"$1.new" && mv "$1.new" "$1"'
     try:
-        os.posix_spawn("/bin/sh", ["sh", "-c", script, "sh", GOOD_START, "\n".join(lines)],
-                       os.environ, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        spawn(["/bin/sh", "-c", script, "sh", GOOD_START, "\n".join(lines)], os.environ)
     except OSError:
         pass
 
@@ -810,7 +748,7 @@ class Loop:
     def attempt(self, act, *arguments) -> object:
         """Call ACT. PID 1 lives, whatever its author has forgotten; a slow loop tells of it."""
         try:
-            return act(*arguments) if act else None
+            return act(*arguments)
         except Exception as error:
             try:
                 self.init.say(f"this should not happen: {error!r}")
@@ -878,7 +816,7 @@ class Logs:
     def __init__(self, init: "Init"):
         self.init = init
         self.folder = init.options.log
-        self.fd = None              # a socket, whose messages docs/protocol.md has
+        self.logger = None          # its socket, whose messages docs/protocol.md has
         self.is_there = True        # a program, or one that will be started again
         self.waiting = []           # messages that it hasn't taken yet
         self.size = 0               # their bytes
@@ -894,19 +832,18 @@ class Logs:
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
         try:
-            os.posix_spawn(words[0], [*words, self.folder], {}, file_actions=actions, setsid=True,
-                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+            spawn([*words, self.folder], {}, actions)
         except OSError as error:
             self.is_there = False
             self.init.say(f"linit-log: {error.strerror}; what services say is lost")
         else:
-            self.fd = ours.detach()
+            self.logger = ours.detach()
             self.watch()
         theirs.close()
 
     def watch(self) -> None:
-        self.init.loop.watch(self.fd, select.EPOLLIN, self.on_event)
-        self.init.loop.outputs.add(self.fd)
+        self.init.loop.watch(self.logger, select.EPOLLIN, self.on_event)
+        self.init.loop.outputs.add(self.logger)
         self.is_full = False
 
     def write(self, kind: str, name: str, data: bytes) -> None:
@@ -931,24 +868,24 @@ class Logs:
         """Send what it takes; the rest when it takes more."""
         count = 0
         try:
-            while self.fd is not None and count < len(self.waiting):
-                self.size -= os.write(self.fd, self.waiting[count])
+            while self.logger is not None and count < len(self.waiting):
+                self.size -= os.write(self.logger, self.waiting[count])
                 count += 1
         except OSError:
             pass                    # it takes no more now, or has ended, which on_event sees
         del self.waiting[:count]
         if not self.waiting:
             self.init.loop.resume_paused()
-        if self.fd is not None and self.is_full != bool(self.waiting):
+        if self.logger is not None and self.is_full != bool(self.waiting):
             self.is_full = not self.is_full
             more = select.EPOLLOUT if self.is_full else 0
-            self.init.loop.epoll.modify(self.fd, select.EPOLLIN | more)
+            self.init.loop.epoll.modify(self.logger, select.EPOLLIN | more)
 
     def on_event(self, mask: int) -> None:
         """linit-log takes more, or has lost something, or has ended."""
         if mask & ~select.EPOLLOUT and not self.receive():
-            self.init.loop.forget(self.fd)
-            self.fd = None
+            self.init.loop.forget(self.logger)
+            self.logger = None
             self.init.loop.set_timer("logger", "", LOG_PAUSE)
         else:
             self.flush()
@@ -956,7 +893,7 @@ class Logs:
     def receive(self) -> bool:
         """Tell what it has lost; whether it is still there."""
         try:
-            data = os.read(self.fd, READ_SIZE)
+            data = os.read(self.logger, READ_SIZE)
         except OSError:
             return False
         if data:
@@ -967,11 +904,11 @@ class Logs:
     def end(self) -> None:
         """Let it write what it has, as long as that doesn't take too long."""
         limit = time.monotonic() + LAST_GRACE
-        while self.waiting and self.fd is not None and time.monotonic() < limit:
-            is_ready(self.fd, select.POLLOUT, limit - time.monotonic())
+        while self.waiting and self.logger is not None and time.monotonic() < limit:
+            is_ready(self.logger, select.POLLOUT, limit - time.monotonic())
             self.flush()
-        if self.fd is not None:
-            socket = _socket.socket(fileno=self.fd)
+        if self.logger is not None:
+            socket = _socket.socket(fileno=self.logger)
             socket.shutdown(_socket.SHUT_WR)
             is_ready(socket.fileno(), select.POLLIN, max(0.0, limit - time.monotonic()))
 
@@ -994,7 +931,6 @@ class Services(dict):
         self.queue = []             # (Service, event, reason): what happens next
         self.is_working = False     # through the queue
         self.firsts = set()         # names of services that said `before`
-        self.lasts = {}             # at the end: name: names that came after it, and stop before it
         self.skipped = set(kernel_values("linit.skip"))
 
     def service(self, name: str) -> Service:
@@ -1008,9 +944,7 @@ class Services(dict):
         check_name(name)
         if not os.path.exists(self.init.scripts.path(name)):
             raise Fail(f"{name}: there is no such service", 5)
-        service = Service(name)
-        service.since = self.init.began
-        return service
+        return Service(name, self.init.began)
 
     def post(self, service: Service, event: str, reason: str = "") -> None:
         """EVENT happens to SERVICE, for a REASON if it is a bad one, at once or after what is being
@@ -1037,7 +971,7 @@ class Services(dict):
         if state != service.state:
             service.state = state
             service.since = time.monotonic()
-            for kind in ("late", "again"):              # those are of the state that is over
+            for kind in ("late", "again", "file"):      # those are of the state that is over
                 self.init.loop.drop_timer(kind, service.name)
             self.init.watch_progress()
         action(self, service)
@@ -1061,18 +995,11 @@ class Services(dict):
     def run_script(self, service: Service) -> None:
         """Run linit-start for it. What its script had left of itself when it failed ends."""
         self.init.processes.kill([service])
-        service.pid = service.batch = None      # their ends are no news any more
         service.calls.pop("stop", None)
-        self.forget_needs(service)
-        service.group, service.told, service.guests = None, 0.0, set()
-        service.again = False
-        service.failure = ""
-        service.has_printed = False
-        service.kills = service.signal = 0
-        service.settings = DEFAULTS
+        for name in service.needs:
+            self[name].dependents.discard(service.name)
+        service.begin_life(time.monotonic())
         self.init.scripts.hang_up(service)      # what its last life asks is no matter any more
-        service.launched = time.monotonic()
-        service.met = service.ended = 0.0
         service.waiting = {each.name for each in map(self.get, self.firsts)
                            if service.name in each.befores and each.state == STARTING
                            and not self.cycle(service, each)}
@@ -1080,6 +1007,7 @@ class Services(dict):
             self.begin(service)
 
     def begin(self, service: Service) -> None:
+        service.met = time.monotonic()          # it hasn't asked for anything yet
         try:
             check_script(self.init.scripts.path(service.name))
             self.init.scripts.prepare(service)
@@ -1110,7 +1038,6 @@ class Services(dict):
         self.tell_of(service)
         if service.state == RUNNING:
             service.became_ready = time.monotonic()
-            service.met = service.met or service.launched       # it has asked for nothing
         else:
             service.ended = time.monotonic()
             self.stop_binders(service)
@@ -1139,7 +1066,6 @@ class Services(dict):
 
     def clear_failure(self, service: Service) -> None:
         """It had failed. What a script says of its end need not be true."""
-        service.keeps_trying = False
         self.init.processes.kill([service])
         self.settle(service)
 
@@ -1184,7 +1110,6 @@ class Services(dict):
 
     def hold(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped."""
-        service.told = 0.0
         for name in sorted(service.dependents):
             self.post(self[name], "stop")
         self.release(service)
@@ -1193,8 +1118,7 @@ class Services(dict):
         """Go on with the stop of what is held, unless a dependent is still there. One that has
         stopped, is started again and waits for this one holds it up no more."""
         if service.state == HELD and all(each.is_down() or service.name in each.waiting
-                                         for each in map(self.get, service.dependents)) \
-                and all(self[name].is_down() for name in self.lasts.get(service.name, ())):
+                                         for each in map(self.get, service.dependents)):
             self.post(service, "free")
 
     def release_needs(self, service: Service) -> None:
@@ -1204,13 +1128,13 @@ class Services(dict):
                 self.release(self[name])
 
     def stop_all(self) -> None:
-        """Stop everything, in the reverse order of `want`, `after` and `before` as well."""
+        """Stop everything: what wanted another, or came after it, depends on that one now."""
         for service in self.values():
             for name in service.befores & self.keys():
                 self[name].afters.add(service.name)
         for service in self.values():
-            for name in service.wants | service.afters:
-                self.lasts.setdefault(name, set()).add(service.name)
+            for name in (service.wants | service.afters) & self.keys():
+                self[name].dependents.add(service.name)
         for service in self.values():
             service.again = False
             self.init.loop.drop_timer("again", service.name)
@@ -1220,8 +1144,10 @@ class Services(dict):
     def look_for_circles(self) -> None:
         """At the end nothing stops any more: `want` and `after` may go round in circles."""
         states = [service.state for service in self.values()]
-        if self.lasts and HELD in states and STOPPING not in states:
-            self.lasts = {}
+        if HELD in states and STOPPING not in states:
+            for service in self.values():
+                service.dependents = {each.name for each in self.values()
+                                      if service.name in each.needs}
             for service in self.values():
                 self.release(service)
 
@@ -1251,7 +1177,7 @@ class Services(dict):
         if self.init.scripts.to_launch.pop(service.name, None):
             self.init.scripts.close_fifos(service)      # nobody will open them
         if service.batch:
-            return                  # its shell is being forked: on_batch_line comes here again
+            return                  # its shell is being forked: end_batch comes here again
         if not service.told:
             self.init.processes.tell_to_end(service)
         if service.pid is None and not self.init.processes.is_left(service):
@@ -1275,8 +1201,7 @@ class Services(dict):
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
         service.kills += 1
-        if service.kills > 2 or not (service.pid or "stop" in service.calls or service.batch
-                                     or self.init.processes.is_left(service)):
+        if service.kills > 2:
             service.again = False
             self.post(service, "fail", "its processes could not be killed")
             return
@@ -1353,7 +1278,7 @@ class Services(dict):
             self.on_daemon_exit(service, status)
             return
         what = "" if not service.is_daemon else "it " if executes else "before it was ready it "
-        text = (what or "start ") + ("was killed" if status is None else exit_text(status))
+        text = (what or "start ") + exit_text(status)
         self.post(service, "die" if service.restarts else "fail", self.blame(service, text))
 
     def on_daemon_exit(self, service: Service, status: int) -> None:
@@ -1370,11 +1295,6 @@ class Services(dict):
     def blame(self, service: Service, text: str) -> str:
         """TEXT with the last words of the service."""
         return ": ".join([text, *service.last_words()])
-
-    def forget_needs(self, service: Service) -> None:
-        for name in service.needs:
-            self[name].dependents.discard(service.name)
-        service.needs, service.binds, service.wants, service.afters = set(), set(), set(), set()
 
     def cycle(self, service: Service, other: Service) -> list:
         """The names on the way from OTHER to SERVICE, if OTHER waits for it; else none."""
@@ -1458,23 +1378,29 @@ class Processes:
 
     def reap(self) -> None:
         """Take leave of every child that ended, orphans that came to PID 1 among them."""
-        for batch in list(self.init.scripts.batches.values()):
-            if is_ready(batch.fd):
-                self.init.scripts.on_batch(batch)        # whose children they are
         while True:
             try:
-                # Its number stays taken until waitpid: until then its group can't be another's.
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
             if ended is None:
                 return
-            service = self.init.services.get(self.names.pop(ended.si_pid, None))
-            if service:
-                self.init.scripts.read_rest(service)     # its settings may be among that
-            status = os.waitpid(ended.si_pid, 0)[1]
-            if service:
-                self.init.services.on_exit(service, ended.si_pid, status)
+            is_known = ended.si_pid in self.names
+            if is_known or not self.init.scripts.end_batches():     # whose children may be ours now
+                self.reap_one(ended.si_pid)
+
+    def reap_one(self, pid: int) -> None:
+        """A process has ended. Its number stays taken until waitpid: until then its group can't be
+        another's."""
+        service = self.init.services.get(self.names.pop(pid, None))
+        if service:
+            self.init.scripts.read_rest(service)     # its settings may be among that
+        try:
+            status = os.waitpid(pid, 0)[1]
+        except ChildProcessError:
+            status = None               # the shell that has forked it knew, and has ended
+        if service:
+            self.init.services.on_exit(service, pid, status)
 
     def tell_to_end(self, service: Service) -> None:
         """Send a daemon's process group its signal, or TERM to all that its start has begun; then
@@ -1482,13 +1408,14 @@ class Processes:
         have left it hear of that as well, as long as what it needs is there."""
         service.told = time.monotonic()
         is_daemon = service.is_daemon and service.came_up()
-        number = service.settings["stop_signal"] if is_daemon else _signal.SIGTERM
+        number = service.signal or (service.settings["stop_signal"] if is_daemon
+                                    else _signal.SIGTERM)
         others = self.family_of(service) if self.init.ending or not is_daemon else set()
         if service.group:
-            send_signal_to_group(service.group, service.signal or number)
-            send_signal_to_group(service.group, _signal.SIGCONT)
+            send_signal(-service.group, number)
+            send_signal(-service.group, _signal.SIGCONT)
         for pid in others:
-            send_signal(pid, not is_daemon and service.signal or _signal.SIGTERM)
+            send_signal(pid, _signal.SIGTERM if is_daemon else number)
             send_signal(pid, _signal.SIGCONT)
             if self.table.get(pid, (0, 0, 0, 0))[3]:
                 send_signal(pid, _signal.SIGHUP)    # an interactive shell ignores TERM
@@ -1509,7 +1436,7 @@ class Processes:
     def is_left(self, service: Service) -> bool:
         """Whether, its main process having ended, others of its group or its sessions are there;
         look_for_groups tells when not any more."""
-        if service.group and not send_signal_to_group(service.group, 0):
+        if service.group and not send_signal(-service.group, 0):
             service.group = None
         if service.group or service.guests:
             self.init.loop.set_timer("groups", "", GROUP_POLL)
@@ -1525,7 +1452,8 @@ class Processes:
                 service.guests &= table.keys() if now < service.told + LAST_GRACE else set()
                 if service.state == STOPPING and "stop" not in service.calls:
                     self.init.services.end_processes(service)
-                elif self.is_left(service) and now > service.told + service.grace():
+                elif self.is_left(service) and now > service.told + (
+                        service.settings["timeout"] or DEFAULTS["timeout"]):
                     self.kill([service])
 
     def end_rest(self, service: Service) -> None:
@@ -1535,8 +1463,8 @@ class Processes:
             service.group = None
         elif service.group:
             service.told = time.monotonic()
-            send_signal_to_group(service.group, _signal.SIGTERM)
-            send_signal_to_group(service.group, _signal.SIGCONT)
+            send_signal(-service.group, _signal.SIGTERM)
+            send_signal(-service.group, _signal.SIGCONT)
             self.is_left(service)
 
     def kill_late(self) -> None:
@@ -1555,10 +1483,10 @@ class Processes:
         for service in services:
             if service.pid is None:
                 if service.group:
-                    send_signal_to_group(service.group, _signal.SIGKILL)
+                    send_signal(-service.group, _signal.SIGKILL)
             elif not (self.groups and self.kill_group(service) and service.came_up()):
                 leaders.add(service.pid)
-                sessions |= {service.pid} if service.alone else set()
+                sessions.add(service.group)
         kill_families(leaders, sessions)
 
     def make_group(self, service: Service) -> None:
@@ -1570,7 +1498,12 @@ class Processes:
 
     def kill_group(self, service: Service) -> bool:
         """End all that is in its cgroup; whether that could be done."""
-        return write_file(f"{self.groups}/{service.name}/cgroup.kill", b"1")
+        try:
+            with open(f"{self.groups}/{service.name}/cgroup.kill", "wb", 0) as file:
+                file.write(b"1")
+        except OSError:
+            return False
+        return True
 
     def end_calls(self, name: str) -> None:
         """The time of what clients have called is over."""
@@ -1592,8 +1525,8 @@ class Scripts:
         self.linit_start = find_linit_start()
         self.fifos = init.options.socket + ".d"
         self.descriptors = raise_limit_of_descriptors()
-        self.batches = {}           # descriptor: Batch
-        self.to_launch = {}         # names of services whose shells are started at the turn's end
+        self.shells = {}            # pid of one that forks many: its output, their names
+        self.to_launch = {}         # services whose shells are started at the turn's end, by name
 
     def path(self, name: str) -> str:
         """The path of the init script of NAME; of getty@tty1 it is that of getty. A folder that has
@@ -1613,17 +1546,16 @@ class Scripts:
         if self.init.processes.groups:
             self.init.processes.make_group(service)
         if is_for_batch:
-            self.to_launch[service.name] = True
+            self.to_launch[service.name] = service
         else:
             self.start_shell(service)
 
-    def make_folder(self, path: str) -> None:
+    def make_folder(self) -> None:
         """The folder of FIFOs beside the socket. PID 1 can't end where a foreign one is there."""
         try:
             make_private_folder(self.fifos)
         except Fail as error:
             if not self.init.is_first:
-                remove_file(path)
                 raise
             self.init.say(str(error))
             self.fifos += "." + os.urandom(6).hex()
@@ -1635,11 +1567,12 @@ class Scripts:
         path = f"{self.fifos}/{service.name}"
         self.hang_up(service)
         if not os.path.isdir(self.fifos):       # removed
-            self.make_folder(self.init.options.socket)
+            self.make_folder()
         make_fifo(path + ".ask")
         make_fifo(path + ".answer")
         service.ask = os.open(path + ".ask", os.O_RDONLY | os.O_NONBLOCK)
-        peer = self.init.door.add_peer(service.ask, self.init.owner, service.name)
+        peer = Peer(service.ask, self.init.owner, service.name)
+        self.init.door.watch_peer(peer)
         # For reading as well: an answer stays there until the shell has opened it.
         peer.writes_to = os.open(path + ".answer", os.O_RDWR | os.O_NONBLOCK)
         # The kernel gives the lowest number that is free.
@@ -1689,18 +1622,12 @@ class Scripts:
         self.init.processes.names[pid] = service.name
         return pid
 
-    def start_process(self, words: list, output: "str | int") -> int:
-        """Run linit-start in a session of its own, printing to a path or a descriptor."""
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
-        if isinstance(output, str):
-            actions.append((os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0))
-        else:
-            actions.append((os.POSIX_SPAWN_DUP2, output, 1))
-        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-        return os.posix_spawn(
-            self.linit_start, [self.linit_start, *words], self.environment(),
-            file_actions=actions, setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
-        )
+    def start_process(self, words: list, output: str) -> int:
+        """Run linit-start, printing to the file OUTPUT."""
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                   (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0),
+                   (os.POSIX_SPAWN_DUP2, 1, 2)]
+        return spawn([self.linit_start, *words], self.environment(), actions)
 
     def environment(self) -> dict:
         """What a service starts with: of linitd's own environment the PATH alone and, with --user,
@@ -1721,9 +1648,7 @@ class Scripts:
     def start_batches(self) -> None:
         """Start the shells of all that this turn launches."""
         while self.to_launch:
-            services = [self.init.services[name] for name in list(self.to_launch)[:BATCH]]
-            for each in services:
-                del self.to_launch[each.name]
+            services = [self.to_launch.pop(name) for name in list(self.to_launch)[:BATCH]]
             try:
                 self.start_batch(services)
             except OSError as error:
@@ -1734,66 +1659,49 @@ class Scripts:
         if len(services) == 1:
             self.start_shell(services[0])
         else:
-            reader, writer = os.pipe()
+            names = [each.name for each in services]
+            output = os.memfd_create("pids")
             try:
-                pid = self.start_process([each.name for each in services], writer)
+                pid = self.start_process(names, f"/proc/self/fd/{output}")
             except OSError:
-                os.close(reader)
+                os.close(output)
                 raise
-            finally:
-                os.close(writer)
+            self.shells[pid] = (output, names)
             for each in services:
                 each.batch = pid
-            self.add_batch(Batch(reader, pid, [each.name for each in services]))
 
-    def add_batch(self, batch: Batch) -> None:
-        self.batches[batch.fd] = batch
-        self.init.loop.watch(batch.fd, select.EPOLLIN, lambda mask: self.on_batch(batch))
+    def end_batches(self) -> bool:
+        """Take what those shells have said that fork others, and have ended; whether any has."""
+        ended = [pid for pid in self.shells if has_ended(pid)]
+        for pid in ended:
+            self.end_batch(pid, *self.shells.pop(pid))
+        return bool(ended)
 
-    def on_batch(self, batch: Batch) -> None:
-        """A shell that forks others says their numbers, or what is the matter."""
-        try:
-            data = os.read(batch.fd, READ_SIZE)
-        except BlockingIOError:
-            return
-        batch.text = (batch.text + data)[-READ_SIZE:]
-        *lines, batch.text = batch.text.split(b"\n")
-        for line in lines:
-            self.on_batch_line(batch, line.decode(errors="replace").split())
-        if not data and has_ended(batch.pid):
-            self.on_batch_end(batch)
-
-    def on_batch_line(self, batch: Batch, words: list) -> None:
-        if words[:1] != ["pids"] or len(words) != 1 + len(batch.names):
-            self.init.say("linit-start: " + " ".join(words))
-            return
-        for name, word in zip(batch.names, words[1:]):
-            service = self.init.services[name]
-            if service.batch == batch.pid and word.isdecimal():
-                service.batch = None
-                service.pid = batch.forked[name] = int(word)
-                self.init.processes.names[service.pid] = name
-                if service.state == STOPPING:
-                    self.init.services.end_processes(service)
-
-    def on_batch_end(self, batch: Batch) -> None:
-        """The shell has ended: what it has forked are children of this process, but those that had
-        ended before it."""
-        names = self.init.processes.names
-        del self.batches[batch.fd]
-        self.init.loop.forget(batch.fd)
-        for name in batch.names:
-            service = self.init.services[name]
-            if service.batch == batch.pid:
-                service.batch = None
+    def end_batch(self, pid: int, output: int, names: list) -> None:
+        """It has said the numbers of those that it has forked, or what was the matter. They are
+        children of this process now, but those that had ended before it."""
+        text = os.pread(output, READ_SIZE, 0)
+        os.close(output)
+        forked = {}
+        for line in text.decode(errors="replace").splitlines():
+            word, *numbers = line.split() or [""]
+            if word == "pids":
+                forked = dict(zip(names, map(int, numbers)))
+            else:
+                self.init.say(f"linit-start: {line}")
+        for service in [self.init.services[name] for name in names]:
+            if service.batch != pid:
+                continue                # it has been started again
+            service.batch, service.pid = None, forked.get(service.name)
+            if service.pid is None:
                 self.init.services.post(service, "fail",
                                         "it could not be run: no process could be made")
-            elif service.pid and service.pid == batch.forked.get(name) \
-                    and names.get(service.pid) == name and not is_child(service.pid):
-                pid = service.pid           # what is read may start another
-                del names[pid]
-                self.read_rest(service)
-                self.init.services.on_exit(service, pid, None)
+                continue
+            self.init.processes.names[service.pid] = service.name
+            if has_ended(service.pid):
+                self.init.processes.reap_one(service.pid)
+            elif service.state == STOPPING:
+                self.init.services.end_processes(service)
 
     def on_output(self, service: Service) -> None:
         """A service printed something: it is read if linit-log takes it, and after its settings,
@@ -1834,20 +1742,19 @@ class Scripts:
                 break
             self.read_output(service)
 
-    def script_dep(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, self.init.services[peer.service].needs)
+    def script_dep(self, peer: Peer, service: Service, names: list) -> None:
+        self.depend(peer, service, names, service.needs)
 
-    def script_binds(self, peer: Peer, names: list) -> None:
-        service = self.init.services[peer.service]
+    def script_binds(self, peer: Peer, service: Service, names: list) -> None:
         service.binds.update(filter(is_name, names))
-        self.depend(peer, names, service.needs)
+        self.depend(peer, service, names, service.needs)
 
-    def script_want(self, peer: Peer, names: list) -> None:
-        self.depend(peer, names, self.init.services[peer.service].wants, soft=True)
+    def script_want(self, peer: Peer, service: Service, names: list) -> None:
+        self.depend(peer, service, names, service.wants, "settled")
 
-    def depend(self, peer: Peer, names: list, noted: set, soft: bool = False) -> None:
-        """Start what is needed, all at once, and wait for it; its names are NOTED."""
-        service = self.init.services[peer.service]
+    def depend(self, peer: Peer, service: Service, names: list, noted: set,
+               goal: str = "up") -> None:
+        """Start what SERVICE needs, all at once, and wait for it; its names are NOTED."""
         services, problems = [], []
         for name in names:
             try:
@@ -1855,16 +1762,16 @@ class Scripts:
                 if name not in self.init.services.skipped:
                     services.append(self.needed(service, self.init.services.service(name)))
             except Fail as error:
-                problems.append(str(error))
+                problems.append(f"it needs {error}")
         for each in self.init.door.in_order(services):
             noted.add(each.name)
             # It isn't undone and done again when one of all that it starts is.
-            if not soft and service.name != self.init.boot:
+            if goal == "up" and service.name != self.init.boot:
                 each.dependents.add(service.name)
             # What has failed since this one was started would only fail again.
             if not each.cannot_start() or each.since < service.launched:
                 self.init.services.post(each, "start")
-        self.init.door.begin_wait(peer, "up", services, soft, problems)
+        self.init.door.begin_wait(peer, goal, services, problems if goal == "up" else ())
 
     def needed(self, service: Service, other: Service) -> Service:
         """OTHER, which SERVICE needs; Fail for a cycle."""
@@ -1874,54 +1781,39 @@ class Scripts:
             raise Fail(f"{other.name}: a cycle: {', '.join([service.name, *cycle])}")
         return other
 
-    def script_after(self, peer: Peer, names: list) -> None:
-        service = self.init.services[peer.service]
+    def script_after(self, peer: Peer, service: Service, names: list) -> None:
         services = [self.init.services[name] for name in names if name in self.init.services]
         services = [each for each in services if not self.init.services.cycle(service, each)]
         service.afters |= {each.name for each in services}
-        self.init.door.begin_wait(peer, "up", services, soft=True)
+        self.init.door.begin_wait(peer, "settled", services)
 
-    def script_settings(self, peer: Peer, words: list) -> None:
-        service = self.init.services[peer.service]
+    def script_settings(self, peer: Peer, service: Service, words: list) -> None:
         try:
             service.settings = parse_settings(words)
         except Fail as error:
-            self.reject(service, error)
+            self.init.services.post(service, "wrong", str(error))
             return
-        service.met = service.met or service.launched       # it has asked for nothing
-        if service.state == STARTING:
-            self.init.services.set_deadline(service)
+        self.init.services.set_deadline(service)
         service.keeps_trying = service.is_daemon and service.settings["restart"] == "always"
         ready = service.settings["ready"]
-        peer.notifies = service.is_daemon and ready == "fd"
         if service.is_daemon and ready.startswith("file:"):
-            self.await_file(service, ready[len("file:"):])
+            # Its shell waits until linitd has looked at what is there now.
+            service.ready_stamp = file_numbers(ready[len("file:"):])
+            self.init.loop.set_timer("file", service.name, FILE_POLL)
             self.init.door.answer(peer, "ok")
 
-    def reject(self, service: Service, error: Fail) -> None:
-        """Its script said what can't be."""
-        if service.state == STARTING:
-            self.init.services.post(service, "wrong", str(error))
-
-    def await_file(self, service: Service, path: str) -> None:
-        """It is ready when PATH is made, or written anew; its shell waits until linitd has looked
-        at what is there now."""
-        service.ready_stamp = file_stamp(path)
-        self.look_for_file(service.name)
-
     def look_for_file(self, name: str) -> None:
+        """It is ready when its file is made, or written anew."""
         service = self.init.services[name]
-        ready = service.settings["ready"]
-        if service.state == STARTING and ready.startswith("file:"):
-            if file_stamp(ready[len("file:"):]) not in (service.ready_stamp, ()):
-                self.init.services.post(service, "ready")
-            else:
-                self.init.loop.set_timer("file", name, FILE_POLL)
+        path = service.settings["ready"][len("file:"):]
+        if file_numbers(path) in (service.ready_stamp, ()):
+            self.init.loop.set_timer("file", name, FILE_POLL)
+        else:
+            self.init.services.post(service, "ready")
 
-    def script_end(self, peer: Peer, words: list) -> None:
+    def script_end(self, peer: Peer, service: Service, words: list) -> None:
         """The shell reports how far it came, with which status, and its `restart` if it has a
         `run`: `end start 0`, `end depends 1 always`."""
-        service = self.init.services[peer.service]
         phase, status, restart = (*words, "", "")[:3]
         service.keeps_trying = service.keeps_trying or restart == "always"
         if phase == "alone":
@@ -1939,22 +1831,17 @@ class Scripts:
                 is_missing = status in ("126", "127")
                 what = "it" if is_missing else "run came back, it must exec its program; it"
             reason = self.init.services.blame(service, f"{what} ended with status {status}")
-            if phase == "depends" and peer.refusal:
-                reason = peer.refusal
+            if phase == "depends" and peer.problems:
+                reason = "; ".join(peer.problems)
             is_tried_again = service.restarts and phase in ("run", "user")
             self.init.services.post(service, "die" if is_tried_again else "fail", reason)
 
     def start_by_itself(self, service: Service) -> None:
         """It is a daemon, and was run together with others: now it has a shell of its own."""
-        if service.state != STARTING or service.alone:
-            return
-        service.alone = True
-        service.batch = service.pid = None
-        try:
-            self.open_fifos(service)
-            self.start_shell(service)
-        except OSError as error:
-            self.init.services.fail_to_run(service, error)
+        if not service.alone:
+            service.alone = True
+            service.batch = service.pid = None
+            self.init.services.begin(service)
 
     def on_script_end(self, service: Service) -> None:
         """The last descriptor of its FIFO was closed: by executing a daemon, or by ending; or by
@@ -1963,8 +1850,9 @@ class Scripts:
             return
         if service.settings["ready"] == "exec":
             self.init.services.post(service, "ready")
-        elif service.settings["ready"] == "fd" and service.state == STARTING:
-            self.reject(service, Fail("it closed descriptor 3 and wrote no newline to it"))
+        elif service.settings["ready"] == "fd":
+            self.init.services.post(service, "wrong",
+                                    "it closed descriptor 3 and wrote no newline to it")
 
 
 # ---- the door ------------------------------------------------------------------------------------
@@ -1980,8 +1868,9 @@ class Door:
         self.to_serve = {}          # descriptors of peers whose next request may be there, in order
         self.denied = set()         # users that were told no
 
-    def listen(self, path: str) -> None:
+    def listen(self) -> None:
         """Make the socket; Fail when another linitd has it, or the folder can't take it."""
+        path = self.init.options.socket
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             listener.connect(path)
@@ -1990,7 +1879,7 @@ class Door:
             pass
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            if is_socket(path):
+            if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
             listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             listener.bind(path)
@@ -2006,7 +1895,7 @@ class Door:
             self.init.loop.forget(self.listener)
             self.listener = None
             try:
-                self.listen(self.init.options.socket)
+                self.listen()
             except Fail as error:
                 self.init.say(str(error))
 
@@ -2015,34 +1904,25 @@ class Door:
         self.init.loop.watch(fd, select.EPOLLIN, self.on_connect)
 
     def on_connect(self, mask: int) -> None:
-        """Take what connections there are; root's may be behind those of others."""
-        for _ in range(USER_CLIENTS):
-            if not self.take_connection():
-                break
-
-    def take_connection(self) -> bool:
-        """Whether there was one; where descriptors have run out, none is taken for a while."""
+        """Take what connections there are; root's may be behind those of others. Where descriptors
+        have run out, none is taken for a while."""
         listener = _socket.socket(fileno=self.listener)
         try:
-            fd, _ = listener._accept()
+            for _ in range(USER_CLIENTS):
+                fd, _ = listener._accept()
+                uid = peer_user(fd)
+                if self.is_crowded(uid):
+                    os.close(fd)
+                else:
+                    self.watch_peer(Peer(fd, uid))
         except BlockingIOError:
-            return False
+            pass
         except OSError as error:
             self.init.say(f"can't accept a connection: {error.strerror}")
             self.init.loop.epoll.modify(self.listener, 0)
             self.init.loop.set_timer("accept", "", ACCEPT_PAUSE)
-            return False
         finally:
             listener.detach()
-        uid = peer_user(fd)
-        if self.is_crowded(uid):
-            os.close(fd)
-        else:
-            self.add_peer(fd, uid)
-        return True
-
-    def accept_again(self) -> None:
-        self.init.loop.epoll.modify(self.listener, select.EPOLLIN)
 
     def is_crowded(self, uid: int) -> bool:
         """Whether UID has all the connections that it may have."""
@@ -2054,11 +1934,6 @@ class Door:
 
     def is_owner(self, uid: int) -> bool:
         return uid in (0, self.init.owner)
-
-    def add_peer(self, fd: int, uid: int, service: str = "") -> Peer:
-        peer = Peer(fd, uid, service)
-        self.watch_peer(peer)
-        return peer
 
     def watch_peer(self, peer: Peer) -> None:
         self.peers[peer.fd] = peer
@@ -2139,7 +2014,7 @@ class Door:
             error = Fail(f"a request of more than {LINE_LIMIT} bytes", 2)
             self.refuse(peer, error)
             if peer.service:
-                self.init.scripts.reject(self.init.services[peer.service], error)
+                self.init.services.post(self.init.services[peer.service], "wrong", str(error))
         is_idle = not peer.goal and not peer.output and b"\n" not in peer.input
         if peer.at_end and (is_idle or peer.fd in self.followers):
             self.drop(peer)
@@ -2163,12 +2038,12 @@ class Door:
         try:
             sent = os.write(peer.writes_to, peer.output) if peer.output and not peer.gone else 0
         except BlockingIOError:
-            if peer.service:
-                self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
-            return
+            sent = 0
         except OSError:
             peer.gone = True
-        peer.output = b"" if peer.gone or peer.service else peer.output[sent:]
+        peer.output = b"" if peer.gone else peer.output[sent:]
+        if peer.output and peer.service:
+            self.init.loop.set_timer("answer", "", ACCEPT_PAUSE)
 
     def answer_again(self) -> None:
         """Go on with scripts that had asked much before they read an answer."""
@@ -2177,35 +2052,32 @@ class Door:
                 self.flush(peer)
                 self.to_serve[peer.fd] = None
 
-    def answer_descriptors(self) -> list:
-        return [peer.writes_to for peer in self.peers.values()
-                if peer.service and peer.writes_to is not None]
-
     def carry_out(self, peer: Peer, line: bytes) -> None:
         """Do what a request says."""
-        if peer.notifies:
-            peer.input = b""
-            peer.goal = "silence"       # it has no more to say, and isn't read until it ends
-            self.init.services.post(self.init.services[peer.service], "ready")
-            return
-        room, table = self, CLIENT_REQUESTS
-        if peer.service:
-            room, table = self.init.scripts, SCRIPT_REQUESTS
+        table, context = CLIENT_REQUESTS, (self, peer)
+        service = self.init.services.get(peer.service)
+        if service:
+            table, context = SCRIPT_REQUESTS, (self.init.scripts, peer, service)
+            if service.is_daemon and service.settings["ready"] == "fd":
+                peer.input = b""
+                peer.goal = "silence"   # it has no more to say, and isn't read until it ends
+                self.init.services.post(service, "ready")
+                return
         try:
             verb, *words = self.words(line)
             if verb not in table:
                 raise Fail(f"{verb[:NAME_LIMIT]}: no such request", 2)
             request, needs_owner, least = table[verb]
-            if peer.gone and not peer.service and not needs_owner:
+            if peer.gone and not service and not needs_owner:
                 self.to_serve[peer.fd] = None       # nobody looks at what it would show
                 return
             if needs_owner and not self.is_owner(peer.uid):
                 self.deny(peer.uid, verb)
             if len(words) < least:
                 raise Fail(f"{verb}: it needs the name of a service", 2)
-            if peer.service and self.init.services[peer.service].state != STARTING:
+            if service and service.state != STARTING:
                 raise Fail(f"{verb}: it isn't starting")
-            request(room, peer, words)
+            request(*context, words)
         except Fail as error:
             self.refuse(peer, error)
 
@@ -2224,43 +2096,42 @@ class Door:
             self.init.say(f"user {uid} may not {verb}, nor change any state; said once")
         raise Fail(f"{verb}: only root and the owner of this linitd may", 4)
 
-    def begin_wait(self, peer: Peer, goal: str, services: list, soft: bool = False,
-                   problems: "list | None" = None) -> None:
-        """Let PEER wait until SERVICES have come to GOAL, or answer it at once."""
-        peer.goal, peer.soft, peer.problems, peer.remarks = goal, soft, problems or [], []
-        is_settled, problem = GOALS[goal]
-        for service in services:
-            if is_settled(service):
-                self.note_problem(peer, service)
-            else:
-                peer.left.add(service.name)
-                service.waiters.add(peer.fd)
-        if not peer.left:
-            self.end_wait(peer)
-        elif peer.service:
-            asker = self.init.services[peer.service]
-            asker.waiting |= peer.left
+    def begin_wait(self, peer: Peer, goal: str, services: list,
+                   problems: "list | tuple" = ()) -> None:
+        """Let PEER wait until SERVICES have come to GOAL; there are PROBLEMS already."""
+        peer.goal, peer.problems, peer.remarks = goal, list(problems), []
+        peer.left = {service.name for service in services}
+        asker = self.init.services.get(peer.service)
+        if asker:
+            asker.waiting, asker.met = set(peer.left), 0.0
             if asker.state == STARTING:
-                # Others' time is not its own.
-                self.init.loop.drop_timer("late", asker.name)
+                self.init.loop.drop_timer("late", asker.name)       # others' time is not its own
+        for service in services:
+            service.waiters.add(peer.fd)
+        for service in services:
+            self.tell(peer, service)
+        if not services:
+            self.end_wait(peer)
 
     def tell_waiters(self, service: Service) -> None:
-        """SERVICE has changed: answer those for whom it was the last that they waited for."""
-        for fd in list(service.waiters):
-            peer = self.peers.get(fd)
-            if peer and service.name in peer.left and GOALS[peer.goal][0](service):
-                peer.left.discard(service.name)
-                service.waiters.discard(fd)
-                if peer.service:
-                    self.init.services[peer.service].waiting.discard(service.name)
-                self.note_problem(peer, service)
-                if not peer.left:
-                    self.end_wait(peer)
+        for fd in service.waiters & self.peers.keys():
+            self.tell(self.peers[fd], service)
 
-    def note_problem(self, peer: Peer, service: Service) -> None:
+    def tell(self, peer: Peer, service: Service) -> None:
+        """SERVICE may have come where PEER wants it; if that was the last, PEER is answered."""
+        if service.name not in peer.left or not GOALS[peer.goal][0](service):
+            return
+        peer.left.discard(service.name)
+        service.waiters.discard(peer.fd)
         problem = GOALS[peer.goal][1](service)
+        asker = self.init.services.get(peer.service)
+        if asker:
+            asker.waiting.discard(service.name)
         if problem:
-            peer.problems.append(f"{service.name}: {problem}")
+            how = "it needs " if asker else ""
+            peer.problems.append(f"{how}{service.name}: {problem}")
+        if not peer.left:
+            self.end_wait(peer)
 
     def forget_wait(self, peer: Peer) -> None:
         for name in peer.left:
@@ -2274,20 +2145,18 @@ class Door:
 
     def end_wait(self, peer: Peer) -> None:
         peer.goal = ""
-        remarks, peer.remarks = peer.remarks, []
-        problems = [] if peer.soft else sorted(peer.problems)
+        peer.problems.sort()
+        problem, remarks = "; ".join(peer.problems), peer.remarks
         if peer.service:
+            problem, remarks = problem[:REASON_LIMIT], []
             service = self.init.services[peer.service]
-            service.waiting = set()
             service.met = time.monotonic()
             if service.state == STARTING:
                 self.init.services.set_deadline(service)
-            peer.refusal = "; ".join(f"it needs {each}" for each in problems)[:REASON_LIMIT]
-            problems = [peer.refusal] if problems else []
-        if problems:
-            self.refuse(peer, Fail("; ".join(problems)))
+        if problem:
+            self.refuse(peer, Fail(problem))
         else:
-            self.answer(peer, *([] if peer.service else remarks), "ok")
+            self.answer(peer, *remarks, "ok")
 
     def request_start(self, peer: Peer, names: list) -> None:
         self.init.refuse_at_the_end()
@@ -2374,7 +2243,7 @@ class Door:
             except Fail as error:
                 problems.append(f"{service.name}: {error}")
         services = [service for service in services if function in service.calls]
-        self.begin_wait(peer, function, services, problems=problems)
+        self.begin_wait(peer, function, services, problems)
 
     def request_wait(self, peer: Peer, names: list) -> None:
         """Others than the owner wait for what is known alone: else they could fill the memory."""
@@ -2391,10 +2260,9 @@ class Door:
                   if each.state != STOPPED or os.path.exists(self.init.scripts.path(each.name))}
         lines = []
         for name in sorted(names):
-            service = self.init.services.get(name)
-            since = service.since if service else self.init.began
-            state = f"{service.shown_state()} {service.shown_pid()}" if service else "stopped -"
-            lines.append(f" {name} {state} {time.monotonic() - since:.1f}")
+            service = self.init.services.get(name) or Service(name, self.init.began)
+            lines.append(f" {name} {service.shown_state()} {service.shown_pid()} "
+                         f"{time.monotonic() - service.since:.1f}")
         self.answer(peer, *lines, "ok")
 
     def request_status(self, peer: Peer, names: list) -> None:
@@ -2420,10 +2288,10 @@ class Door:
                      "ended": service.ended}
             shown = {key: f"{when - self.init.began:.3f}" if when else "-"
                      for key, when in times.items()}
-            names = {key: ",".join(sorted(getattr(service, field))) for key, field in
-                     (("needs", "needs"), ("binds", "binds"), ("wants", "wants"),
-                      ("afters", "afters"), ("waits", "waiting"))}
-            values = {"state": service.shown_state(), "pid": service.shown_pid(), **shown, **names}
+            names = {"needs": service.needs, "binds": service.binds, "wants": service.wants,
+                     "afters": service.afters, "waits": service.waiting}
+            values = {"state": service.shown_state(), "pid": service.shown_pid(), **shown,
+                      **{key: ",".join(sorted(each)) for key, each in names.items()}}
             lines.append(f" {service.name} " + " ".join(f"{k}={v}" for k, v in values.items()))
         self.answer(peer, *lines, "ok")
 
@@ -2494,11 +2362,11 @@ class Sleep:
         is_busy = self.init.ending or self.init.logs.waiting
         return None if not self.program or is_near or is_busy else when
 
-    def is_bedtime(self) -> bool:
-        when = self.bedtime()
-        return when is not None and when <= time.monotonic()
-
     def fall_asleep(self) -> None:
+        """Become linit-idle, if it is time for that."""
+        when = self.bedtime()
+        if when is None or when > time.monotonic():
+            return
         if all(each.state != STARTING for each in self.init.services.values()):
             self.init.loop.drop_timer("stuck", "")      # it would wake for nothing
             self.init.loop.soonest = min(self.init.loop.timers.values(), default=None)
@@ -2524,15 +2392,17 @@ class Sleep:
     def become(self, command) -> None:
         """Execute the COMMAND that goes on with this state; where it can't be, go on here."""
         block_signals(_signal.SIG_BLOCK)
-        if is_ready(self.init.signals):          # one came just before
-            self.init.pending = os.read(self.init.signals, READ_SIZE)
-        state = os.memfd_create("linitd")
-        kept = [*self.init.loop.handlers, state, *self.init.door.answer_descriptors()]
+        if is_ready(self.init.signals):         # those that came just before come again
+            for number in set(os.read(self.init.signals, READ_SIZE)):
+                os.kill(os.getpid(), number)
+        memfd, kept = os.memfd_create("linitd"), set()
         try:
-            words = command(state)
-            os.write(state, marshal.dumps(self.state(), 4))
+            words = command(memfd)
+            state = self.state()
+            os.write(memfd, marshal.dumps(state, 4))
+            kept = descriptors_of(state) - {None} | {memfd}
             for fd in kept:
-                os.set_inheritable(fd, fd != self.init.signals)
+                os.set_inheritable(fd, True)
             os.execv(words[0], words)
         except OSError as error:
             self.program = ""
@@ -2541,19 +2411,16 @@ class Sleep:
             self.init.loop.worked_at = time.monotonic()
         for fd in kept:                     # services get none of them
             os.set_inheritable(fd, False)
-        os.close(state)
+        os.close(memfd)
         self.drop_table()
         block_signals(_signal.SIG_UNBLOCK)
-        self.init.handle_signals()
 
     def state(self) -> dict:
         """All that the next linitd has to know."""
         return {
             **{key: getattr(room, key) for room, key in self.kept()},
-            "logger": self.init.logs.fd,
             "services": [plain(each) for each in self.init.services.values()],
             "peers": [plain(each) for each in self.init.door.peers.values()],
-            "batches": [plain(each) for each in self.init.scripts.batches.values()],
         }
 
     def kept(self) -> list:
@@ -2565,8 +2432,7 @@ class Sleep:
         """Go on where another linitd was."""
         for room, key in self.kept():
             setattr(room, key, state.get(key, getattr(room, key)))
-        self.init.logs.fd = state.get("logger")
-        if self.init.logs.fd is None:
+        if self.init.logs.logger is None:
             self.init.logs.start()
         else:
             self.init.logs.watch()
@@ -2575,19 +2441,15 @@ class Sleep:
             service = self.init.services[fields["name"]] = fill(Service(fields["name"]), fields)
             self.take_up(service)
         for fields in state["peers"]:
-            peer = Peer(fields["fd"], fields["uid"], fields["service"])
-            self.init.door.watch_peer(fill(peer, fields))
-        for fields in state["batches"]:
-            batch = Batch(fields["fd"], fields["pid"], fields["names"])
-            self.init.scripts.add_batch(fill(batch, fields))
-        if self.init.door.listener is not None:
-            self.init.door.add_listener(self.init.door.listener)
-        self.drop_table()
-        for peer in self.init.door.peers.values():
+            peer = fill(Peer(0, 0), fields)
+            self.init.door.watch_peer(peer)
             self.init.door.to_serve[peer.fd] = None
             if peer.goal == "reexec":
                 peer.goal = ""
                 self.init.door.answer(peer, "ok")
+        if self.init.door.listener is not None:
+            self.init.door.add_listener(self.init.door.listener)
+        self.drop_table()
 
     def drop_table(self) -> None:
         if self.table is not None:
@@ -2598,8 +2460,6 @@ class Sleep:
         service.settings = {**DEFAULTS, **service.settings}     # an earlier version knew less
         for pid in {service.pid, *service.calls.values()} - {None}:
             self.init.processes.names[pid] = service.name
-        if service.alone and service.group is None:
-            service.group = service.pid         # as the linitd of an earlier version left it
         if service.log is not None:
             self.init.scripts.watch_log(service)
         if service.log in self.copied:
@@ -2618,7 +2478,8 @@ class Sleep:
     def idle_command(self, state: int, deadline: "float | None") -> list:
         """linit-idle, with its table and what it waits in."""
         self.idle_epoll = select.epoll()        # which would be closed with its object
-        services = self.init.services.values() if self.init.logs.fd is not None else ()
+        logger = self.init.logs.logger
+        services = self.init.services.values() if logger is not None else ()
         heads = {each.log: log_head(each.log_kind(), each.name) for each in services}
         descriptors = self.init.loop.handlers.keys() - {self.init.signals}
         rows = {fd: heads.get(fd, b"") for fd in descriptors}
@@ -2627,14 +2488,12 @@ class Sleep:
             self.idle_epoll.register(fd, peer.mask if peer else select.EPOLLIN)
         rescue = find_program("linit-rescue") if self.init.is_first else ""
         table, self.copied = idle_table(
-            rows, self.init.logs.fd, 0 if self.init.pending else -1 if deadline is None
-            else int(1e9 * deadline), self.loaded,
-            self.own_command("--resume", str(state)),
-            self.check_command(), [rescue] if rescue else [])
+            rows, logger, -1 if deadline is None else int(1e9 * deadline), self.loaded,
+            self.own_command("--resume", str(state)), self.check_command(),
+            [rescue] if rescue else [])
         self.table = os.memfd_create("linit-idle")
         os.write(self.table, table)
-        for fd in (self.table, self.idle_epoll.fileno()):
-            os.set_inheritable(fd, True)
+        os.set_inheritable(self.idle_epoll.fileno(), True)
         return [self.program, str(self.table), str(self.idle_epoll.fileno())]
 
 
@@ -2655,7 +2514,6 @@ class Init:
         self.ending = ""            # what comes after the end: exit, poweroff, halt or reboot
         self.has_ended = False
         self.signals = None         # the descriptor of a pipe whose bytes are their numbers
-        self.pending = b""          # those that came, and weren't heeded yet
         self.loop = Loop(self)
         self.logs = Logs(self)
         self.services = Services(self)
@@ -2681,12 +2539,6 @@ class Init:
         self.scripts.read_log(service)
         self.logs.write("-", service.name, f"{printable(text)}\n".encode())
 
-    def run(self) -> None:
-        """Serve until the end."""
-        self.loop.attempt(self.scripts.start_batches)
-        while not self.has_ended:
-            self.loop.attempt(self.turn)
-
     def turn(self) -> None:
         """Wait for what comes next, and do it."""
         self.processes.table = None
@@ -2698,32 +2550,27 @@ class Init:
         is_due = self.loop.attempt(self.loop.run_timers)
         if is_due or self.door.to_serve or any(fd not in self.loop.outputs for fd, _ in events):
             self.loop.worked_at = time.monotonic()
-        self.loop.attempt(self.door.serve_peers)
-        self.loop.attempt(self.processes.kill_late)
-        self.loop.attempt(self.scripts.start_batches)
-        self.loop.attempt(self.logs.flush)
+        for act in (self.door.serve_peers, self.processes.kill_late, self.scripts.start_batches,
+                    self.logs.flush):
+            self.loop.attempt(act)
         if self.ending and all(service.is_down() for service in self.services.values()):
             self.has_ended = True
         elif self.ending:
             self.loop.attempt(self.services.look_for_circles)
         elif self.sleep.is_to_reexec:
             self.loop.attempt(self.sleep.reexec)
-        elif self.sleep.is_bedtime():
+        else:
             self.loop.attempt(self.sleep.fall_asleep)
 
     def time_left(self) -> "float | None":
-        if self.door.to_serve or self.has_ended or self.sleep.is_to_reexec:
+        if self.door.to_serve or self.scripts.to_launch:
             return 0
         when = self.sleep.bedtime() or self.loop.soonest
         return None if when is None else max(0.0, when - time.monotonic())
 
     def on_signal(self, fd: int) -> None:
         """The numbers of the signals that came are the bytes of a pipe."""
-        self.pending = os.read(fd, READ_SIZE)
-        self.handle_signals()
-
-    def handle_signals(self) -> None:
-        numbers, self.pending = set(self.pending), b""
+        numbers = set(os.read(fd, READ_SIZE))
         self.door.keep_socket()
         if _signal.SIGCHLD in numbers:
             self.processes.reap()
@@ -2750,8 +2597,7 @@ class Init:
                 self.say(": ".join([text, *each.last_words()]), is_routine=True)
         blocked = sum(bool(each.waiting) for each in starting)
         if blocked:
-            self.say(f"{blocked} more waiting; see `linitctl why`",
-                     is_routine=True)
+            self.say(f"{blocked} more waiting; see `linitctl why`", is_routine=True)
         self.stuck_for = min(2 * self.stuck_for, LONGEST_PAUSE)
         self.loop.set_timer("stuck", "", self.stuck_for)
 
@@ -2761,8 +2607,7 @@ class Init:
         if not self.is_first or self.ending or not program:
             return
         try:
-            os.posix_spawn(program, [program, "shell"], self.scripts.environment(), setsid=True,
-                           setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+            spawn([program, "shell"], self.scripts.environment())
         except OSError as error:
             self.say(f"{program}: {error.strerror}")
 
@@ -2787,13 +2632,13 @@ class Init:
         self.has_ended = True
 
 
-# What goes from one linitd to the next, besides services, connections and batches.
+# What goes from one linitd to the next, besides services and connections.
 STATE = {
-    "init": ("began", "boot", "has_booted", "stuck_for", "ending", "pending"),
+    "init": ("began", "boot", "has_booted", "stuck_for", "ending"),
     "loop": ("timers",),
-    "logs": ("is_there", "waiting", "size"),
-    "services": ("firsts", "lasts", "skipped"),
-    "scripts": ("fifos", "descriptors"),
+    "logs": ("logger", "is_there", "waiting", "size"),
+    "services": ("firsts",),
+    "scripts": ("fifos", "descriptors", "shells"),
     "door": ("followers", "denied", "listener"),
     "sleep": ("table", "copied"),
 }
@@ -2803,7 +2648,7 @@ TIMERS = {
     "late": lambda init, name: init.services.on_late(name),
     "again": lambda init, name: init.services.start_again(name),
     "file": lambda init, name: init.scripts.look_for_file(name),
-    "accept": lambda init, _: init.door.accept_again(),
+    "accept": lambda init, _: init.loop.epoll.modify(init.door.listener, select.EPOLLIN),
     "answer": lambda init, _: init.door.answer_again(),
     "stuck": lambda init, _: init.on_stuck(),
     "call": lambda init, name: init.processes.end_calls(name),
@@ -2918,10 +2763,11 @@ def read_state(resume: str) -> dict:
 
 def descriptors_of(state: dict) -> set:
     """Those that the next linitd takes over."""
-    services, peers, batches = state["services"], state["peers"], state["batches"]
-    found = {each["log"] for each in services} | {each["writes_to"] for each in peers}
-    found |= {state.get("logger"), state.get("table")}
-    return found | {each["fd"] for each in peers + batches} | {state["listener"]}
+    services, peers = state["services"], state["peers"]
+    found = {each["log"] for each in services}
+    found |= {each[key] for each in peers for key in ("fd", "writes_to")}
+    found |= {output for output, _ in dict(state.get("shells", ())).values()}
+    return found | {state["listener"], state.get("logger"), state.get("table")}
 
 
 def close_descriptors(kept: set) -> None:
@@ -2950,16 +2796,17 @@ def catch_signals(init: Init) -> None:
 
 def begin(init: Init) -> None:
     """Make what the daemon needs outside, and start `boot`."""
-    options = init.options
     init.logs.start()
     for make in (init.door.listen, init.scripts.make_folder):
         try:
-            make(options.socket)
+            make()
         except Fail as error:
             if not init.is_first:
+                if init.door.listener is not None:
+                    remove_file(init.options.socket)
                 raise
             init.say(str(error))
-    if not options.no_boot:
+    if not init.options.no_boot:
         warn_of_host(init)
         start_boot(init)
 
@@ -3014,9 +2861,9 @@ def main(argv: "list | None" = None) -> int:
     except Fail as error:
         print(f"linitd: {printable(str(error))}", file=sys.stderr)
         return error.code
-    init.run()
-    init.processes.kill([each for each in init.services.values() if each.alone],
-                        init.processes.names.keys())
+    while not init.has_ended:
+        init.loop.attempt(init.turn)
+    init.processes.kill(list(init.services.values()), init.processes.names.keys())
     init.logs.end()
     if init.door.listener is not None:
         init.loop.attempt(remove_file, options.socket)
@@ -3035,7 +2882,6 @@ def started(options: Options) -> Init:
     if state:
         init.sleep.resume(state)
         block_signals(_signal.SIG_UNBLOCK)
-        init.loop.attempt(init.handle_signals)
     else:
         begin(init)
     init.loop.attempt(init.processes.reap)

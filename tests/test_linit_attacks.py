@@ -8,6 +8,7 @@ import marshal
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -173,6 +174,21 @@ def test_s29_a_daemon_that_writes_to_its_descriptor_for_ever_costs_nothing(up, b
     assert up.ask("stop flood") == ["ok"]
     before.states["flood"] = "stopped"
     before.check()
+
+
+def test_s30_who_reads_no_events_is_dropped(one):
+    one.alter("EVENTS_LIMIT = 256 << 10", "EVENTS_LIMIT = 1000")
+    one.add("it", "start() { :; }")
+    one.start("--no-boot")
+    client = one.connect()
+    client.send("events")
+    poll = select.poll()
+    poll.register(client.socket, select.POLLHUP)
+    for _ in range(1000):
+        if poll.poll(0):
+            break
+        assert one.ask("restart it") == one.ask("start it") == ["ok"]
+    assert poll.poll(0) and one.ask("start it") == ["ok"]
 
 
 # ---- 30: no descriptors while scripts are started ------------------------------------------------
@@ -412,6 +428,19 @@ def test_s33_a_planted_folder_of_fifos_is_not_used(one, plant):
     for field in ("st_ino", "st_mode", "st_uid", "st_size", "st_mtime_ns"):
         assert getattr(os.lstat(path), field) == getattr(found, field)
     assert not (one.folder / "nowhere").exists()
+
+
+def test_s33_a_folder_that_is_planted_later_stops_scripts_alone(one):
+    """The socket stays, by which somebody can ask why."""
+    one.add("it", "start() { :; }")
+    one.start("--no-boot")
+    path = one.folder / "socket.d"
+    path.rmdir()
+    path.touch()
+    [answer] = one.ask("start it")
+    assert answer.startswith(f"error 1 it: {path}: ") and one.socket.exists()
+    path.unlink()
+    assert one.ask("start it") == ["ok"]
 
 
 @pytest.mark.parametrize("plant", PLANTED)

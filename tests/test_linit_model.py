@@ -300,6 +300,8 @@ class Kernel:
         return "/bin/x"
 
     def kill(self, pid, number):
+        if pid < 0:
+            return self.kill_group(-pid, number)
         if pid not in self.processes:
             raise ProcessLookupError
         process = self.processes[pid]
@@ -309,7 +311,7 @@ class Kernel:
         elif number == signal.SIGKILL or self.specs[process.name].obeys:
             self.end(process, number)
 
-    def killpg(self, group, number):
+    def kill_group(self, group, number):
         """A process group is a session here."""
         members = [each for each in self.processes.values() if each.session == group]
         if not members:
@@ -328,6 +330,8 @@ class Kernel:
         return self.wait_for(self.chance.choice(ended), options) if ended else None
 
     def waitpid(self, pid, options):
+        if pid not in [each.pid for each in self.children()]:
+            raise ChildProcessError
         return pid, self.wait_for(self.processes[pid], options).status
 
     def posix_spawn(self, path, words, environment, file_actions, **_):
@@ -620,7 +624,7 @@ class World:
         linitd.os = linitd.time = self.kernel
         self.kernel.strftime, self.kernel.sleep = lambda _: "now", lambda _: None
         linitd.process_table = self.kernel.process_table
-        linitd.file_stamp = lambda path: self.kernel.stamps.get(path, ())
+        linitd.file_numbers = lambda path: self.kernel.stamps.get(path, ())
         linitd.idle_table = self.keep_table
         self.kernel.on_kill = self.check_kill
         self.said = []
@@ -646,7 +650,7 @@ class World:
         self.init.say = lambda text, is_routine=False: self.said.append(text)
         # Its logs are not of this world.
         self.init.logs.start = self.init.logs.watch = lambda: None
-        self.init.logs.is_there, self.init.logs.fd = False, -1
+        self.init.logs.is_there, self.init.logs.logger = False, -1
         self.init.loop.epoll = Epoll(self.init.loop.epoll)
         reader, self.signals = os.pipe()
         self.init.signals = reader
@@ -1005,7 +1009,8 @@ class World:
         for process in self.kernel.processes.values():
             self.kernel.end(process, 0)
         init = self.awake()
-        for fd in [*init.loop.handlers, self.signals, *init.door.answer_descriptors()]:
+        kept = self.linitd.descriptors_of(init.sleep.state()) - {None, init.logs.logger}
+        for fd in {*init.loop.handlers, self.signals, *kept}:
             os.close(fd)
         init.loop.epoll.close()
 
@@ -1319,33 +1324,29 @@ def test_what_a_process_has_left_is_read_before_its_end_is_heeded(world):
 def test_a_batch_that_ends_is_no_end_of_the_next_life(world):
     """Its scripts may have been started again by another shell, whose children they still are."""
     init = world.init
-    reader, writer = os.pipe()
-    os.close(writer)
+    output = os.memfd_create("pids")
+    os.write(output, b"pids 75\n")
     service = init.services.service("a")
     service.state = "starting"
     service.pid = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
     init.processes.names[service.pid] = "a"
-    batch = world.linitd.Batch(reader, 76, ["a"])
-    init.scripts.add_batch(batch)
-    init.scripts.on_batch(batch)
-    assert service.state == "starting" and not init.scripts.batches
+    init.scripts.shells[76] = (output, ["a"])
+    assert init.scripts.end_batches()
+    assert service.state == "starting" and not init.scripts.shells
     world.kernel.kill(service.pid, signal.SIGKILL)
 
 
 def test_what_a_batch_leaves_to_read_may_start_a_shell_whose_end_it_is_not(world):
     """The last that its script said: that it wants a shell of its own."""
     init = world.init
-    reader, writer = os.pipe()
-    os.close(writer)
+    output = os.memfd_create("pids")
+    os.write(output, b"pids 75\n")                      # no child any more
     service = init.services.service("a")
-    service.state, service.pid = "starting", 75         # no child any more
-    init.processes.names[75] = "a"
-    batch = world.linitd.Batch(reader, 76, ["a"])
-    batch.forked["a"] = 75
+    service.state, service.batch = "starting", 76
     own = world.kernel.fork(77, 0, "a", "helper", world.kernel.helper)
     init.scripts.read_rest = lambda each: setattr(each, "pid", own)
-    init.scripts.add_batch(batch)
-    init.scripts.on_batch(batch)
+    init.scripts.shells[76] = (output, ["a"])
+    assert init.scripts.end_batches()
     assert service.state == "starting" and service.pid == own
     service.pid = None
     world.kernel.kill(own, signal.SIGKILL)

@@ -1018,7 +1018,7 @@ def test_a_chain_longer_than_python_s_stack():
     below = {name: each["needs"] for name, each in nodes.items()}
     found = list(linitctl.walk(["s0"], below.__getitem__, set()))
     assert len(found) == 2001 and found[-1][1] == "s2000"
-    assert len(linitctl.critical_path(nodes, 9.0)) == 2001
+    assert len(linitctl.critical_path(linitctl.measure(nodes, 9.0))) == 2001
 
 
 # ---- why ---------------------------------------------------------------------------------------
@@ -1173,7 +1173,9 @@ BOOT = [
 
 
 def path_of(graph, now=0.0):
-    return [each["name"] for each in linitctl.critical_path(linitctl.of_boot(nodes_of(graph)), now)]
+    nodes = {name: each for name, each in nodes_of(graph).items() if each["launched"] is not None}
+    boot = linitctl.of_boot(linitctl.measure(nodes, now))
+    return [each["name"] for each in linitctl.critical_path(boot)]
 
 
 def test_blame(play):
@@ -1248,8 +1250,8 @@ def test_critical_path(graph, path):
     (node("a", "failed", met="-", ended=0.4), 0.3),
     (node("a", "failed", met="-", ended=0.4, needs="b"), 0.0)])
 def test_how_long_its_own_start_took(line, seconds):
-    one = linitctl.parse_node(line[1:])
-    assert linitctl.own_seconds(one, 1.0) == pytest.approx(seconds)
+    nodes = linitctl.measure({"a": linitctl.parse_node(line[1:])}, 1.0)
+    assert nodes["a"]["own"] == pytest.approx(seconds)
 
 
 # ---- plot --------------------------------------------------------------------------------------

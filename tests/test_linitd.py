@@ -502,6 +502,16 @@ def test_what_waits_for_another_before_can_be_stopped(init):
     assert init.state("early") == "running" and init.trace() == []
 
 
+def test_the_time_of_another_before_is_not_its_own(init):
+    """What it needs is there when its shell begins."""
+    init.add("early", "before late", "start() { sleep 0.5; }")
+    init.add("late", "start() { :; }")
+    assert init.ask("start late early") == ["ok"]
+    late = next(line for line in init.ok("graph") if line.startswith(" late "))
+    values = dict(word.split("=") for word in late.split()[1:])
+    assert float(values["met"]) - float(values["launched"]) > 0.4
+
+
 # ---- failures ------------------------------------------------------------------------------------
 
 def test_a_failed_dependency_fails_all_above_it_with_the_reason(init):
@@ -577,7 +587,7 @@ def test_a_script_may_have_a_trap_of_its_own(tmp_path, is_first):
     init.start("--no-boot")
     assert init.ask("start up daemon down") == ["error 1 down: start ended with status 1: bye"]
     assert init.states() == {"up": "running", "daemon": "running", "down": "failed"}
-    assert init.status("up")["tail"] == ["bye"]
+    wait_until(lambda: init.status("up")["tail"] == ["bye"])      # it runs before its shell ends
     init.end()
 
 
@@ -938,6 +948,17 @@ def test_a_signal_for_once(init):
     time.sleep(0.1)
     assert init.ask("stop -HUP daemon") == ["ok"] and init.trace() == ["hup"]
     assert init.ask("stop -HUP") == ["error 2 stop: it needs the name of a service"]
+
+
+def test_another_signal_while_it_stops(init):
+    init.add("daemon", "run() { exec sh -c 'trap \"\" TERM; "
+             f"trap \"{init.does('hup')}; exit\" HUP; echo up; while :; do sleep 0.05; done'; }}")
+    assert init.ask("start daemon") == ["ok"]
+    wait_until(lambda: init.status("daemon")["tail"] == ["up"])
+    client = init.connect()
+    client.send("stop daemon")
+    wait_until(lambda: init.state("daemon") == "stopping")
+    assert init.ask("stop -HUP daemon") == ["ok"] == client.answer() and init.trace() == ["hup"]
 
 
 def test_a_signal_for_what_runs(init):
@@ -2072,7 +2093,7 @@ def test_lines_of_one_turn_are_one_message_to_linit_log(tmp_path, monkeypatch):
     monkeypatch.setattr(linitd, "PROGRAM", str(ROOT / "linitd.py"))
     init = linitd.Init(linitd.Options(["--log", str(tmp_path)]))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    init.logs.fd = ours.fileno()
+    init.logs.logger = ours.fileno()
     init.logs.watch()
     for kind, name, data in (("+", "it", b"a\n"), ("+", "it", b"b\n"), ("-", "it", b"c\n"),
                              ("-", "other", b"x" * 1000), ("-", "other", b"y" * 30)):
@@ -2099,13 +2120,12 @@ def test_a_handler_meets_no_event_of_the_descriptor_before(tmp_path, monkeypatch
         init.loop.forget(second)
         opened.extend(os.pipe())
         init.loop.watch(opened[0], linitd.select.EPOLLIN, called.append)
-        init.has_ended = True
 
     init.loop.watch(first, linitd.select.EPOLLIN, replace_second)
     init.loop.watch(second, linitd.select.EPOLLIN, called.append)
     os.write(to_first, b"x")
     os.write(to_second, b"x")
-    init.run()
+    init.turn()
     assert opened[0] == second and called == []
     init.loop.epoll.close()
     for fd in (first, to_first, to_second, *opened):
@@ -2236,6 +2256,15 @@ def test_the_entry_pre_is_a_folder(up):
     (up.rcd / "pre/some").touch()
     assert up.ask("enable pre") == up.ask("disable pre") == ["ok"]
     assert not (up.rcd / "pre").exists()
+
+
+def test_a_signal_that_comes_just_before_it_executes_another_is_heeded(one):
+    """Nobody has read its number from the pipe, which ends then."""
+    block = "        block_signals(_signal.SIG_BLOCK)\n"
+    one.alter(block, f"        os.kill(os.getpid(), _signal.SIGTERM)\n{block}")
+    one.start("--no-boot")
+    one.connect().send("reexec")
+    assert one.wait() == 0 and "exit: stopping all services" in one.console()
 
 
 def test_what_was_removed_comes_back(up):
@@ -2414,6 +2443,24 @@ def test_pid_1_goes_by_signals(first, number, program):
     assert first.trace() == ["stopped"]
     assert first.calls() == ["umount -a -r", f"{program} -f -n"]
     assert f"linitd: {program}: stopping all services\n" in first.screen()
+
+
+def test_the_numbers_of_scripts_are_known_to_the_linitd_that_comes_meanwhile(first):
+    """Here the shell that forks them says them after a reexec."""
+    path = first.folder / "linit-start"
+    text = path.read_text()
+    assert text.count('\techo "pids') == 1
+    path.write_text(text.replace('\techo "pids', '\tsleep 1; echo "pids'))
+    for name in "ab":
+        first.add(name, "start() { sleep 1000; }")
+    first.start("--no-boot")
+    first.connect().send("start a b")
+    wait_until(lambda: first.states() == {"a": "starting", "b": "starting"})
+    assert first.ask("reexec") == ["ok"] and first.status("a")["pid"] == "-"
+    wait_until(lambda: first.status("a")["pid"] != "-" != first.status("b")["pid"])
+    assert first.ask("stop a b") == ["ok"]
+    children = f"/proc/{first.first}/task/{first.first}/children"
+    wait_until(lambda: len(read(children).split()) == 1)        # linit-log
 
 
 @pytest.mark.parametrize("verb", ["poweroff", "reboot", "halt"])
