@@ -1622,10 +1622,13 @@ class Scripts:
         self.init.processes.names[pid] = service.name
         return pid
 
-    def start_process(self, words: list, output: str) -> int:
-        """Run linit-start, printing to the file OUTPUT."""
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                   (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0),
+    def start_process(self, words: list, output: "str | int") -> int:
+        """Run linit-start, printing to a path or a descriptor."""
+        if isinstance(output, int):
+            stdout = (os.POSIX_SPAWN_DUP2, output, 1)
+        else:
+            stdout = (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0)
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), stdout,
                    (os.POSIX_SPAWN_DUP2, 1, 2)]
         return spawn([self.linit_start, *words], self.environment(), actions)
 
@@ -1662,7 +1665,7 @@ class Scripts:
             names = [each.name for each in services]
             output = os.memfd_create("pids")
             try:
-                pid = self.start_process(names, f"/proc/self/fd/{output}")
+                pid = self.start_process(names, output)
             except OSError:
                 os.close(output)
                 raise

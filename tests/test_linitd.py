@@ -2391,8 +2391,8 @@ class First(Linitd):
         self.alter_rescue('offer_shell "${2:-}" ;;', ";;")      # it would be this machine's
         (folder / "screen").touch()
 
-    def start(self, *options, **keywords):
-        mount = f"mount --bind '{self.folder}/screen' /dev/console && exec \"$@\""
+    def start(self, *options, prepare=":", **keywords):
+        mount = f"{prepare} && mount --bind '{self.folder}/screen' /dev/console && exec \"$@\""
         if (self.folder / "cmdline").exists():      # what the kernel was booted with
             mount = f"mount --bind '{self.folder}/cmdline' /proc/cmdline && {mount}"
         before = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child",
@@ -2443,6 +2443,15 @@ def test_pid_1_goes_by_signals(first, number, program):
     assert first.trace() == ["stopped"]
     assert first.calls() == ["umount -a -r", f"{program} -f -n"]
     assert f"linitd: {program}: stopping all services\n" in first.screen()
+
+
+def test_what_starts_together_needs_no_proc(first):
+    for name in "abc":
+        first.add(name, f"start() {{ {first.does(name)}; }}")
+    first.add_boot("a", "b", "c")
+    first.start(prepare="mount -t tmpfs none /proc")
+    assert first.ask("start boot") == ["ok"]
+    assert sorted(first.trace()) == ["a", "b", "c"]
 
 
 def test_the_numbers_of_scripts_are_known_to_the_linitd_that_comes_meanwhile(first):
