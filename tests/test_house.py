@@ -27,9 +27,9 @@ ONE_SITTING = {"pkggen.py": 3700, "lpkg.py": 4000, "linitd.py": 1800, "linitctl.
                "initd/linit-idle.c": 200, "initd/linit-log.c": 200}
 SERVICE_LINES = 25
 RECIPE_LINES = 80
-SHELL_LINES = {"init": 100, "rc.common": 113, "linit-start": 135, "linit-alone": 200,
-               "linit-sup": 80, "linit-rescue": 110, "lpkg-finish": 35, "lpkg-get": 130,
-               "udhcpc.script": 110}
+SHELL_LINES = {"init": 100, "rc.common": 110, "linit-start": 135, "linit-alone": 175,
+               "linit-supervise": 60, "linit-sup": 80, "linit-rescue": 110, "lpkg-finish": 35,
+               "lpkg-get": 130, "udhcpc.script": 110}
 
 
 def names(paths):

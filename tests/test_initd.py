@@ -36,7 +36,7 @@ class Services:
         self.state = folder / "state"
         self.rcd = folder / "rc.d"
         self.rcd.mkdir()
-        install(["rc.common", "linit-alone"], folder, shell)
+        install(["rc.common", "linit-alone", "linit-supervise"], folder, shell)
         self.add("boot", (ROOT / "initd/boot").read_text().partition("\n")[2])
 
     def add(self, name, body):
@@ -357,13 +357,26 @@ def test_the_desktop_waits_for_a_screen_and_needs_no_keyboard(services):
         (programs / name).write_text(f"#!/bin/sh\n{command}\n")
         (programs / name).chmod(0o755)
     setup = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mount -t tmpfs none /run; " \
-            "{ sleep 0.5; mkdir /dev/dri; } & exec linit-alone run weston"
+            "{ sleep 0.5; mkdir /dev/dri; } & exec linit-supervise weston run"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", setup], stdout=subprocess.PIPE, text=True, timeout=30,
         stderr=subprocess.STDOUT, check=False,
         env={**services.environment(), "LINIT_INITD": str(services.folder),
              "PATH": f"{programs}:{services.folder}:{os.environ['PATH']}"})
     assert (done.returncode, done.stdout) == (0, "starts\n")
+
+
+def test_several_names_are_taken_one_after_another(services):
+    for name, start in (("a", ":"), ("b", "false"), ("c", ":")):
+        services.add(name, f"start() {{ {start}; }}")
+    linit_alone = services.folder / "linit-alone"
+    done = subprocess.run([linit_alone, "start", "a", "b", "c"], env=services.environment(),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30, text=True)
+    assert done.returncode == 1 and done.stderr == "b: not started: status of start:1\n"
+    assert done.stdout == "init: a is running\ninit: c is running\n"
+    done = subprocess.run([linit_alone, "status", "a", "b"], env=services.environment(),
+                          stdout=subprocess.PIPE, timeout=30, text=True)
+    assert (done.returncode, done.stdout) == (3, "a is running\nb is failed\n")
 
 
 def test_an_unknown_verb_is_a_usage_error(services):
@@ -524,9 +537,11 @@ class Device:
             shutil.copy(f"/etc/{name}", self.etc)
         (self.etc / "hostname").write_text("panux\n")
         (self.etc / "modules").write_text("# needed\nloop\ntun\n")
-        install(["linit-start", "linit-alone", "linit-sup", "linit-sup-stop"], self.sbin, shell)
+        install(["linit-start", "linit-alone", "linit-supervise", "linit-sup", "linit-sup-stop"],
+                self.sbin, shell)
         install(["rc.common"], self.etc, shell)
-        (self.etc / "linit-alone").symlink_to(self.sbin / "linit-alone")
+        for name in ("linit-alone", "linit-supervise"):
+            (self.etc / name).symlink_to(self.sbin / name)
         for path in [ROOT / "initd/boot", ROOT / "initd/pre", ROOT / "initd/linit-supd",
                      *(ROOT / "tests/data/panux-scripts").iterdir()]:
             shutil.copy(path, self.initd)
