@@ -1801,8 +1801,8 @@ def unpack(package: Package, content: object) -> object:
 
 
 def unpack_all(packages: list) -> object:
-    """(package, entry, content) of all that unpack gives of the fetched PACKAGES; another thread
-    inflates what comes next."""
+    """(package, what unpack gives of it) of the fetched PACKAGES; another thread inflates what
+    comes next."""
     def inflate_all() -> object:
         for package in packages:
             with package.open() as file:
@@ -1814,18 +1814,18 @@ def unpack_all(packages: list) -> object:
             and len(os.sched_getaffinity(0)) > 1):
         pieces = made_ahead(pieces)
     for package in packages:
-        archive = iter(lambda: next(pieces, b""), b"")
-        for entry, content in unpack(package, archive):
-            yield package, entry, content
-        for _ in archive:
+        content = iter(lambda: next(pieces, b""), b"")
+        yield package, unpack(package, content)
+        for _ in content:
             pass
 
 
 def read_through(package: Package) -> None:
     """Read the fetched PACKAGE to its last byte; Fail when anything in it is wrong."""
-    for _, _, content in unpack_all([package]):
-        for _ in content:
-            pass
+    for _, members in unpack_all([package]):
+        for _, content in members:
+            for _ in content:
+                pass
 
 
 def read_local(path: str, known: "set | None" = None) -> Package:
@@ -3590,9 +3590,10 @@ def final_members(packages: list) -> object:
     be read to its end."""
     meter = Meter(f"writing {counted(len(packages), 'package')}",
                   sum(package.info["size"] for package in packages))
-    for package, entry, content in unpack_all(packages):
-        meter.item = final_path(package, entry)
-        yield meter.item, entry, meter.count(content)
+    for package, members in unpack_all(packages):
+        for entry, content in members:
+            meter.item = final_path(package, entry)
+            yield meter.item, entry, meter.count(content)
     progress("")
 
 
@@ -3644,21 +3645,16 @@ def stage_entry(tx: Transaction, path: str, entry: dict, content: object) -> Non
         elif entry["type"] == "link":
             stage_link(tx.root, temporary, entry)
         else:
-            stage_file(tx.root, temporary, tx.owners.get(path, entry), content)
+            folder, name = tx.root.place(temporary)
+            descriptor = os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)
+            try:
+                write_all(descriptor, content)
+                own(descriptor, tx.owners.get(path, entry))
+            finally:
+                os.close(descriptor)
     except OSError as error:
         error.filename = tx.root.name(path)     # not that of the temporary
         raise
-
-
-def stage_file(root: Root, temporary: str, entry: dict, content: object) -> None:
-    """Make the file of ENTRY, which has this CONTENT, in pieces."""
-    folder, name = root.place(temporary)
-    descriptor = os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)
-    try:
-        write_all(descriptor, content)
-        own(descriptor, entry)
-    finally:
-        os.close(descriptor)
 
 
 def stage_link(root: Root, temporary: str, entry: dict) -> None:
