@@ -2055,17 +2055,15 @@ def rebuild(recipe: Recipe, paths: List[str], work: Work) -> bool:
 
 def is_the_same(path: str, other: Optional[str]) -> bool:
     """Say whether the package at PATH has the bytes of OTHER, or which members differ."""
-    name = os.path.basename(path)
-    if other is None:
-        print(f"{name}: the recipe does not make it")
-    elif file_digest(path) == file_digest(other):
-        print(f"{name}: equal")
-        return True
-    else:
+    is_same, verdict = False, "the recipe does not make it"
+    if other and file_digest(path) == file_digest(other):
+        is_same, verdict = True, "equal"
+    elif other:
         one, two = members(path), members(other)
         differ = sorted(member for member in {*one, *two} if one.get(member) != two.get(member))
-        print(f"{name}: these differ: {', '.join(differ) or 'how it is packed'}")
-    return False
+        verdict = f"these differ: {', '.join(differ) or 'how it is packed'}"
+    print(f"{os.path.basename(path)}: {verdict}", flush=True)   # the next one may take an hour
+    return is_same
 
 
 def members(path: str) -> Dict[str, Tuple]:
