@@ -1109,7 +1109,8 @@ class Services(dict):
         return affected
 
     def hold(self, service: Service) -> None:
-        """Stop it, once what depends on it has stopped."""
+        """Stop it, once what depends on it has stopped. It stays down, whatever its stop does."""
+        service.keeps_trying = False
         for name in sorted(service.dependents):
             self.post(self[name], "stop")
         self.release(service)

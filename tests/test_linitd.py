@@ -796,6 +796,15 @@ def test_the_pause_doubles_also_where_a_daemon_is_never_ready_again(one):
     wait_until(lambda: re.findall(r"restarting in (\S+) s", one.console()) == pauses)
 
 
+def test_restart_always_ends_with_a_stop_also_where_that_fails(init):
+    init.add("it", "restart=always", "backoff=0.1", "run() { exec sleep 1000; }",
+             "stop() { false; }")
+    assert init.ask("start it") == ["ok"]
+    assert init.ask("stop it")[0].startswith("error 1 it: stop ended with status 1")
+    time.sleep(0.5)
+    assert init.state("it") == "failed"
+
+
 def test_restart_always_is_a_promise_also_where_the_start_fails(init):
     """Also where what it needs fails; `start` says so at once, and `stop` ends it."""
     init.add("base", f"start() {{ [ -e {init.folder}/repaired ]; }}")
