@@ -1311,6 +1311,12 @@ for language in gcc g++; do
 	END
 	chmod 755 .tools/{arch}-linux-musl-$language
 done
+# gzip would keep the time of what it packs.
+cat >.tools/gzip <<END
+#!/bin/sh
+exec $(command -v gzip) -n "\\$@"
+END
+chmod 755 .tools/gzip
 for loader in "$sysroot"/lib/ld-musl-*.so.1; do
 	[ -L "$loader" ] || continue
 	name=$(basename "$loader" .so.1)
