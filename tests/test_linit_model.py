@@ -1170,6 +1170,7 @@ def memory(tmp_path_factory):
 
 
 def check_sequences(memory, seeds):
+    play_retries(memory)
     began = time.monotonic()
     steps, sleeps = run_sequences(memory, seeds)
     print(f"{len(seeds)} sequences, {steps} steps, {sleeps} sleeps, "
@@ -1189,7 +1190,6 @@ def play_retries(memory):
 
 
 def test_sequences_end_as_the_model_says_and_take_every_transition(memory):
-    play_retries(memory)
     seed = os.environ.get("LINIT_SEED")
     check_sequences(memory, [int(seed)] if seed else range(SEQUENCES))
 
