@@ -1349,6 +1349,8 @@ set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+# The path of the build would leave a gap of its length in what is installed.
+set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
 END
 """
 CPU_FAMILIES = {"armv7": "arm"}     # as meson calls them, and qemu; the others have our names
