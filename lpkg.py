@@ -1449,7 +1449,7 @@ def show_json(objects: list) -> None:
 
 def confirm(yes: bool) -> None:
     """Ask whether to go on; Fail when the answer isn't yes or there is nobody to ask."""
-    nobody = "nothing was changed: stdin is no terminal to ask at; say --yes"
+    nobody = "nothing was changed: stdin is not a terminal to ask at; say --yes"
     if not yes and ask("Go on? [y/N] ", nobody) not in ("y", "yes"):
         raise Fail("nothing was changed")
 
@@ -4621,7 +4621,7 @@ def cmd_alternatives_set(options: "Options", state: State) -> int:
     for name in chosen:
         names = [one["package"] for one in rivals]
         if name not in names:
-            raise Fail(f"/{path}: {name} is no alternative; there are {', '.join(names)}")
+            raise Fail(f"/{path}: {name} offers none; there are {', '.join(names)}")
         preferences[path] = name
     if options.dry_run:
         package, entry = winners(list(state.installed.values()), preferences)[path]

@@ -431,7 +431,7 @@ def test_s33_a_planted_folder_of_fifos_is_not_used(one, plant):
 
 
 def test_s33_a_folder_that_is_planted_later_stops_scripts_alone(one):
-    """The socket stays, by which somebody can ask why."""
+    """The socket stays, so that one can ask why."""
     one.add("it", "start() { :; }")
     one.start("--no-boot")
     path = one.folder / "socket.d"
