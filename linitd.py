@@ -607,21 +607,6 @@ def make_groups() -> str:
         return ""
 
 
-def runs_well(command: list) -> bool:
-    """Whether COMMAND ends with status 0, and soon; else it is killed."""
-    try:
-        pid = spawn(command, os.environ)
-    except OSError:
-        return False
-    limit = time.monotonic() + CHECK_LIMIT
-    while not has_ended(pid):
-        if time.monotonic() > limit:
-            send_signal(pid, _signal.SIGKILL)
-            return False
-        time.sleep(0.01)
-    return os.waitpid(pid, 0)[1] == 0
-
-
 def loaded_files() -> dict:
     """What this process was loaded from, the folders of it, and linit-idle, with file_numbers: when
     one has changed, it isn't certain that another such process would run."""
@@ -1402,6 +1387,8 @@ class Processes:
             status = None               # the shell that has forked it knew, and has ended
         if service:
             self.init.services.on_exit(service, pid, status)
+        elif pid == self.init.sleep.trial:
+            self.init.sleep.on_trial_end(status)
 
     def tell_to_end(self, service: Service) -> None:
         """Send a daemon's process group its signal, or TERM to all that its start has begun; then
@@ -2334,7 +2321,7 @@ class Door:
         """It is answered by the next linitd."""
         self.init.refuse_at_the_end()
         peer.goal = "reexec"
-        self.init.sleep.is_to_reexec = True
+        self.init.sleep.try_new()
 
 
 # ---- sleep ---------------------------------------------------------------------------------------
@@ -2355,7 +2342,8 @@ class Sleep:
         self.idle_epoll = None
         self.table = None           # the descriptor of linit-idle's table, and where it has kept
         self.copied = {}            # what came meanwhile: output's descriptor: offset
-        self.is_to_reexec = False
+        self.trial = None           # the pid of a linitd that only says whether it would run
+        self.is_to_reexec = False   # for that one would
 
     def bedtime(self) -> "float | None":
         """When it sleeps, unless something happens before; None where it doesn't, since a timer is
@@ -2363,7 +2351,7 @@ class Sleep:
         when = max(time.monotonic(), self.init.loop.worked_at + NAP)
         soonest = self.init.loop.soonest
         is_near = soonest is not None and soonest < when + NAP
-        is_busy = self.init.ending or self.init.logs.waiting
+        is_busy = self.init.ending or self.init.logs.waiting or self.trial
         return None if not self.program or is_near or is_busy else when
 
     def fall_asleep(self) -> None:
@@ -2377,17 +2365,39 @@ class Sleep:
         if all(file_numbers(path) == numbers for path, numbers in self.loaded.items()):
             self.become(lambda state: self.idle_command(state, self.init.loop.soonest))
         else:                           # an upgrade; a new linit-idle may have another table
-            self.reexec()
-            self.init.loop.worked_at = time.monotonic() + CHECK_AGAIN
+            self.try_new()
+
+    def try_new(self) -> None:
+        """Find out whether the linitd that is there now would run; if so, reexec."""
+        if self.trial is None and not self.is_to_reexec:
+            try:
+                self.trial = spawn(self.check_command(), os.environ)
+                self.init.processes.names[self.trial] = ""      # it ends with this linitd
+                self.init.loop.set_timer("trial", "", CHECK_LIMIT)
+            except OSError:
+                self.go_on("linitd --check can't be run")
+
+    def on_trial_end(self, status: "int | None") -> None:
+        """It has a wait STATUS; None where its time is over."""
+        if status is None:
+            send_signal(self.trial, _signal.SIGKILL)
+        self.trial = None
+        self.init.loop.drop_timer("trial", "")
+        self.is_to_reexec = status == 0     # once this turn has come to its end
+        if not self.is_to_reexec:
+            self.go_on("linitd --check fails")
 
     def reexec(self) -> None:
-        """Become the linitd that is there now, if that runs."""
+        """Become the linitd that is there now."""
         self.is_to_reexec = False
-        problem = "linitd --check fails; this one goes on"
-        if runs_well(self.check_command()):
-            self.become(lambda state: self.own_command("--resume", str(state)))
-            problem = "linitd can't be executed; this one goes on"
+        self.become(lambda state: self.own_command("--resume", str(state)))
+        self.go_on("linitd can't be executed")
+
+    def go_on(self, problem: str) -> None:
+        """Stay this linitd because of a PROBLEM."""
+        problem += "; this one goes on"
         self.init.say(problem, is_routine=True)
+        self.init.loop.worked_at = time.monotonic() + CHECK_AGAIN
         for peer in self.init.door.peers.values():
             if peer.goal == "reexec":
                 peer.goal = ""
@@ -2553,7 +2563,7 @@ class Init:
                 self.loop.attempt(handler, mask)
         is_due = self.loop.attempt(self.loop.run_timers)
         if is_due or self.door.to_serve or any(fd not in self.loop.outputs for fd, _ in events):
-            self.loop.worked_at = time.monotonic()
+            self.loop.worked_at = max(self.loop.worked_at, time.monotonic())
         for act in (self.door.serve_peers, self.processes.kill_late, self.scripts.start_batches,
                     self.logs.flush):
             self.loop.attempt(act)
@@ -2659,6 +2669,7 @@ TIMERS = {
     "end": lambda init, _: init.end_now(),
     "groups": lambda init, _: init.processes.look_for_groups(),
     "logger": lambda init, _: init.logs.start(),
+    "trial": lambda init, _: init.sleep.on_trial_end(None),
 }
 
 # Request: what carries it out, whether only the owner may, and how many words it needs at least.

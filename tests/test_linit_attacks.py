@@ -618,6 +618,26 @@ def test_s36_a_python_that_is_gone_at_reexec(one):
     assert "should not happen" not in one.console()
 
 
+def test_s36_a_python_that_hangs_at_reexec_holds_nobody_up(one):
+    """As on a disk that does: it is waited for as everything is, for a while."""
+    python = one.folder / "python"
+    python.symlink_to(sys.executable)
+    one.alter("CHECK_LIMIT = 10.0 ", "CHECK_LIMIT = 2.0 ")
+    one.start("--no-boot", python=str(python))
+    one.add("daemon", SLEEP)
+    python.unlink()
+    python.write_text(f"#!/bin/sh\necho $$ >{one.folder}/pid\nexec sleep 1000\n")
+    python.chmod(0o755)
+    client, other = one.connect(), one.connect()
+    client.send("reexec")
+    wait_until(lambda: read(one.folder / "pid").endswith(b"\n"))
+    pid = int(read(one.folder / "pid"))
+    assert other.ask("start daemon") == ["ok"] and is_alive(pid)
+    assert client.answer() == ["error 1 linitd --check fails; this one goes on"]
+    wait_until(lambda: not is_alive(pid))
+    assert other.ask("stop daemon") == ["ok"] and "should not happen" not in one.console()
+
+
 def test_s36_a_sleeper_that_cannot_be_executed_at_reexec(one):
     (one.folder / "linit-idle").write_bytes(b"\x7fELF, but not really")
     (one.folder / "linit-idle").chmod(0o755)
