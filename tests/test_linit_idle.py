@@ -136,6 +136,7 @@ class Sleeper:
                              *counts, retry)
         words = [each[0] for each in self.stamps] + sum(self.commands.values(), [])
         strings = b"".join(os.fsencode(each) + b"\0" for each in words)
+        strings += bytes(-len(strings) % 8)     # ARM has its numbers at multiples of 8
         self.outputs = 72 + 24 * len(self.entries) + 24 * len(self.stamps) + len(strings)
         numbers = [struct.pack("=3q", fd, self.offset(fd), self.logger.fileno())
                    for fd in self.entries]
