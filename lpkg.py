@@ -3129,7 +3129,13 @@ def fetch_package(package: Package, root: Root, path: str, meter: Meter) -> None
         content = meter.count(download(url, package.size))
         root.replace(path, promised(package, content, url), durable=False)
 
-    consistent(fetch_it, isinstance(package.origin, Repository) and package.origin.is_remote())
+    try:
+        consistent(fetch_it, isinstance(package.origin, Repository) and package.origin.is_remote())
+    except (Later, Mismatch, FileNotFoundError) as error:
+        kind = Mismatch if isinstance(error, Mismatch) else Later
+        reason = explain(error) if isinstance(error, OSError) else error
+        raise kind(f"{reason}; if the repository has changed, `lpkg update` and try again"
+                   ) from None
 
 
 def promised(package: Package, content: object, what: str) -> object:
@@ -3146,7 +3152,7 @@ def promised(package: Package, content: object, what: str) -> object:
         yield piece
     if left or digest.hexdigest() != package.sha256:
         raise Mismatch(f"{what}: not the {package.size} bytes that the signed index promises; "
-                       "refused; if the repository has changed, `lpkg update` and try again")
+                       "refused")
 
 
 def package_url(package: Package) -> str:

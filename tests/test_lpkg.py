@@ -1971,6 +1971,21 @@ def test_an_index_is_asked_for_by_update_and_when_there_is_none(world):
         assert "a 2-0" in listed(world)
 
 
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_a_package_that_the_repository_has_no_longer(world, scheme):
+    with serving(folder_handler(world.repo)) as url:
+        world.pack({"a": {"f": b"1"}})
+        device(world, url if scheme == "http" else None)
+        dev(world, "update").ok()
+        (world.packages / "a-1-0.x86_64.lpkg").unlink()
+        world.pack({"a": {"f": b"2"}}, "2-0")
+        world.index()
+        dev(world, "install", "a").refused("a-1-0", "`lpkg update` and try again", status=3)
+        dev(world, "update").ok()
+        dev(world, "install", "a").ok()
+        assert "a 2-0" in listed(world)
+
+
 def test_repo_is_asked_each_time_and_never_cached(world):
     count = []
     with counting(world, count) as url:
