@@ -949,19 +949,21 @@ class Universe:
         return there if same else package
 
     def replacing(self, package: Package) -> list:
-        """The packages that replace the installed PACKAGE, which its own repository offers."""
+        """The packages that replace the installed PACKAGE, which its own repository offers, but
+        for what it replaces itself, else the two would take turns."""
         for repository in self.home(package.name):
             _, _, names = repository.index.find(package.name)
             found = [other for name in names for other in repository.index.find(name)[0]
-                     if other.replaces(package) and self.owns(other)]
+                     if other.replaces(package) and not package.replaces(other)
+                     and self.owns(other)]
             if found:
                 return found
         return []
 
     def candidates(self, want: Want) -> list:
-        """The packages that satisfy WANT, best first: real names before provided ones, then, unless
-        the user asks, what is installed, then the newest; before all, where the user asks for what
-        is installed, what replaces it."""
+        """The packages that satisfy WANT, best first: real names before provided ones, those of
+        what is installed before others, then, unless the user asks, what is installed, then the
+        newest; before all, where the user asks for what is installed, what replaces it."""
         if want.fixed:
             return [want.fixed]
         name = want.relation.name
@@ -971,7 +973,8 @@ class Universe:
         else:
             found = self.named(name)
         found = sorted((package for package in found if want.met_by(package)), key=lambda package: (
-            package.name != name, want.asked or self.installed.get(package.name) is not package))
+            package.name != name, package.name not in self.installed,
+            want.asked or self.installed.get(package.name) is not package))
         heirs = self.replacing(want.staying) if want.staying and not want.is_held() else []
         return heirs + found if want.asked else found + heirs
 
