@@ -795,7 +795,8 @@ class Index:
 
     def names(self) -> set:
         """All names that can be asked for."""
-        return {line.partition(b"\t")[0].decode() for line in self.data.split(b"\n")[:-1]}
+        heads = (line.split(b"\t", 2) for line in self.data.split(b"\n")[:-1])
+        return {name.decode() for name, second, _ in heads if second != REPLACED.encode()}
 
 
 def index_lines(offers: object) -> bytes:
@@ -1064,10 +1065,14 @@ def dead_end(want: Want, universe: Universe, system: System) -> str:
 
 
 def hint(name: str, universe: Universe) -> str:
-    """What a NAME that is nowhere may have meant: a command that packages bring, or one alike."""
+    """What a NAME that is nowhere may have meant: a command that packages bring, what has taken its
+    place, or one alike."""
     bring = universe.named(f"cmd:{name}")
     if bring:
         return f"; the command {name} is in {', '.join(package.name for package in bring[:3])}"
+    heirs = [heir for one in universe.repositories for heir in one.index.find(name)[2]]
+    if heirs:
+        return f"; {heirs[0]} replaces it"
     return nearest(name, (one for one in universe.names() if ":" not in one))
 
 
