@@ -2062,10 +2062,10 @@ def check_root(path: str, create: bool) -> bool:
         return True
     if os.path.realpath(path) == "/":
         raise Fail(f"/ is no Panux: it has no {INSTALLED}; name another root with --root DIR")
-    if not create:
-        raise Fail(f"{path}: no lpkg database there; `lpkg --root {path} install NAME` makes one")
     if not is_vacant(path):
         raise Fail(f"{path}: neither a root of lpkg's nor an empty folder; nothing was changed")
+    if not create:
+        raise Fail(f"{path}: no lpkg database there; `lpkg --root {path} install NAME` makes one")
     return False
 
 

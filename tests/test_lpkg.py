@@ -5459,6 +5459,7 @@ def test_s18_no_panux_is_refused(world):
     (world.root / "etc").mkdir()
     world.do("install", "x").refused("neither a root of lpkg's nor an empty folder")
     run("--root", world.folder / "none", "list").refused("no lpkg database")
+    run("--root", world.root, "list").refused("neither a root")     # and install makes none of it
     assert os.listdir(world.root) == ["etc"]
 
 
