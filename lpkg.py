@@ -4669,8 +4669,9 @@ def cmd_repo_add(options: "Options", state: State) -> int:
     name = options.words[0]
     if name in dict(parse_repositories(lines)):
         raise Fail(f"{name}: is there already; `lpkg repo list` shows them")
-    line = " ".join(options.words)
-    if parse_repositories([line]) != [options.words]:
+    words = [name, full_url(options.words[1])]      # a path is good from every folder
+    line = " ".join(words)
+    if parse_repositories([line]) != [words]:
         raise Fail(f"{line}: write NAME URL")
     state.root.replace(REPOS, [lines_text([*lines, line])])
     return 0

@@ -2085,6 +2085,9 @@ def test_repositories_are_added_and_removed(world):
                         (["x", "a\ny b"], "NAME URL"),
                         (["../x", "http://h"], "NAME URL")):
         dev(world, "repo", "add", *words).refused(said)
+    dev(world, "repo", "add", "path", "./repo/", before=lambda: os.chdir(world.folder)).ok()
+    assert dev(world, "repo").out.endswith(f"\npath {world.folder}/repo\n")   # from everywhere
+    dev(world, "repo", "remove", "path").ok()
     dev(world, "repo", "remove", "three").refused("no repository of it")
     dev(world, "repo", "remove", "two").ok()
     dev(world, "repo", "remove", "panux").ok()
