@@ -1187,7 +1187,8 @@ def remedy(universe: Universe, wants: list) -> str:
         if asked == [one]:
             continue                    # to give that up is no advice
         held, staying = one.is_held(), one.staying
-        going = dependents(universe.installed, staying) if staying and not held else set()
+        going = (dependents(universe.installed, [staying.name]) if staying and not held
+                 else set())
         if any(other.relation.name in going for other in asked):
             continue                    # as little
         left = [other for other in wants if other is not one
@@ -1207,9 +1208,9 @@ def remedy(universe: Universe, wants: list) -> str:
     return ""
 
 
-def dependents(installed: dict, package: Package) -> set:
-    """The names of PACKAGE and of what, of the INSTALLED, could not stay without it."""
-    going = {package.name}
+def dependents(installed: dict, names: list) -> set:
+    """NAMES and the names of what, of the INSTALLED, could not stay without these."""
+    going = set(names)
     while True:
         stay = [other for name, other in installed.items() if name not in going]
         more = {other.name for other, _ in unmet(stay)}
@@ -2771,7 +2772,9 @@ def plan_remove(installed: dict, world: dict, names: list) -> Plan:
         say(f"{name} is not installed")
     chosen = {name: package for name, package in installed.items() if name not in names}
     for package, relation in unmet(list(chosen.values())):
-        raise Fail(f"{package.name} needs {relation.text}; remove {package.name} as well")
+        going = sorted(dependents(installed, names) - set(names) - {package.name})
+        raise Fail(f"{package.name} needs {relation.text}; remove "
+                   f"{' '.join([package.name, *going])} as well")
     return settle(installed, chosen, world)
 
 

@@ -1528,6 +1528,13 @@ def chain_world(world):
     world.do("install", "app", "other").ok()
 
 
+def test_what_is_to_be_removed_as_well_is_named_at_once(world):
+    chain_world(world)
+    world.do("remove", "base").refused("remove lib app other as well")
+    world.do("remove", "base", "lib").refused("app needs lib; remove app other as well")
+    world.do("remove", "base", "lib", "app", "other").ok()
+
+
 def test_owner_and_why(world):
     chain_world(world)
     done = world.do("owner", "/bin/../lib/base", "bin/app").ok()
