@@ -4956,19 +4956,38 @@ def path_in_root(word: str) -> str:
 
 def cmd_owner(options: "Options", state: State) -> int:
     """Which package brought a path."""
-    found = []
+    found, strays = [], []
     for word in options.words:
-        path = path_in_root(word)
-        line = b"\n" + os.fsencode(path) + b"\t"
-        owners = [name for name, package in state.installed.items()
-                  if line in b"\n" + package.listing]
-        owners = owners or [package.name for one, (package, _) in state.winners().items()
-                            if one == path]
+        asked = path_in_root(word)
+        owners = next(filter(None, (path_owners(state, path)
+                                    for path in (asked, real_path(state.root, asked)))), [])
+        found += owners
         if not owners:
-            raise Fail(f"/{path}: no package has brought it")
-        found += [{"path": path, "package": name} for name in owners]
+            strays.append(f"/{asked}: no package has brought it")
     print_all(options, found, lambda one: f"{one['path']}: {one['package']}")
+    sys.stdout.flush()
+    for stray in strays[:-1]:
+        say(stray)
+    if strays:
+        raise Fail(strays[-1])
     return 0
+
+
+def path_owners(state: State, path: str) -> list:
+    """Dicts of PATH and each package that has brought it."""
+    line = b"\n" + os.fsencode(path) + b"\t"
+    owners = [name for name, package in state.installed.items()
+              if line in b"\n" + package.listing]
+    owners = owners or [package.name for one, (package, _) in state.winners().items()
+                        if one == path]
+    return [{"path": path, "package": name} for name in owners]
+
+
+def real_path(root: Root, path: str) -> str:
+    """PATH without symlinks among its directories, as /bin may be one to /usr/bin."""
+    top = os.path.realpath(root.path)
+    folder, name = os.path.split(path)
+    return os.path.relpath(os.path.join(os.path.realpath(os.path.join(top, folder)), name), top)
 
 
 def cmd_why(options: "Options", state: State) -> int:

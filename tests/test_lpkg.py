@@ -1540,6 +1540,12 @@ def test_owner_and_why(world):
     done = world.do("owner", "/bin/../lib/base", "bin/app").ok()
     assert done.out == "lib/base: base\nbin/app: app\n"
     world.do("owner", "/bin/none").refused("/bin/none: no package")
+    done = world.do("owner", "/x", "/bin/app", "/y").refused("/y: no package")
+    assert done.out == "bin/app: app\n" and "/x: no package has brought it\n" in done.err
+    os.symlink("bin", world.root / "sbin")
+    os.symlink("..", world.root / "bin/up")
+    done = world.do("owner", "/sbin/app", "/bin/up/lib/base").ok()
+    assert done.out == "bin/app: app\nlib/base: base\n"
     assert world.do("why", "base").ok().out in (
         "base: other needs it\nother: you asked for it\n",
         "base: lib needs it\nlib: app needs it\napp: you asked for it\n")
