@@ -4301,10 +4301,11 @@ def cmd_clean(options: "Options", state: State) -> int:
     known = dict(parse_repositories(state.root.lines(REPOS)))
     paths = [f"{CACHE}/{name}" for name in state.root.names(CACHE)]
     paths += [f"{INDEXES}/{name}" for name in state.root.names(INDEXES) if name not in known]
-    size = sum(state.root.lstat(path).st_size for path in paths)
-    for path in paths:
+    sizes = {path: there.st_size for path in paths if not stat.S_ISDIR(
+        (there := state.root.lstat(path)).st_mode)}     # as lost+found is
+    for path in sizes:
         state.root.remove(path)
-    say(f"{counted(len(paths), 'file')}, {human_size(size)} freed")
+    say(f"{counted(len(sizes), 'file')}, {human_size(sum(sizes.values()))} freed")
     return 0
 
 

@@ -2604,8 +2604,9 @@ def test_fetch_offline_and_clean(world):
         del count[:]
         dev(world, "upgrade", "--offline").ok()
         assert count == [] and "a 2-0" in listed(world)
+    (world.root / lpkg.CACHE / "lost+found").mkdir()        # the cache may be a file system
     assert "3 files" in dev(world, "clean").ok().err
-    assert os.listdir(world.root / lpkg.CACHE) == []
+    assert os.listdir(world.root / lpkg.CACHE) == ["lost+found"]
     (world.root / "etc/lpkg/repos").write_text("")
     dev(world, "clean").ok()
     assert os.listdir(world.root / lpkg.INDEXES) == []
