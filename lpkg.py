@@ -2101,7 +2101,11 @@ def take_lock(root: Root) -> None:
     """Be the only lpkg that changes ROOT; Later, naming the other one, when there is one."""
     folder, name = root.place(LOCK)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    root.lock = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        root.lock = os.open(name, flags, 0o600, dir_fd=folder)
+    except OSError as error:
+        error.filename = root.name(LOCK)
+        raise
     if stat.S_IMODE(os.fstat(root.lock).st_mode) != 0o600:
         os.fchmod(root.lock, 0o600)     # else any user could hold it
     try:
