@@ -3818,8 +3818,10 @@ def run_queue(root: Root, again: bool = False) -> int:
         if status == 0 and root.lstat(f"{INSTALLED}/{name}") is None:
             root.remove(path)
         if status:
+            way_out = ("" if root.lstat(f"{INSTALLED}/{name}") else
+                       f"; to do without it, remove {root.name(path)}")
             say(f"{name}: its script {script} ended with status {status}; mend what it says, and "
-                "`lpkg fix` runs it again")
+                f"`lpkg fix` runs it again{way_out}")
             line[0] = "failed"
             failed += 1
         if status != 0:
@@ -3853,7 +3855,7 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
             os.fchdir(folder)
             start_afresh(writer)
             os.chroot(".")
-            os.execve("/" + path, ["/" + path, *arguments], dict(SCRIPT_ENVIRONMENT))
+            execute("/" + path, arguments)
         except BaseException:
             os.write(writer, b"!")
         finally:
@@ -3870,6 +3872,21 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
         os.close(reader)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     return None if failed else status
+
+
+def execute(path: str, arguments: list) -> None:
+    """Become the script PATH; where nothing can be executed from its file system (noexec, as /var
+    may be), its interpreter."""
+    words = [path, *arguments]
+    environment = dict(SCRIPT_ENVIRONMENT)
+    try:
+        os.execve(path, words, environment)
+    except PermissionError:
+        first = os.read(os.open(path, READ_FLAGS), 256).partition(b"\n")[0]
+        if not first.startswith(b"#!"):
+            raise
+        interpreter = first[2:].strip().split(None, 1)
+        os.execve(interpreter[0], [*interpreter, *words], environment)
 
 
 def is_own(root: Root, path: str) -> bool:

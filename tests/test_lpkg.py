@@ -2843,6 +2843,38 @@ def test_scripts_order_and_arguments(world, shell):
     assert log(world) == []
 
 
+NO_EXEC = """set -e
+mkdir "$1/kept"
+cp -a "$1/root/var/." "$1/kept"
+mount --make-rprivate /
+mount -t tmpfs -o noexec tmpfs "$1/root/var"
+cp -a "$1/kept/." "$1/root/var"
+shift
+exec "$@"
+"""
+
+
+def test_scripts_where_var_executes_nothing(world, shell):
+    script_world(world, shell, noting())
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", NO_EXEC, "sh", world.folder, sys.executable, "-I", "-S",
+         SCRIPT, "--root", world.root, "--yes", "install", "a"], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and "can't run" not in done.stderr, done.stderr
+    assert log(world) == ["pre-install 1-0", "post-install 1-0 +a", "oninstall install / +a"]
+
+
+def test_a_script_of_what_is_gone_can_be_done_without(world, shell):
+    script_world(world, shell, noting("post-remove"))
+    dev(world, "install", "a").ok()
+    done = dev(world, "remove", "a")
+    path = world.root / lpkg.SCRIPTS / "a.post-remove"
+    assert done.status == 1 and f"; to do without it, remove {path}\n" in done.err
+    assert waiting(world) == ["failed a post-remove 1-0"]
+    path.unlink()
+    dev(world, "fix").ok()
+    assert waiting(world) == []
+
+
 @pytest.mark.parametrize("needs, order", [
     ({"a": ["c"], "b": [], "c": ["b"]}, "bca"),
     ({"a": ["b"], "b": ["a"], "c": ["a"]}, "bac"),
