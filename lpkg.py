@@ -2127,7 +2127,9 @@ def load_installed(root: Root) -> dict:
     installed = {}
     for name in filter(is_name, root.names(INSTALLED)):
         path = f"{INSTALLED}/{name}"
-        installed[name] = read_record(root.read(path), root.name(path))
+        data = root.read(path)
+        if data or root.lstat(path):    # else another lpkg has just removed it
+            installed[name] = read_record(data, root.name(path))
     for line in root.lines(ORIGINS):
         name, sha256, repository, *_ = (line + "\t\t").split("\t")
         if name in installed:
@@ -4183,6 +4185,10 @@ def cmd_install(options: "Options", state: State) -> int:
     plan = plan_install(universe, state.world, names, local)
     if plan.is_empty() and plan.world == state.world:
         return nothing_to_do(options, "it is installed already")
+    if plan.is_empty():
+        asked = sorted(set(plan.world.values()) - set(state.world.values()))
+        say(f"it is installed already; from now on you ask for {', '.join(asked)}")
+        options.yes = True              # it was said which
     return change_root(state, plan)
 
 

@@ -1704,6 +1704,26 @@ def test_questions_need_a_terminal(world):
     assert not world.root.exists()
 
 
+def test_install_of_what_came_along_says_what_it_changes(world):
+    chain_world(world)
+    done = run(*[word for word in world.arguments("install", "lib") if word != "--yes"]).ok()
+    assert done.err == "it is installed already; from now on you ask for lib\n"
+    assert (world.root / lpkg.WORLD).read_text() == "app\nlib\nother\n"
+
+
+def test_a_query_while_a_package_goes(world):
+    chain_world(world)
+
+    def before():
+        names = lpkg.Root.names
+        lpkg.Root.names = lambda root, path: names(root, path) + ["gone"] * (
+            path == lpkg.INSTALLED)
+
+    assert world.do("list", before=before).ok().out == "app 1-0\nbase 1-0\nlib 1-0\nother 1-0\n"
+    (world.root / lpkg.INSTALLED / "gone").write_bytes(b"")
+    world.do("list").refused("installed/gone: damaged")
+
+
 def test_nothing_to_do(world):
     world.pack({"a": {"f": b"1"}})
     world.index()
