@@ -1054,6 +1054,9 @@ def dead_end(want: Want, universe: Universe, system: System) -> str:
                for package in universe.candidates(want)[:3]]
     if not reasons and universe.named(name):
         reasons = ["there is only " + ", ".join(map(str, universe.named(name)[:3]))]
+        reasons += [f"{one.name} has {package}, which `lpkg install {name}@{one.name}` allows"
+                    for one in universe.repositories for package in one.index.find(name)[0]
+                    if want.met_by(package) and not universe.owns(package)][:1]
     if not reasons:
         reasons = ["no repository has it" + hint(name, universe) if universe.repositories
                    else NO_REPOSITORY]
