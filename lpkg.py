@@ -1916,7 +1916,9 @@ class Root:
         try:
             folder, name = self.place(path)
             return os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
             return None
 
     def open(self, path: str) -> object:

@@ -1639,6 +1639,19 @@ def test_a_file_moves_from_one_package_to_another(world):
     assert (world.root / "f").read_bytes() == b"2" and world.do("verify").ok()
 
 
+def test_a_conffile_whose_name_has_no_room_for_another_beside_it(world):
+    path = "etc/" + 255 * "n"
+    for version in "12":
+        world.pack({"a": {path: version.encode()}}, f"{version}-0")
+    world.index()
+    world.do("install", "a=1-0").ok()
+    run("--root", world.root, "audit").ok()
+    world.do("install", "a").ok()
+    assert (world.root / path).read_bytes() == b"2"
+    world.do("remove", "a").ok()
+    assert not (world.root / path).exists()
+
+
 def test_conflicts_and_strays_are_refused_before_anything_changes(world):
     world.pack({"a": {"f": b"1", "d/x": b"1"}, "b": {"f": b"2"}, "c": {"s": b"3"}, "e": {"d": b"4"},
                 "g": {"f/h": b"5"}, "i": {"l": "-> x"}})
