@@ -1480,10 +1480,10 @@ def open_file(path: str, folder: "int | None" = None) -> object:
     """The regular file PATH, open to be read: relative to FOLDER, where no symlink is followed, or
     anywhere. Never waits for a fifo."""
     flags = READ_FLAGS if folder is not None else READ_FLAGS & ~os.O_NOFOLLOW
-    file = open(os.open(path, flags, dir_fd=folder), "rb", buffering=0)
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
+    descriptor = os.open(path, flags, dir_fd=folder)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb", buffering=0)
+    os.close(descriptor)
     raise Fail(f"{path}: not a regular file")
 
 
@@ -1540,9 +1540,16 @@ class NewFiles:
         self.files = []
 
     def create(self, path: str, mode: int = 0o644) -> object:
-        """A new file, open for writing, that will be PATH."""
+        """A new file, open for writing, that will be PATH; what is no regular file, a device for
+        one, isn't replaced."""
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise Fail(f"{path}: is there, and not a regular file; name another")
         temporary = f"{path}.{os.urandom(6).hex()}.tmp"
-        file = open(os.open(temporary, NEW_FLAGS, mode), "wb")
+        try:
+            file = open(os.open(temporary, NEW_FLAGS, mode), "wb")
+        except OSError as error:
+            error.filename = path
+            raise
         self.files.append((temporary, path, file))
         return file
 

@@ -3545,6 +3545,18 @@ def test_bootstrap_folder(world):
     run(*arguments[:1], world.root, *arguments[1:]).refused("not empty")
 
 
+def test_what_is_written_takes_no_devices_place(world):
+    arguments = bootstrap_world(world)
+    place = world.folder / "null"
+    os.mknod(place, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    run(*arguments, "--tar", place).refused(f"{place}: is there, and not a regular file")
+    assert stat.S_ISCHR(os.stat(place).st_mode)
+    run(*arguments, "--tar", world.folder).refused(f"{world.folder}: is there")
+    none = world.folder / "none/x.tar"
+    run(*arguments, "--tar", none).refused(f"lpkg: {none}: No such file")
+    run("info", f"{world.folder}/").refused(f"{world.folder}/: not a regular file")
+
+
 @pytest.mark.parametrize("uid", [0, NOBODY])
 def test_bootstrap_tar_keeps_owners_without_root(world, uid, open_folder):
     arguments = bootstrap_world(world)
