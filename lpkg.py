@@ -1391,8 +1391,10 @@ def parse_public_key(data: bytes, what: str) -> PublicKey:
     return PublicKey(raw[2:10], raw[10:])
 
 
-def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> tuple:
-    """(key, trusted comment) of a minisign SIGNATURE of DATA by one of the TRUSTED, or Fail."""
+def check_signature(data: bytes, signature: bytes, trusted: list, what: str,
+                    way: str = "--key FILE") -> tuple:
+    """(key, trusted comment) of a minisign SIGNATURE of DATA by one of the TRUSTED, or Fail, which
+    says the WAY to trust another key."""
     import hashlib
     try:
         lines = split_lines(signature, ["untrusted comment: ", "", "trusted comment: ", ""])
@@ -1406,7 +1408,8 @@ def check_signature(data: bytes, signature: bytes, trusted: list, what: str) -> 
         raise Fail(f"{what}: signature of an unknown kind")
     keys = [key for key in trusted if key.id == key_id]
     if not keys:
-        raise Fail(f"{what}: signed by key {key_name(key_id)}, which is not trusted here")
+        raise Fail(f"{what}: signed by key {key_name(key_id)} (where that was announced as its "
+                   f"new key: {way}), which is not trusted here")
     message = hashlib.blake2b(data).digest() if algorithm == b"ED" else data
     for key in keys:
         if (ed25519_verify(key.raw, message, raw[10:])
@@ -2382,7 +2385,9 @@ def load_index(repository: Repository, serials: Serials, known: bytes) -> bytes:
         if known and seal == known.split(b"\t")[-1].decode():
             return None
         data = fetch_bytes(what, INDEX_LIMIT)
-        return (data, seal, *check_signature(data, signature, repository.keys, what))
+        name = repository.name
+        way = f"`lpkg key add {name}.2.pub`" if is_name(name) else "--key FILE"
+        return (data, seal, *check_signature(data, signature, repository.keys, what, way))
 
     fetched = consistent(fetch_both, repository.is_remote())
     if fetched is None:

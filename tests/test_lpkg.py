@@ -4877,7 +4877,7 @@ def test_s53_keys_change_and_go(world):
     dev(world, "key", "add", world.folder / "panux.2.pub", "--yes").ok()
     world.secret = world.folder / "panux.2.key"
     dev(world, "key", "remove", "panux").ok()
-    dev(world, "install", "base", "--offline").refused("not trusted here")
+    dev(world, "install", "base", "--offline").refused("not trusted here", "key add panux.2.pub`")
     world.index()
     dev(world, "update").ok()
     dev(world, "install", "base", "--offline").ok()
