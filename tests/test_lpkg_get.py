@@ -148,6 +148,16 @@ def offer(site, name="tool", version="1-0", **parts):
     site.ok("update")
 
 
+def test_a_package_that_the_repository_has_no_longer(site):
+    offer(site)
+    (site.packages / "tool-1-0.x86_64.lpkg").unlink()
+    site.pack({"tool": {"bin/tool": b"2"}}, "2-0")
+    site.index()
+    site.refused("install", "tool", says="lpkg-get update, or try again later", status=3)
+    site.ok("update")
+    assert site.ok("install", "tool").startswith("install tool 2-0")
+
+
 def flip(path, place):
     """Change a bit in the middle, or at the PLACE, of the file PATH."""
     data = bytearray(path.read_bytes())
