@@ -3906,6 +3906,12 @@ def execute(path: str, arguments: list) -> None:
             raise
         interpreter = first[2:].strip().split(None, 1)
         os.execve(interpreter[0], [*interpreter, *words], environment)
+    except OSError as error:
+        if not os.path.exists(path):
+            raise
+        is_missing = error.errno == errno.ENOENT    # its interpreter: the shell says so, and ends
+        way = ["-c", 'exec "$0" "$@"'] if is_missing else []
+        os.execve("/bin/sh", ["/bin/sh", *way, *words], environment)
 
 
 def is_own(root: Root, path: str) -> bool:

@@ -2896,6 +2896,21 @@ def test_scripts_where_var_executes_nothing(world, shell):
     assert log(world) == ["pre-install 1-0", "post-install 1-0 +a", "oninstall install / +a"]
 
 
+def test_a_script_whose_interpreter_is_missing_has_failed(world, shell):
+    script_world(world, shell, {"scripts": {"post-install": "#!/bin/none\n"}})
+    done = dev(world, "install", "a")
+    assert done.status == 1 and "its script post-install ended with status 127" in done.err
+    assert waiting(world) == ["failed a post-install 1-0"]
+
+
+def test_a_script_that_names_no_interpreter_is_the_shells(world, shell):
+    world.pack({"a": {".oninstall": b"echo $1 >> /log\n"}})
+    device(world)
+    add_shell(world.root, shell)
+    dev(world, "install", "a").ok()
+    assert log(world) == ["install"] and waiting(world) == []
+
+
 def test_a_script_of_what_is_gone_can_be_done_without(world, shell):
     script_world(world, shell, noting("post-remove"))
     dev(world, "install", "a").ok()
