@@ -883,6 +883,12 @@ class Want(Record):
         """Whether it is that a package stays, in some versions only."""
         return bool(self.staying and self.relation.operator)
 
+    def is_frozen(self) -> bool:
+        """Whether it is that a package stays in the very version that it has: a rebuild of that is
+        not wanted either."""
+        kept = self.staying
+        return self.is_held() and self.relation.text == f"{kept.name}={kept.version}"
+
     def met_by(self, package: Package) -> bool:
         """Whether PACKAGE, once chosen, is what is wanted."""
         if self.fixed:
@@ -975,7 +981,7 @@ class Universe:
             found = self.named(name)
         found = sorted((package for package in found if want.met_by(package)), key=lambda package: (
             package.name != name, package.name not in self.installed,
-            want.asked or self.installed.get(package.name) is not package))
+            want.asked and not want.is_frozen() or self.installed.get(package.name) is not package))
         heirs = self.replacing(want.staying) if want.staying and not want.is_held() else []
         return heirs + found if want.asked else found + heirs
 
@@ -4306,7 +4312,7 @@ def left_behind(universe: Universe, plan: Plan, names: list) -> dict:
 def is_held_back(universe: Universe, world: dict, package: Package, newer: Package) -> bool:
     """Whether it is the WORLD's relation for PACKAGE that NEWER doesn't fit."""
     it = stays(universe, package, world)
-    return it.is_held() and not it.met_by(newer)
+    return it.is_frozen() or it.is_held() and not it.met_by(newer)
 
 
 def why_behind(universe: Universe, world: dict, plan: Plan, package: Package,

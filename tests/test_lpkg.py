@@ -2575,6 +2575,24 @@ def test_rebuilt(world):
     assert (world.root / "f").read_bytes() == b"3"
 
 
+def test_what_is_held_is_not_rebuilt(world):
+    world.pack({"a": {"f": b"1"}})
+    device(world)
+    dev(world, "install", "a").ok()
+    dev(world, "hold", "a").ok()
+    os.unlink(world.packages / "a-1-0.x86_64.lpkg")
+    world.pack({"a": {"f": b"2"}})
+    world.index()
+    for words in ((), ("a",)):
+        done = dev(world, "upgrade", *words)
+        assert done.status == bool(words) and done.err.endswith(
+            "a 1-0 stays, though a 1-0 is available: you hold it; `lpkg unhold a` ends that\n")
+    assert (world.root / "f").read_bytes() == b"1"
+    dev(world, "unhold", "a").ok()
+    dev(world, "upgrade").ok()
+    assert (world.root / "f").read_bytes() == b"2"
+
+
 def test_downgrade(world):
     for version in ("1-0", "2-0", "3-0"):
         world.pack({"a": {"f": version.encode()}}, version)
