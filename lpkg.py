@@ -5147,7 +5147,7 @@ def differences(root: Root, entry: dict) -> list:
 
 
 def cmd_search(options: "Options", state: State) -> int:
-    """Search the repositories for a word in names and summaries."""
+    """Search the repositories for a word in names and summaries, the best matches first."""
     word = options.words[0]
     found = {}
     repositories = state.repositories()
@@ -5156,7 +5156,11 @@ def cmd_search(options: "Options", state: State) -> int:
     for repository in repositories:
         for line in repository.index.search(word):
             found.setdefault(line.partition(b"\t")[0], (repository, line))
-    found = sorted(found.values(), key=lambda pair: pair[1])
+    def rank(pair: tuple) -> tuple:
+        name, wanted = pair[1].partition(b"\t")[0].decode().lower(), word.lower()
+        return (name != wanted, not name.startswith(wanted), wanted not in name, pair[1])
+
+    found = sorted(found.values(), key=rank)
     if options.json:
         show_json([summary(repository.index.package(line)) for repository, line in found])
         return 0

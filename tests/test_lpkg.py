@@ -1753,6 +1753,11 @@ def test_search(world):
     assert world.do("search", "COMPress").ok().out == "zlib 1-0  compression for all\n"
     assert json.loads(world.do("search", "zli", "--json").ok().out)[0]["file"]
     assert world.do("search", "nothing").ok().out == ""
+    world.pack({"lib": {}, "a-lib": {}, "libz": {}, "b": {}}, b={"summary": "needs no Lib"})
+    world.index()
+    assert world.do("search", "LIB").ok().out.split("\n")[:-1] == [
+        "lib 1-0  ", "libz 1-0  ", "a-lib 1-0  ", "zlib 1-0  compression for all",
+        "b 1-0  needs no Lib"]
 
 
 def test_configured_repositories_and_keys(world):
