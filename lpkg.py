@@ -3312,8 +3312,8 @@ def verify_file(tx: Transaction, package: Package, entry: dict) -> None:
 
 def remember_owner(tx: Transaction, old: "dict | None", path: str) -> None:
     """Have the conffile PATH keep its mode and owner, where they aren't those of the OLD one."""
-    there = tx.root.lstat(path)
-    if (old and there and old["type"] == "file" and stat.S_ISREG(there.st_mode)
+    there = tx.root.lstat(path) if old else None
+    if (there and old["type"] == "file" and stat.S_ISREG(there.st_mode)
             and {"mode", "owner"}.intersection(differences(tx.root, old))):
         tx.owners[path] = {"uid": there.st_uid, "gid": there.st_gid, "type": "file",
                            "mode": f"{stat.S_IMODE(there.st_mode):04o}"}

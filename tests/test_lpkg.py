@@ -1639,6 +1639,20 @@ def test_a_file_moves_from_one_package_to_another(world):
     assert (world.root / "f").read_bytes() == b"2" and world.do("verify").ok()
 
 
+def test_a_conffile_becomes_a_directory_of_some_and_the_reverse(world):
+    world.pack({"a": {"etc/c": b"1"}})
+    device(world)
+    dev(world, "install", "a").ok()
+    world.pack({"a": {"etc/c/d/e": b"2"}}, "2-0")
+    world.index()
+    dev(world, "upgrade").ok()
+    assert (world.root / "etc/c/d/e").read_bytes() == b"2" and world.do("verify").ok()
+    dev(world, "undo").ok()
+    assert (world.root / "etc/c").read_bytes() == b"1" and world.do("verify").ok()
+    (world.root / "etc/c").write_bytes(b"mine")
+    dev(world, "upgrade").refused("/etc/c: in the way of a directory; move it away")
+
+
 def test_a_conffile_whose_name_has_no_room_for_another_beside_it(world):
     path = "etc/" + 255 * "n"
     for version in "12":
