@@ -2575,8 +2575,9 @@ def merge_manifests(packages: list, paths: "set | None" = None) -> dict:
             if other is entry:
                 continue
             if entry["type"] != "dir" or other["type"] != "dir":
-                raise Fail(f"{rival.name} and {package.name} both bring {path}; upgrade both, or "
-                           "install only one")
+                both = f"{rival.name} {package.name}"
+                raise Fail(f"{rival.name} and {package.name} both bring {path}; upgrade both "
+                           f"(`lpkg install {both}`), or install only one")
             if entry == other:
                 continue
             plain = folder_entry(path)

@@ -1634,7 +1634,7 @@ def test_a_file_moves_from_one_package_to_another(world):
     world.do("install", "a", "b").ok()
     world.pack({"a": {}, "b": {"f": b"2", "g": b"2"}}, "2-0")
     world.index()
-    world.do("install", "b").refused("both bring f; upgrade both")
+    world.do("install", "b").refused("both bring f; upgrade both (`lpkg install a b`)")
     world.do("install", "a", "b").ok()
     assert (world.root / "f").read_bytes() == b"2" and world.do("verify").ok()
 
