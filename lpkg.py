@@ -4730,7 +4730,8 @@ def cmd_repo_add(options: "Options", state: State) -> int:
     name = options.words[0]
     if name in dict(parse_repositories(lines)):
         raise Fail(f"{name}: is there already; `lpkg repo list` shows them")
-    words = [name, full_url(options.words[1])]      # a path is good from every folder
+    url = options.words[1]
+    words = [name, url and full_url(url)]   # a path is good from every folder
     line = " ".join(words)
     if parse_repositories([line]) != [words]:
         raise Fail(f"{line}: write NAME URL")

@@ -2147,7 +2147,7 @@ def test_repositories_are_added_and_removed(world):
         "name": "two", "url": "http://h/r"}
     for words, said in ((["two", "http://h/x"], "is there already"),
                         (["#x", "http://h"], "NAME URL"), (["x", "a b"], "NAME URL"),
-                        (["x", "a\ny b"], "NAME URL"),
+                        (["x", "a\ny b"], "NAME URL"), (["x", ""], "NAME URL"),
                         (["../x", "http://h"], "NAME URL")):
         dev(world, "repo", "add", *words).refused(said)
     dev(world, "repo", "add", "path", "./repo/", before=lambda: os.chdir(world.folder)).ok()
