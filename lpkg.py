@@ -566,7 +566,7 @@ class Package:
     def files(self) -> list:
         """The manifest's entries: of an installed package they are read when they are asked for."""
         if isinstance(self.listing, bytes):
-            self.listing = read_entries(self.listing, str(self))
+            self.listing = read_entries(self.listing, self.place())
         return self.listing
 
     def entries(self, paths: set) -> list:
@@ -575,8 +575,12 @@ class Package:
         if isinstance(self.listing, bytes):
             lines = [line for line in self.listing.split(b"\n")
                      if line.partition(b"\t")[0] in paths]
-            return read_entries(b"".join(line + b"\n" for line in lines), str(self))
+            return read_entries(b"".join(line + b"\n" for line in lines), self.place())
         return self.listing
+
+    def place(self) -> str:
+        """What has its list of files: a package, or the record of an installed one."""
+        return str(self) if self.origin else f"{INSTALLED}/{self.name}"
 
     def installed_size(self) -> int:
         """Bytes of its files."""

@@ -1978,6 +1978,18 @@ def test_a_damaged_state_is_one_line(world, path):
     assert refusals < 25
 
 
+def test_a_damaged_list_of_files_is_named_and_can_be_made_anew(world):
+    device(world)
+    path = world.root / lpkg.INSTALLED / "base"
+    path.write_bytes(path.read_bytes() + b"nonsense\n")
+    for words in (["verify"], ["remove", "base"]):
+        dev(world, *words).refused("var/lib/lpkg/installed/base: its list of files is damaged; "
+                                   "restore it or remove it")
+    path.unlink()                       # as it said
+    dev(world, "install", "base").ok()
+    dev(world, "verify").ok()
+
+
 def test_a_damaged_cached_index_is_fetched_anew(world):
     device(world)
     dev(world, "update").ok()
