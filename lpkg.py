@@ -3881,7 +3881,7 @@ def run_script(root: Root, path: str, arguments: list) -> "int | None":
     pid = os.fork()
     if pid == 0:
         try:
-            os.setpgid(0, 0)
+            os.setsid()                 # no terminal either, where it would wait for an answer
             os.fchdir(folder)
             start_afresh(writer)
             os.chroot(".")

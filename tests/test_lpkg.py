@@ -5903,6 +5903,14 @@ def test_what_a_script_prints_stands_below_its_name_on_a_terminal(world, shell):
     assert b"a: post-install\r\nlook here\r\n" in text
 
 
+def test_a_script_that_asks_the_terminal_gets_no_answer(world, shell):
+    script_world(world, shell, {"scripts": {"post-install": "read x </dev/tty || echo none"}})
+    (world.root / "dev").mkdir()
+    os.mknod(world.root / "dev/tty", 0o666 | stat.S_IFCHR, os.makedev(5, 0))
+    text = on_a_terminal(["--root", world.root, "install", "a"])
+    assert b"none\r\n" in text
+
+
 def console_blocks(path):
     """The (command, output) pairs of the blocks of a page that begin with `$ lpkg.py`."""
     with open(path, encoding="utf-8") as file:
