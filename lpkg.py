@@ -4213,7 +4213,14 @@ def cmd_install(options: "Options", state: State) -> int:
     """Install packages with what they need, or upgrade them."""
     local = read_locals(options, options.words)
     names = [word for word in options.words if not is_file_word(word)]
-    universe = state.universe(local)
+    try:
+        universe = state.universe(local)
+    except Later as error:
+        then = {**state.installed, **{package.name: package for package in local}}
+        if names or any(unmet(list(then.values()))):
+            raise
+        say(f"{error}; the files are taken without it")     # as from a stick, where no network is
+        universe = Universe(state.installed, [], local)
     if not (options.repo or options.offline) and is_news(universe, names):
         universe = state.universe(local, fresh=True)
     plan = plan_install(universe, state.world, names, local)

@@ -1800,6 +1800,18 @@ def test_local_files(world):
     assert run("files", files[0]).ok().out == "f\n" and "name: a" in run("info", files[0]).ok().out
 
 
+def test_local_files_need_no_network(world):
+    device(world, f"http://127.0.0.1:{free_port()}")
+    world.pack({"a": {"f": b"1"}, "b": {}}, b={"depends": ["none"]})
+    files = [world.packages / f"{name}-1-0.x86_64.lpkg" for name in "ab"]
+    for more in ([], ["--offline"]):
+        done = dev(world, "install", files[0], "--allow-unsigned", *more).ok()
+        assert "the files are taken without it" in done.err and "a 1-0" in listed(world)
+        dev(world, "remove", "a").ok()
+    dev(world, "install", files[1], "--allow-unsigned").refused("Connection", status=3)
+    dev(world, "install", files[0], "c", "--allow-unsigned").refused("Connection", status=3)
+
+
 # ---- records as text, the cached index, damage -------------------------------------------------
 
 ODD_CHARS = "ab \\\t\n\r\x0b\x1b\x85\u2028snt=#é\u0130~"
