@@ -99,6 +99,7 @@ FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 SETUID = stat.S_ISUID | stat.S_ISGID
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)      # a disk is full, or what this user may have of it
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
@@ -2142,7 +2143,7 @@ def take_lock(root: Root) -> None:
         os.truncate(root.lock, 0)
         os.write(root.lock, b"%d\n" % os.getpid())
     except OSError as error:            # a full disk needn't keep one from removing something
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_ROOM:
             raise
 
 
@@ -2997,7 +2998,7 @@ def run_transaction(tx: Transaction) -> None:
     try:
         prepare_change(tx)
     except OSError as error:
-        if error.errno != errno.ENOSPC or tx.plan.new or not tx.plan.old:
+        if error.errno not in NO_ROOM or tx.plan.new or not tx.plan.old:
             raise
         remove_bare(tx)
         return
@@ -6153,7 +6154,8 @@ def explain(error: OSError) -> str:
     """An OSError as one line: where, what, and what to do."""
     forbidden = ("run it as root, or on a --root of your own" if os.geteuid() else
                  "it is immutable (see lsattr), or its file system has no owners")
-    hints = {errno.ENOENT: "check the path", errno.ENOSPC: "make room and run it again",
+    room = "make room and run it again"
+    hints = {errno.ENOENT: "check the path", errno.ENOSPC: room, errno.EDQUOT: room,
              errno.EACCES: forbidden, errno.EPERM: forbidden,
              errno.EROFS: "mount it writable", errno.EIO: "the disk may be failing"}
     if error.errno == errno.ENOSPC and not inodes_left(error.filename):

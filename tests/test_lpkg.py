@@ -5491,7 +5491,8 @@ def test_a_script_before_removal_that_fails_has_a_way_out_that_works(world, shel
     assert "its script pre-remove can't run here and is passed over" in done.err
 
 
-def test_scripts_and_services_of_what_is_removed_on_a_full_disk(world, shell):
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_scripts_and_services_of_what_is_removed_on_a_full_disk(world, shell, error):
     init = b"#!/bin/sh\necho \"s $1\" >> /log\n"
     world.pack({"a": {"f": b"1"}, "b": {"etc/init.d/s": (init, 0o755)}},
                a={"scripts": {"pre-remove": "[ -e /mended ]"}},
@@ -5504,7 +5505,7 @@ def test_scripts_and_services_of_what_is_removed_on_a_full_disk(world, shell):
 
     def full():
         def stage(_):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(error, "No space left on device")
         lpkg.stage = stage
 
     before = snapshot(world.root)
