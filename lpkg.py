@@ -4354,14 +4354,19 @@ def cmd_update(options: "Options", state: State) -> int:
 
 
 def cmd_fetch(options: "Options", state: State) -> int:
-    """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache."""
+    """Fetch what an install of packages, or an upgrade of all, would fetch, into the cache; what is
+    named and installed too, for a fix, or an undo."""
     if options.words:
-        plan = plan_install(state.universe(), state.world, options.words)
+        universe = state.universe()
+        plan = plan_install(universe, state.world, options.words)
+        names = {want.relation.name for want in parse_words(options.words, universe.repositories)}
+        again = [find_old(state, universe, package.name, package.version, package.sha256)
+                 for package in plan.stay if package.name in names]
     else:
-        plan = plan_upgrade(state.newest(), state.world, list(state.installed))
+        plan, again = plan_upgrade(state.newest(), state.world, list(state.installed)), []
     state.root.make_folder(CACHE)
-    fetch_packages(plan.new, state.root, CACHE)
-    say(f"{counted(len(plan.new), 'package')} in {state.root.name(CACHE)}")
+    fetch_packages(plan.new + again, state.root, CACHE)
+    say(f"{counted(len(plan.new + again), 'package')} in {state.root.name(CACHE)}")
     return 0
 
 

@@ -2706,6 +2706,24 @@ def test_fetch_offline_and_clean(world):
     assert os.listdir(world.root / lpkg.INDEXES) == []
 
 
+def test_fetch_of_what_is_installed_serves_a_fix_and_an_undo(world):
+    with serving(folder_handler(world.repo)) as url:
+        world.pack({"a": {"f": b"1"}})
+        device(world, url)
+        dev(world, "install", "a").ok()
+        (world.root / "f").write_bytes(b"x")
+        dev(world, "fix", "a", "--offline").refused("`lpkg fetch a` puts it there", status=3)
+        assert "1 package in" in dev(world, "fetch", "a").ok().err
+        dev(world, "fix", "a", "--offline").ok()
+        assert (world.root / "f").read_bytes() == b"1"
+        (world.packages / "a-1-0.x86_64.lpkg").unlink()
+        world.pack({"a": {"f": b"2"}}, "2-0")
+        world.index()
+        dev(world, "upgrade").ok()
+        dev(world, "undo").ok()
+        assert (world.root / "f").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("change", ["other", "short", "link", "fifo"])
 def test_s26_an_altered_cache_is_not_believed(world, change):
     world.pack({"a": {"f": b"1"}})
