@@ -1954,6 +1954,12 @@ class Root:
             descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return b""
+        except OSError as error:
+            error.filename = self.name(path)
+            if error.errno != errno.ELOOP:
+                raise
+            raise Fail(f"{error.filename}: a symlink, and in the root none is followed; put the "
+                       "file itself there") from None
         return read_all(descriptor, self.name(path))
 
     def lines(self, path: str) -> list:

@@ -2151,6 +2151,10 @@ def test_a_removed_key_takes_what_it_signed(world):
     shutil.copy(world.key, world.folder / "other/second.pub")
     dev(world, "key", "add", world.folder / "other/second.pub").refused("key remove second")
     dev(world, "key", "remove", "none").refused("no such key")
+    link = world.root / "etc/lpkg/keys/link.pub"
+    link.symlink_to(world.key)
+    dev(world, "update").refused(f"{link}: a symlink, and in the root none is followed")
+    link.unlink()
     dev(world, "key", "remove", "panux").ok()
     dev(world, "install", "base").refused("panux: no key is trusted for it", "panux.pub")
     assert (world.root / lpkg.SERIALS).read_text() == ""
