@@ -2808,8 +2808,8 @@ def reasons(installed: dict, world: dict) -> dict:
 def plan_remove(installed: dict, world: dict, names: list) -> Plan:
     """The plan that removes NAMES; Fail, naming them, when others need one."""
     for name in [name for name in names if name not in installed]:
-        if nearest(name, installed):
-            raise Fail(f"{name} is not installed{nearest(name, installed)}")
+        if meant(name, installed):
+            raise Fail(f"{name} is not installed{meant(name, installed)}")
         say(f"{name} is not installed")
     chosen = {name: package for name, package in installed.items() if name not in names}
     for package, relation in unmet(list(chosen.values())):
@@ -2817,6 +2817,12 @@ def plan_remove(installed: dict, world: dict, names: list) -> Plan:
         raise Fail(f"{package.name} needs {relation.text}; remove "
                    f"{' '.join([package.name, *going])} as well")
     return settle(installed, chosen, world)
+
+
+def meant(name: str, installed: dict) -> str:
+    """What a NAME that is not INSTALLED may have meant: what provides it, or one alike."""
+    providers = by_answer(list(installed.values())).get(name)
+    return f"; {providers[0].name} provides it" if providers else nearest(name, installed)
 
 
 def unmet(packages: list) -> object:
@@ -4168,7 +4174,7 @@ class State:
         there."""
         for name in names:
             if name not in self.installed:
-                raise Fail(f"{name} is not installed{nearest(name, self.installed)}")
+                raise Fail(f"{name} is not installed{meant(name, self.installed)}")
         return [self.installed[name] for name in names] or list(self.installed.values())
 
 

@@ -1528,6 +1528,15 @@ def chain_world(world):
     world.do("install", "app", "other").ok()
 
 
+def test_what_provides_a_name_that_is_not_installed_is_named(world):
+    world.pack({"postfix": {}}, postfix={"provides": ["mta"]})
+    world.index()
+    world.do("install", "mta").ok()
+    for verb in ("remove", "why", "hold", "upgrade"):
+        world.do(verb, "mta").refused("mta is not installed; postfix provides it")
+    assert "nothing of that is installed" in world.do("remove", "other").ok().err
+
+
 def test_what_is_to_be_removed_as_well_is_named_at_once(world):
     chain_world(world)
     world.do("remove", "base").refused("remove lib app other as well")
