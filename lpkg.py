@@ -4569,6 +4569,11 @@ def cmd_undo(options: "Options", state: State) -> int:
     plan = plan_undo(state, one["changes"])
     if plan.is_empty() and plan.world == state.world:
         return nothing_to_do(options, "that is as it was before")
+    if plan.is_empty():
+        asked, before = set(plan.world.values()), set(state.world.values())
+        for word, relations in (("then", asked - before), ("no longer", before - asked)):
+            for relation in sorted(relations):
+                say(f"{relation} is {word} asked for")
     return change_root(state, plan)
 
 

@@ -2465,6 +2465,14 @@ def test_undo_of_autoremove_and_of_the_world(world):
     assert (world.root / lpkg.WORLD).read_text() == "base\n"
 
 
+def test_undo_of_a_hold_says_what_it_changes(world):
+    device(world)
+    dev(world, "hold", "base").ok()
+    assert dev(world, "undo").ok().err == (
+        "base is then asked for\nbase=1-0 is no longer asked for\n")
+    assert (world.root / lpkg.WORLD).read_text() == "base\n"
+
+
 def test_undo_keeps_what_was_edited(world):
     undo_world(world)
     install_first(world, "app", "lib")
