@@ -1419,8 +1419,8 @@ def check_signature(data: bytes, signature: bytes, trusted: list, what: str,
         raise Fail(f"{what}: signature of an unknown kind")
     keys = [key for key in trusted if key.id == key_id]
     if not keys:
-        raise Fail(f"{what}: signed by key {key_name(key_id)} (where that was announced as its "
-                   f"new key: {way}), which is not trusted here")
+        raise Fail(f"{what}: signed by key {key_name(key_id)} (if that was announced as the new "
+                   f"one: {way}), which is not trusted here")
     message = hashlib.blake2b(data).digest() if algorithm == b"ED" else data
     for key in keys:
         if (ed25519_verify(key.raw, message, raw[10:])
@@ -5192,6 +5192,7 @@ def cmd_search(options: "Options", state: State) -> int:
     for repository in repositories:
         for line in repository.index.search(word):
             found.setdefault(line.partition(b"\t")[0], (repository, line))
+
     def rank(pair: tuple) -> tuple:
         name, wanted = pair[1].partition(b"\t")[0].decode().lower(), word.lower()
         return (name != wanted, not name.startswith(wanted), wanted not in name, pair[1])
