@@ -615,6 +615,8 @@ def yaml_problem(path: str, text: str, error: Any) -> Fail:
     problem = ", ".join(filter(None, (error.context, error.problem)))
     if "mapping values are not allowed" in problem:
         problem = f"YAML makes a map of what has `: ` in it; if this is text, {QUOTE}"
+    elif lines[mark.line][mark.column:].startswith("\t"):
+        problem = "a tab, which YAML doesn't take here; indent with blanks"
     elif problem.startswith("while"):
         problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
     return Fail(f"{path}:{mark.line + 1}:{mark.column + 1}: {problem}")
