@@ -676,7 +676,7 @@ def find_recipes(directory: str) -> List[str]:
         raise Fail(f"{directory}: not a directory; name the one that holds the recipes")
     paths = []
     for parent, directories, files in os.walk(directory):
-        directories.sort()
+        directories[:] = sorted(name for name in directories if name[0] != ".")
         if RECIPE_FILE in files:
             paths.append(os.path.join(parent, RECIPE_FILE))
     return paths

@@ -2355,6 +2355,15 @@ def test_world_mk_knows_the_services_of_packages(world):
         assert said == f"pkggen: {message}"
 
 
+def test_what_is_hidden_is_no_recipe(world):
+    """As a copy that a version control or an editor keeps."""
+    world.recipe("a")
+    shutil.copytree(world.folder / "recipes/a", world.folder / "recipes/.history/a")
+    assert find(world.folder, "a") == "recipes/a\n"
+    done = run_tool("pkggen", "world-mk", "recipes", cwd=world.folder, env=world.env)
+    assert "world   1 of 1 recipes to build" in done.stderr and "can't" not in done.stderr
+
+
 def test_two_recipes_of_one_name(world):
     world.recipe("a")
     world.recipe("b")
