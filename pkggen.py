@@ -2930,14 +2930,17 @@ def download_and_hash(url: str, part: Any, name: str, wanted: Optional[str]) -> 
         resumed = part.seek(0, os.SEEK_END)
         download(url, part, name)
         part.seek(0)
+        is_page = re.match(rb"\s*<(!doctype )?html", part.read(99), re.I) and "htm" not in name
+        part.seek(0)
         digest = file_digest(os.dup(part.fileno()))  # not by its path: others may write the folder
         if not part.tell():
             raise Unreachable("the answer is empty")
-        if wanted in (None, digest):
+        if digest == wanted or not (wanted or is_page):
             return digest
         part.truncate(0)
         if not resumed:  # else what it went on with may have been another file's, or spoilt
-            raise Unreachable(OTHER_BYTES.format(digest, wanted))
+            raise Unreachable("the answer is a web page, not the file" if is_page
+                              else OTHER_BYTES.format(digest, wanted))
 
 
 def lock_file(path: str, what: str) -> Any:

@@ -1029,6 +1029,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def empty(self, body):
         self.give(b"")
 
+    def page(self, body):
+        self.give(b"\n<!DOCTYPE HTML><html>Log in first</html>")
+
     def badlength(self, body):
         self.send_response(200)
         self.send_header("Content-Length", "many")
@@ -1382,6 +1385,22 @@ def test_an_answer_without_bytes(env, upstream):
     done = fetch(env, upstream.base + "/empty/f", upstream.base + "/badlength/f")
     assert done.returncode == 0, done.stderr
     assert cached(env) == {GOOD: BODY}
+
+
+def test_a_web_page_in_the_place_of_a_source(tmp_path, env, upstream):
+    """What a login page of a network says never becomes a recipe's hash."""
+    url = upstream.base + "/page/f"
+    assert f"{url}: the answer is a web page, not the file; bring" in one_line(fetch(env, url))
+    folder = write_recipe(tmp_path / "r", recipe_text(sources=[url]))
+    before = (folder / "pkgen.yaml").read_bytes()
+    done = run_tool("pkggen", "hash", folder, env=env, check=False)
+    assert f"hash    {url}: the answer is a web page, not the file\n" in done.stderr
+    assert done.returncode == 1 and (folder / "pkgen.yaml").read_bytes() == before
+    assert cached(env) == {}
+    upstream.files["f.html"] = BODY
+    page = write_recipe(tmp_path / "p", recipe_text(sources=[upstream.base + "/page/f.html"]))
+    run_tool("pkggen", "hash", page, env=env)
+    assert fetch(env, url, upstream.base + "/good/f").returncode == 0
 
 
 def test_urls_as_people_write_them(tmp_path, env, upstream):
