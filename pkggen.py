@@ -3023,24 +3023,27 @@ def open_url(url: str, have: int = 0) -> Any:
             if old.type == "https" and not rest[-1].lower().startswith("https:"):
                 problem = f"it redirects from https to {shown_url(rest[-1])}"
                 raise urllib.error.HTTPError(old.full_url, code, problem, rest[1], file)
+            hosts.append(url_host(rest[-1]))
             return super().redirect_request(old, file, code, *rest)
 
     url, login = ascii_url(url)
+    hosts = [url_host(url)]
     request = urllib.request.Request(url, headers={"User-Agent": f"pkggen/{VERSION}"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     if login:
         request.add_unredirected_header("Authorization", login)
     try:
-        with asking(url_host(url)):
+        with asking(hosts):
             return urllib.request.build_opener(Redirects).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # what is there is of another file, or whole
             return open_url(url)
-        raise Unreachable(f"{error.code} {error.reason}") from None
+        raise Unreachable(" ".join(f"{error.code} {error.reason}".split())) from None
     except OSError as error:
         reason = getattr(error, "reason", error)
-        raise Unreachable(str(getattr(reason, "strerror", None) or reason)) from None
+        over = f"it redirects to {hosts[-1]}: " if len(hosts) > 1 else ""
+        raise Unreachable(f"{over}{getattr(reason, 'strerror', None) or reason}") from None
 
 
 def ascii_url(url: str) -> Tuple[str, str]:
@@ -3084,14 +3087,17 @@ def receive(reply: Any, part: Any, have: int, name: str) -> None:
 
 
 @contextlib.contextmanager
-def asking(host: str) -> Iterator[None]:
-    """Around a first word to HOST: when it gives no answer it is dead for DEAD_SECONDS.
+def asking(hosts: List[str]) -> Iterator[None]:
+    """Around a first word to HOSTS[0]: when it gives no answer it is dead for DEAD_SECONDS.
+
+    With more of HOSTS at the end it has answered, and led to these.
 
     Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
     OUT/fetch/dead/HOST: not empty, and as old as the last try.
     """
     import ssl
 
+    host = hosts[0]
     mark = os.path.join(private_folder("dead"), urllib.parse.quote(host, safe="") or "-")
     with lock_file(mark, f"fetch   {host}") as file:
         state = os.fstat(file.fileno())
@@ -3104,7 +3110,7 @@ def asking(host: str) -> Iterator[None]:
             reason = getattr(error, "reason", error)  # of a 404 a text
             # A server with a wrong certificate answers: with another SSL_CERT_FILE it may serve.
             answers = not isinstance(reason, OSError) or isinstance(reason, ssl.CertificateError)
-            if host and not answers:
+            if host and len(hosts) == 1 and not answers:
                 file.write(b"dead\n")
             raise
         finally:

@@ -1190,6 +1190,21 @@ def test_redirect(env, upstream):
     assert cached(env) == {GOOD: BODY}
 
 
+def test_redirect_to_a_host_that_does_not_answer(env, upstream):
+    """It is that one which is blamed: the host that led there answers, and is asked again."""
+    upstream.elsewhere = f"https://localhost:{free_port()}/f"
+    said = one_line(fetch(env, upstream.base + "/leaves/f"))
+    host = upstream.elsewhere.split("/")[2]
+    assert f"/leaves/f: it redirects to {host}: Connection refused; bring" in said
+    done = fetch(env, upstream.base + "/leaves/f", upstream.base + "/good/f")
+    assert done.returncode == 0 and cached(env) == {GOOD: BODY}
+
+
+def test_redirect_in_a_circle(env, upstream):
+    upstream.elsewhere = upstream.base + "/leaves/f"
+    assert "/leaves/f: 302 " in one_line(fetch(env, upstream.elsewhere))
+
+
 def test_404_then_the_next_alternative(env, upstream):
     said = one_line(fetch(env, upstream.base + "/good/none"))
     assert f"404 Not Found; bring the file by hand as {env['SOURCES']}/{GOOD}" in said
