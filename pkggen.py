@@ -3631,7 +3631,8 @@ def look_into(path: str, name: str) -> Archive:
             texts = dict(read_members(tar, name))
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError,
             RecursionError):
-        raise Fail(f"{name}: not a whole tar archive; write the recipe by hand") from None
+        raise Fail(f"{name}: not a whole .tar, .tar.gz, .tar.bz2 or .tar.xz; "
+                   "write the recipe by hand") from None
     tops = {path.partition("/")[0] for path in texts}
     prefix = min(tops) + "/" if len(tops) == 1 and tops.isdisjoint(texts) else ""
     texts = {path[len(prefix):]: text for path, text in texts.items()}

@@ -4289,8 +4289,8 @@ def test_new_never_overwrites(world, upstream):
     "data, file, message",
     [
         (tarball({"README": ""}), "hello-1.2.tgz", "hello-1.2.tgz: it has no configure, meson"),
-        (b"PK\x03\x04", "hello-1.2.zip", "hello-1.2.zip: not a whole tar archive; write the"),
-        (tarball({"Makefile": "x" * 9000})[:-99], "hello-1.tgz", "not a whole tar archive; write"),
+        (b"PK\x03\x04", "hello-1.2.zip", "hello-1.2.zip: not a whole .tar, .tar.gz, .tar.bz2 or"),
+        (tarball({"Makefile": "x" * 9000})[:-99], "hello-1.tgz", "or .tar.xz; write the recipe by"),
         (b"", "hello.tar.gz", "hello.tar.gz: not a name like hello-1.2.tar.gz; write the"),
         (b"", "hello-1.2'.tar", "hello-1.2'.tar: not a name like hello-1.2.tar.gz; write the rec"),
         (None, "hello-1.tar", "there is nothing to be had; give a URL that can be fetched"),
