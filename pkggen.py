@@ -3965,6 +3965,12 @@ def what_is_missing(name: str, archive: Archive, known: Dict[str, str]) -> Itera
                    f"`pkggen.py new {one} deb-src:{one}` writes one")
     if CXX_LIBRARY not in known and asks_for_cxx(archive):
         yield f"it asks for C++, and no recipe of the tree makes {CXX_LIBRARY}"
+    for path, text in archive.find(r"(.*/)?Makefile\.in").items():
+        for manual in re.findall(r"(?m)^info_TEXINFOS *= *([\w./-]+)", text):
+            manual = os.path.normpath(os.path.join(os.path.dirname(path), manual))
+            if manual not in archive.files:
+                yield (f"{manual} is not in the archive: Debian leaves some manuals out, and the "
+                       "build may stop at that; upstream's own has it")
 
 
 # ---- the recipe ----------------------------------------------------------------------------------

@@ -4117,6 +4117,16 @@ def test_new_fills_in_what_the_source_says(world, upstream):
         "new     it asks for bar, which no recipe of the tree makes")
 
 
+def test_new_tells_of_a_manual_that_the_archive_lacks(world, upstream):
+    """Debian's archives of some GNU programs do, and make stops at it."""
+    files = {"configure": "--localstatedir=DIR", "doc/hello.texi": "",
+             "doc/Makefile.in": "info_TEXINFOS =  hello.texi more.texi\ninfo_TEXINFOS =\n"}
+    assert ".texi" not in new_script(world, upstream, files)[1]
+    del files["doc/hello.texi"]
+    said = new_script(world, upstream, {**files, "x": ""})[1]
+    assert "new     doc/hello.texi is not in the archive: Debian leaves some manuals out" in said
+
+
 def test_new_finds_libraries_in_built_packages(world, upstream):
     """ncursesw is a name that only the files of ncurses-dev have."""
     script = ["cd out/ncurses-dev", "mkdir -p usr/lib/pkgconfig", "echo >usr/lib/libmenuw.a",
