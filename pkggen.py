@@ -1850,7 +1850,8 @@ def write_sysroot(
     run_lpkg(["bootstrap", "--tar", "-", "--allow-unsigned", "--no-database", *paths], None, file)
 
 
-def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
+def run_lpkg(arguments: List[str], stdin: Any, stdout: Any, what: str = "") -> None:
+    """Run lpkg; Fail with what it says, where that is of its stdin after WHAT stdin is."""
     command = [sys.executable, os.path.join(HERE, "lpkg.py"), *arguments]
     with tempfile.TemporaryFile() as errors:
         done = subprocess.run(command, stdin=stdin or subprocess.DEVNULL, stdout=stdout,
@@ -1859,7 +1860,8 @@ def run_lpkg(arguments: List[str], stdin: Any, stdout: Any) -> None:
         lines = errors.read().decode(errors="replace").strip().splitlines()
     if done.returncode:
         reason = lines[-1] if lines else f"{arguments[0]} ended with {done.returncode}"
-        raise Fail(reason[len("lpkg: "):] if reason.startswith("lpkg: ") else f"lpkg: {reason}")
+        said = re.fullmatch("lpkg: (stdin: )?(.*)", reason)
+        raise Fail(f"{what if said[1] else ''}{said[2]}" if said else f"lpkg: {reason}")
 
 
 def run_build(recipe: Recipe, work: Work, tar_in: Any, tar_out: Any, usual: float) -> None:
@@ -2024,7 +2026,8 @@ def pack(recipe: Recipe, work: Work, tar_out: Any, folder: str) -> Dict[str, Dic
             tempfile.TemporaryFile("w+") as listing:
         json.dump(metadata(recipe), file)
         file.flush()
-        run_lpkg(["pack", "--meta", file.name, "-o", folder], tar_out, listing)
+        run_lpkg(["pack", "--meta", file.name, "-o", folder], tar_out, listing,
+                 f"{recipe.path}: ")
         listing.seek(0)
         rows = [line.split() for line in listing]
     return {name: package_record(work, os.path.join(folder, path), size, digest)

@@ -2924,6 +2924,8 @@ def test_what_lpkg_refuses_ends_the_build(world):
     assert looked_at(world, ": >out/a/su; chmod 4755 out/a/su", status=2) == (
         "pkggen: a: su is setuid or setgid and nobody said so; add `/su: 0:0:4755` to owners, or "
         "take the bit away")
+    assert looked_at(world, "mkfifo out/a/f; : >out/a/g", status=2) == (
+        "pkggen: recipes/a/pkgen.yaml: out/a/f is a device, a fifo or sparse; leave it out")
 
 
 def test_an_elf_file_that_lies_about_itself_is_looked_at_in_bounded_time(tmp_path):
