@@ -3936,7 +3936,7 @@ def wanted_packages(archive: Archive, known: Dict[str, str]) -> List[str]:
     asked = [*asked_libraries(archive, NAMED_LIBRARY + LINKED_LIBRARY), *archive.libraries,
              *(re.sub("^lib", "", name) for name in archive.libraries)]
     needs = {known[name] for name in asked if name in known}
-    kernel = r"(?m)^#\s*include\s*<(?:(?:linux|asm|mtd|scsi)/|sys/(?:kd|vt|soundcard)\.h)"
+    kernel = r"(?m)^\s*#\s*include\s*<(?:(?:linux|asm|mtd|scsi)/|sys/(?:kd|vt|soundcard)\.h)"
     if "linux-headers" in known and any(
             re.search(kernel, text) for text in archive.find(SOURCE_FILE).values()):
         needs.add("linux-headers")

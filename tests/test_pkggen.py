@@ -4109,7 +4109,7 @@ def test_new_fills_in_what_the_source_says(world, upstream):
         "configure.ac": "PKG_CHECK_MODULES([Z], [zlib >= 1.2 bar])\nAC_CHECK_LIB(m, sin)\n"
                         "MY_CHECK_LIB([ncurses], [f])\nAC_CHECK_LIB($1, $2)\n",
         "src/Makefile.am": "include_HEADERS = hello.h\n", "tests/a.c": "PKG_CHECK_MODULES(X, no)",
-        "src/hello.c": "#include <linux/kd.h>\n", "COPYING": MIT,
+        "src/hello.c": "\t# include <linux/kd.h>\n", "COPYING": MIT,
         "doc/hello.1": ".TH H\n.SH NAME\nhello \\- greets: you \u00e9.\n.SH MORE\n",
         "README": "see https://hello.example/.\nor https://hello.example/hello.git\n"})
     done = new(world, upstream, data)
