@@ -1767,7 +1767,7 @@ def build_now(recipe: Recipe, work: Work) -> None:
     seconds = round(time.monotonic() - started, 1)
     built = BuildRecord(inputs, packages, seconds, build_texts(recipe))
     work.record(recipe.record_name, built)
-    remove_former(work, before, built)
+    remove_former(recipe, work, before, built)
     say(f"built   {recipe.full_name}: {sizes(built, before)}, {built.seconds:.0f} s")
     if before is None and not recipe.is_stage:
         for line in (*advice, *unprovided_libraries(recipe, work, built)):
@@ -2290,13 +2290,25 @@ def unprovided_libraries(recipe: Recipe, work: Work, built: BuildRecord) -> Iter
                     yield f"{name} needs {need[3:]}: {CHECKS['library'][1]} (library)"
 
 
-def remove_former(work: Work, before: Optional[BuildRecord], built: BuildRecord) -> None:
-    """Remove the package files of the build before that this one did not make again."""
+def remove_former(
+    recipe: Recipe, work: Work, before: Optional[BuildRecord], built: BuildRecord) -> None:
+    """Remove the package files of the build before that this one did not make again.
+
+    Another recipe's record of one of the packages goes too: the package was that one's before it
+    was renamed, or gave it away.
+    """
+    former, paths = [before] if before else [], []
+    for name, record in () if recipe.is_stage else Work(work.arch).built.items():
+        if not (name == recipe.name or name.startswith("stage/")
+                or record.packages.keys().isdisjoint(built.packages)):
+            former.append(record)
+            paths.append(os.path.join(work.records, name + ".built"))
     files = {facts["file"] for facts in built.packages.values()}
-    for facts in before.packages.values() if before else ():
-        if facts["file"] not in files:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(work.package_path(facts))
+    paths += [work.package_path(facts) for record in former for facts in record.packages.values()
+              if facts["file"] not in files]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 # ==== A tree of recipes ===========================================================================

@@ -2587,6 +2587,19 @@ def test_a_cut_output_is_no_build(world):
     assert world.packages() == []
 
 
+def test_a_recipe_that_is_renamed(world):
+    """What needs its packages gets those of the new one; a package that is made no more goes."""
+    world.recipe("z", packages={"p": None, "p-more": None})
+    world.recipe("q", ["p"], ["cat ../sysroot/p >out/q/p"])
+    assert world.make()[1] == ["z", "q"]
+    shutil.rmtree(world.folder / "recipes/z")
+    world.recipe("a", script=["echo more >>out/p/more"], packages={"p": None})
+    assert world.make()[1] == ["a", "q"]
+    assert world.packages() == ["p-1-0.x86_64.lpkg", "q-1-0.x86_64.lpkg"]
+    assert sorted(path.name for path in world.out.rglob("*.built")) == ["a.built", "q.built"]
+    assert world.make() == ("", [])
+
+
 def test_a_record_that_is_spoilt(world):
     world.recipe("a")
     world.make()
