@@ -2105,7 +2105,8 @@ CHECKS: Dict[str, Tuple[bool, str]] = {
     "dangling": (False, "a link to what none of the recipe's packages has"),
     "conffiles": (False, "files below etc/ that conffiles doesn't name"),
     "copies": (False, "the same bytes under several names: make links of them"),
-    "library": (False, "no package provides the library that it needs"),
+    "library": (False, "no package provides the library that it needs; libc.so.6 is the "
+                       "builder's, so compile with $(CC)"),
 }
 DEV_PATHS = r"usr/include/.|usr/lib/[^/]*\.a$|usr/(lib|share)/pkgconfig/."
 LINKER_LINK = r"usr/lib/lib[^/]*\.so$"
@@ -3721,6 +3722,9 @@ def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
     script = BUILD_KINDS[kind][2]
     if kind == "make":
         script = make_script(name, archive, folder)
+    elif kind == "own":     # it may know no compiler but its own
+        compilers = "CC=$(CC)" + " CXX=$(CXX)" * asks_for_cxx(archive)
+        script = script.replace("-C PLACE", f"-C PLACE {compilers}")
     text = archive.texts.get(os.path.join(folder, "configure"), "")
     options = [option for option in OPTIONS if re.search(
         f"  {option.partition('=')[0].replace('without', 'with(out)?')}[ =]", text)]

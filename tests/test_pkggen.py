@@ -4069,6 +4069,15 @@ def test_new_writes_a_recipe_that_builds(world, upstream, kind, top):
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_new_gives_a_configure_of_its_own_the_compilers_of_the_build(world, upstream):
+    """It may look for gcc alone, and what that compiles doesn't run here."""
+    files = {"configure": "CC=gcc\n", "main.c": ""}
+    assert "$(MAKE) -C hello CC=$(CC)\n" in new_script(world, upstream, files)[0]
+    files = {"unix/configure": "CXX=g++\n", "main.cc": ""}
+    install = "$(MAKE) -C hello/unix CC=$(CC) CXX=$(CXX) DESTDIR=$(CURDIR)/out/hello install"
+    assert install in new_script(world, upstream, files)[0]
+
+
 def test_new_writes_a_library_as_two_packages(world, upstream):
     files = {"configure": CONFIGURE.format(help="") + f"cat >Makefile <<'END'\n{LIBRARY}END\n"}
     assert new(world, upstream, tarball({**files, "hello.pc.in": ""})).returncode == 0
