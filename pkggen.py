@@ -2258,7 +2258,8 @@ def findings(recipe: Recipe, files: List[OutFile]) -> Iterator[Tuple[str, str]]:
         if file.path.startswith("etc/") and file.kind == tarfile.REGTYPE and (
                 file.package, file.path) not in conffiles:
             yield "conffiles", file.path
-        if file.kind == tarfile.SYMTYPE and link_target(file) not in paths:
+        target = os.path.join("/", os.path.dirname(file.path), file.target)
+        if file.kind == tarfile.SYMTYPE and clean_path(target) not in paths:
             yield "dangling", f"{file.path} -> {file.target}"
         if file.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):     # a package has no hard links
             content = names.get(file.target, file)
@@ -2273,11 +2274,6 @@ def parents(path: str) -> Iterator[str]:
     while "/" in path:
         path = path.rpartition("/")[0]
         yield path
-
-
-def link_target(file: OutFile) -> str:
-    """The path in the root that a link leads to."""
-    return clean_path(os.path.join("/", os.path.dirname(file.path), file.target))
 
 
 def unprovided_libraries(recipe: Recipe, work: Work, built: BuildRecord) -> Iterator[str]:
@@ -2298,15 +2294,13 @@ def remove_former(
     Another recipe's record of one of the packages goes too: the package was that one's before it
     was renamed, or gave it away.
     """
-    former, paths = [before] if before else [], []
-    for name, record in () if recipe.is_stage else Work(work.arch).built.items():
-        if not (name == recipe.name or name.startswith("stage/")
-                or record.packages.keys().isdisjoint(built.packages)):
-            former.append(record)
-            paths.append(os.path.join(work.records, name + ".built"))
+    others = {} if recipe.is_stage else Work(work.arch).built
+    former = {name: record for name, record in others.items() if name != recipe.name
+              and name[:6] != "stage/" and {*record.packages} & {*built.packages}}
+    paths = [os.path.join(work.records, name + ".built") for name in former]
     files = {facts["file"] for facts in built.packages.values()}
-    paths += [work.package_path(facts) for record in former for facts in record.packages.values()
-              if facts["file"] not in files]
+    paths += [work.package_path(facts) for record in (before, *former.values()) if record
+              for facts in record.packages.values() if facts["file"] not in files]
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -3104,9 +3098,8 @@ def receive(reply: Any, part: Any, have: int, name: str) -> None:
 
 @contextlib.contextmanager
 def asking(hosts: List[str]) -> Iterator[None]:
-    """Around a first word to HOSTS[0]: when it gives no answer it is dead for DEAD_SECONDS.
-
-    With more of HOSTS at the end it has answered, and led to these.
+    """Around a first word to HOSTS[0], which adds those that it leads to: when it gives no answer
+    it is dead for DEAD_SECONDS.
 
     Fetches that run at once take turns, so that a dead host is asked by one of them. The mark is
     OUT/fetch/dead/HOST: not empty, and as old as the last try.
@@ -3647,8 +3640,7 @@ def look_into(path: str, name: str) -> Archive:
             texts = dict(read_members(tar, name))
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError,
             RecursionError):
-        raise Fail(f"{name}: not a whole .tar, .tar.gz, .tar.bz2 or .tar.xz; "
-                   "write the recipe by hand") from None
+        raise Fail(f"{name}: not a whole tar (gz, bz2, xz); write the recipe by hand") from None
     tops = {path.partition("/")[0] for path in texts}
     prefix = min(tops) + "/" if len(tops) == 1 and tops.isdisjoint(texts) else ""
     texts = {path[len(prefix):]: text for path, text in texts.items()}
@@ -3986,10 +3978,9 @@ def what_is_missing(name: str, archive: Archive, known: Dict[str, str]) -> Itera
         yield f"it asks for C++, and no recipe of the tree makes {CXX_LIBRARY}"
     for path, text in archive.find(r"(.*/)?Makefile\.in").items():
         for manual in re.findall(r"(?m)^info_TEXINFOS *= *([\w./-]+)", text):
-            manual = os.path.normpath(os.path.join(os.path.dirname(path), manual))
-            if manual not in archive.files:
-                yield (f"{manual} is not in the archive: Debian leaves some manuals out, and the "
-                       "build may stop at that; upstream's own has it")
+            if os.path.join(os.path.dirname(path), manual) not in archive.files:
+                yield (f"the archive has no {manual}, as Debian leaves some manuals out; if the "
+                       "build stops at that, take upstream's own archive")
 
 
 # ---- the recipe ----------------------------------------------------------------------------------
@@ -4145,7 +4136,9 @@ def cmd_new(options: argparse.Namespace) -> None:
     known = tree_libraries(options)
     if url.startswith("deb-src:"):
         archive = ask_debian(url, archive)
-        url = with_deb_src_version(url, archive.debian.get("Version", ""))
+        at, version_there = DEB_SRC.fullmatch(url).end("package"), archive.debian.get("Version")
+        if version_there and "=" not in url[:at]:   # so that it stays what it is now
+            url = f"{url[:at]}={version_there}{url[at:]}"
     own = (name, f"{name}-dev")
     with bounded(file):
         needs = [need for need in wanted_packages(archive, known) if need not in own]
@@ -4170,12 +4163,6 @@ def with_deb_src_file(url: str) -> str:
     if scheme != "deb-src" or match and re.search(ARCHIVE, match["file"]):
         return url
     return f"{url}/{deb_src_files(package)[0][0]}"
-
-
-def with_deb_src_version(url: str, version: str) -> str:
-    """deb-src:[SUITE/]PACKAGE/FILE with =VERSION, so that it stays what it is now."""
-    at = DEB_SRC.fullmatch(url).end("package")
-    return url if not version or "=" in url[:at] else f"{url[:at]}={version}{url[at:]}"
 
 
 def cmd_build(options: argparse.Namespace) -> None:

@@ -4148,7 +4148,7 @@ def test_new_tells_of_a_manual_that_the_archive_lacks(world, upstream):
     assert ".texi" not in new_script(world, upstream, files)[1]
     del files["doc/hello.texi"]
     said = new_script(world, upstream, {**files, "x": ""})[1]
-    assert "new     doc/hello.texi is not in the archive: Debian leaves some manuals out" in said
+    assert "new     the archive has no hello.texi, as Debian leaves some manuals out; if" in said
 
 
 def test_new_finds_libraries_in_built_packages(world, upstream):
@@ -4323,8 +4323,8 @@ def test_new_never_overwrites(world, upstream):
     "data, file, message",
     [
         (tarball({"README": ""}), "hello-1.2.tgz", "hello-1.2.tgz: it has no configure, meson"),
-        (b"PK\x03\x04", "hello-1.2.zip", "hello-1.2.zip: not a whole .tar, .tar.gz, .tar.bz2 or"),
-        (tarball({"Makefile": "x" * 9000})[:-99], "hello-1.tgz", "or .tar.xz; write the recipe by"),
+        (b"PK\x03\x04", "hello-1.2.zip", "hello-1.2.zip: not a whole tar (gz, bz2, xz); write the"),
+        (tarball({"Makefile": "x" * 9000})[:-99], "hello-1.tgz", "a whole tar (gz, bz2, xz);"),
         (b"", "hello.tar.gz", "hello.tar.gz: not a name like hello-1.2.tar.gz; write the"),
         (b"", "hello-1.2'.tar", "hello-1.2'.tar: not a name like hello-1.2.tar.gz; write the rec"),
         (None, "hello-1.tar", "there is nothing to be had; give a URL that can be fetched"),
