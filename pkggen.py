@@ -615,7 +615,9 @@ def yaml_problem(path: str, text: str, error: Any) -> Fail:
     problem = ", ".join(filter(None, (error.context, error.problem)))
     if "mapping values are not allowed" in problem:
         problem = f"YAML makes a map of what has `: ` in it; if this is text, {QUOTE}"
-    elif lines[mark.line][mark.column:].startswith("\t"):
+    elif lines[mark.line].startswith("{{", mark.column):
+        problem = f"YAML has a meaning of its own for {{{{ in a list in brackets; {QUOTE}"
+    elif lines[mark.line].startswith("\t", mark.column):
         problem = "a tab, which YAML doesn't take here; indent with blanks"
     elif problem.startswith("while"):
         problem += f" (begun at {begun.line + 1}:{begun.column + 1})"
