@@ -3491,8 +3491,8 @@ SOURCES_LIMIT = 2000
 ARCHIVE = r"(?:\.orig)?(?:\.tar(?:\.\w+)?|\.tgz|\.tbz2?|\.txz)$"
 # What is read of an archive: as deep as three directories, but nothing of tests.
 BUILD_FILE = (
-    r"(?:[^/]+/){0,2}(configure(\.ac|\.in)?|(GNUm|m|M)akefile(\.am|\.in|\.inc)?|meson\.build|"
-    r"CMakeLists\.txt|[^/]+\.pc(\.in)?)")
+    r"(?:[^/]+/){0,2}(configure(\.ac|\.in)?|(GNUm|m|M)akefile(\.am|\.in|\.inc)?|Make\.\w+|"
+    r"[\w-]+\.mk|meson\.build|CMakeLists\.txt|[^/]+\.pc(\.in)?)")
 LICENSE_FILE = r"(?i)(?:[^/]+/)?(COPYING|LICEN[CS]E|UNLICENSE|COPYRIGHT)(?!.*DOC)[^/]*"
 README = r"README[^/]*"
 # Other programs' sources, with licences of their own.
@@ -3733,8 +3733,8 @@ def build_script(name: str, archive: Archive, kind: str, folder: str) -> str:
 def make_script(name: str, archive: Archive, folder: str) -> str:
     """How the Makefiles at and below FOLDER build and install, by the variables that they have."""
     text = "\n".join(text for path, text in archive.find(BUILD_FILE).items()
-                     if path.startswith(folder) and "akefile" in path)
-    command = "$(MAKE) -C PLACE" + " CC=$(CC)" * bool(re.search(r"(?m)^\s*CC\s*:*=", text))
+                     if path.startswith(folder) and re.search(r"akefile|Make\.|\.mk$", path))
+    command = "$(MAKE) -C PLACE" + " CC=$(CC)" * bool(re.search(r"\bCC\s*:*[=,]", text))
     if not re.search(r"(?m)^[\w ./-]*\binstall\b[\w ./-]*::?(?!=)", text):
         return command + "\n" + install_by_hand(name, archive, text)
     # Where its first definition says otherwise, DESTDIR is not what others mean by it.
@@ -3777,7 +3777,7 @@ def is_library(archive: Archive) -> bool:
             r"\$[({](INSTALL_INC|(PREFIX|prefix)[)}]/include)")
     texts = archive.find(BUILD_FILE).items()
     return any(path.endswith((".pc", ".pc.in")) or re.search(asks, text)
-               for path, text in texts if not os.path.basename(path).startswith("configure"))
+               for path, text in texts if not re.match(r"(.*/)?(configure|Make\.|.*\.mk$)", path))
 
 
 # ---- what it is ----------------------------------------------------------------------------------

@@ -4078,6 +4078,14 @@ def test_new_gives_a_configure_of_its_own_the_compilers_of_the_build(world, upst
     assert install in new_script(world, upstream, files)[0]
 
 
+@pytest.mark.parametrize("file", ["config.mk", "Make.rules"])
+def test_new_looks_into_what_a_makefile_includes(world, upstream, file):
+    files = {"Makefile": f"include {file}\ninstall:\n\tcp x $(DESTDIR)$(PREFIX)\n",
+             file: "$(call set, CC, cc)\nPREFIX = /usr/local\nx: $(DESTDIR)$(includedir)\n"}
+    assert new_script(world, upstream, files)[0].startswith(
+        "$(MAKE) -C hello CC=$(CC) PREFIX=/usr\n")
+
+
 def test_new_writes_a_library_as_two_packages(world, upstream):
     files = {"configure": CONFIGURE.format(help="") + f"cat >Makefile <<'END'\n{LIBRARY}END\n"}
     assert new(world, upstream, tarball({**files, "hello.pc.in": ""})).returncode == 0
