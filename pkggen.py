@@ -1096,7 +1096,8 @@ def source_name(url: str, place: str) -> str:
     scheme += colon
     if scheme not in SCHEMES:
         raise Fail(f"{place}: {url!r} begins with none of {', '.join(SCHEMES)}")
-    path = rest.rstrip("/") if scheme in LOCAL else rest.partition("?")[0]
+    ends = "[?#]" if scheme in WEB else "[?]"   # PyPI's links have a fragment
+    path = rest.rstrip("/") if scheme in LOCAL else re.split(ends, rest)[0]
     if scheme == "git+https:":
         match = GIT.fullmatch(scheme + path)
         if not match:

@@ -1429,6 +1429,9 @@ def test_urls_as_people_write_them(tmp_path, env, upstream):
         "https://xn--bcher-kva.example:1/%C3%A4%20b?c"
     )
     assert pkggen.ascii_url("file:///a%20b")[0] == "file:///a%20b"
+    url = f"{upstream.base}/good/ünï#sha256=x/y"
+    folder = write_recipe(tmp_path / "fragment", recipe_text(sources=[url], sha256={"ünï": GOOD}))
+    assert input_files(folder, {**env, "SOURCES": tmp_path / "more"}) == {"src/ünï": BODY}
 
 
 def test_two_sources_of_one_file_name(tmp_path, env, upstream):
