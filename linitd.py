@@ -1095,7 +1095,7 @@ class Services(dict):
 
     def hold(self, service: Service) -> None:
         """Stop it, once what depends on it has stopped. It stays down, whatever its stop does."""
-        service.keeps_trying = False
+        service.keeps_trying, service.failure = False, ""
         for name in sorted(service.dependents):
             self.post(self[name], "stop")
         self.release(service)
@@ -1138,9 +1138,10 @@ class Services(dict):
                 self.release(service)
 
     def begin_stop(self, service: Service) -> None:
-        """Run its own `stop`, or else end its processes."""
+        """Run its own `stop`, unless the daemon is gone, or else end its processes."""
         self.set_deadline(service)
-        if service.settings["stop"] == "yes" and service.came_up():
+        has_run = service.came_up() and (service.pid or not service.is_daemon)
+        if service.settings["stop"] == "yes" and has_run:
             try:
                 self.call(service, "stop")
             except Fail as error:
@@ -1337,7 +1338,7 @@ TRANSITIONS = {
     (RUNNING, "fail"): (FAILED, Services.settle),
     (RUNNING, "stop"): (HELD, Services.hold),
     (WAITING, "again"): (STARTING, Services.run_script),
-    (WAITING, "stop"): (STOPPED, Services.settle),
+    (WAITING, "stop"): (HELD, Services.hold),
     (HELD, "start"): (HELD, Services.turn_back),
     (HELD, "stop"): (HELD, Services.stay_down),
     (HELD, "free"): (STOPPING, Services.begin_stop),

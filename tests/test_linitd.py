@@ -784,6 +784,21 @@ def test_a_start_during_the_pause_does_not_wait_for_its_end(init):
     wait_until(lambda: "restarting in 60 s" in init.console())      # and the pause isn't forgotten
 
 
+def test_a_stop_during_the_pause_stops_what_depends_on_it(init):
+    """But runs no `stop` of its script's: no daemon is there."""
+    init.add("daemon", "backoff=1000", f"stop() {{ {init.does('stop')}; return 1; }}",
+             "run() { exec sh -c 'sleep 0.5; exit 1'; }")
+    init.add("user", "depends() { dep daemon; }", SLEEP)
+    for request in ("stop", "restart"):
+        init.ask("start user")
+        before = init.pid("user")
+        wait_until(lambda: "reason" in init.status("daemon"))
+        assert init.ask(f"{request} daemon") == ["ok"] and not is_alive(before)
+        state = "stopped" if request == "stop" else "running"
+        assert init.state("daemon") == init.state("user") == state
+    assert init.trace() == []
+
+
 def test_the_pause_doubles_also_where_a_daemon_is_never_ready_again(one):
     one.alter("LONG_RUN = 10.0", "LONG_RUN = 0.5")
     one.add("daemon", "ready=fd", "backoff=0.2", f"run() {{ [ ! -e {one.folder}/broken ] || exit 1"
