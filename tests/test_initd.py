@@ -1125,8 +1125,10 @@ def test_resolv_conf_may_be_a_symlink(network):
 @pytest.mark.parametrize("text, does", [
     (None, "udhcpc"), ("eth* dhcp\n", "udhcpc"),
     ("# eth0 off\neth1 off\neth* dhcp # here\n", "udhcpc"),
-    ("eth* dhcp\neth0 off\n", ""), ("wlan* dhcp\n", ""), ("eth0\n", ""), ("", "")],
-    ids=["no file", "pattern", "comments", "last counts", "another", "no words", "empty"])
+    ("eth* dhcp\neth0 off\n", ""), ("wlan* dhcp\n", ""), ("eth0\n", ""), ("", ""),
+    ("eth0 dhcp", "udhcpc")],
+    ids=["no file", "pattern", "comments", "last counts", "another", "no words", "empty",
+         "no newline"])
 def test_etc_network_says_what_becomes_of_an_interface(network, text, does):
     if text is not None:
         (network.folder / "etc/network").write_text(text)
@@ -1199,12 +1201,11 @@ FSTAB = """\
 LABEL=root    /      ext4  noatime   0 1
 LABEL=data    /data  ext4  nofail    0 2
 LABEL=absent  /gone  ext4  nofail    0 2
-{device}      /boot  vfat  umask=022 0 2
 LABEL=data    /later ext4  noauto    0 0
 LABEL=data    /proc  ext4  defaults  0 2
 LABEL=data    /none  other defaults  0 2
 tmpfs         /media tmpfs size=1m   0 0
-"""
+{device}      /boot  vfat  umask=022 0 2"""      # the last line may end without a newline
 
 
 @pytest.mark.parametrize("shell", SHELLS)

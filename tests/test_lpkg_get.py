@@ -139,6 +139,15 @@ def test_a_package_comes_changes_and_goes_and_lpkg_takes_over(site):
     assert site.lpkg("why", "lib")
 
 
+def test_the_last_line_of_repos_may_end_without_a_newline(site):
+    repos = site.root / "etc/lpkg/repos"
+    repos.write_text(repos.read_text().rstrip("\n"))
+    site.pack({"tool": {"usr/bin/tool": b"one"}})
+    site.index()
+    site.ok("update")
+    site.ok("install", "tool")
+
+
 # ---- what is refused ---------------------------------------------------------------------------
 
 def offer(site, name="tool", version="1-0", **parts):
