@@ -78,7 +78,7 @@ OWN_LOG = "linitd"                  # the log of linitd's own messages, and so n
 OUR_SCRIPTS = ("boot", "pre", "linit-supd")
 # What services have of the environment in which `linitd --user` was started, beside the PATH.
 USER_VARIABLES = ("HOME", "LANG", "LOGNAME", "SHELL", "USER", "XDG_RUNTIME_DIR")
-ALONE = (b"\nrun()", b"exec ", b"trap ")    # what has a script started in a shell of its own
+ALONE = (b"\nrun()", b"exec ", b"trap ", b"$$")   # what has a script run by a shell of its own
 HOST_SCRIPTS = ("hostname", "loopback", "network", "firewall", "mount", "sysctl")
 GROUPS = "/sys/fs/cgroup/linit"     # a cgroup (v2) for each service
 SOCKET = "/run/linit.sock"
@@ -2164,7 +2164,7 @@ class Door:
         """SERVICES, those first whose scripts say `before`, which is read here: when their shells
         could say it, others would have begun. A script with a `run` is best started alone at once;
         where that can't be seen here, linit-start says so. So is one that may end without a report,
-        by an `exec` or a trap: a shell of many could take its status."""
+        by an `exec` or a trap: a shell of many could take its status; and `$$` is that shell's."""
         for service in services:
             if service.is_down():
                 script = read_file(self.init.scripts.path(service.name))

@@ -2479,6 +2479,14 @@ def test_what_starts_together_needs_no_proc(first):
     assert sorted(first.trace()) == ["a", "b", "c"]
 
 
+def test_no_two_scripts_that_start_together_have_the_same_number(first):
+    for name in "abc":
+        first.add(name, "start() { echo $$ >>" f"{first.folder}/trace; }}")
+    first.start("--no-boot")
+    assert first.ask("start a b c") == ["ok"]
+    assert len(set(first.trace())) == 3
+
+
 def test_the_numbers_of_scripts_are_known_to_the_linitd_that_comes_meanwhile(first):
     """Here the shell that forks them says them after a reexec."""
     path = first.folder / "linit-start"
