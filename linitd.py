@@ -1188,6 +1188,10 @@ class Services(dict):
     def kill(self, service: Service) -> None:
         """Its time to stop is over."""
         service.kills += 1
+        if service.kills == 1 and not service.failure:
+            text = f"has not stopped after {service.settings['timeout']:g} s; killing it"
+            self.init.say(f"{service.name} {text}", is_routine=True)
+            self.init.note(service, text)
         if service.kills > 2:
             service.again = False
             self.post(service, "fail", "its processes could not be killed")
@@ -2188,6 +2192,8 @@ class Door:
     def request_restart(self, peer: Peer, names: list) -> None:
         self.init.refuse_at_the_end()
         services = [self.init.services.service(name) for name in names]
+        for service in services:                # what couldn't start again isn't stopped
+            check_script(self.init.scripts.path(service.name))
         affected = {each.name: each for service in services
                     for each in self.init.services.active_dependents(service)}
         for service in services:
@@ -2247,7 +2253,8 @@ class Door:
 
     def request_list(self, peer: Peer, words: list) -> None:
         """Not what is stopped and has no script any more."""
-        names = {name for name in list_folder(self.init.options.initd) if is_name(name)}
+        names = {name for name in list_folder(self.init.options.initd)
+                 if is_name(name) and os.path.isfile(self.init.scripts.path(name))}
         names |= {each.name for each in self.init.services.values()
                   if each.state != STOPPED or os.path.exists(self.init.scripts.path(each.name))}
         lines = []

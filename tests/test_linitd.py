@@ -370,6 +370,9 @@ def test_what_is_stopped_and_has_no_script_is_not_listed(init):
     init.add("passing", "run() { exec sleep 1000; }")
     assert init.ask("start passing passing@two") == ["ok"]
     (init.initd / "passing").unlink()
+    (init.initd / "folder").mkdir()
+    (init.initd / "link").symlink_to("passing")
+    assert not {"folder", "link"} & init.states().keys()
     assert init.states()["passing"] == init.states()["passing@two"] == "running"
     assert init.ask("stop passing passing@two") == ["ok"]
     assert not {"passing", "passing@two"} & init.states().keys()
@@ -1072,6 +1075,17 @@ def test_restart_brings_back_what_ran_and_nothing_else(cold):
     assert cold.trace() == ["stopped"]
 
 
+def test_restart_stops_nothing_that_could_not_start_again(init):
+    init.add("daemon", SLEEP)
+    assert init.ask("start daemon") == ["ok"]
+    pid, script = init.pid("daemon"), init.initd / "daemon"
+    script.chmod(0o644)
+    assert init.ask("restart daemon") == [f"error 1 {script}: not executable: chmod +x {script}"]
+    script.unlink()
+    assert init.ask("restart daemon") == [f"error 5 {script}: No such file or directory"]
+    assert init.pid("daemon") == pid and is_alive(pid)
+
+
 def saves(init):
     """A program that takes some time to end in order."""
     init.add_program("saver", f'trap "sleep 0.4; {init.does("saved")}; exit" TERM', "echo up",
@@ -1185,6 +1199,7 @@ def test_a_daemon_that_ignores_term_is_killed_with_its_group(init):
     pid = init.pid("stubborn")
     assert init.ask("stop stubborn") == ["ok"]
     assert not is_alive(pid)
+    assert "stubborn has not stopped after 0.5 s; killing it" in init.console()
     wait_until(lambda: "sleep 99.5" not in init.left_behind().values())
 
 
