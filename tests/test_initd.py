@@ -124,6 +124,7 @@ def test_a_service_that_does_not_exist_is_named(services):
     services.add("top", "depends() { dep nothing; }")
     status, text = services.run("top", "start")
     assert status == 1 and "it needs nothing" in text
+    assert "nothing: no such script\n" in text
 
 
 def test_a_cycle_is_an_error_at_once(services):
