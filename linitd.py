@@ -343,7 +343,9 @@ GOALS = {
     "up": (Service.is_up, problem_of_start),
     "down": (Service.is_down, problem_of_stop),
     "running": (Service.is_decided, problem_of_start),
-    "settled": (Service.is_up, lambda service: ""),         # whatever becomes of it
+    # Whatever becomes of it; its daemon may end again and again before it is ready.
+    "settled": (lambda each: each.is_up() or each.state == WAITING and not each.came_up(),
+                lambda service: ""),
 }
 # Functions of a script that clients may have called, and what its log says then.
 CALLS = {"reload": "was reloaded", "enable": "was enabled", "disable": "was disabled"}
@@ -1066,6 +1068,7 @@ class Services(dict):
         """A daemon ended: start it again."""
         self.pause_start(service, f"{service.failure}; ")
         service.restarts += 1
+        self.init.door.tell_waiters(service)
         for each in self.stop_binders(service):
             self.post(each, "start")
 

@@ -814,6 +814,24 @@ def test_the_pause_doubles_also_where_a_daemon_is_never_ready_again(one):
     wait_until(lambda: re.findall(r"restarting in (\S+) s", one.console()) == pauses)
 
 
+def test_want_and_after_go_on_where_a_daemon_fails_again_and_again(init):
+    """Which `dep` waits for, until it runs."""
+    init.add("bus", "ready=fd", "backoff=0.3", f"run() {{ [ ! -e {init.folder}/broken ] || exit 1"
+             "; exec sh -c 'echo >&3; exec sleep 1000'; }")
+    for verb in ("want", "after", "dep"):
+        init.add(verb, f"depends() {{ {verb} bus; }}", SLEEP)
+    assert init.ask("start bus") == ["ok"]
+    (init.folder / "broken").touch()
+    os.kill(init.pid("bus"), signal.SIGKILL)
+    wait_until(lambda: init.state("bus") == "starting")
+    client = init.connect()
+    client.send("start dep")
+    assert init.ask("start want after") == ["ok"]
+    assert init.state("bus") == init.state("dep") == "starting"
+    (init.folder / "broken").unlink()
+    assert init.ask("start bus") == ["ok"] == client.answer()
+
+
 def test_restart_always_ends_with_a_stop_also_where_that_fails(init):
     init.add("it", "restart=always", "backoff=0.1", "run() { exec sleep 1000; }",
              "stop() { false; }")
