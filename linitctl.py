@@ -1074,7 +1074,7 @@ def read_script(path: str) -> Script:
     if is_shell(script):
         read_commands(script)
         check_functions(script)
-        check_settings(script)
+        check_settings(script, bool(about.st_mode & 0o004))
     return script
 
 
@@ -1149,7 +1149,7 @@ def check_functions(script: Script) -> None:
                     "run without exec: linitd would watch the shell, not the daemon")
 
 
-def check_settings(script: Script) -> None:
+def check_settings(script: Script, is_readable: bool) -> None:
     """Values that can't be, and names that nothing reads and that are nearly those of settings."""
     import difflib
     for line, name, word in script.settings:
@@ -1162,6 +1162,8 @@ def check_settings(script: Script) -> None:
             script.note(line, "dynamic", f"{name}={word} is computed")
         elif not SETTINGS[name][0](value):
             script.note(line, "error", f"{name}={word}: it must be {SETTINGS[name][1]}")
+        elif name == "user" and value not in ("", "root") and not is_readable:
+            script.note(line, "error", f"{value} can't read this script: chmod a+r {script.path}")
 
 
 def check_users(scripts: dict, initd: str, is_elsewhere: bool) -> None:

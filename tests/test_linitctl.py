@@ -1574,8 +1574,10 @@ def test_check_of_files(scripts):
     (folder / "folder").mkdir()
     (folder / "gone").symlink_to("nowhere")
     (folder / "link").symlink_to("c")
+    (folder / "secret").write_text(GOOD + "user=nobody\n")
+    (folder / "secret").chmod(0o700)
     status, found, said = checked(folder)
-    assert (status, said) == (1, "11 services, 9 errors, 0 warnings, 0 dynamic\n")
+    assert (status, said) == (1, "12 services, 10 errors, 0 warnings, 0 dynamic\n")
     no_name = ":1: not a service name: letters, digits and _.+:@- only, not . - or @ first, at " \
         "most 100"
     assert found == [
@@ -1583,7 +1585,8 @@ def test_check_of_files(scripts):
         "b:1: others than its owner may write it: chmod go-w b",
         "big:1: more than 1 MiB; the rest is not read", f"e~{no_name}", f"{'f' * 101}{no_name}",
         "fifo:1: it is not a file", "folder:1: it is not a file",
-        "gone:1: No such file or directory"]
+        "gone:1: No such file or directory", "secret:3: nobody can't read this script: "
+        f"chmod a+r {folder}/secret".replace(f"{folder}/", "")]
 
 
 def test_check_runs_nothing_and_warnings_are_no_errors(scripts, tmp_path):

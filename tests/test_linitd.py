@@ -1525,6 +1525,11 @@ def test_a_daemon_of_a_user_can_open_dev_stderr(logged):
     logged.start("--no-boot")
     assert logged.ask("start daemon") == ["ok"]
     logged.expect("daemon", b"one\ntwo\n")
+    (logged.initd / "daemon").chmod(0o700)      # which it couldn't read
+    assert logged.ask("stop daemon") == ["ok"]
+    answer = logged.ask("start daemon")[0]
+    assert answer.startswith("error 1 daemon: script ended with status ")
+    assert answer.lower().endswith("permission denied")
 
 
 def test_the_folder_of_fifos_is_its_user_s_alone(up):
