@@ -1138,6 +1138,31 @@ def test_etc_network_says_what_becomes_of_an_interface(network, text, does):
     assert ("-i eth0" in output) == bool(does)
 
 
+def test_a_start_after_one_that_failed_leaves_one_client_an_interface(network):
+    """And one whose number is another process's by now ends nothing."""
+    (network.folder / "bin/linit-net").symlink_to(network.folder / "linit-net")
+    (network.folder / "bin/udhcpc").write_text(
+        "#!/bin/sh\nwhile [ $1 != -p ]; do shift; done\nsetsid sh -c 'echo $$ >$1; "
+        "echo $$ >>/run/clients; while :; do sleep 0.1; done' udhcpc $2 >/dev/null 2>&1 &\n"
+        "until [ -s $2 ]; do sleep 0.1; done\n")
+    network.run("mount", "-t", "sysfs", "none", "/sys")
+    for line, status in (("dchp", 1), ("10.0.0.9/24", 0)):
+        (network.folder / "etc/network").write_text(f"eth0 dhcp\neth1 {line}\n")
+        output = network.run("sh", "-c", '"$@"; echo $?', "sh", network.folder / "sh", "-ec",
+                             ". $0 && start", ROOT / "initd/network")
+        assert output.endswith(f"{status}\n")
+    first, second = map(int, (network.folder / "run/clients").read_text().split())
+    wait_until(lambda: not is_alive(first))
+    assert is_alive(second) and network.addresses("eth1") == ["10.0.0.9/24"]
+    other = subprocess.Popen(["sleep", "1000"])
+    (network.folder / "run/network/eth1.pid").write_text(f"{other.pid}\n")
+    network.run(network.folder / "sh", "-ec", ". $0 && stop", ROOT / "initd/network")
+    wait_until(lambda: not is_alive(second))
+    assert other.poll() is None and network.addresses("eth1") == []
+    other.kill()
+    other.wait()
+
+
 def test_a_static_address_of_each_kind(network):
     (network.folder / "etc/network").write_text(
         "eth* dhcp\neth0 10.0.0.9/24 10.0.3.9/24 2001:db8::9/64 via 10.0.0.1 2001:db8::1 "
