@@ -998,8 +998,9 @@ class Services(dict):
         try:
             check_script(self.init.scripts.path(service.name))
             self.init.scripts.prepare(service)
-        except Fail as error:
-            self.post(service, "fail", str(error))
+        except Fail as error:                   # code 5: its script is gone
+            is_tried_again = service.restarts and error.code != 5
+            self.post(service, "die" if is_tried_again else "fail", str(error))
         except OSError as error:
             self.fail_to_run(service, error)
         else:
@@ -1889,13 +1890,17 @@ class Door:
         self.add_listener(listener.detach())
 
     def keep_socket(self) -> None:
-        """Make the socket again where it was removed."""
-        if self.listener is not None and not os.path.lexists(self.init.options.socket):
+        """Make the socket again where it was removed; why that can't be is said once."""
+        was_there = self.listener is not None
+        if was_there and os.path.lexists(self.init.options.socket):
+            return
+        if was_there:
             self.init.loop.forget(self.listener)
             self.listener = None
-            try:
-                self.listen()
-            except Fail as error:
+        try:
+            self.listen()
+        except Fail as error:
+            if was_there:
                 self.init.say(str(error))
 
     def add_listener(self, fd: int) -> None:

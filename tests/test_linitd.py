@@ -2349,6 +2349,26 @@ def test_what_was_removed_comes_back(up):
     assert "should not happen" not in up.console()
 
 
+def test_what_cannot_be_made_again_at_once_comes_back_later(one):
+    """As a user's $XDG_RUNTIME_DIR, from a logout to the next login."""
+    folder = one.folder / "run"
+    folder.mkdir()
+    one.socket = folder / "socket"
+    one.add("daemon", "backoff=0.2", SLEEP)
+    one.start("--no-boot")
+    assert one.ask("start daemon") == ["ok"]
+    pid = one.pid("daemon")
+    shutil.rmtree(folder)
+    folder.touch()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: one.console().count("can't make a directory there") > 1)
+    assert one.console().count("can't make a socket there") == 1
+    folder.unlink()
+    folder.mkdir()
+    wait_until(lambda: can_connect(one.socket))     # by the daemon's next start
+    wait_until(lambda: one.state("daemon") == "running")
+
+
 def test_beside_another_init_scripts_for_a_whole_system_are_warned_of(one):
     one.add_boot("network")
     one.add("network", "start() { :; }")
