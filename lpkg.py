@@ -4240,9 +4240,8 @@ def cmd_install(options: "Options", state: State) -> int:
     if plan.is_empty() and plan.world == state.world:
         return nothing_to_do(options, "it is installed already")
     if plan.is_empty():
-        asked = sorted(set(plan.world.values()) - set(state.world.values()))
+        asked = [relation for word, relation in world_changes(plan, state.world) if word == "asked"]
         say(f"it is installed already; from now on you ask for {', '.join(asked)}")
-        options.yes = True              # it was said which
     return change_root(state, plan)
 
 
@@ -4289,7 +4288,6 @@ def change_world(state: State, relations: dict) -> int:
     plan = settle(state.installed, state.installed, {**state.world, **relations})
     if plan.world == state.world:
         return nothing_to_do(state.options, "it is so already")
-    state.options.yes = True            # it was said which
     return change_root(state, plan)
 
 
@@ -4428,7 +4426,8 @@ def change_root(state: State, plan: Plan, preferences: "dict | None" = None) -> 
     show_plan(options, plan, free_space(options.root), preferences)
     if options.dry_run:
         return 0
-    confirm(options.yes)
+    if not plan.is_empty():             # else all that changes was named
+        confirm(options.yes)
     if root.lock is None:
         create_root(root)
     texts = root_texts(options) if state.is_new else {}
@@ -4503,13 +4502,18 @@ def history_text(before: bytes, plan: Plan, world: dict, title: str) -> bytes:
         word = "=" if old else "+"
         changes.append((word, package.name, *(stamp(old) if old else ()), *stamp(package)))
     changes += [("-", package.name, *stamp(package)) for package in plan.removed()]
-    asked, before_it = set(plan.world.values()), set(world.values())
-    changes += [("asked", relation) for relation in sorted(asked - before_it)]
-    changes += [("unasked", relation) for relation in sorted(before_it - asked)]
+    changes += world_changes(plan, world)
     command = title.encode("unicode_escape").decode()   # a file's name may hold anything
     columns = (str(number), str(int(time.time())), command, *map(" ".join, changes))
     lines = [*lines[1 - HISTORY_LENGTH:], "\t".join(columns).encode()]
     return b"".join(line + b"\n" for line in lines)
+
+
+def world_changes(plan: Plan, world: dict) -> list:
+    """(`asked` or `unasked`, relation) of what PLAN changes in this WORLD."""
+    asked, before = set(plan.world.values()), set(world.values())
+    return [*(("asked", relation) for relation in sorted(asked - before)),
+            *(("unasked", relation) for relation in sorted(before - asked))]
 
 
 def stamp(package: Package) -> tuple:
@@ -4569,11 +4573,8 @@ def cmd_undo(options: "Options", state: State) -> int:
     plan = plan_undo(state, one["changes"])
     if plan.is_empty() and plan.world == state.world:
         return nothing_to_do(options, "that is as it was before")
-    if plan.is_empty():
-        asked, before = set(plan.world.values()), set(state.world.values())
-        for word, relations in (("then", asked - before), ("no longer", before - asked)):
-            for relation in sorted(relations):
-                say(f"{relation} is {word} asked for")
+    for word, relation in world_changes(plan, state.world) if plan.is_empty() else ():
+        say(f"{relation} is {'then' if word == 'asked' else 'no longer'} asked for")
     return change_root(state, plan)
 
 
@@ -4736,7 +4737,6 @@ def cmd_alternatives_set(options: "Options", state: State) -> int:
         package, entry = winners(list(state.installed.values()), preferences)[path]
         show(f"{path} -> {entry['target']}  {package.name}")
         return 0
-    options.yes = True                  # it was said which
     plan = settle(state.installed, state.installed, state.world)
     return change_root(state, plan, preferences)
 
@@ -5050,13 +5050,11 @@ def path_in_root(word: str) -> str:
 def cmd_owner(options: "Options", state: State) -> int:
     """Which package brought a path."""
     found, strays = [], []
-    for word in options.words:
-        asked = path_in_root(word)
-        owners = next(filter(None, (path_owners(state, path)
-                                    for path in (asked, real_path(state.root, asked)))), [])
+    for path in map(path_in_root, options.words):
+        owners = path_owners(state, path) or path_owners(state, real_path(state.root, path))
         found += owners
         if not owners:
-            strays.append(f"/{asked}: no package has brought it")
+            strays.append(f"/{path}: no package has brought it")
     print_all(options, found, lambda one: f"{one['path']}: {one['package']}")
     sys.stdout.flush()
     for stray in strays[:-1]:
