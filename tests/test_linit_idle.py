@@ -669,7 +669,7 @@ def bad_tables(sleeper):
     def with_word(index, value):
         return struct.pack("=9q", *words[:index], value, *words[index + 1:]) + good[72:]
 
-    return [b"", good[:20], good[:72], good[:-1], with_word(0, 3), with_word(0, 0),
+    return [b"", good[:20], good[:72], good.rstrip(b"\0"), with_word(0, 3), with_word(0, 0),
             with_word(1, -1), with_word(1, 1 << 40), with_word(4, -1), with_word(4, 1 << 62),
             with_word(4, 1000), with_word(7, 1000)]
 
