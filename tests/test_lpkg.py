@@ -6477,7 +6477,8 @@ def test_one_processor_or_two_give_the_same(world):
         info = lpkg.read_local(str(path)).info
         offers.append(offer_of(info, path.name, path.read_bytes()))
     world.sign_index(offers)
-    said = [world.do("install", *"abcd", before=before).err for before in (None, threaded)]
+    said = [re.sub(", [0-9.]+ .?B free", "", world.do("install", *"abcd", before=before).err)
+            for before in (None, threaded)]     # others take room on that disk, too
     assert said[0] == said[1] and "damaged archive" in said[0] and not world.root.exists()
 
 
