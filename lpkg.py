@@ -1554,8 +1554,8 @@ class NewFiles:
         self.files = []
 
     def create(self, path: str, mode: int = 0o644) -> object:
-        """A new file, open for writing, that will be PATH; what is no regular file, a device for
-        one, isn't replaced."""
+        """A new file, open for writing, that will be PATH; of what may be there, only a regular
+        file is replaced."""
         if os.path.exists(path) and not os.path.isfile(path):
             raise Fail(f"{path}: is there, and not a regular file; name another")
         temporary = f"{path}.{os.urandom(6).hex()}.tmp"
