@@ -2808,8 +2808,8 @@ def reasons(installed: dict, world: dict) -> dict:
 def plan_remove(installed: dict, world: dict, names: list) -> Plan:
     """The plan that removes NAMES; Fail, naming them, when others need one."""
     for name in [name for name in names if name not in installed]:
-        if meant(name, installed):
-            raise Fail(f"{name} is not installed{meant(name, installed)}")
+        if words := meant(name, installed):
+            raise Fail(f"{name} is not installed{words}")
         say(f"{name} is not installed")
     chosen = {name: package for name, package in installed.items() if name not in names}
     for package, relation in unmet(list(chosen.values())):
@@ -4297,7 +4297,8 @@ def cmd_upgrade(options: "Options", state: State) -> int:
     universe = state.newest()
     plan = plan_upgrade(universe, state.world, names)
     behind = left_behind(universe, plan, names)
-    reasons = [f"{name} {package.version} stays, though {newer} is available: "
+    reasons = [f"{name} {package.version} stays, though "
+               f"{newer if newer.version != package.version else 'another build'} is available: "
                f"{why_behind(universe, state.world, plan, package, newer)}"
                for name, (package, newer) in behind.items()]
     late = max(one.late for one in universe.repositories)

@@ -2650,7 +2650,8 @@ def test_what_is_held_is_not_rebuilt(world):
     for words in ((), ("a",)):
         done = dev(world, "upgrade", *words)
         assert done.status == bool(words) and done.err.endswith(
-            "a 1-0 stays, though a 1-0 is available: you hold it; `lpkg unhold a` ends that\n")
+            "a 1-0 stays, though another build is available: "
+            "you hold it; `lpkg unhold a` ends that\n")
     assert (world.root / "f").read_bytes() == b"1"
     dev(world, "unhold", "a").ok()
     dev(world, "upgrade").ok()
