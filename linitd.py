@@ -728,7 +728,8 @@ class Loop:
         self.handlers = {}          # descriptor: function of an event mask
         self.outputs = set()        # the descriptors of services' logs among them
         self.paused = set()         # those of these that wait for linit-log
-        self.worked_at = time.monotonic()       # when something else than output came last
+        # When something else than output came last, or later, where it is to stay awake.
+        self.worked_at = time.monotonic()
         self.timers = {}            # (kind, name): when
         self.soonest = None         # no timer is due before
 
@@ -2359,7 +2360,7 @@ class Sleep:
         self.table = None           # the descriptor of linit-idle's table, and where it has kept
         self.copied = {}            # what came meanwhile: output's descriptor: offset
         self.trial = None           # the pid of a linitd that only says whether it would run
-        self.is_to_reexec = False   # for that one would
+        self.is_to_reexec = False   # at the turn's end, for that one would run
 
     def bedtime(self) -> "float | None":
         """When it sleeps, unless something happens before; None where it doesn't, since a timer is
@@ -2399,7 +2400,7 @@ class Sleep:
             send_signal(self.trial, _signal.SIGKILL)
         self.trial = None
         self.init.loop.drop_timer("trial", "")
-        self.is_to_reexec = status == 0     # once this turn has come to its end
+        self.is_to_reexec = status == 0
         if not self.is_to_reexec:
             self.go_on("linitd --check fails")
 

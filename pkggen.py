@@ -2297,9 +2297,10 @@ def remove_former(
     Another recipe's record of one of the packages goes too: the package was that one's before it
     was renamed, or gave it away.
     """
+    # Other builds may have ended since WORK was read.
     others = {} if recipe.is_stage else Work(work.arch).built
     former = {name: record for name, record in others.items() if name != recipe.name
-              and name[:6] != "stage/" and {*record.packages} & {*built.packages}}
+              and not name.startswith("stage/") and {*record.packages} & {*built.packages}}
     paths = [os.path.join(work.records, name + ".built") for name in former]
     files = {facts["file"] for facts in built.packages.values()}
     paths += [work.package_path(facts) for record in (before, *former.values()) if record

@@ -186,7 +186,7 @@ def test_a_daemon_that_waits_to_be_started_again_is_stopped_at_once(services):
     assert services.run("it", "start")[0] == 0
     wait_until(lambda: sleeps.exists() and not services.pid("it"))
     supervisor = int((services.state / "it.supervisor").read_text())
-    threading.Thread(target=wait_for_group, args=[supervisor]).start()
+    threading.Thread(target=wait_for_group, args=[supervisor], daemon=True).start()
     assert services.run("it", "stop")[0] == 0
     assert sleeps.read_text().split().count("0.2") < 10
 
